@@ -1,0 +1,41 @@
+# On a machine without a GPU, pip's own settings (an index or find-links that carries CPU builds) save a
+# download of several gigabytes. The exact version keeps such a build in reach: left free, pip takes the newest
+# release, which is the CUDA one. Another version: make RIGHTRANK_TORCH=2.12.1 install
+RIGHTRANK_TORCH ?= 2.13.0
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed-$(RIGHTRANK_TORCH)
+
+.DEFAULT_GOAL := help
+.PHONY: help install run test bench clean
+
+help:
+	@echo "make run      install, train a small model, serve it on http://127.0.0.1:8000"
+	@echo "make install  everything into .venv; instant when already there"
+	@echo "make test     lint, types and tests"
+	@echo "make bench    the figures that the README quotes"
+	@echo "make clean    remove .venv and caches; data stays"
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet torch==$(RIGHTRANK_TORCH)
+	$(BIN)/pip install --quiet --editable '.[demo,test]'
+	rm -f .venv/.installed-*
+	touch $@
+
+run: install
+	$(BIN)/rightrank serve --demo
+
+test: install
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q
+
+bench: install
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,42 @@
+"""Programs to measure on, made from the registered architectures with fixed random weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from models import architectures, checkpoint
+
+
+def build(name: str, arguments: dict[str, Any]) -> nn.Module:
+    """The architecture in eval mode; weights as initialised under a fixed seed."""
+    torch.manual_seed(0)
+    return architectures.build(name, **arguments).eval()
+
+
+def input_shape(name: str, arguments: dict[str, Any]) -> tuple[int, int, int]:
+    return architectures.input_shape(name, **arguments)  # type: ignore[no-any-return]
+
+
+def export(module: nn.Module, shape: tuple[int, ...], path: Path) -> None:
+    """Save `module` as `.pt2` with a free batch size."""
+    batch = torch.export.Dim("batch", min=1)
+    program = torch.export.export(module, (torch.randn(2, *shape),), dynamic_shapes=({0: batch},))
+    torch.export.save(program, path)
+
+
+def prepare(name: str, arguments: dict[str, Any], folder: Path) -> nn.Module:
+    """Write the architecture's program into `folder` as the reader would, and return the module."""
+    folder.mkdir(parents=True, exist_ok=True)
+    module = build(name, arguments)
+    path = folder / "model.pt2"
+    export(module, input_shape(name, arguments), path)
+    graph, tensors = checkpoint.read(path, None)
+    (folder / "program.json").write_text(json.dumps(graph.to_json()))
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "weights.safetensors")
+    return module

@@ -1,0 +1,265 @@
+"""Programs written by `torch.export.save` (.pt2), read without torch's own loader.
+
+That loader opens pickles, and evaluates symbolic sizes as Python. Here the archive may hold only the
+entries below; the graph is plain JSON turned into `models.program.Graph`; sizes are only matched.
+
+    models/<name>.json                              the graph                        read
+    data/weights/<name>_weights_config.json         which tensor is where            read
+    data/weights/weight_<i>                         raw bytes                        read
+    data/constants/<name>_constants_config.json, tensor_<i>                          read
+    data/sample_inputs/<name>.pt                    a pickle of the example inputs   never opened
+    extra/…                                         whatever the publisher added     never opened
+    archive_format, archive_version, byteorder      "pt2", "0", "little"             checked
+    version, .data/…                                of the container                 never opened
+
+Source paths, stack traces and module names in the graph's metadata are left behind.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from models.checkpoint import expressions, payload, strictjson
+from models.checkpoint.archive import Archive
+from models.checkpoint.calls import Calls
+from models.checkpoint.fields import choice, integer, mapping, only, sequence, text
+from models.checkpoint.limits import JSON_BYTES, Limits
+from models.checkpoint.payload import DTYPES, Payload
+from models.errors import MalformedCheckpoint, UnsafeCheckpoint, UnsupportedCheckpoint
+from models.program import Graph, Input
+
+EXPORT = """Export it again with torch 2.10 or later:
+    exported = torch.export.export(model.eval(), (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    torch.export.save(exported, "model.pt2")"""
+_HINT = "Save the model again with torch.export.save."
+
+_READ = re.compile(r"data/(weights/(weight_\d+|[\w-]+_weights_config\.json)|constants/(tensor_\d+|[\w-]+_constants_config\.json))\Z")
+_UNOPENED = re.compile(r"(data/sample_inputs/[\w-]+\.pt|extra/.+|\.data/(version|serialization_id)|version)\Z")
+_MODEL = re.compile(r"models/([\w-]{1,100})\.json\Z")
+_CONSTANTS = {"archive_format": b"pt2", "archive_version": b"0", "byteorder": b"little"}
+_QUALIFIED = re.compile(r"[A-Za-z0-9_.-]{1,512}\Z")
+_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A program as it was written. `ranks` is each tensor value's number of dimensions, as the file claims."""
+
+    graph: Graph
+    tensors: dict[str, Tensor]
+    ranks: dict[str, int]
+
+
+def is_exported(archive: Archive) -> bool:
+    return "archive_format" in archive or any(name.startswith("models/") for name in archive)
+
+
+def read(archive: Archive, limits: Limits) -> Exported:
+    """Raises UnsafeCheckpoint, UnsupportedCheckpoint, MalformedCheckpoint."""
+    name = _check_layout(archive)
+    payloads = _payloads(archive, name, limits)
+    program = mapping(strictjson.loads(archive.read(f"models/{name}.json", JSON_BYTES), "The graph"), "the program")
+    module = mapping(program.get("graph_module"), "the graph module")
+    graph = mapping(module.get("graph"), "the graph")
+    _check_expressions(program, graph)
+    values = mapping(graph.get("tensor_values"), "the tensor values")
+    signature = _Signature(payloads, values)
+    signature.read_inputs(module)
+    nodes = signature.calls.nodes(graph.get("nodes"))
+    outputs = signature.outputs(module)
+    used = {name: payloads[name] for name in sorted(set(signature.tensors.values()))}
+    return Exported(
+        Graph(
+            inputs=tuple(signature.inputs),
+            tensors=signature.tensors,
+            parameters=frozenset(signature.parameters),
+            nodes=nodes,
+            outputs=outputs,
+        ),
+        payload.load(archive, used),
+        _ranks(values),
+    )
+
+
+def _check_layout(archive: Archive) -> str:
+    """The model's name; every entry has to be one that torch.export.save writes for a single plain model."""
+    models = []
+    for entry in archive:
+        model = _MODEL.match(entry)
+        if model:
+            models.append(model[1])
+        elif entry in _CONSTANTS:
+            found = bytes(archive.read(entry, 64)).strip()
+            if found != _CONSTANTS[entry]:
+                raise UnsupportedCheckpoint(f"The archive's {entry} is {found[:20]!r}, which is not read.", EXPORT)
+        elif not _READ.match(entry) and not _UNOPENED.match(entry):
+            raise UnsafeCheckpoint(
+                f"The archive has an entry {entry[:80]!r} that a plain exported model does not have.",
+                "Compiled code, pickled objects and extra records are refused; upload what torch.export.save writes.",
+            )
+    if len(models) != 1:
+        raise UnsupportedCheckpoint(f"The archive holds {len(models)} models.", "Save one model per file.")
+    return models[0]
+
+
+def _payloads(archive: Archive, name: str, limits: Limits) -> dict[str, Payload]:
+    """Every tensor by qualified name; tensors at one place get one payload. All raw entries have to be described."""
+    found: dict[str, Payload] = {}
+    described = set()
+    for folder, file in (("data/weights/", "weights"), ("data/constants/", "constants")):
+        config = strictjson.loads(
+            archive.read(f"{folder}{name}_{file}_config.json", JSON_BYTES), f"The list of {file}"
+        )
+        for qualified, where in payload.parse(config, folder, limits.tensors).items():
+            if not _QUALIFIED.match(qualified) or qualified in found:
+                raise MalformedCheckpoint(f"The checkpoint has a bad tensor name, {qualified[:60]!r}.", _HINT)
+            if not _READ.match(where.entry):
+                raise UnsafeCheckpoint(f"The tensor {qualified} is said to lie in {where.entry[:60]!r}.")
+            found[qualified] = where
+            described.add(where.entry)
+    for entry in archive:
+        if re.search(r"/(weight|tensor)_\d+\Z", entry) and entry not in described:
+            raise UnsafeCheckpoint(f"The archive has an entry {entry!r} that belongs to no tensor.")
+    return found
+
+
+def _check_expressions(program: Mapping[str, Any], graph: Mapping[str, Any]) -> None:
+    """Every symbolic size is a sentence of the grammar, wherever it stands."""
+    ranges = mapping(program.get("range_constraints"), "the range constraints")
+    for text_, bounds in ranges.items():
+        _check_expression(text_)
+        for key in ("min_val", "max_val"):
+            if mapping(bounds, "a range").get(key) is not None:
+                integer(bounds[key], "a range's bound")
+    for meta in mapping(graph.get("tensor_values"), "the tensor values").values():
+        meta = mapping(meta, "a tensor value")
+        for key in ("sizes", "strides"):
+            for size in sequence(meta.get(key), f"a tensor's {key}"):
+                _check_size(size)
+        _check_size(meta.get("storage_offset"))
+    for key in ("sym_int_values", "sym_bool_values", "sym_float_values"):
+        for size in mapping(graph.get(key, {}), key).values():
+            _check_size(size)
+    if graph.get("custom_obj_values"):
+        raise UnsafeCheckpoint("The program uses custom objects.", "Only tensors are read.")
+
+
+def _check_size(size: Any) -> None:
+    kind, value = choice(size, "size")
+    if kind == "as_expr":
+        _check_expression(text(mapping(value, "an expression").get("expr_str"), "an expression"))
+    elif kind not in ("as_int", "as_bool", "as_float") or not isinstance(value, (int, float, str)):
+        raise MalformedCheckpoint("The program has a size that is neither a number nor an expression.", _HINT)
+
+
+def _check_expression(text_: str) -> None:
+    if not expressions.matches(text_):
+        raise UnsafeCheckpoint(
+            f"The program has a symbolic size {text_[:60]!r} that is not plain arithmetic.",
+            "Export with only the batch dimension dynamic.",
+        )
+
+
+def _ranks(values: Mapping[str, Any]) -> dict[str, int]:
+    return {name: len(meta["sizes"]) for name, meta in values.items()}
+
+
+class _Signature:
+    """What the program takes, and what it gives back."""
+
+    def __init__(self, payloads: Mapping[str, Payload], values: Mapping[str, Any]) -> None:
+        self.payloads = payloads
+        self.values = values
+        self.calls = Calls()
+        self.inputs: list[Input] = []
+        self.tensors: dict[str, str] = {}
+        self.parameters: set[str] = set()
+        self._first: dict[Payload, str] = {}
+
+    def read_inputs(self, module: Mapping[str, Any]) -> None:
+        signature = mapping(module.get("signature"), "the signature")
+        for spec in sequence(signature.get("input_specs"), "the inputs"):
+            kind, value = choice(spec, "input")
+            value = mapping(value, "an input")
+            if kind == "parameter":
+                self.parameters.add(self._tensor(value, "parameter_name"))
+            elif kind == "buffer":
+                self._tensor(value, "buffer_name")
+            elif kind == "tensor_constant":
+                self._tensor(value, "tensor_constant_name")
+            elif kind == "user_input":
+                self.inputs.append(self._user_input(value))
+            else:
+                raise UnsupportedCheckpoint(
+                    f"The program takes an input of kind {kind[:40]!r}, which is not read.",
+                    "Its inputs have to be tensors: wrap the model so that forward takes only tensors.",
+                )
+        if not self.inputs:
+            raise UnsupportedCheckpoint("The program takes no input.", EXPORT)
+
+    def _tensor(self, spec: Mapping[str, Any], key: str) -> str:
+        """Defines a weight's value name; returns the qualified name under which its tensor is kept."""
+        qualified = text(spec.get(key), "the name of a tensor")
+        if qualified not in self.payloads:
+            raise MalformedCheckpoint(f"The checkpoint has no data for {qualified[:80]}.", _HINT)
+        name = self.calls.define(mapping(spec.get("arg"), "an input").get("name"), "tensor")
+        self.tensors[name] = self._first.setdefault(self.payloads[qualified], qualified)
+        return self.tensors[name]
+
+    def _user_input(self, spec: Mapping[str, Any]) -> Input:
+        kind, value = choice(spec.get("arg"), "input")
+        if kind != "as_tensor":
+            raise UnsupportedCheckpoint(
+                "The program takes an input that is not a tensor.", "Wrap the model so that forward takes only tensors."
+            )
+        name = self.calls.define(mapping(value, "an input").get("name"), "tensor")
+        meta = mapping(self.values.get(name), f"the input {name}")
+        dtype = integer(meta.get("dtype"), f"the dtype of {name}")
+        if dtype not in DTYPES:
+            raise UnsupportedCheckpoint(f"The input {name} has a number type that is not read.")
+        return Input(name, DTYPES[dtype], tuple(_sizes(name, meta["sizes"])))
+
+    def outputs(self, module: Mapping[str, Any]) -> tuple[str, ...]:
+        signature = mapping(module.get("signature"), "the signature")
+        found = []
+        for spec in sequence(signature.get("output_specs"), "the outputs"):
+            kind, value = choice(spec, "output")
+            value = mapping(value, "an output")
+            if kind == "user_output":
+                found.append(self.calls.tensor(only(value.get("arg"), "as_tensor")).name)
+            elif kind == "buffer_mutation" and _is_statistic(value):
+                continue
+            elif kind != "user_input_mutation":
+                raise UnsupportedCheckpoint(
+                    f"The program has an output of kind {kind[:40]!r}: it changes its own state, or trains.",
+                    "Export the model in eval mode, with outputs that are tensors.",
+                )
+        if not found:
+            raise UnsupportedCheckpoint("The program returns no tensor.", EXPORT)
+        return tuple(found)
+
+
+def _is_statistic(mutation: Mapping[str, Any]) -> bool:
+    """Whether the buffer is a batch-norm statistic, which only training updates."""
+    return text(mutation.get("buffer_name"), "a buffer").rpartition(".")[2] in _STATISTICS
+
+
+def _sizes(name: str, sizes: Iterable[Any]) -> Iterable[int | None]:
+    for index, size in enumerate(sizes):
+        kind, value = choice(size, "size")
+        if kind == "as_int":
+            if type(value) is not int or value < 0:
+                raise MalformedCheckpoint(f"The input {name} has a negative size.", _HINT)
+            yield value
+        elif index == 0:
+            yield None
+        else:
+            raise UnsupportedCheckpoint(
+                f"The input {name} has a free size in dimension {index}.",
+                "Only the batch, dimension 0, may be dynamic.",
+            )

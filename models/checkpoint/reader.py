@@ -1,0 +1,136 @@
+"""From a file to a program, whatever its format."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models import architectures, execute
+from models.checkpoint import exported, pickles, statedict
+from models.checkpoint.archive import Archive
+from models.checkpoint.exported import EXPORT, Exported
+from models.checkpoint.limits import Limits
+from models.errors import CheckpointError, MalformedCheckpoint, UnsafeCheckpoint, UnsupportedCheckpoint
+from models.normalize import normalize
+from models.program import Graph
+
+_PICKLE = b"\x80"
+# Apart from the tensors: the graph, two lists, the version records.
+_OTHER_ENTRIES = 64
+
+
+def read(
+    path: Path, architecture: Mapping[str, Any] | None = None, limits: Limits | None = None
+) -> tuple[Graph, dict[str, Tensor]]:
+    """The normalised program in `path`, and its tensors by qualified name, contiguous.
+
+    architecture: for a state dict, `{"name": "resnet50", "arguments": {"num_classes": 10}}`.
+    Raises UnsafeCheckpoint, UnsupportedCheckpoint or MalformedCheckpoint. Nothing in the file is ever
+    executed, but memory and time are only bounded by `sandbox.prepare`.
+    """
+    limits = limits or Limits()
+    found = _read(path, architecture, limits)
+    _check_finite(found.graph, found.tensors)
+    graph = normalize(found.graph, found.tensors, found.ranks)
+    tensors = {name: found.tensors[name] for name in sorted(set(graph.tensors.values()))}
+    _check_runs(graph, tensors, limits)
+    return graph, tensors
+
+
+def _read(path: Path, architecture: Mapping[str, Any] | None, limits: Limits) -> Exported:
+    with path.open("rb") as file:
+        head = file.read(9)
+        if not head:
+            raise MalformedCheckpoint("The file is empty.", "Upload it again.")
+        if head.startswith(b"PK"):
+            archive = Archive(file, limits.tensors + _OTHER_ENTRIES)
+            if exported.is_exported(archive):
+                return exported.read(archive, limits)
+            return _from_state(statedict.from_archive(archive, file, limits), architecture, limits)
+    if statedict.is_safetensors(head):
+        return _from_state(statedict.from_safetensors(path, limits), architecture, limits)
+    if head.startswith(_PICKLE):
+        pickles.refuse_bare(path)
+    raise UnsupportedCheckpoint("The file is in no format that is read.", EXPORT)
+
+
+def _from_state(
+    state: Mapping[str, Tensor], architecture: Mapping[str, Any] | None, limits: Limits
+) -> Exported:
+    """The named architecture with these weights, exported and read back: one road for every format."""
+    if architecture is None:
+        raise UnsupportedCheckpoint(
+            "The file holds weights without the network that they belong to.",
+            f"Name it in `architecture` (one of {', '.join(architectures.NAMES)}). Or: {EXPORT}",
+        )
+    name, arguments = _checked(architecture)
+    module = architectures.build(name, **arguments)
+    statedict.load_into(module, state)
+    shape = architectures.input_shape(name, **arguments)
+    buffer = io.BytesIO()
+    torch.export.save(_export(module.eval(), torch.zeros(2, *shape)), buffer)
+    return exported.read(Archive(buffer, limits.tensors + _OTHER_ENTRIES), limits)
+
+
+def _checked(architecture: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    name, arguments = architecture.get("name"), architecture.get("arguments", {})
+    unknown = sorted(set(architecture) - {"name", "arguments"})
+    if not isinstance(name, str) or not isinstance(arguments, dict) or unknown:
+        raise MalformedCheckpoint(
+            "The architecture is not a name with arguments.",
+            'It looks like {"name": "resnet50", "arguments": {"num_classes": 10}}.',
+        )
+    return name, arguments
+
+
+def _export(module: torch.nn.Module, example: Tensor) -> Any:
+    for batch in (torch.export.Dim.DYNAMIC, torch.export.Dim.AUTO):
+        try:
+            return torch.export.export(module, (example,), dynamic_shapes=({0: batch},))
+        except (RuntimeError, ValueError, AssertionError, NotImplementedError) as error:
+            failure = error
+    raise UnsupportedCheckpoint("The architecture cannot be exported.", EXPORT) from failure
+
+
+def _check_finite(graph: Graph, tensors: Mapping[str, Tensor]) -> None:
+    """No NaN anywhere. Infinity only in buffers, and only negative: attention masks are written that way."""
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            continue
+        allowed = torch.isfinite(tensor)
+        if name not in graph.parameters:
+            allowed |= torch.isneginf(tensor)
+        if not bool(allowed.all()):
+            raise MalformedCheckpoint(
+                f"The tensor {name} holds NaN or infinity.", "The training diverged; upload an earlier checkpoint."
+            )
+
+
+def _check_runs(graph: Graph, tensors: Mapping[str, Tensor], limits: Limits) -> None:
+    """A run on shapes alone, which computes nothing: calls that do not fit together, or that would take more
+    memory than any honest network does for one input, are found here and not in a worker."""
+    batch = 2
+    try:
+        shapes = execute.shapes(graph, tensors, batch)
+    except CheckpointError:
+        raise
+    except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError, OverflowError) as error:
+        raise MalformedCheckpoint(
+            f"The program does not run: {_first_line(error)}", "Check that it runs after torch.export.load."
+        ) from error
+    for name, shape in shapes.items():
+        count = 1
+        for size in shape:
+            count *= size
+        if 4 * count > limits.memory:
+            raise UnsafeCheckpoint(f"The program computes a tensor of {count} elements ({name}).")
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip().split("\n")[0]
+    return text if len(text) <= 200 else text[:200] + "…"

@@ -1,0 +1,32 @@
+"""What the child of `sandbox.prepare` does between taking its request and giving its answer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from torch import Tensor
+
+from models.checkpoint.data import read_data
+from models.checkpoint.limits import Limits
+from models.checkpoint.reader import read
+
+
+def do(request: Mapping[str, Any]) -> None:
+    """Read the files that the request names and write what `sandbox.prepare` promises."""
+    limits = Limits(**request["limits"])
+    out = Path(request["out"])
+    graph, tensors = read(Path(request["checkpoint"]), request["architecture"], limits)
+    (out / "program.json").write_text(json.dumps(graph.to_json(), separators=(",", ":")))
+    _save(tensors, out / "weights.safetensors")
+    for name in ("evaluation", "calibration"):
+        if request[name] is not None:
+            _save(read_data(Path(request[name]), graph, limits), out / f"{name}.safetensors")
+
+
+def _save(tensors: Mapping[str, Tensor | None], path: Path) -> None:
+    given = {name: tensor.contiguous() for name, tensor in tensors.items() if tensor is not None}
+    safetensors.torch.save_file(given, path)

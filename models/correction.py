@@ -1,0 +1,67 @@
+"""Closed-form correction after a cut: what follows a layer is told how the cut moved its outputs.
+
+Where a batch norm follows, its stored mean and variance move with the outputs' (arXiv:1910.13141,
+"bn"), relatively: mean = stored + (cut − whole), variance = stored · (cut / whole), so that nothing
+changes at full rank and what the calibration images lack of the training augmentation cancels. Else
+the layer's bias takes the difference of the means. One row per rank, computed once with the master.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from models.factor import Factors
+from models.layers import Layer
+from models.program import Graph, Node, Ref
+
+BATCH_NORM = "aten.batch_norm.default"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A stored tensor that a layer's cut changes, and how: "bias", "mean" or "variance"."""
+
+    tensor: str
+    role: str
+
+
+def targets(graph: Graph, layer: Layer) -> list[Target]:
+    """The tensors to correct after `layer`; none where they, or the layer, are used more than once."""
+    if len(layer.calls) != 1:
+        return []
+    users = graph.users()
+    call = next(node for node in graph.nodes if node.name == layer.calls[0])
+    followers = users.get(call.outputs[0], [])
+    if len(followers) == 1 and followers[0].op == BATCH_NORM and call.outputs[0] not in graph.outputs:
+        norm = followers[0]
+        found = [_stored(graph, norm, 3, "mean"), _stored(graph, norm, 4, "variance")]
+    else:
+        found = [_stored(graph, call, 2, "bias")]
+    kept = [target for target in found if target is not None]
+    return kept if len(kept) == len(found) and all(_once(graph, users, t.tensor) for t in kept) else []
+
+
+def rows(target: Target, stored: Tensor, factors: Factors) -> Iterator[Tensor]:
+    """The target's value at every rank, r = 1 first."""
+    assert factors.shift is not None and factors.scale is not None
+    for shift, scale in zip(factors.shift, factors.scale, strict=True):
+        if target.role == "variance":
+            yield (stored.double() * scale).to(stored.dtype)
+        else:
+            moved = shift if target.role == "mean" else -shift
+            yield (stored.double() + moved).to(stored.dtype)
+
+
+def _stored(graph: Graph, node: Node, position: int, role: str) -> Target | None:
+    argument = node.args[position] if len(node.args) > position else None
+    if isinstance(argument, Ref) and argument.name in graph.tensors:
+        return Target(graph.tensors[argument.name], role)
+    return None
+
+
+def _once(graph: Graph, users: dict[str, list[Node]], tensor: str) -> bool:
+    values = [value for value, name in graph.tensors.items() if name == tensor]
+    return sum(len(users.get(value, [])) for value in values) == 1

@@ -1,0 +1,102 @@
+"""Criteria: how much each basis of each layer is worth.
+
+A criterion maps the layers' spectra to one array per layer, a value per basis, higher = kept longer;
+`inf` marks a basis that no budget may drop. A new one is a function and a line in `CRITERIA`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Importance: TypeAlias = list[NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """What a criterion may look at: a layer's singular values (R,) in the metric that it was decomposed
+    in, dense parameters P, MACs M, and `cost`, the parameters that one basis takes (m + n)."""
+
+    sigma: NDArray[np.float64]
+    params: int
+    macs: int
+    cost: int
+
+
+Criterion: TypeAlias = Callable[[Sequence[Spectrum]], Importance]
+
+
+def c1(layers: Sequence[Spectrum]) -> Importance:
+    """`C₁(ℓ,k) = σ_k / ‖W‖₂` (arXiv:1910.13141, Eq. 1): each layer on its own scale."""
+    return [layer.sigma / max(float(layer.sigma[0]), np.finfo(float).tiny) for layer in layers]
+
+
+def c2(layers: Sequence[Spectrum]) -> NDArray[np.float64]:
+    """`C₂(ℓ) = (1 − P/ΣP)·(1 − M/ΣM)` (arXiv:1910.13141, Eq. 2), one value per layer.
+
+    The sums run over the layers given.
+    """
+    params = np.array([layer.params for layer in layers], dtype=float)
+    macs = np.array([layer.macs for layer in layers], dtype=float)
+    return np.asarray((1 - params / params.sum()) * (1 - macs / macs.sum()))
+
+
+def c1c2(layers: Sequence[Spectrum]) -> Importance:
+    """`C = C₁·C₂` (arXiv:1910.13141): large layers give way first."""
+    return [first * second for first, second in zip(c1(layers), c2(layers), strict=True)]
+
+
+def sigma(layers: Sequence[Spectrum]) -> Importance:
+    """Raw singular values pooled over all layers, at least 5 bases each (arXiv:1910.13141 v3)."""
+    floor = 5
+    return [np.concatenate([np.full(min(floor, s.size), np.inf), s[floor:]]) for s in (x.sigma for x in layers)]
+
+
+def uniform(layers: Sequence[Spectrum]) -> Importance:
+    """The same share of bases in every layer, the last layer whole (arXiv:1910.13141, baseline)."""
+    ramps = [1 - np.arange(layer.sigma.size) / layer.sigma.size for layer in layers]
+    ramps[-1] = np.full(layers[-1].sigma.size, np.inf)
+    return ramps
+
+
+def energy(layers: Sequence[Spectrum]) -> Importance:
+    """Share of the layer's energy per parameter spent, `σ_k² / Σσ² / (m+n)`.
+
+    Ranks by a Lagrangian: every kept basis buys at least as much of its layer's energy per parameter
+    as any basis left out.
+    """
+    totals = [max(float(np.sum(layer.sigma**2)), np.finfo(float).tiny) for layer in layers]
+    return [layer.sigma**2 / total / layer.cost for layer, total in zip(layers, totals, strict=True)]
+
+
+def loss(layers: Sequence[Spectrum]) -> Importance:
+    """Expected squared change of the network's outputs per parameter spent, `σ_k² / (m+n)`; ours.
+
+    Only in a metric that makes σ² the same unit in every layer.
+    """
+    return [layer.sigma**2 / layer.cost for layer in layers]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A criterion and the decomposition that it ranks: "svd", or, from calibration data, "outputs"
+    (one-sided whitening) or "logits" (whitening weighed by the network's output gradients)."""
+
+    rate: Criterion
+    metric: Literal["svd", "outputs", "logits"] = "svd"
+
+
+CRITERIA: Mapping[str, Rule] = {
+    "uniform": Rule(uniform),
+    "c1": Rule(c1),
+    "c1c2": Rule(c1c2),
+    "sigma": Rule(sigma),
+    "energy": Rule(energy),
+    "whitened": Rule(energy, "outputs"),
+    "logit": Rule(loss, "logits"),
+}
+WITHOUT_DATA, WITH_DATA = "energy", "logit"

@@ -1,0 +1,108 @@
+"""A program's calls as TorchScript source, one line a call."""
+
+from __future__ import annotations
+
+import keyword
+import math
+import re
+from collections.abc import Iterable, Mapping
+
+from models.layers import CONVOLUTION
+from models.program import Argument, Constant, Graph, Node, Ref
+
+DTYPES = {
+    "uint8": 0, "int8": 1, "int16": 2, "int32": 3, "int64": 4, "float16": 5, "float32": 6, "float64": 7,
+    "complex64": 9, "complex128": 10, "bool": 11, "bfloat16": 15,
+}  # fmt: skip
+LAYOUTS = {"strided": 0}
+MEMORY_FORMATS = {"contiguous_format": 0, "preserve_format": 1, "channels_last": 2, "channels_last_3d": 3}
+FUNCTIONS = {
+    "aten.sym_size.int": "size",
+    "aten.sym_numel.default": "numel",
+    "operator.floordiv": "floordiv",
+    "operator.truediv": "div",
+    "operator.mod": "remainder",
+}
+RESERVED = {"training", "forward", "_is_full_backward_hook", "self", "torch", "CONSTANTS", "annotate"}
+
+
+def attribute_names(qualified: Iterable[str]) -> dict[str, str]:
+    """A distinct TorchScript attribute for every tensor, as close to its qualified name as syntax allows."""
+    names: dict[str, str] = {}
+    taken = set(RESERVED)
+    for original in qualified:
+        base = re.sub(r"\W", "_", original, flags=re.ASCII)
+        if not base or not base[0].isalpha() or keyword.iskeyword(base):
+            base = f"t_{base}"
+        name, count = base, 1
+        while not taken.isdisjoint({name, f"{name}_down", f"{name}_up"}):
+            count += 1
+            name = f"{base}_{count}"
+        taken |= {name, f"{name}_down", f"{name}_up"}
+        names[original] = name
+    return names
+
+
+def value_names(graph: Graph) -> dict[str, str]:
+    """A short local variable for every value that a node makes or the caller passes."""
+    made = [spec.name for spec in graph.inputs]
+    made += [name for node in graph.nodes for name in node.outputs if name]
+    return {name: f"v{index}" for index, name in enumerate(made)}
+
+
+def call(node: Node, names: Mapping[str, str]) -> str:
+    """The node as statements, each ending in a newline; `names` maps values to expressions."""
+    arguments = [render(a, names) for a in node.args]
+    arguments += [f"{key}={render(value, names)}" for key, value in node.kwargs]
+    return _assign(node, f"torch.{_function(node.op)}({', '.join(arguments)})", names)
+
+
+def factored_call(node: Node, names: Mapping[str, str], down: str, up: str) -> str:
+    """A convolution or linear call as its two factors; stride, padding, dilation stay on the first,
+    the bias on the second (arXiv:1910.13141, channel form)."""
+    result = names[node.outputs[0]]
+    data, _, bias, *geometry = (render(a, names) for a in node.args)
+    if node.op != CONVOLUTION:
+        first = f"torch.linear({data}, {down})"
+        return f"    {result}_ = {first}\n    {result} = torch.linear({result}_, {up}, {bias})\n"
+    zeros, ones = (f"[{', '.join([digit] * len(node.args[3]))}]" for digit in "01")  # type: ignore[arg-type]
+    first = f"torch.convolution({data}, {down}, None, {', '.join(geometry)})"
+    second = f"torch.convolution({result}_, {up}, {bias}, {ones}, {zeros}, {ones}, False, {zeros}, 1)"
+    return f"    {result}_ = {first}\n    {result} = {second}\n"
+
+
+def render(argument: Argument, names: Mapping[str, str]) -> str:
+    """An argument as a TorchScript expression."""
+    if isinstance(argument, Ref):
+        return names[argument.name]
+    if isinstance(argument, tuple):
+        items = ", ".join(render(item, names) for item in argument)
+        if not argument:
+            return "annotate(List[int], [])"
+        if None in argument:
+            return f"annotate(List[Optional[Tensor]], [{items}])"
+        return f"[{items}]"
+    if isinstance(argument, Constant):
+        table = {"dtype": DTYPES, "layout": LAYOUTS, "memory_format": MEMORY_FORMATS}.get(argument.type)
+        return 'torch.device("cpu")' if table is None else str(table[argument.value])
+    if isinstance(argument, str):
+        return '"' + re.sub(r"[^\w .:+-]", "", argument, flags=re.ASCII) + '"'
+    if isinstance(argument, float) and not math.isfinite(argument):
+        return f'float("{argument}")'
+    return repr(argument)
+
+
+def _function(op: str) -> str:
+    return FUNCTIONS.get(op, op.split(".")[1])
+
+
+def _assign(node: Node, expression: str, names: Mapping[str, str]) -> str:
+    results = [names.get(name, "_") for name in node.outputs]
+    if not node.listed:
+        tail = "," if len(results) > 1 else ""
+        return f"    {', '.join(results)}{tail} = {expression}\n"
+    whole = f"{names[next(name for name in node.outputs if name)]}_"
+    items = [
+        f"    {names[name]} = {whole}[{index}]\n" for index, name in enumerate(node.outputs) if name
+    ]
+    return f"    {whole} = {expression}\n" + "".join(items)

@@ -1,0 +1,54 @@
+"""The few pickle opcodes that a TorchScript archive's object needs, written by hand.
+
+Python's own pickler cannot write an instance of a class that exists only inside the archive. Sizes
+never depend on the numbers written, only on how many there are, so that a file's size is known
+before its contents: integers always take four bytes (eight beyond 2³¹).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Sequence
+
+HEAD, END = b"\x80\x02", b"."
+NONE, TRUE, FALSE = b"N", b"\x88", b"\x89"
+EMPTY_TUPLE = b")"
+
+
+def string(value: str) -> bytes:
+    data = value.encode()
+    return b"X" + struct.pack("<I", len(data)) + data
+
+
+def integer(value: int) -> bytes:
+    return b"J" + struct.pack("<i", value) if value < 2**31 else b"\x8a\x08" + struct.pack("<q", value)
+
+
+def tuple_(*items: bytes) -> bytes:
+    return b"(" + b"".join(items) + b"t"
+
+
+def integers(values: Sequence[int]) -> bytes:
+    return tuple_(*map(integer, values)) if values else EMPTY_TUPLE
+
+
+def instance(module: str, name: str, state: Iterable[tuple[str, bytes]]) -> bytes:
+    """An object of a class, made without calling it, with `state` as its attributes."""
+    items = b"".join(string(key) + value for key, value in state)
+    return _global(module, name) + b")\x81}(" + items + b"ub"
+
+
+def tensor(
+    storage: str, key: str, count: int, shape: Sequence[int], strides: Sequence[int], grad: bool
+) -> bytes:
+    """A tensor over all `count` elements of the archive's record `data/<key>`."""
+    handle = tuple_(string("storage"), _global("torch", storage), string(key), string("cpu"), integer(count)) + b"Q"
+    hooks = _global("collections", "OrderedDict") + b")R"
+    arguments = tuple_(
+        handle, integer(0), integers(shape), integers(strides), TRUE if grad else FALSE, hooks
+    )
+    return _global("torch._utils", "_rebuild_tensor_v2") + arguments + b"R"
+
+
+def _global(module: str, name: str) -> bytes:
+    return f"c{module}\n{name}\n".encode()

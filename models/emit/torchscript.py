@@ -1,0 +1,248 @@
+"""Plan → the bytes of a TorchScript file.
+
+The archive is written directly from the graph: code as text, one record per tensor copied from the
+master's memory map, and the pickle that ties them together. Nothing is traced, so nothing depends on
+the process, the clock or the machine: same master, same plan, same bytes. No source path is in it.
+
+Layout, all entries stored (not compressed), tensor data aligned to 64 bytes:
+
+    variant/data/<key>              raw little-endian elements; key 2i for tensor i or its down factor,
+                                    2i+1 for its up factor
+    variant/data.pkl                one object: the module with its attributes
+    variant/code/__torch__.py       its class, `forward` included
+    variant/constants.pkl           an empty tuple
+    variant/version, byteorder
+"""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.emit import code, pickle
+from models.emit.template import Template
+from models.layers import Layer
+from models.tensorfile import WIDTHS, TensorFile
+
+STORAGES = {
+    "float64": "DoubleStorage", "float32": "FloatStorage", "float16": "HalfStorage",
+    "bfloat16": "BFloat16Storage", "int64": "LongStorage", "int32": "IntStorage", "int16": "ShortStorage",
+    "int8": "CharStorage", "uint8": "ByteStorage", "bool": "BoolStorage",
+}  # fmt: skip
+ALIGNMENT = 64
+TOP = "variant"
+VERSION = b"10\n"
+LOCAL_HEADER, CENTRAL_HEADER, END_RECORD = 30, 46, 22
+EPOCH = (1980, 1, 1, 0, 0, 0)
+
+
+class HasRanks(Protocol):
+    @property
+    def ranks(self) -> tuple[int, ...]: ...
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A tensor's place in the file: attribute, record key, and where it lies in the master.
+
+    Of the master's tensor the `rows` from … to are taken; `transpose` turns an up factor's (r, n) into (n, r).
+    """
+
+    attribute: str
+    key: int
+    source: str
+    dtype: str
+    shape: tuple[int, ...]
+    parameter: bool
+    rows: tuple[int, int] | None = None
+    transpose: bool = False
+
+    @property
+    def count(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def bytes(self) -> int:
+        return self.count * WIDTHS[self.dtype]
+
+
+class Script:
+    """What the file says, for any ranks; built once per template."""
+
+    def __init__(self, template: Template) -> None:
+        self._template = template
+        graph = template.graph
+        read = {name for node in graph.nodes for name in node.inputs()} | set(graph.outputs)
+        used = dict.fromkeys(graph.tensors[value] for value in graph.tensors if value in read)
+        self._tensors = list(used)
+        self._attributes = code.attribute_names(used)
+        self._values = code.value_names(graph)
+        position = {layer.name: index for index, layer in enumerate(template.decomposed)}
+        self._layer_of_tensor = {layer.weight: position[layer.name] for layer in template.decomposed}
+        self._layer_of_tensor |= {name: position[layer] for name, layer in template.corrected.items()}
+        self._layer_of_call = {
+            call: index for index, layer in enumerate(template.decomposed) for call in layer.calls
+        }
+
+    def slots(self, ranks: Sequence[int]) -> Iterator[Slot]:
+        for index, name in enumerate(self._tensors):
+            spec = self._template.tensors[name]
+            attribute = self._attributes[name]
+            parameter = name in self._template.graph.parameters and "float" in spec.dtype
+            position = self._layer_of_tensor.get(name)
+            rank = 0 if position is None else ranks[position]
+            if rank and name in self._template.corrected:
+                row = (rank - 1, rank)
+                yield Slot(attribute, 2 * index, f"corrected/{name}", spec.dtype, spec.shape, parameter, row)
+                continue
+            if not rank:
+                yield Slot(attribute, 2 * index, f"dense/{name}", spec.dtype, spec.shape, parameter)
+                continue
+            layer = self._template.decomposed[position]  # type: ignore[index]
+            down, up = factor_shapes(layer, rank)
+            yield Slot(
+                f"{attribute}_down", 2 * index, f"down/{layer.name}", spec.dtype, down, parameter, (0, rank)
+            )
+            yield Slot(
+                f"{attribute}_up", 2 * index + 1, f"up/{layer.name}", spec.dtype, up, parameter, (0, rank), True
+            )
+
+    def source(self, ranks: Sequence[int]) -> bytes:
+        """The module's class as TorchScript text."""
+        graph = self._template.graph
+        slots = list(self.slots(ranks))
+        names = {**self._values}
+        names.update(
+            (value, f"self.{self._attributes[qualified]}")
+            for value, qualified in graph.tensors.items()
+            if qualified in self._attributes
+        )
+        lines = [
+            "class Variant(Module):\n",
+            f"  __parameters__ = [{_quoted(s.attribute for s in slots if s.parameter)}]\n",
+            f"  __buffers__ = [{_quoted(s.attribute for s in slots if not s.parameter)}]\n",
+            *(f"  {slot.attribute} : Tensor\n" for slot in slots),
+            "  training : bool\n  _is_full_backward_hook : Optional[bool]\n",
+            "  def forward(self: __torch__.Variant",
+            *(f",\n    {names[spec.name]}: Tensor" for spec in graph.inputs),
+            f") -> {_type(len(graph.outputs))}:\n",
+        ]
+        for node in graph.nodes:
+            index = self._layer_of_call.get(node.name)
+            if index is None or not ranks[index]:
+                lines.append(code.call(node, names))
+            else:
+                factor = f"self.{self._attributes[self._template.decomposed[index].weight]}"
+                lines.append(code.factored_call(node, names, f"{factor}_down", f"{factor}_up"))
+        results = ", ".join(names[name] for name in graph.outputs)
+        lines.append(f"    return {results if len(graph.outputs) == 1 else f'({results})'}\n")
+        return "".join(lines).encode()
+
+    def object(self, ranks: Sequence[int]) -> bytes:
+        """The pickle of the module's attributes."""
+        state = [("training", pickle.FALSE), ("_is_full_backward_hook", pickle.NONE)]
+        for slot in self.slots(ranks):
+            strides = [math.prod(slot.shape[i + 1 :]) for i in range(len(slot.shape))]
+            state.append(
+                (
+                    slot.attribute,
+                    pickle.tensor(
+                        STORAGES[slot.dtype], str(slot.key), slot.count, slot.shape, strides, slot.parameter
+                    ),
+                )
+            )
+        return pickle.HEAD + pickle.instance("__torch__", "Variant", state) + pickle.END
+
+    def size(self, ranks: Sequence[int]) -> int:
+        """The exact number of bytes of the file at `ranks`."""
+        offset = directory = 0
+        for slot in self.slots(ranks):
+            name = f"{TOP}/data/{slot.key}"
+            extra = _padding(offset, name)
+            offset += LOCAL_HEADER + len(name) + extra + slot.bytes
+            directory += CENTRAL_HEADER + len(name) + extra
+        text, extra_text = self._text_size
+        for rank, more in zip(ranks, extra_text, strict=True):
+            text += more if rank else 0
+        return offset + directory + text + END_RECORD
+
+    @cached_property
+    def _text_size(self) -> tuple[int, list[int]]:
+        """Bytes of the text records with every layer dense, and what each layer adds when factored:
+        lines and pickled fields of one layer do not depend on another, nor on its rank."""
+        count = len(self._template.decomposed)
+
+        def total(ranks: Sequence[int]) -> int:
+            records = self.text_records(ranks)
+            return sum(LOCAL_HEADER + CENTRAL_HEADER + 2 * len(f"{TOP}/{n}") + len(t) for n, t in records)
+
+        dense = total([0] * count)
+        return dense, [total([int(i == j) for j in range(count)]) - dense for i in range(count)]
+
+    def text_records(self, ranks: Sequence[int]) -> list[tuple[str, bytes]]:
+        return [
+            ("data.pkl", self.object(ranks)),
+            ("code/__torch__.py", self.source(ranks)),
+            ("constants.pkl", pickle.HEAD + pickle.EMPTY_TUPLE + pickle.END),
+            ("version", VERSION),
+            ("byteorder", b"little"),
+        ]
+
+
+def factor_shapes(layer: Layer, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The weights of the two calls that replace a layer: `(r, …)` and `(n, r, 1, …)`."""
+    ones = (1,) * (len(layer.shape) - 2)
+    return (rank, *layer.shape[1:]), (layer.n, rank, *ones)
+
+
+def write(folder: Path, plan: HasRanks, file: BinaryIO) -> None:
+    """The variant at `plan` of the master in `folder`, as a TorchScript file, to a seekable `file`."""
+    cut(Script(Template.open(folder)), TensorFile(folder / "master.safetensors"), plan.ranks, file)
+
+
+def cut(script: Script, master: TensorFile, ranks: Sequence[int], file: BinaryIO) -> None:
+    """`write` with the master already open: ranks to bytes, by copying prefixes."""
+    with zipfile.ZipFile(file, "w") as archive:
+        for slot in script.slots(ranks):
+            array = master.array(slot.source, WIDTHS[slot.dtype])
+            if slot.rows is not None:
+                array = array[slice(*slot.rows)]
+            data: NDArray[Any] = np.ascontiguousarray(array.T if slot.transpose else array)
+            entry = _entry(f"data/{slot.key}")
+            entry.extra = _filler(_padding(archive.start_dir, entry.filename))
+            archive.writestr(entry, data.reshape(-1).view(np.uint8).data if data.size else b"")
+        for name, text in script.text_records(ranks):
+            archive.writestr(_entry(name), text)
+
+
+def _entry(name: str) -> zipfile.ZipInfo:
+    entry = zipfile.ZipInfo(f"{TOP}/{name}", EPOCH)
+    entry.create_system, entry.external_attr = 3, 0o644 << 16
+    return entry
+
+
+def _padding(offset: int, name: str) -> int:
+    """Bytes of extra field that bring the record's data to a multiple of 64; 0, or 4 at the least."""
+    short = -(offset + LOCAL_HEADER + len(name)) % ALIGNMENT
+    return short + ALIGNMENT if 0 < short < 4 else short
+
+
+def _filler(length: int) -> bytes:
+    """An extra field of exactly `length` bytes, under the tag that torch itself pads with."""
+    return b"FB" + (length - 4).to_bytes(2, "little") + bytes(length - 4) if length else b""
+
+
+def _quoted(names: Iterable[str]) -> str:
+    return "".join(f'"{name}", ' for name in names)
+
+
+def _type(outputs: int) -> str:
+    return "Tensor" if outputs == 1 else f"Tuple[{', '.join(['Tensor'] * outputs)}]"

@@ -1,0 +1,187 @@
+"""The master form: full factors, their importance, and everything that any cut of it needs.
+
+A master is a folder of three files:
+
+    template.json        the graph, the layers, shapes and dtypes (see `emit.template`)
+    master.safetensors   `dense/<tensor>` every tensor as uploaded, `down/<layer>` (R×m) and
+                         `up/<layer>` (R×n) the factors, row k the k-th most important basis,
+                         `corrected/<tensor>` what a bias or batch norm becomes at each rank
+    plans.npz            `importance` of all bases, layer after layer; `floor` and `steps`, the path
+                         of plans that the criterion asks for (see `plan`)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from models import correction, criteria, execute, factor, layers, plan, statistics
+from models.criteria import Importance, Rule, Spectrum
+from models.emit.template import Template, TensorSpec
+from models.errors import DataError, MalformedCheckpoint, UnsupportedCheckpoint
+from models.program import Graph
+from models.statistics import Moments
+
+Progress: TypeAlias = Callable[[str, int, int, str], None]
+
+
+def silent(phase: str, completed: int, total: int, unit: str) -> None:
+    """A progress callback that says nothing."""
+
+
+def build(
+    source: Path, out: Path, *, criterion: str | None = None, progress: Progress = silent
+) -> dict[str, Any]:
+    """Decompose the program in `source` (`program.json`, `weights.safetensors`, and perhaps
+    `calibration.safetensors`) into a master in `out`.
+
+    Without `criterion` the best that the data at hand allow is taken. Returns a description:
+    parameters, MACs and file size of the original, its inputs, the smallest budgets, and each layer.
+    `progress(phase, completed, total, unit)` is called per layer and batch and may raise to stop.
+    Raises MalformedCheckpoint for a program that does not run, DataError where a criterion lacks data.
+    """
+    graph = Graph.from_json(json.loads((source / "program.json").read_bytes()))
+    tensors = load_file(source / "weights.safetensors")
+    calibration = source / "calibration.safetensors"
+    criterion = criterion or (criteria.WITH_DATA if calibration.exists() else criteria.WITHOUT_DATA)
+    rule = find_rule(criterion)
+    template = survey(graph, tensors)
+    moments: list[Moments] | None = None
+    if rule.metric != "svd":
+        inputs = load_calibration(calibration, criterion)
+        moments = statistics.gather(graph, tensors, template.decomposed, inputs, progress)
+    stored = {f"dense/{name}": tensor for name, tensor in tensors.items()}
+    sigmas = []
+    corrected: dict[str, str] = {}
+    for index, layer in enumerate(template.decomposed):
+        progress("decompose", index, len(template.decomposed), "layers")
+        weight = tensors[layer.weight]
+        if moments is None:
+            factors = factor.decompose(weight)
+        else:
+            factors = factor.decompose_in_metric(weight, moments[index], rule.metric == "logits")
+            for target in correction.targets(graph, layer):
+                corrected[target.tensor] = layer.name
+                rows = list(correction.rows(target, tensors[target.tensor], factors))[: layer.break_even]
+                stored[f"corrected/{target.tensor}"] = torch.stack(rows)
+        stored[f"down/{layer.name}"], stored[f"up/{layer.name}"] = factors.down, factors.up
+        sigmas.append(factors.sigma.numpy())
+    progress("decompose", len(template.decomposed), len(template.decomposed), "layers")
+    template = dataclasses.replace(template, corrected=corrected)
+    importance = rate(template, sigmas, rule)
+    out.mkdir(parents=True, exist_ok=True)
+    save_file(stored, out / "master.safetensors")
+    (out / "template.json").write_text(json.dumps(template.to_json(), separators=(",", ":")))
+    save_plans(template, importance, out)
+    return {"criterion": criterion, **describe(plan.Planner.open(out))}
+
+
+def find_rule(criterion: str) -> Rule:
+    """The criterion called so; DataError naming the choices where there is none."""
+    try:
+        return criteria.CRITERIA[criterion]
+    except KeyError:
+        names = ", ".join(criteria.CRITERIA)
+        raise DataError(f"There is no criterion {criterion!r}.", f"Choose one of {names}.") from None
+
+
+def load_calibration(path: Path, criterion: str) -> Tensor:
+    """The calibration inputs (N, …) as floating point, for a criterion that needs them."""
+    if not path.exists():
+        raise DataError(f"The criterion {criterion} needs calibration data.", "Upload inputs as `calibration`.")
+    inputs = load_file(path)["inputs"]
+    if not inputs.is_floating_point():
+        raise DataError(f"The criterion {criterion} needs floating-point inputs.", "Choose c1c2 or energy.")
+    return inputs
+
+
+def survey(graph: Graph, tensors: Mapping[str, Tensor]) -> Template:
+    """The template of a program: its layers, shapes, parameter and MAC counts."""
+    try:
+        shapes = execute.shapes(graph, tensors)
+    except (RuntimeError, NotImplementedError, TypeError, ValueError, IndexError) as error:
+        reason = str(error).split("\n")[0][:300]
+        raise MalformedCheckpoint(
+            f"The program does not run on inputs of the shape that it declares: {reason}.",
+            "Export it again with torch.export.export on an example input and check that it runs.",
+        ) from error
+    shapes |= {value: tuple(tensors[name].shape) for value, name in graph.tensors.items()}
+    found = layers.find(graph, shapes)
+    if not graph.inputs:
+        raise UnsupportedCheckpoint("The program takes no tensor input.", "Export a model that takes one.")
+    used = {graph.tensors[n] for node in graph.nodes for n in node.inputs() if n in graph.tensors}
+    parameters = sum(tensors[name].numel() for name in graph.parameters if name in used)
+    return Template(
+        graph=graph,
+        layers=found,
+        tensors={
+            name: TensorSpec(str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape))
+            for name, tensor in tensors.items()
+        },
+        params=parameters,
+        macs=sum(layer.macs for layer in found),
+    )
+
+
+def rate(template: Template, sigmas: list[NDArray[np.float64]], rule: Rule) -> Importance:
+    """Every basis's importance by a rule, from the layers' singular values."""
+    if not sigmas:
+        return []
+    return rule.rate(
+        [
+            Spectrum(sigma, layer.params, layer.macs, layer.m + layer.n)
+            for sigma, layer in zip(sigmas, template.decomposed, strict=True)
+        ]
+    )
+
+
+def save_plans(template: Template, importance: Importance, out: Path) -> None:
+    """Write `plans.npz`; the same bytes for the same importance."""
+    growth = plan.order(template.decomposed, importance)
+    flat = np.concatenate(importance) if importance else np.zeros(0)
+    np.savez(out / "plans.npz", floor=growth.floor, steps=growth.steps, importance=flat)
+
+
+def describe(planner: plan.Planner) -> dict[str, Any]:
+    """What a publisher wants to know of a master."""
+    template, smallest = planner.template, planner.smallest
+    return {
+        "params": template.params,
+        "macs": template.macs,
+        "bytes": planner.plan(budget=1).bytes,
+        "inputs": [
+            {"name": spec.name, "dtype": spec.dtype, "shape": list(spec.shape)} for spec in template.graph.inputs
+        ],
+        "outputs": len(template.graph.outputs),
+        "min_budget": {
+            "params": smallest.params / template.params if template.params else 1.0,
+            "macs": smallest.macs / template.macs if template.macs else 1.0,
+        },
+        "plans": len(planner),
+        "layers": [
+            {
+                "name": layer.name,
+                "kind": layer.kind,
+                "shape": list(layer.shape),
+                "m": layer.m,
+                "n": layer.n,
+                "rank": layer.rank,
+                "break_even": layer.break_even,
+                "params": layer.params,
+                "macs": layer.macs,
+                "calls": len(layer.calls),
+                "decomposed": layer.decomposed,
+                "reason": layer.reason,
+            }
+            for layer in template.layers
+        ],
+    }

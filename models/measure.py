@@ -1,0 +1,159 @@
+"""Measure an artifact: load its own bytes, run them on evaluation data, count."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from models.errors import DataError
+from models.master import Progress, silent
+
+METRICS = ("top1", "top5", "mse", "agreement")
+BATCH = 128
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """`value` over `n` samples with a 95 % interval: a fraction (Wilson's interval) for top1, top5 and
+    agreement; for mse the mean squared error per output (normal interval)."""
+
+    metric: str
+    value: float
+    n: int
+    low: float
+    high: float
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Measurement:
+        return Measurement(**data)
+
+
+def measure(
+    artifact: Path,
+    evaluation: Path,
+    *,
+    metric: str | None = None,
+    original: Path | None = None,
+    progress: Progress = silent,
+) -> Measurement:
+    """Run the TorchScript file `artifact` over the data in `evaluation` (`inputs`, maybe `targets`).
+
+    Without `metric`: top1 where the targets are class indices, mse where they are numbers, agreement
+    with the file `original` where there are none. Raises DataError where data and outputs do not fit.
+    """
+    data = load_file(evaluation)
+    inputs, targets = data["inputs"], data.get("targets")
+    metric = metric or default_metric(targets)
+    score = SCORES[metric]
+    model = _load(artifact)
+    teacher = _load(original) if metric == "agreement" and original is not None else None
+    if metric != "agreement" and targets is None or metric == "agreement" and teacher is None:
+        raise DataError(f"The metric {metric} needs targets.", "Upload evaluation data with `targets`.")
+    scores: list[Tensor] = []
+    with torch.inference_mode():
+        for start, batch in _batches(inputs):
+            progress("measure", start, len(inputs), "samples")
+            outputs = _forward(model, batch)
+            truth = _forward(teacher, batch) if teacher is not None else targets[start : start + BATCH]  # type: ignore[index]
+            scores.append(score(outputs, truth))
+    progress("measure", len(inputs), len(inputs), "samples")
+    return _summary(metric, torch.cat(scores))
+
+
+def default_metric(targets: Tensor | None) -> str:
+    if targets is None:
+        return "agreement"
+    return "mse" if targets.is_floating_point() else "top1"
+
+
+def top1(outputs: Tensor, targets: Tensor) -> Tensor:
+    """1 where the largest output (B, classes) is the target (B,)."""
+    _check_classes(outputs, targets)
+    return (outputs.argmax(1) == targets).double()
+
+
+def top5(outputs: Tensor, targets: Tensor) -> Tensor:
+    """1 where the target is among the five largest outputs."""
+    _check_classes(outputs, targets)
+    best = outputs.topk(min(5, outputs.shape[1]), dim=1).indices
+    return (best == targets.unsqueeze(1)).any(1).double()
+
+
+def agreement(outputs: Tensor, original: Tensor) -> Tensor:
+    """1 where both networks' largest outputs are the same class."""
+    if outputs.ndim != 2:
+        raise DataError(f"Agreement needs outputs (batch, classes), not {tuple(outputs.shape)}.")
+    return (outputs.argmax(1) == original.argmax(1)).double()
+
+
+def mse(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Mean squared error of each sample over its outputs."""
+    if outputs.shape != targets.shape:
+        raise DataError(f"Targets {tuple(targets.shape)} do not have the outputs' shape {tuple(outputs.shape)}.")
+    return ((outputs.double() - targets.double()) ** 2).flatten(1).mean(1)
+
+
+SCORES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "top1": top1,
+    "top5": top5,
+    "agreement": agreement,
+    "mse": mse,
+}
+
+
+def _check_classes(outputs: Tensor, targets: Tensor) -> None:
+    if outputs.ndim != 2 or targets.ndim != 1:
+        raise DataError(
+            f"Accuracy needs outputs (batch, classes) and targets (batch,), not {tuple(outputs.shape)} and "
+            f"{tuple(targets.shape)}.",
+            "Choose another metric, or give one class index per input.",
+        )
+    low, high = int(targets.min()), int(targets.max())
+    if low < 0 or high >= outputs.shape[1]:
+        raise DataError(
+            f"Targets run from {low} to {high}, the model has {outputs.shape[1]} classes.",
+            f"Give class indices from 0 to {outputs.shape[1] - 1}.",
+        )
+
+
+def _load(path: Path) -> torch.jit.ScriptModule:
+    model: torch.jit.ScriptModule = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
+    return model.eval()
+
+
+def _forward(model: torch.jit.ScriptModule, batch: Tensor) -> Tensor:
+    try:
+        outputs = model(batch)
+    except RuntimeError as error:
+        reason = str(error).strip().split("\n")[-1][:300]
+        raise DataError(
+            f"The model does not run on evaluation inputs of shape {tuple(batch.shape)}: {reason}.",
+            "Give inputs of the shape that the model was exported with.",
+        ) from error
+    return outputs[0] if isinstance(outputs, tuple) else outputs  # type: ignore[no-any-return]
+
+
+def _batches(inputs: Tensor) -> Iterator[tuple[int, Tensor]]:
+    for start in range(0, len(inputs), BATCH):
+        yield start, inputs[start : start + BATCH]
+
+
+def _summary(metric: str, scores: Tensor) -> Measurement:
+    n, mean = len(scores), scores.mean().item()
+    z = 1.959963984540054
+    if metric == "mse":
+        half = z * (scores.std().item() / math.sqrt(n) if n > 1 else math.inf)
+        return Measurement(metric, mean, n, mean - half, mean + half)
+    centre = (mean + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(mean * (1 - mean) / n + z * z / (4 * n * n))
+    return Measurement(metric, mean, n, max(0.0, centre - half), min(1.0, centre + half))

@@ -1,0 +1,288 @@
+"""The calls that an uploaded program may make.
+
+Written out one by one: a name is here because it computes tensors from tensors, with no file, no
+process, no random number, no uninitialised memory and no access outside its operands. Names that end
+in "_" work in place; `normalize` turns them into their functional twins or refuses the program.
+Random ones (dropout) are here only where `normalize` removes them.
+"""
+
+from __future__ import annotations
+
+__all__ = ["ALLOWED", "IN_PLACE", "SYMBOLIC", "VANISHING"]
+
+
+def _names(namespace: str, text: str) -> frozenset[str]:
+    """`add: Tensor Scalar` on a line becomes aten.add.Tensor and aten.add.Scalar; no colon means `default`."""
+    found = []
+    for line in text.split("\n"):
+        name, _, overloads = line.partition(":")
+        if overloads:
+            found += [f"{namespace}.{name.strip()}.{overload}" for overload in overloads.split()]
+        else:
+            found += [f"{namespace}.{name}.default" for name in line.split()]
+    return frozenset(found)
+
+
+# Linear algebra and convolution: what a rank can be cut from, and its neighbours.
+_PRODUCTS = _names(
+    "aten",
+    """
+    linear addmm mm bmm baddbmm matmul mv dot addbmm einsum convolution _convolution bilinear
+    outer ger inner tensordot kron chain_matmul linalg_multi_dot
+    conv1d: default padding
+    conv2d: default padding
+    conv3d: default padding
+    conv_transpose1d: default
+    conv_transpose2d: input
+    conv_transpose3d: input
+    linalg_vecdot
+    lstm: input
+    gru: input
+    rnn_tanh: input
+    rnn_relu: input
+    scaled_dot_product_attention _scaled_dot_product_flash_attention_for_cpu
+    """,
+)
+
+_NORMALISATION = _names(
+    "aten",
+    """
+    batch_norm native_batch_norm _native_batch_norm_legit_no_training _native_batch_norm_legit_functional
+    _native_batch_norm_legit: default no_stats
+    cudnn_batch_norm _batch_norm_no_update _batch_norm_with_update_functional
+    instance_norm layer_norm native_layer_norm group_norm native_group_norm rms_norm _fused_rms_norm
+    cosine_similarity pairwise_distance
+    norm: Scalar ScalarOpt_dim ScalarOpt_dim_dtype
+    linalg_vector_norm
+    frobenius_norm: dim
+    renorm
+    """,
+)
+
+_ACTIVATIONS = _names(
+    "aten",
+    """
+    relu relu6 leaky_relu elu selu celu gelu silu mish hardtanh hardswish hardsigmoid sigmoid tanh softplus
+    log_sigmoid hardshrink softshrink threshold glu prelu _prelu_kernel rrelu log_sigmoid_forward
+    _softmax _log_softmax
+    softmax: int
+    log_softmax: int
+    special_expit special_logit logit logsumexp
+    special_softmax
+    special_log_softmax
+    """,
+)
+
+_POINTWISE = _names(
+    "aten",
+    """
+    abs neg sign sgn signbit exp exp2 expm1 log log2 log10 log1p sqrt rsqrt square reciprocal
+    sin cos tan asin acos atan sinh cosh asinh acosh atanh erf erfc erfinv ceil floor trunc frac
+    positive isnan isinf isfinite isneginf isposinf logical_not logical_and logical_or logical_xor
+    bitwise_not sinc maximum minimum fmax fmin atan2 hypot logaddexp logaddexp2
+    round: default decimals
+    add: Tensor Scalar
+    sub: Tensor Scalar
+    subtract: Tensor Scalar
+    rsub: Tensor Scalar
+    mul: Tensor Scalar
+    multiply: Tensor Scalar
+    div: Tensor Scalar Tensor_mode Scalar_mode
+    divide: Tensor Scalar Tensor_mode Scalar_mode
+    true_divide: Tensor Scalar
+    floor_divide: default Scalar
+    remainder: Tensor Scalar
+    fmod: Tensor Scalar
+    pow: Tensor_Tensor Tensor_Scalar Scalar
+    float_power: Tensor_Tensor Tensor_Scalar Scalar
+    addcmul addcdiv
+    clamp: default Tensor
+    clip: default Tensor
+    clamp_min: default Tensor
+    clamp_max: default Tensor
+    eq: Tensor Scalar
+    ne: Tensor Scalar
+    lt: Tensor Scalar
+    le: Tensor Scalar
+    gt: Tensor Scalar
+    ge: Tensor Scalar
+    bitwise_and: Tensor Scalar
+    bitwise_or: Tensor Scalar
+    bitwise_xor: Tensor Scalar
+    where: self ScalarSelf ScalarOther Scalar
+    masked_fill: Scalar Tensor
+    lerp: Scalar Tensor
+    nan_to_num heaviside
+    xlogy: Tensor
+    dropout feature_dropout alpha_dropout native_dropout
+    """,
+)
+
+_REDUCTIONS = _names(
+    "aten",
+    """
+    mean: default dim
+    sum: default dim_IntList
+    prod: default dim_int
+    var: default dim correction
+    std: default dim correction
+    var_mean: default dim correction
+    std_mean: default dim correction
+    amax amin aminmax argmax argmin
+    max: default dim other
+    min: default dim other
+    any: default dim dims
+    all: default dim dims
+    cumsum cumprod
+    topk
+    sort: default stable
+    argsort: default stable
+    median: dim
+    count_nonzero: dim_IntList
+    """,
+)
+
+_POOLING = _names(
+    "aten",
+    """
+    max_pool1d max_pool2d max_pool3d max_pool2d_with_indices max_pool3d_with_indices max_pool1d_with_indices
+    avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
+    _adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d
+    pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle im2col col2im grid_sampler_2d grid_sampler
+    pad constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d
+    replication_pad1d replication_pad2d replication_pad3d
+    upsample_nearest1d: default vec
+    upsample_nearest2d: default vec
+    upsample_nearest3d: default vec
+    _upsample_nearest_exact1d: default vec
+    _upsample_nearest_exact2d: default vec
+    upsample_linear1d: default vec
+    upsample_bilinear2d: default vec
+    upsample_trilinear3d: default vec
+    upsample_bicubic2d: default vec
+    _upsample_bilinear2d_aa: default vec
+    _upsample_bicubic2d_aa: default vec
+    """,
+)
+
+_SHAPES = _names(
+    "aten",
+    """
+    view: default
+    _unsafe_view reshape view_as reshape_as permute t numpy_T mT adjoint
+    ravel unsqueeze expand expand_as broadcast_to contiguous clone alias detach lift_fresh_copy
+    flatten: using_ints
+    unflatten: int
+    transpose: int
+    swapaxes swapdims
+    movedim: int intlist
+    moveaxis: int intlist
+    squeeze: default dim dims
+    slice: Tensor
+    select: int
+    narrow: default
+    split: Tensor sizes
+    split_with_sizes chunk unsafe_chunk
+    unsafe_split: Tensor
+    unsafe_split_with_sizes
+    tensor_split: sections indices
+    unbind: int
+    cat: default
+    concat: default
+    concatenate: default
+    stack hstack vstack dstack
+    repeat
+    repeat_interleave: self_int
+    tile roll flip fliplr flipud rot90
+    index: Tensor
+    index_put index_select gather embedding take_along_dim
+    scatter: src value
+    scatter_add
+    scatter_reduce: two
+    index_add
+    index_fill: int_Scalar
+    slice_scatter select_scatter diagonal_scatter
+    diagonal tril triu unfold
+    diag_embed trace
+    meshgrid: default indexing
+    broadcast_tensors
+    atleast_1d: default Sequence
+    atleast_2d: default Sequence
+    atleast_3d: default Sequence
+    one_hot
+    type_as
+    to: dtype dtype_layout device other
+    _to_copy
+    """,
+)
+
+_CONSTRUCTORS = _names(
+    "aten",
+    """
+    zeros ones full zeros_like ones_like full_like new_zeros new_ones new_full scalar_tensor eye
+    arange: default start start_step
+    linspace
+    fill: Scalar Tensor
+    copy
+    tril_indices triu_indices
+    """,
+)
+
+IN_PLACE = _names(
+    "aten",
+    """
+    relu_ relu6_ leaky_relu_ elu_ selu_ celu_ silu_ mish_ hardtanh_ hardswish_ hardsigmoid_ sigmoid_ tanh_
+    threshold_ gelu_ abs_ neg_ exp_ log_ sqrt_ rsqrt_ square_ reciprocal_ sin_ cos_ erf_ ceil_ floor_ trunc_
+    clamp_: default Tensor
+    clamp_min_: default
+    clamp_max_: default
+    add_: Tensor Scalar
+    sub_: Tensor Scalar
+    mul_: Tensor Scalar
+    div_: Tensor Scalar Tensor_mode Scalar_mode
+    pow_: Scalar Tensor
+    addcmul_ addcdiv_ addmm_
+    masked_fill_: Scalar Tensor
+    fill_: Scalar Tensor
+    copy_ zero_ index_put_ index_add_ scatter_add_
+    scatter_: src value
+    detach_
+    dropout_ feature_dropout_ alpha_dropout_ round_
+    """,
+)
+
+# Checks on sizes, and bookkeeping, that `normalize` drops.
+VANISHING = _names(
+    "aten",
+    """
+    _assert_async: msg
+    _assert_scalar _assert_tensor_metadata sym_constrain_range sym_constrain_range_for_size
+    """,
+)
+
+# Arithmetic on sizes.
+SYMBOLIC = frozenset(
+    [
+        "aten.sym_size.int",
+        "aten.sym_numel.default",
+        *(
+            f"operator.{name}"
+            for name in ["add", "sub", "mul", "floordiv", "mod", "neg", "pos", "eq", "ne", "lt", "le", "gt", "ge", "and_", "or_", "truediv", "pow"]
+        ),
+        *(f"math.{name}" for name in ["trunc", "ceil", "floor"]),
+    ]
+)
+
+ALLOWED = frozenset().union(
+    _PRODUCTS,
+    _NORMALISATION,
+    _ACTIVATIONS,
+    _POINTWISE,
+    _REDUCTIONS,
+    _POOLING,
+    _SHAPES,
+    _CONSTRUCTORS,
+    IN_PLACE,
+    VANISHING,
+    SYMBOLIC,
+)

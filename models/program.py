@@ -1,0 +1,173 @@
+"""A program: a graph of ATen calls, and the tensors that it reads.
+
+The graph is plain data, so that one form serves every stage: the strict reader fills it in from
+untrusted JSON without importing torch's own deserialiser, the interpreter runs it, the emitter
+prints it as TorchScript, and the store keeps it as JSON. No symbolic expression is ever evaluated:
+a size that depends on the batch is a value computed by a node (`aten.sym_size.int`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """The value called `name`: a program input, a tensor of the program, or a node's output."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """A value that only torch has a type for, by name: `Constant("dtype", "float32")`."""
+
+    type: Literal["dtype", "layout", "device", "memory_format"]
+    value: str
+
+
+Argument: TypeAlias = "Ref | Constant | None | bool | int | float | str | tuple[Argument, ...]"
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One call. `op` is `aten.<name>.<overload>`, `operator.<name>` on integers, or `math.<name>`.
+
+    `outputs` names the results; where `listed`, the call returns a list of that many tensors
+    (`aten.split`, `aten.unbind`), otherwise one value or a fixed tuple. An empty name is a result
+    that nobody reads.
+    """
+
+    name: str
+    op: str
+    args: tuple[Argument, ...]
+    kwargs: tuple[tuple[str, Argument], ...]
+    outputs: tuple[str, ...]
+    listed: bool = False
+
+    def inputs(self) -> Iterator[str]:
+        """Every value name read, in order, repeated when read twice."""
+        for argument in (*self.args, *(value for _, value in self.kwargs)):
+            yield from references(argument)
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """A tensor the caller passes. `shape` has None where any size will do (only the batch, dim 0)."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The calls in execution order.
+
+    `tensors` maps the value names of weights, buffers and constants to their fully qualified names
+    (`p_conv1_weight` → `conv1.weight`); several value names may share one tensor. `parameters` are
+    the qualified names that count as parameters.
+    """
+
+    inputs: tuple[Input, ...]
+    tensors: Mapping[str, str]
+    parameters: frozenset[str]
+    nodes: tuple[Node, ...]
+    outputs: tuple[str, ...]
+
+    def replace(self, **changes: Any) -> Graph:
+        return dataclasses.replace(self, **changes)
+
+    def users(self) -> dict[str, list[Node]]:
+        """Each value name with the nodes that read it, in order, without repeats."""
+        found: dict[str, list[Node]] = {}
+        for node in self.nodes:
+            for name in dict.fromkeys(node.inputs()):
+                found.setdefault(name, []).append(node)
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "inputs": [[i.name, i.dtype, list(i.shape)] for i in self.inputs],
+            "tensors": dict(self.tensors),
+            "parameters": sorted(self.parameters),
+            "nodes": [
+                {
+                    "name": node.name,
+                    "op": node.op,
+                    "args": [_encode(a) for a in node.args],
+                    "kwargs": {key: _encode(value) for key, value in node.kwargs},
+                    "outputs": list(node.outputs),
+                    **({"listed": True} if node.listed else {}),
+                }
+                for node in self.nodes
+            ],
+            "outputs": list(self.outputs),
+        }
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Graph:
+        """The inverse of `to_json`; for JSON that this project wrote, not for uploaded JSON."""
+        return Graph(
+            inputs=tuple(Input(n, d, tuple(s)) for n, d, s in data["inputs"]),
+            tensors=dict(data["tensors"]),
+            parameters=frozenset(data["parameters"]),
+            nodes=tuple(
+                Node(
+                    name=n["name"],
+                    op=n["op"],
+                    args=tuple(_decode(a) for a in n["args"]),
+                    kwargs=tuple((k, _decode(v)) for k, v in n["kwargs"].items()),
+                    outputs=tuple(n["outputs"]),
+                    listed=n.get("listed", False),
+                )
+                for n in data["nodes"]
+            ),
+            outputs=tuple(data["outputs"]),
+        )
+
+
+def references(argument: Argument) -> Iterator[str]:
+    """The value names inside an argument."""
+    if isinstance(argument, Ref):
+        yield argument.name
+    elif isinstance(argument, tuple):
+        for item in argument:
+            yield from references(item)
+
+
+def substitute(argument: Argument, names: Mapping[str, str]) -> Argument:
+    """The argument with every value name in `names` replaced."""
+    if isinstance(argument, Ref):
+        return Ref(names.get(argument.name, argument.name))
+    if isinstance(argument, tuple):
+        return tuple(substitute(item, names) for item in argument)
+    return argument
+
+
+def _encode(argument: Argument) -> Any:
+    if isinstance(argument, Ref):
+        return {"ref": argument.name}
+    if isinstance(argument, Constant):
+        return {argument.type: argument.value}
+    if isinstance(argument, tuple):
+        return [_encode(item) for item in argument]
+    if isinstance(argument, float) and (argument != argument or abs(argument) == float("inf")):
+        return {"float": repr(argument)}
+    return argument
+
+
+def _decode(data: Any) -> Argument:
+    if isinstance(data, list):
+        return tuple(_decode(item) for item in data)
+    if isinstance(data, dict):
+        ((key, value),) = data.items()
+        if key == "ref":
+            return Ref(value)
+        if key == "float":
+            return float(value)
+        return Constant(key, value)
+    return data  # type: ignore[no-any-return]

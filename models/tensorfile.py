@@ -1,0 +1,37 @@
+"""Tensors of a safetensors file as raw bytes, by memory map, without torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+WIDTHS = {
+    "float64": 8, "int64": 8, "uint64": 8, "float32": 4, "int32": 4, "uint32": 4, "float16": 2,
+    "bfloat16": 2, "int16": 2, "uint16": 2, "int8": 1, "uint8": 1, "bool": 1,
+}  # fmt: skip
+
+
+class TensorFile:
+    """Read-only views into a file that this project wrote; elements are unsigned integers of the
+    dtype's width, since only their bytes matter here (and numpy has no bfloat16)."""
+
+    def __init__(self, path: Path) -> None:
+        with open(path, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length))
+        header.pop("__metadata__", None)
+        self._header: Mapping[str, Any] = header
+        self._data = np.memmap(path, dtype=np.uint8, mode="r", offset=8 + length) if header else None
+
+    def array(self, name: str, width: int) -> NDArray[Any]:
+        """The tensor `name`, whose elements take `width` bytes, in its stored shape."""
+        entry = self._header[name]
+        start, end = entry["data_offsets"]
+        if start == end or self._data is None:
+            return np.zeros(entry["shape"], dtype=f"u{width}")
+        return self._data[start:end].view(f"<u{width}").reshape(entry["shape"])

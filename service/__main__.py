@@ -1,0 +1,5 @@
+"""`python -m service` is `rightrank`."""
+
+from service.cli import app
+
+app(prog_name="rightrank")

@@ -1,0 +1,271 @@
+"""`GET /models/{reference}?budget=…`: from what is asked to the bytes of an artifact."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import itertools
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from fastapi import Query, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+from starlette.concurrency import run_in_threadpool
+
+from models.errors import BudgetError
+from models.plan import Plan
+from service.api.common import admit_job
+from service.api.conditions import matches, span
+from service.auth import Key
+from service.cache import Artifact, Evicted
+from service.catalogue import ID, Model, Record, artifact_key
+from service.jobs import WAITING
+from service.metrics import Tally
+from service.operations import Operation, cut_id
+from service.problems import Problem, response
+from service.work import Parts
+
+LONGEST_WAIT = 120.0
+PREFER = re.compile(r'\bwait\s*=\s*"?(\d{1,6})')
+FIRST_LOOK, LAST_LOOK = 0.02, 0.25
+# How often a finished artifact may be gone again before its reader gets to it.
+PATIENCE = 3
+DAY = 24 * 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """How large the artifact may be: at most one of these."""
+
+    budget: float | None = None
+    of: Literal["params", "macs"] = "params"
+    max_bytes: int | None = None
+    max_params: int | None = None
+    max_macs: int | None = None
+    min_accuracy: float | None = None
+
+
+KNOWN = frozenset(Ask.__slots__)
+
+
+def ask_of(
+    request: Request,
+    budget: Annotated[
+        float | None, Query(gt=0, le=1, allow_inf_nan=False, description="A fraction of the original's size.")
+    ] = None,
+    of: Annotated[
+        Literal["params", "macs"] | None, Query(description="What `budget` is a fraction of; by default parameters.")
+    ] = None,
+    max_bytes: Annotated[int | None, Query(gt=0, description="The largest file.")] = None,
+    max_params: Annotated[int | None, Query(gt=0, description="The most parameters.")] = None,
+    max_macs: Annotated[int | None, Query(gt=0, description="The most multiply-accumulates per sample.")] = None,
+    min_accuracy: Annotated[
+        float | None,
+        Query(ge=0, le=1, allow_inf_nan=False, description="The smallest measured cut that reaches this."),
+    ] = None,
+) -> Ask | None:
+    """What the query asks for, or None where it asks for no artifact. Raises `Problem`."""
+    given = [name for name, _ in request.query_params.multi_items()]
+    if unknown := sorted(set(given) - KNOWN):
+        raise Problem("invalid-request", f"There is no parameter {unknown[0][:100]!r}.", f"Known: {', '.join(KNOWN)}.")
+    limits = [name for name in given if name != "of"]
+    if len(limits) > 1 or len(given) != len(set(given)):
+        raise Problem("invalid-request", f"More than one limit is given: {', '.join(given)}.", "Give one of them.")
+    if of is not None and budget is None:
+        raise Problem("invalid-request", "`of` says what a budget is a fraction of, and there is none.")
+    if not limits:
+        return None
+    return Ask(budget, of or "params", max_bytes, max_params, max_macs, min_accuracy)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A cut, and where its bytes are: in the cache, in the store (`record.stored`) or nowhere."""
+
+    record: Record
+    cached: Artifact | None
+
+    @property
+    def ready(self) -> bool:
+        return self.record.stored or self.cached is not None
+
+    @property
+    def etag(self) -> str:
+        return f'"{self.record.sha256}"'
+
+
+class Service:
+    """Answers one request for an artifact."""
+
+    def __init__(self, parts: Parts, tally: Tally, request: Request, key: Key | None) -> None:
+        self.parts = parts
+        self.tally = tally
+        self.request = request
+        self.key = key
+        self.private = bool(request.app.state.gate.keys)
+
+    async def answer(self, reference: str, ask: Ask) -> Response:
+        """The artifact, 304, 202 with the operation to follow, or a problem."""
+        model, plan = await run_in_threadpool(self._plan, reference, ask)
+        headers = {"Cache-Control": self._cache_control(reference, ask)}
+        deadline = time.monotonic() + self._patience()
+        for attempt in range(PATIENCE):
+            found = await run_in_threadpool(self._find, model, plan)
+            if found is not None:
+                headers |= facts(reference, model, found, ask, hit=attempt == 0 and found.ready)
+                if reply := await run_in_threadpool(self._reply, model, found, headers):
+                    return reply
+            operation = await self._await(model, plan, deadline)
+            if operation is not None and not operation.done:
+                return accepted(operation)
+            if operation is not None and operation.error is not None:
+                return response(operation.error)
+        raise Problem(
+            "unavailable",
+            "The artifact was dropped from the cache before it could be sent.",
+            "Try again; the operator can raise RIGHTRANK_CACHE_BYTES.",
+            headers={"Retry-After": "2"},
+        )
+
+    def _plan(self, reference: str, ask: Ask) -> tuple[Model, Plan]:
+        model = self.parts.catalogue.open(self.parts.catalogue.resolve(reference))
+        return model, choose(self.parts, model, ask)
+
+    def _find(self, model: Model, plan: Plan) -> Found | None:
+        record = self.parts.catalogue.record(model.id, plan.digest)
+        if record is None:
+            return None
+        cached = None if record.stored else self.parts.cache.find(model.id, plan.digest)
+        return Found(record, cached if cached and cached.sha256 == record.sha256 else None)
+
+    def _reply(self, model: Model, found: Found, headers: dict[str, str]) -> Response | None:
+        """The answer as far as it can be given from what is there; None where the bytes are needed and are not."""
+        asked = self.request.headers
+        if matches(asked.get("if-none-match"), found.etag):
+            return Response(status_code=304, headers=headers)
+        size = found.record.size
+        part = span(asked.get("range"), asked.get("if-range"), found.etag, size)
+        if part is not None and self.request.method == "GET":
+            headers = headers | {"Content-Range": f"bytes {part[0]}-{part[1] - 1}/{size}"}
+        else:
+            part = None
+        start, stop = part or (0, size)
+        headers = headers | {"Content-Length": str(stop - start), "Content-Type": "application/octet-stream"}
+        if self.request.method == "HEAD":
+            return Response(headers=headers)
+        body = self._body(model, found, start, stop)
+        if body is None:
+            return None
+        self.tally.add("artifacts", cache=headers["RightRank-Cache"])
+        self.tally.add("artifact_bytes", stop - start)
+        return StreamingResponse(body, status_code=206 if part else 200, headers=headers)
+
+    def _body(self, model: Model, found: Found, start: int, stop: int) -> Iterator[bytes] | None:
+        """The bytes, the first of them already in hand; None where they are not there."""
+        if found.record.stored:
+            return self.parts.store.stream(artifact_key(model.id, found.record.plan.digest), start, stop)
+        if found.cached is None:
+            return None
+        pieces = self.parts.cache.read(found.cached, start, stop)
+        try:
+            first = next(pieces, b"")
+        except Evicted:
+            return None
+        return itertools.chain([first], pieces)
+
+    async def _await(self, model: Model, plan: Plan, deadline: float) -> Operation | None:
+        """Has the plan cut; its operation when that has ended, or as it is at the deadline."""
+        id = await run_in_threadpool(self._start, model, plan)
+        pause = FIRST_LOOK
+        while True:
+            operation = await run_in_threadpool(self.parts.operations.get, id)
+            if operation is None or operation.done or time.monotonic() >= deadline:
+                return operation
+            await asyncio.sleep(min(pause, max(deadline - time.monotonic(), 0)))
+            pause = min(pause * 1.3, LAST_LOOK)
+
+    def _start(self, model: Model, plan: Plan) -> str:
+        running = self.parts.operations.get(cut_id(model.id, plan.digest))
+        if running is None or running.done:
+            admit_job(self.parts, WAITING, self.key)
+        return self.parts.cut(model.id, plan, WAITING, self.key.name if self.key else "")
+
+    def _patience(self) -> float:
+        """Seconds that the client is ready to wait (RFC 7240)."""
+        prefer = ",".join(self.request.headers.getlist("prefer"))
+        match = PREFER.search(prefer)
+        if match:
+            return min(float(match[1]), LONGEST_WAIT)
+        return 0.0 if "respond-async" in prefer else self.parts.settings.wait
+
+    def _cache_control(self, reference: str, ask: Ask) -> str:
+        """A name moves on and more gets measured, so those answers are checked each time; others never change."""
+        who = "private" if self.private else "public"
+        fixed = (ID.fullmatch(reference) or "@" in reference) and ask.min_accuracy is None
+        return f"{who}, max-age={DAY}" if fixed else f"{who}, no-cache"
+
+
+def choose(parts: Parts, model: Model, ask: Ask) -> Plan:
+    """The plan for what is asked. Raises `BudgetError` where there is none."""
+    if ask.min_accuracy is not None:
+        return smallest_accurate(parts.catalogue.records(model.id), ask.min_accuracy)
+    if ask.budget is not None:
+        return model.planner.plan(budget=ask.budget, of=ask.of)
+    return model.planner.plan(max_bytes=ask.max_bytes, max_params=ask.max_params, max_macs=ask.max_macs)
+
+
+def smallest_accurate(records: list[Record], least: float) -> Plan:
+    """The smallest cut whose measured accuracy is at least `least`. Raises `BudgetError`."""
+    measured = [(r.measurement["value"], r.plan) for r in records if r.measurement and r.measurement["metric"] != "mse"]
+    if not measured:
+        raise BudgetError(
+            "No accuracy of this model has been measured.",
+            "Publish it with evaluation data whose targets are classes, or ask for a budget.",
+        )
+    for accuracy, plan in measured:
+        if accuracy >= least:
+            return plan
+    best = max(accuracy for accuracy, _ in measured)
+    raise BudgetError(
+        f"No measured cut of this model reaches an accuracy of {least:g}.", f"The best has {best:g}.", nearest=best
+    )
+
+
+def facts(reference: str, model: Model, found: Found, ask: Ask, hit: bool) -> dict[str, str]:
+    """The headers that say what the artifact is."""
+    record, manifest = found.record, model.manifest
+    plan, measurement, baseline = record.plan, record.measurement, manifest["baseline"]
+    reached = plan.macs / manifest["macs"] if ask.of == "macs" and manifest["macs"] else plan.budget
+    digest = base64.b64encode(bytes.fromhex(record.sha256)).decode()
+    headers = {
+        "ETag": found.etag,
+        "Repr-Digest": f"sha-256=:{digest}:",
+        "Accept-Ranges": "bytes",
+        "Content-Disposition": f'attachment; filename="{reference.replace("@", "-")}-{plan.digest[:8]}.pt"',
+        "RightRank-Model": model.id,
+        "RightRank-Plan": plan.digest,
+        "RightRank-Params": str(plan.params),
+        "RightRank-Macs": str(plan.macs),
+        "RightRank-Budget": repr(float(reached)),
+        "RightRank-Accuracy": repr(measurement["value"]) if measurement else "unmeasured",
+        "RightRank-Cache": "hit" if hit else "miss",
+    }
+    if measurement:
+        headers["RightRank-Accuracy-Samples"] = str(measurement["n"])
+        headers["RightRank-Accuracy-Interval"] = f"{measurement['low']!r}, {measurement['high']!r}"
+        headers["RightRank-Metric"] = measurement["metric"]
+    if baseline:
+        headers["RightRank-Baseline-Accuracy"] = repr(baseline["value"])
+    return headers
+
+
+def accepted(operation: Operation, extra: dict[str, Any] | None = None) -> Response:
+    """202: the work goes on, and the operation tells how far it is."""
+    return JSONResponse(
+        {**operation.to_json(), **(extra or {})},
+        status_code=202,
+        headers={"Location": f"/operations/{operation.id}", "Retry-After": "1", "Cache-Control": "no-store"},
+    )

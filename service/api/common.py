@@ -1,0 +1,48 @@
+"""What the routes share: the parts of the service, and who is asking."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from service.auth import Key, require
+from service.metrics import Tally
+from service.problems import Problem
+from service.work import Parts
+
+
+def parts_of(request: Request) -> Parts:
+    parts: Parts = request.app.state.parts
+    return parts
+
+
+def tally_of(request: Request) -> Tally:
+    tally: Tally = request.app.state.tally
+    return tally
+
+
+TheParts = Annotated[Parts, Depends(parts_of)]
+TheTally = Annotated[Tally, Depends(tally_of)]
+Fetcher = Annotated[Key | None, Depends(require("fetch"))]
+Publisher = Annotated[Key | None, Depends(require("publish"))]
+Admin = Annotated[Key | None, Depends(require("admin"))]
+Anyone = Annotated[Key | None, Depends(require(None))]
+
+
+def admit_job(parts: Parts, queue: str, key: Key | None) -> None:
+    """Refuses a new job where the queue is full or the key has too many. Raises `Problem`."""
+    if parts.jobs.length(queue) >= parts.settings.queue_limit:
+        raise Problem(
+            "queue-full",
+            f"{parts.settings.queue_limit} jobs wait already.",
+            "Try again in a few seconds.",
+            headers={"Retry-After": "5"},
+        )
+    if key is not None and parts.operations.under_way(key.name) >= parts.settings.jobs_per_key:
+        raise Problem(
+            "too-many-jobs",
+            f"The key {key.name!r} has {parts.settings.jobs_per_key} jobs under way.",
+            "Wait until one of them has ended.",
+            headers={"Retry-After": "5"},
+        )

@@ -1,0 +1,47 @@
+"""What operators and orchestrators ask: alive, ready, how much."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Response
+from fastapi.responses import PlainTextResponse
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from service.api.common import Anyone, TheParts, TheTally
+from service.metrics import expose
+from service.problems import KINDS, Problem
+
+router = APIRouter(tags=["service"])
+
+
+@router.get("/healthz")
+def alive() -> dict[str, str]:
+    """The process answers."""
+    return {"status": "ok"}
+
+
+@router.get("/readyz")
+def ready(parts: TheParts) -> dict[str, str]:
+    """The cache and the store answer too."""
+    try:
+        parts.cache.redis.ping()
+        parts.store.exists("names")
+    except Exception as error:
+        raise Problem(
+            "unavailable", "The cache or the store cannot be reached.", headers={"Retry-After": "2"}
+        ) from error
+    return {"status": "ok"}
+
+
+@router.get("/metrics", response_class=PlainTextResponse)
+def metrics(parts: TheParts, tally: TheTally, key: Anyone) -> Response:
+    """For Prometheus."""
+    tally.flush(parts.cache)
+    return Response(expose(parts), media_type=CONTENT_TYPE_LATEST)
+
+
+@router.get("/problems/{kind}", response_class=PlainTextResponse)
+def problem(kind: str) -> str:
+    """What a problem's type means."""
+    if kind not in KINDS:
+        raise Problem("not-found", f"There is no kind of problem called {kind[:100]!r}.")
+    return f"{KINDS[kind].title} ({KINDS[kind].status})\n\n{KINDS[kind].meaning}\n"

@@ -1,0 +1,162 @@
+"""`/models`: publishing, listing, describing, fetching and deleting."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.responses import JSONResponse
+from starlette.concurrency import run_in_threadpool
+
+from service.api import artifacts
+from service.api.artifacts import Ask, ask_of
+from service.api.common import Admin, Fetcher, Publisher, TheParts, TheTally, admit_job
+from service.api.forms import receive
+from service.api.uploads import FIELDS, FILES, FORM_SCHEMA, accept
+from service.catalogue import ID, upload_key
+from service.jobs import INGEST
+from service.operations import ingest_id
+from service.problems import Problem
+from service.work import Parts
+
+router = APIRouter(tags=["models"])
+
+BRIEF = ("id", "created", "params", "macs", "bytes", "criterion", "baseline")
+HIDDEN = ("checkpoint", "evaluation", "calibration", "owner")
+
+
+@router.post("/models", status_code=202, openapi_extra={"requestBody": FORM_SCHEMA})
+async def publish(request: Request, parts: TheParts, tally: TheTally, key: Publisher) -> Response:
+    """Publish a trained model. The answer comes once it is received; its operation tells when it can be fetched."""
+    await run_in_threadpool(admit_job, parts, INGEST, key)
+    with parts.store.folder_for_work() as folder:
+        form = await receive(request, folder, FILES, FIELDS, parts.settings.upload_limit)
+        answer = await run_in_threadpool(accept, parts, form, key)
+    tally.add("uploads")
+    tally.add("upload_bytes", sum(upload.size for upload in form.files.values()))
+    return JSONResponse(answer, status_code=202, headers={"Location": f"/models/{answer['id']}"})
+
+
+@router.get("/models")
+def list_models(
+    parts: TheParts,
+    key: Fetcher,
+    cursor: Annotated[str | None, Query(description="`next` of the page before.")] = None,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+) -> dict[str, Any]:
+    """The finished models, the newest first, and `next`, the cursor of the next page."""
+    found = parts.catalogue.manifests()
+    if cursor is not None:
+        after = read_cursor(cursor)
+        found = [manifest for manifest in found if (manifest["created"], manifest["id"]) < after]
+    names = parts.catalogue.names()
+    page = found[:limit]
+    return {
+        "models": [{**{k: m[k] for k in BRIEF}, "names": names.get(m["id"], [])} for m in page],
+        "next": write_cursor(page[-1]) if len(found) > limit else None,
+    }
+
+
+@router.api_route(
+    "/models/{reference}",
+    methods=["GET", "HEAD"],
+    response_model=None,
+    responses={
+        200: {"description": "The description (no parameter), or the TorchScript file.", "content": {
+            "application/json": {}, "application/octet-stream": {}}},
+        202: {"description": "It is being cut and measured: the operation."},
+        206: {"description": "The part of the file that was asked for."},
+        304: {"description": "The client has it already."},
+        422: {"description": "What was asked for is invalid, or cannot be met; `nearest` can."},
+    },
+)
+async def fetch(
+    reference: str,
+    request: Request,
+    parts: TheParts,
+    tally: TheTally,
+    key: Fetcher,
+    ask: Annotated[Ask | None, Depends(ask_of)],
+) -> Response:
+    """A model's description, or with a limit the model cut to it. `reference`: an id, a name or `name@version`."""
+    if ask is None:
+        return JSONResponse(await run_in_threadpool(describe, parts, reference))
+    return await artifacts.Service(parts, tally, request, key).answer(reference, ask)
+
+
+@router.get("/models/{reference}/curve")
+def curve(reference: str, parts: TheParts, key: Fetcher) -> dict[str, Any]:
+    """What has been measured: size against accuracy, the smallest first."""
+    model = parts.catalogue.open(parts.catalogue.resolve(reference))
+    points = [
+        {
+            "plan": record.plan.digest,
+            "budget": record.plan.budget,
+            "params": record.plan.params,
+            "macs": record.plan.macs,
+            "bytes": record.size,
+            "metric": record.measurement["metric"],
+            "accuracy": record.measurement["value"],
+            "n": record.measurement["n"],
+            "low": record.measurement["low"],
+            "high": record.measurement["high"],
+        }
+        for record in parts.catalogue.records(model.id)
+        if record.measurement
+    ]
+    return {"id": model.id, "baseline": model.manifest["baseline"], "points": points}
+
+
+@router.get("/models/{reference}/importance")
+def importance(reference: str, parts: TheParts, key: Fetcher) -> dict[str, Any]:
+    """What each basis of each layer is worth, the most important first; null where it is never cut."""
+    model = parts.catalogue.open(parts.catalogue.resolve(reference))
+    return {"id": model.id, "criterion": model.manifest["criterion"], "layers": model.planner.importance()}
+
+
+@router.delete("/models/{reference}", status_code=204)
+def delete(reference: str, parts: TheParts, key: Admin) -> Response:
+    """Remove a model with everything that only it refers to; one that is being ingested is stopped."""
+    id = parts.catalogue.resolve(reference)
+    if not parts.catalogue.exists(id):
+        if not parts.store.exists(upload_key(id)):
+            raise Problem("model-not-found", f"There is no model {reference[:100]!r}.")
+        parts.cancel(ingest_id(id))
+    parts.catalogue.discard(id)
+    return Response(status_code=204)
+
+
+def describe(parts: Parts, reference: str) -> Mapping[str, Any]:
+    """What a publisher and a device want to know of a model."""
+    model = parts.catalogue.open(parts.catalogue.resolve(reference))
+    public = {key: value for key, value in model.manifest.items() if key not in HIDDEN}
+    return {
+        **public,
+        "sha256": model.manifest["checkpoint"],
+        "measured": model.manifest["evaluation"] is not None,
+        "names": parts.catalogue.names_of(model.id),
+        "links": {
+            "self": f"/models/{model.id}",
+            "curve": f"/models/{model.id}/curve",
+            "importance": f"/models/{model.id}/importance",
+        },
+    }
+
+
+def write_cursor(manifest: Mapping[str, Any]) -> str:
+    return base64.urlsafe_b64encode(f"{manifest['created']!r} {manifest['id']}".encode()).decode().rstrip("=")
+
+
+def read_cursor(cursor: str) -> tuple[float, str]:
+    """The inverse of `write_cursor`. Raises `Problem`."""
+    try:
+        text = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode()
+        created, id = text.split(" ")
+        if ID.fullmatch(id):
+            return float(created), id
+    except (ValueError, binascii.Error):
+        pass
+    raise Problem("invalid-request", "The cursor is not one that this service gave.", "Leave it out to start over.")

@@ -1,0 +1,51 @@
+"""`/operations`: what a background job is doing, now or as a stream, and stopping it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+from starlette.concurrency import run_in_threadpool
+
+from service.api.common import Anyone, Publisher, TheParts
+from service.operations import Operation
+
+router = APIRouter(tags=["operations"])
+
+LOOK_SECONDS = 0.2
+
+
+@router.get("/operations/{id}")
+def show(id: str, parts: TheParts, key: Anyone) -> dict[str, Any]:
+    """An operation: `done`, then `error` or `result`; until then `progress`."""
+    return parts.operation(id).to_json()
+
+
+@router.delete("/operations/{id}", status_code=202)
+def cancel(id: str, parts: TheParts, key: Publisher) -> dict[str, Any]:
+    """Ask an operation to stop. One that has ended stays as it is."""
+    return parts.cancel(id).to_json()
+
+
+def existing(id: str, parts: TheParts) -> Operation:
+    return parts.operation(id)
+
+
+@router.get("/operations/{id}/events", response_class=EventSourceResponse)
+async def events(
+    id: str, parts: TheParts, key: Anyone, operation: Annotated[Operation, Depends(existing)]
+) -> AsyncIterator[ServerSentEvent]:
+    """The operation each time it changes, as server-sent events; the last one is called `done`."""
+    last: dict[str, Any] | None = None
+    while True:
+        state = operation.to_json()
+        if state != last:
+            yield ServerSentEvent(data=state, event="done" if operation.done else "progress")
+            last = state
+        if operation.done:
+            return
+        await asyncio.sleep(LOOK_SECONDS)
+        operation = await run_in_threadpool(parts.operation, id)

@@ -1,0 +1,156 @@
+"""Taking in an upload: what a form must hold, and in which order it reaches the store."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+from models.criteria import CRITERIA
+from service.api.forms import Form, Upload
+from service.auth import Key
+from service.catalogue import ID, NAME, checkpoint_key, model_id, upload_key, wanted_key
+from service.operations import ingest_id
+from service.problems import Problem
+from service.work import Parts
+
+FILES = frozenset({"checkpoint", "evaluation", "calibration"})
+FIELDS = frozenset({"architecture", "name", "options"})
+METRICS = ("top1", "top5", "mse", "agreement")
+
+FORM_SCHEMA = {
+    "required": True,
+    "content": {
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": ["checkpoint"],
+                "properties": {
+                    "checkpoint": {
+                        "type": "string",
+                        "format": "binary",
+                        "description": "A .pt2 file, or .safetensors / a state dict with `architecture`.",
+                    },
+                    "evaluation": {
+                        "type": "string",
+                        "format": "binary",
+                        "description": "`inputs` and `targets`, .safetensors or .npz: what accuracy is measured on.",
+                    },
+                    "calibration": {"type": "string", "format": "binary", "description": "`inputs`, the same formats."},
+                    "architecture": {"type": "string", "description": "A registered name, or JSON with its `name`."},
+                    "name": {"type": "string", "pattern": f"^{NAME.pattern}$", "description": "Publish under this."},
+                    "options": {
+                        "type": "string",
+                        "contentMediaType": "application/json",
+                        "contentSchema": {
+                            "type": "object",
+                            "additionalProperties": False,
+                            "properties": {
+                                "criterion": {"enum": list(CRITERIA)},
+                                "metric": {"enum": list(METRICS)},
+                            },
+                        },
+                    },
+                },
+            }
+        }
+    },
+}
+
+
+def accept(parts: Parts, form: Form, key: Key | None) -> dict[str, str]:
+    """Puts an upload into the store and has it ingested; its id and operation. Raises `Problem`.
+
+    The intent comes first, then the files: whatever is in the store is then spoken for, and an upload
+    that breaks off in between is found out and taken back by its own ingest.
+    """
+    upload = describe(form)
+    name = name_of(form)
+    id = model_id(upload)
+    if not parts.catalogue.exists(id):
+        owner = key.name if key else ""
+        parts.store.create_json(upload_key(id), {**upload, "id": id, "uploaded": time.time(), "owner": owner})
+        for file in form.files.values():
+            store_once(parts, file)
+    if name is not None:
+        parts.store.create(wanted_key(id, name), b"{}")
+    if parts.catalogue.exists(id):
+        parts.catalogue.publish_wanted(id)
+    else:
+        parts.ingest(id, key.name if key else "")
+    return {"id": id, "operation": ingest_id(id)}
+
+
+def store_once(parts: Parts, file: Upload) -> None:
+    """Stores a file by its digest. The lock keeps it from being found here and deleted as unused there."""
+    key = checkpoint_key(file.sha256)
+    with parts.cache.lock("checkpoints"):
+        there = parts.store.exists(key)
+    if not there:
+        parts.store.create_file(key, file.path)
+
+
+def describe(form: Form) -> dict[str, Any]:
+    """What makes up a model's identity, and what it is called where it comes from. Raises `Problem`."""
+    if "checkpoint" not in form.files:
+        raise Problem("invalid-request", "The form has no file `checkpoint`.", "curl -F checkpoint=@model.pt2 …")
+    for role, file in form.files.items():
+        if file.size == 0:
+            raise Problem("invalid-request", f"The file `{role}` is empty.")
+    return {
+        **{role: form.files[role].sha256 if role in form.files else None for role in sorted(FILES)},
+        "architecture": architecture_of(form),
+        "options": options_of(form),
+        "filename": form.files["checkpoint"].filename[:200],
+        "size": form.files["checkpoint"].size,
+    }
+
+
+def architecture_of(form: Form) -> dict[str, Any] | None:
+    """The architecture as a JSON object with its `name`; a bare name stands for that."""
+    text = form.fields.get("architecture", "").strip()
+    if not text:
+        return None
+    if not text.startswith("{"):
+        return {"name": text}
+    architecture = read_json("architecture", text)
+    if not isinstance(architecture.get("name"), str):
+        raise Problem("invalid-request", "The architecture has no `name`.", 'For example {"name": "resnet18"}.')
+    return architecture
+
+
+def options_of(form: Form) -> dict[str, Any]:
+    text = form.fields.get("options", "").strip()
+    options = read_json("options", text) if text else {}
+    known = {"criterion": tuple(CRITERIA), "metric": METRICS}
+    for option, value in options.items():
+        if option not in known:
+            raise Problem("invalid-request", f"There is no option {option[:100]!r}.", f"Known: {', '.join(known)}.")
+        if value not in known[option]:
+            raise Problem(
+                "invalid-request", f"{option} {value!r} is not known.", f"Known: {', '.join(known[option])}."
+            )
+    return options
+
+
+def name_of(form: Form) -> str | None:
+    name = form.fields.get("name", "").strip()
+    if not name:
+        return None
+    if not NAME.fullmatch(name) or ID.fullmatch(name):
+        raise Problem(
+            "invalid-request",
+            f"{name[:100]!r} cannot be a name.",
+            "A name has up to 64 small letters, digits, dots, dashes and underscores, and is no model id.",
+        )
+    return name
+
+
+def read_json(field: str, text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise Problem("invalid-request", f"The field `{field}` is not JSON.") from error
+    if not isinstance(value, dict):
+        raise Problem("invalid-request", f"The field `{field}` is not a JSON object.")
+    return value

@@ -1,0 +1,295 @@
+"""The command `rightrank`: runs the service, publishes to it and fetches from it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.filesize import decimal
+from rich.table import Table
+
+from service.client import Client, ClientError, Problem
+from service.processes import StartError, die_with_parent
+from service.progress import Bars
+
+if TYPE_CHECKING:
+    from service.settings import Settings
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="One trained model in, any size out.",
+)
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+Url = Annotated[str, typer.Option(envvar="RIGHTRANK_URL", help="The server. Its key is read from RIGHTRANK_KEY.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+Reference = Annotated[str, typer.Argument(metavar="MODEL", help="A name, name@version, or a model's id.")]
+Data = Annotated[Path | None, typer.Option(help="The data folder.  [default: RIGHTRANK_DATA or ./data]")]
+File = Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help=".safetensors or .npz")]
+LOCAL = "http://127.0.0.1:8000"
+
+
+@app.command()
+def serve(
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="0 picks a free one.")] = None,
+    host: Annotated[str | None, typer.Option(help="Other than loopback needs keys.")] = None,
+    data: Data = None,
+    workers: Annotated[int | None, typer.Option(min=0, help="0: run `rightrank worker` elsewhere.")] = None,
+    demo: Annotated[bool, typer.Option("--demo", help="Train and publish a small model to try.")] = False,
+) -> None:
+    """Run the service: Valkey, the workers and the API."""
+    from service.supervise import serve
+
+    with plainly():
+        settings = settings_of(port=port, host=host, data=data)
+        serve(settings, settings.workers if workers is None else workers, demo, tell)
+
+
+@app.command()
+def worker(
+    queues: Annotated[str, typer.Option(help="Only these, separated by commas: waiting,ingest,background.")] = "",
+) -> None:
+    """Run one worker. It finds the service by RIGHTRANK_REDIS_URL and RIGHTRANK_STORE_URL."""
+    die_with_parent()
+    from service.worker import run
+
+    with plainly(), faults():
+        run(settings_of(), [queue.strip() for queue in queues.split(",") if queue.strip()] or None)
+
+
+@app.command(hidden=True)
+def api(descriptor: int) -> None:
+    """Serve HTTP on a listening socket that `serve` passes on."""
+    die_with_parent()
+    import uvicorn
+
+    from service.app import create_app
+
+    with plainly(), faults():
+        application = create_app(settings_of())
+    uvicorn.run(application, fd=descriptor, log_level="warning", server_header=False, timeout_graceful_shutdown=5)
+
+
+@app.command()
+def push(
+    checkpoint: Annotated[Path, typer.Argument(exists=True, dir_okay=False, metavar="FILE", help="The trained model.")],
+    name: Annotated[str | None, typer.Option(help="Publish as the next version of this name.")] = None,
+    architecture: Annotated[
+        str | None, typer.Option(metavar="NAME|JSON", help="For weights alone: what they are the weights of.")
+    ] = None,
+    evaluation: File = None,
+    calibration: File = None,
+    option: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="May be repeated.")] = None,
+    wait: Annotated[bool, typer.Option(help="Return once the model can be fetched.")] = True,
+    url: Url = LOCAL,
+    as_json: Json = False,
+) -> None:
+    """Publish a trained model."""
+    options = dict(parse_option(text) for text in option or [])
+    with plainly(as_json), connect(url) as client, Bars(err) as bars:
+        answer = client.push(
+            checkpoint,
+            name=name,
+            architecture=architecture,
+            evaluation=evaluation,
+            calibration=calibration,
+            options=options,
+            progress=bars,
+        )
+        if wait:
+            client.wait(str(answer["operation"]), bars)
+    if as_json:
+        out.print_json(data=answer)
+    else:
+        out.print(f"{name or answer['id']} is {'ready' if wait else 'being prepared'}: model {answer['id']}")
+
+
+@app.command()
+def pull(
+    reference: Reference,
+    budget: Annotated[float | None, typer.Option(help="A fraction of the original, 0.3.")] = None,
+    of: Annotated[str | None, typer.Option(help="What the budget is a fraction of: params or macs.")] = None,
+    max_bytes: Annotated[int | None, typer.Option(help="Of the file.")] = None,
+    max_params: Annotated[int | None, typer.Option()] = None,
+    max_macs: Annotated[int | None, typer.Option()] = None,
+    min_accuracy: Annotated[float | None, typer.Option(help="The smallest that reaches it.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="[default: MODEL.pt]")] = None,
+    url: Url = LOCAL,
+    as_json: Json = False,
+) -> None:
+    """Fetch a model at a size. Without a size, the original."""
+    asked = {
+        "budget": budget,
+        "of": of,
+        "max_bytes": max_bytes,
+        "max_params": max_params,
+        "max_macs": max_macs,
+        "min_accuracy": min_accuracy,
+    }
+    size = {key: value for key, value in asked.items() if value is not None} or {"budget": 1}
+    file = output or Path(f"{reference.replace('/', '_')}.pt")
+    with plainly(as_json), connect(url) as client, Bars(err) as bars:
+        headers = client.pull(reference, size, file, bars)
+    facts = {key.removeprefix("rightrank-"): value for key, value in headers.items() if "rightrank-" in key}
+    if as_json:
+        out.print_json(data={"file": str(file), "bytes": file.stat().st_size, "etag": headers["etag"], **facts})
+    else:
+        out.print(f"{file}: {decimal(file.stat().st_size)}, {sentence(facts)}")
+
+
+@app.command()
+def models(url: Url = LOCAL, as_json: Json = False) -> None:
+    """List the models."""
+    with plainly(as_json), connect(url) as client:
+        found = list(client.models())
+    if as_json:
+        out.print_json(data=found)
+    else:
+        out.print(table_of(found))
+
+
+@app.command()
+def show(reference: Reference, url: Url = LOCAL, as_json: Json = False) -> None:
+    """Describe a model."""
+    with plainly(as_json), connect(url) as client:
+        description = client.show(reference)
+    out.print_json(data=description)
+
+
+@app.command()
+def delete(reference: Reference, url: Url = LOCAL, as_json: Json = False) -> None:
+    """Delete a model and every size of it."""
+    with plainly(as_json), connect(url) as client:
+        client.delete(reference)
+    if as_json:
+        out.print_json(data={"deleted": reference})
+    else:
+        out.print(f"{reference} is deleted")
+
+
+@app.command()
+def key(
+    name: Annotated[str, typer.Argument(help="Whose key it is.")],
+    scope: Annotated[list[str], typer.Option(help="fetch, publish or admin; may be repeated.")],
+    keys_file: Annotated[Path, typer.Option(envvar="RIGHTRANK_KEYS_FILE")] = Path("keys"),
+    as_json: Json = False,
+) -> None:
+    """Create a key. It is printed once; the keys file keeps only its hash."""
+    from service.auth import SCOPES
+
+    if not set(scope) <= SCOPES:
+        raise typer.BadParameter(f"a scope is one of {', '.join(sorted(SCOPES))}", param_hint="--scope")
+    if not name.isprintable() or not name or set(name) & set(" #"):
+        raise typer.BadParameter("a name has no spaces and no #", param_hint="NAME")
+    with plainly(as_json):
+        secret = create_key(keys_file, name, scope)
+    if as_json:
+        out.print_json(data={"name": name, "scopes": scope, "key": secret, "keys_file": str(keys_file)})
+    else:
+        out.print(secret)
+        tell(
+            f"This is shown once; {keys_file} has its hash. The service reads it at its start, from"
+            f" RIGHTRANK_KEYS_FILE={keys_file}. Send it as `Authorization: Bearer`, or set RIGHTRANK_KEY."
+        )
+
+
+def create_key(file: Path, name: str, scopes: list[str]) -> str:
+    """Makes a key and adds the line of it to the file, which only its owner may read."""
+    secret = f"rr_{secrets.token_urlsafe(32)}"
+    line = f"{name} {','.join(scopes)} {hashlib.sha256(secret.encode()).hexdigest()}\n"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with os.fdopen(os.open(file, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600), "r+") as keys:
+        before = keys.read()
+        keys.write(line if not before or before.endswith("\n") else f"\n{line}")
+    return secret
+
+
+def tell(text: str) -> None:
+    """What the service has to say, to its operator."""
+    err.print(text, markup=False)
+
+
+def connect(url: str) -> Client:
+    return Client(url, os.environ.get("RIGHTRANK_KEY"))
+
+
+def settings_of(**given: Any) -> Settings:
+    """The settings from the environment, with what the command line says on top."""
+    from pydantic import ValidationError
+
+    from service.settings import Settings
+
+    try:
+        return Settings(**{key: value for key, value in given.items() if value is not None})
+    except ValidationError as error:
+        faults = [(".".join(map(str, fault["loc"])), fault["msg"]) for fault in error.errors()]
+        words = "; ".join(f"{where}: {what}" if where else what for where, what in faults)
+        raise StartError(words.removeprefix("Value error, ")) from error
+
+
+def parse_option(text: str) -> tuple[str, Any]:
+    """`criterion=taylor` or `tune=true`: the value as JSON where it is JSON, else as text."""
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise typer.BadParameter(f"{text!r} is not KEY=VALUE", param_hint="--option")
+    with contextlib.suppress(ValueError):
+        return key, json.loads(value)
+    return key, value
+
+
+def sentence(facts: dict[str, str]) -> str:
+    """What the headers of an artifact say about it."""
+    size = f"{float(facts['budget']):.1%} of the parameters"
+    if "accuracy" not in facts or facts["accuracy"] == "unmeasured":
+        return f"{size}, accuracy unmeasured"
+    base = f"; the original {float(facts['baseline-accuracy']):.4f}" if "baseline-accuracy" in facts else ""
+    return f"{size}, accuracy {float(facts['accuracy']):.4f} on {facts['accuracy-samples']} samples{base}"
+
+
+def table_of(found: list[dict[str, Any]]) -> Table:
+    table = Table("Names", "Model", "Parameters", "File", "Accuracy", box=None)
+    for model in found:
+        baseline = model["baseline"]
+        table.add_row(
+            ", ".join(model["names"]),
+            model["id"],
+            f"{model['params']:,}",
+            decimal(model["bytes"]),
+            f"{baseline['value']:.4f} {baseline['metric']}" if baseline else "unmeasured",
+        )
+    return table
+
+
+@contextlib.contextmanager
+def plainly(as_json: bool = False) -> Iterator[None]:
+    """Failures in a sentence, and in the exit status."""
+    try:
+        yield
+    except (ClientError, StartError, OSError) as error:
+        if as_json:
+            document = error.document if isinstance(error, Problem) else {"detail": str(error)}
+            print(json.dumps(document), file=err.file)
+        else:
+            err.print("[bold red]Error:[/]", end=" ")
+            err.print(str(error), markup=False)
+        raise typer.Exit(1) from error
+
+
+@contextlib.contextmanager
+def faults() -> Iterator[None]:
+    """What the service finds wrong with its settings is why it cannot start."""
+    try:
+        yield
+    except ValueError as error:
+        raise StartError(str(error)) from error

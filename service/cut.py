@@ -1,0 +1,81 @@
+"""The cut job: from a plan to its artifact in the cache, and to its measurement in the store."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from models.emit import torchscript
+from models.master import Progress
+from models.measure import measure
+from models.plan import Plan, Planner
+from service.cache import digest
+from service.catalogue import EVALUATION, MASTER, Record, artifact_key, record_key
+from service.job import Job
+from service.work import cut_result
+
+log = logging.getLogger("rightrank")
+
+
+@dataclass(frozen=True)
+class Cutter:
+    """Cuts and measures one master, in the local folder that holds it and its evaluation data, if any."""
+
+    folder: Path
+    metric: str | None
+    progress: Progress
+
+    def cut(self, plan: Plan, path: Path, known: Record | None = None) -> Record:
+        """Writes the plan's artifact to `path`, and measures those very bytes unless they are `known`."""
+        self.progress("cut", 0, 1, "models")
+        with open(path, "wb") as file:
+            torchscript.write(self.folder, plan, file)
+        sha256, size = digest(path), path.stat().st_size
+        if size != plan.bytes:
+            raise RuntimeError(f"plan {plan.digest} was to take {plan.bytes} bytes and takes {size}")
+        if known is not None and known.sha256 == sha256:
+            return known
+        return Record(plan, sha256, size, self._measure(path))
+
+    def _measure(self, path: Path) -> Mapping[str, Any] | None:
+        evaluation = self.folder / EVALUATION
+        if not evaluation.exists():
+            return None
+        original = path.with_suffix(".original")
+        with open(original, "wb") as file:
+            torchscript.write(self.folder, Planner.open(self.folder).plan(budget=1), file)
+        found = measure(path, evaluation, metric=self.metric, original=original, progress=self.progress)
+        original.unlink()
+        return found.to_json()
+
+
+def run(job: Job) -> Mapping[str, Any]:
+    """Cuts the job's plan; the operation's result. Raises `Problem` where the model has gone."""
+    id, parts = job.model, job.parts
+    manifest = parts.catalogue.open(id).manifest
+    plan = Plan.from_json(job.details["plan"])
+    known = parts.catalogue.record(id, plan.digest)
+    if known is not None and (known.stored or parts.cache.find(id, plan.digest)):
+        return cut_result(id, known.plan, known.sha256, known.size)
+    names = (*MASTER, *([EVALUATION] if manifest["evaluation"] else []))
+    cutter = Cutter(parts.store.folder(f"models/{id}", names), manifest["options"].get("metric"), job.progress)
+    with parts.store.folder_for_work() as scratch:
+        path = scratch / "artifact.pt"
+        record = cutter.cut(plan, path, known)
+        if known is not None and record is not known:
+            log.warning("plan %s of model %s has other bytes than it had; measured anew", plan.digest, id)
+            parts.store.delete(record_key(id, plan.digest))
+        record = keep(job, record, path)
+        parts.store.create_json(record_key(id, plan.digest), record.to_json())
+    return cut_result(id, plan, record.sha256, record.size)
+
+
+def keep(job: Job, record: Record, path: Path) -> Record:
+    """Puts the artifact where the API finds it: in the cache, or in the store where it is too large for that."""
+    if job.parts.cache.put(job.model, record.plan.digest, record.sha256, path):
+        return record
+    job.parts.store.create_file(artifact_key(job.model, record.plan.digest), path)
+    return replace(record, stored=True)

@@ -1,0 +1,86 @@
+"""The ingest job: from what was uploaded to a model that can be cut.
+
+The manifest is written last. Until then the model is not there, and a job that dies on the way is done
+again from the start; one that fails takes everything it wrote, and the upload, away with it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from models import master
+from models.checkpoint import sandbox
+from models.checkpoint.limits import Limits
+from models.plan import Planner
+from service import cut
+from service.catalogue import EVALUATION, MASTER, checkpoint_key, manifest_key, record_key, upload_key
+from service.job import Job
+from service.problems import Problem
+
+
+def run(job: Job) -> Mapping[str, Any]:
+    """Ingests the job's model; the operation's result. Raises what the model's reader and builder raise."""
+    id = job.model
+    store, catalogue = job.parts.store, job.parts.catalogue
+    upload = store.read_json(upload_key(id))
+    if not catalogue.exists(id):
+        if upload is None:
+            raise Problem("model-not-found", f"The upload of model {id} is gone.", "Upload it again.")
+        with store.folder_for_work() as folder:
+            try:
+                read(job, upload, folder / "program")
+            except FileNotFoundError as error:
+                raise Problem("upload-incomplete", "The upload ended early.", "Upload the model again.") from error
+            _build(job, upload, folder)
+    published = catalogue.publish_wanted(id)
+    job.parts.measure_common(catalogue.open(id))
+    versions = [{"name": name, "version": version} for name, version in published.items()]
+    return {"model": id, "url": f"/models/{id}", **(versions[0] if versions else {})}
+
+
+def _build(job: Job, upload: Mapping[str, Any], folder: Path) -> None:
+    id, store = job.model, job.parts.store
+    program, out = folder / "program", folder / "master"
+    description = master.build(
+        program, out, criterion=upload["options"].get("criterion"), progress=job.progress
+    )
+    has_data = (program / EVALUATION).exists()
+    if has_data:
+        (program / EVALUATION).rename(out / EVALUATION)
+    planner = Planner.open(out)
+    original = cut.Cutter(out, upload["options"].get("metric"), job.progress).cut(
+        planner.plan(budget=1), folder / "original.pt"
+    )
+    job.progress("store", 0, 1, "models")
+    for name in (*MASTER, *([EVALUATION] if has_data else [])):
+        store.create_file(f"models/{id}/{name}", out / name)
+    original = cut.keep(job, original, folder / "original.pt")
+    store.create_json(record_key(id, original.plan.digest), original.to_json())
+    job.check()
+    if not store.exists(upload_key(id)):
+        raise Problem("cancelled", "The model was deleted while it was being decomposed.")
+    store.create_json(
+        manifest_key(id),
+        {**upload, **description, "created": time.time(), "baseline": original.measurement},
+    )
+
+
+def read(job: Job, upload: Mapping[str, Any], program: Path) -> None:
+    """Reads the upload's files in the sandbox; the program and its data are then in `program`."""
+    store, settings = job.parts.store, job.parts.settings
+    program.mkdir()
+    job.progress("read", 0, 1, "models")
+    roles = {role: upload[role] for role in ("checkpoint", "evaluation", "calibration") if upload[role]}
+    with job.kills_children(), store.files({role: checkpoint_key(sha) for role, sha in roles.items()}) as files:
+        sandbox.prepare(
+            files["checkpoint"],
+            program,
+            architecture=upload["architecture"],
+            evaluation=files.get("evaluation"),
+            calibration=files.get("calibration"),
+            limits=Limits(settings.reader_memory, settings.reader_seconds, settings.reader_tensors),
+        )
+    job.progress("read", 1, 1, "models")

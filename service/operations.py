@@ -1,0 +1,174 @@
+"""Operations: what the API shows of a background job, kept in Redis while it is of interest.
+
+An operation's id says what it does (`ingest-<model>`, `cut-<model>-<plan>`), so that asking twice for the
+same thing is one operation, and so that it can be found again when Redis has lost it.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from service.cache import PREFIX, Cache
+
+KEEP_SECONDS = 24 * 3600
+# Queued or running for this long without a sign of life: its job is sent again.
+STALE_SECONDS = 30.0
+ATTEMPTS = 3
+ENDED = ("done", "failed", "cancelled")
+
+CLAIM = """
+local state = redis.call('hget', KEYS[1], 'state')
+if state == 'queued' or state == 'running' then
+  if state == 'queued' and ARGV[2] == 'waiting' and redis.call('hget', KEYS[1], 'queue') == 'background' then
+    redis.call('hset', KEYS[1], 'queue', 'waiting', 'updated', ARGV[1])
+    return 1
+  end
+  if tonumber(ARGV[1]) - tonumber(redis.call('hget', KEYS[1], 'updated')) > tonumber(ARGV[3]) then
+    redis.call('hset', KEYS[1], 'updated', ARGV[1])
+    return 1
+  end
+  return 0
+end
+redis.call('del', KEYS[1])
+redis.call('hset', KEYS[1], 'state', 'queued', 'queue', ARGV[2], 'updated', ARGV[1], 'details', ARGV[5],
+           'owner', ARGV[6])
+redis.call('expire', KEYS[1], ARGV[4])
+return 1
+"""
+START = """
+local state = redis.call('hget', KEYS[1], 'state')
+if state ~= 'queued' and state ~= 'running' then return 0 end
+redis.call('hset', KEYS[1], 'state', 'running', 'updated', ARGV[1])
+return redis.call('hincrby', KEYS[1], 'attempts', 1)
+"""
+CANCEL = """
+local state = redis.call('hget', KEYS[1], 'state')
+if state == 'queued' then
+  redis.call('hset', KEYS[1], 'state', 'cancelled', 'error', ARGV[1])
+  return 1
+end
+if state == 'running' then redis.call('hset', KEYS[1], 'cancel', '1') end
+return 0
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """A snapshot. `details` say what to do: `{"model": …}`, and for a cut `{"model": …, "plan": {…}}`."""
+
+    id: str
+    state: str
+    details: Mapping[str, Any]
+    progress: Mapping[str, Any]
+    result: Mapping[str, Any] | None = None
+    error: Mapping[str, Any] | None = None
+
+    @property
+    def done(self) -> bool:
+        return self.state in ENDED
+
+    def to_json(self) -> dict[str, Any]:
+        body: dict[str, Any] = {"id": self.id, "operation": self.id, "done": self.done, "state": self.state}
+        body["model"] = self.details.get("model")
+        if self.done:
+            body |= {"error": self.error} if self.error is not None else {"result": self.result}
+        body["progress"] = dict(self.progress)
+        return body
+
+
+IDLE = {"phase": "queued", "completed": 0, "total": 0, "unit": ""}
+
+
+class Operations:
+    """The operations in one Redis."""
+
+    def __init__(self, cache: Cache) -> None:
+        self.redis = cache.redis
+        self._claim = self.redis.register_script(CLAIM)
+        self._start = self.redis.register_script(START)
+        self._cancel = self.redis.register_script(CANCEL)
+
+    def claim(self, id: str, queue: str, details: Mapping[str, Any], owner: str = "") -> bool:
+        """Whether the caller must send the job: it is new, or somebody now waits for it, or it seems lost."""
+        arguments = [time.time(), queue, STALE_SECONDS, KEEP_SECONDS, json.dumps(details), owner]
+        claimed = bool(self._claim(keys=[_key(id)], args=arguments))
+        if claimed and owner:
+            self.redis.zadd(f"{PREFIX}owner:{owner}", {id: time.time()})
+            self.redis.expire(f"{PREFIX}owner:{owner}", KEEP_SECONDS)
+        return claimed
+
+    def get(self, id: str) -> Operation | None:
+        """The operation as Redis knows it."""
+        found = {key.decode(): value.decode() for key, value in self.redis.hgetall(_key(id)).items()}
+        if "details" not in found:
+            return None
+        return Operation(
+            id=id,
+            state=found["state"],
+            details=json.loads(found["details"]),
+            progress=json.loads(found.get("progress", "null")) or IDLE,
+            result=json.loads(found.get("result", "null")),
+            error=json.loads(found.get("error", "null")),
+        )
+
+    def under_way(self, owner: str) -> int:
+        """How many of a key's operations have not ended."""
+        name = f"{PREFIX}owner:{owner}"
+        ids = [id.decode() for id in self.redis.zrange(name, 0, -1)]
+        states = {id: self.redis.hget(_key(id), "state") for id in ids}
+        ended = [id for id, state in states.items() if state is None or state.decode() in ENDED]
+        if ended:
+            self.redis.zrem(name, *ended)
+        return len(ids) - len(ended)
+
+    def cancel(self, id: str, error: Mapping[str, Any]) -> bool:
+        """Asks an operation to stop; whether it had not begun and is therefore cancelled already."""
+        return bool(self._cancel(keys=[_key(id)], args=[json.dumps(error)]))
+
+    # What follows is for the worker that performs an operation.
+
+    def start(self, id: str) -> int:
+        """Which attempt this is, from 1; 0 where there is nothing to do any more."""
+        return int(self._start(keys=[_key(id)], args=[time.time()]))
+
+    def put_back(self, id: str) -> None:
+        """Undoes `start`, for a worker that is asked to stop."""
+        self.redis.hincrby(_key(id), "attempts", -1)
+
+    def beat(self, id: str) -> bool:
+        """A sign of life; whether the operation is to stop."""
+        self.redis.hset(_key(id), "updated", str(time.time()))
+        return bool(self.redis.hget(_key(id), "cancel"))
+
+    def report(self, id: str, phase: str, completed: int, total: int, unit: str) -> None:
+        progress = {"phase": phase, "completed": completed, "total": total, "unit": unit}
+        self.redis.hset(_key(id), "progress", json.dumps(progress))
+
+    def finish(self, id: str, result: Mapping[str, Any]) -> None:
+        self._end(id, "done", "result", result)
+
+    def fail(self, id: str, error: Mapping[str, Any]) -> None:
+        state = "cancelled" if error["type"].endswith("/cancelled") else "failed"
+        self._end(id, state, "error", error)
+
+    def _end(self, id: str, state: str, field: str, value: Mapping[str, Any]) -> None:
+        with self.redis.pipeline() as pipeline:
+            pipeline.hset(_key(id), mapping={"state": state, field: json.dumps(value)})
+            pipeline.expire(_key(id), KEEP_SECONDS)
+            pipeline.execute()
+
+
+def ingest_id(model: str) -> str:
+    return f"ingest-{model}"
+
+
+def cut_id(model: str, plan: str) -> str:
+    return f"cut-{model}-{plan}"
+
+
+def _key(id: str) -> str:
+    return f"{PREFIX}operation:{id}"

@@ -1,0 +1,151 @@
+"""Problems (RFC 9457): one table of kinds, and how each is answered.
+
+`type` is the stable name of a kind; `detail` says what is wrong here and `hint` what to do about it.
+"""
+
+from __future__ import annotations
+
+import http
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from models.errors import BudgetError, RightRankError
+
+log = logging.getLogger("rightrank")
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    status: int
+    title: str
+    meaning: str
+
+
+KINDS: Mapping[str, Kind] = {
+    "checkpoint-unusable": Kind(422, "The checkpoint cannot be used", "The uploaded file could not be read."),
+    "checkpoint-unsafe": Kind(
+        422, "The checkpoint is unsafe", "The uploaded file carries, or could carry, code or more than it says."
+    ),
+    "checkpoint-unsupported": Kind(
+        422, "The checkpoint is not supported", "The format, or an operator in the model, is not one that is read."
+    ),
+    "checkpoint-malformed": Kind(
+        422, "The checkpoint is malformed", "The file is cut, empty or inconsistent, or its tensors do not fit."
+    ),
+    "data-unusable": Kind(422, "The data cannot be used", "The evaluation or calibration data do not fit the model."),
+    "budget-unreachable": Kind(422, "No model fits", "No plan meets what was asked; `nearest` is what one can meet."),
+    "invalid-request": Kind(422, "The request is invalid", "A parameter, header or field is missing or wrong."),
+    "not-found": Kind(404, "Not found", "There is nothing at this address."),
+    "model-not-found": Kind(404, "There is no such model", "No model has this id, name or version."),
+    "model-not-ready": Kind(
+        404, "The model is not ready", "It is being decomposed, or that failed: its operation says which."
+    ),
+    "operation-not-found": Kind(404, "There is no such operation", "No operation has this id, or it is long past."),
+    "method-not-allowed": Kind(405, "Method not allowed", "This address does not answer to this method."),
+    "name-taken": Kind(409, "The name is taken", "The name could not be given a new version just now; try again."),
+    "upload-too-large": Kind(413, "The upload is too large", "It is larger than this service accepts."),
+    "upload-incomplete": Kind(400, "The upload is incomplete", "The upload ended early or is not a valid form."),
+    "range-unsatisfiable": Kind(416, "The range cannot be satisfied", "The range asked for lies outside the file."),
+    "unauthenticated": Kind(401, "A key is needed", "Send `Authorization: Bearer <key>`."),
+    "forbidden": Kind(403, "Not allowed", "The key, or the place this request comes from, may not do this."),
+    "too-many-jobs": Kind(429, "Too many jobs", "This key has as many jobs under way as it may have."),
+    "queue-full": Kind(503, "The queue is full", "The service has as much work waiting as it takes on."),
+    "unavailable": Kind(503, "The service is not available", "Its cache or its store cannot be reached."),
+    "worker-lost": Kind(500, "The work was lost", "The job's worker died several times; the model may be too large."),
+    "cancelled": Kind(409, "The operation was cancelled", "Somebody asked for it to stop."),
+    "internal": Kind(500, "Something went wrong", "The fault is the service's; its log says more."),
+}
+
+
+class Problem(RightRankError):
+    """A problem that the service itself finds. `headers` go with the answer, `members` into its body."""
+
+    def __init__(
+        self,
+        kind: str,
+        detail: str,
+        hint: str = "",
+        *,
+        headers: Mapping[str, str] | None = None,
+        members: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(detail, hint)
+        self.kind = kind
+        self.headers = dict(headers or {})
+        self.members = dict(members or {})
+
+
+def describe(error: BaseException) -> dict[str, Any]:
+    """The problem document of an error; nothing but its kind is told of an unexpected one."""
+    if not isinstance(error, RightRankError) or error.kind not in KINDS:
+        return document("internal", "The service could not do this.", "Try again; if it stays, ask its operator.")
+    members: dict[str, Any] = {}
+    if isinstance(error, BudgetError) and error.nearest is not None:
+        members["nearest"] = error.nearest
+    if isinstance(error, Problem):
+        members |= error.members
+    return document(error.kind, error.detail, error.hint, members)
+
+
+def document(kind: str, detail: str, hint: str = "", members: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """A problem as JSON."""
+    known = KINDS[kind]
+    return {
+        "type": f"/problems/{kind}",
+        "title": known.title,
+        "status": known.status,
+        "detail": detail,
+        **({"hint": hint} if hint else {}),
+        **(members or {}),
+    }
+
+
+def response(body: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Response:
+    """The answer that carries a problem document."""
+    return JSONResponse(
+        body, status_code=int(body["status"]), headers=dict(headers or {}), media_type="application/problem+json"
+    )
+
+
+def install(app: FastAPI) -> None:
+    """Makes every failure of `app` a problem document."""
+    app.add_exception_handler(RightRankError, _known)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(Exception, _unexpected)
+
+
+async def _known(request: Request, error: Exception) -> Response:
+    headers = error.headers if isinstance(error, Problem) else {}
+    return response(describe(error), headers)
+
+
+async def _invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    places = [f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']}" for e in error.errors()]
+    return response(document("invalid-request", "; ".join(places)))
+
+
+async def _http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    kinds = {401: "unauthenticated", 403: "forbidden", 404: "not-found", 405: "method-not-allowed"}
+    kind = kinds.get(error.status_code, "invalid-request" if error.status_code < 500 else "internal")
+    body = document(kind, f"{request.method} {request.url.path}: {http.HTTPStatus(error.status_code).phrase}.")
+    return response(body | {"status": error.status_code}, error.headers)
+
+
+async def _unexpected(request: Request, error: Exception) -> Response:
+    if isinstance(error, (ConnectionError, TimeoutError)) or type(error).__module__.startswith("redis"):
+        log.error("%s %s: %s", request.method, request.url.path, error)
+        return response(
+            document("unavailable", "The cache or the store cannot be reached.", "Try again in a moment."),
+            {"Retry-After": "2"},
+        )
+    return response(describe(error))

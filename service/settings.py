@@ -1,0 +1,89 @@
+"""Every setting of the service, from `RIGHTRANK_*` variables, with the unsafe combinations refused."""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import os
+import tempfile
+from pathlib import Path
+
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+MIB = 1024 * 1024
+GIB = 1024 * MIB
+# sockaddr_un.sun_path holds 108 bytes on Linux and 104 on macOS, the closing zero included.
+SOCKET_PATH_LIMIT = 103
+
+
+class Settings(BaseSettings):
+    """Sizes are bytes, times are seconds. Raises `ValueError` where the settings would be unsafe."""
+
+    model_config = SettingsConfigDict(env_prefix="RIGHTRANK_", frozen=True, extra="ignore")
+
+    data: Path = Path("data")
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535)
+    workers: int = Field(2, ge=1)
+    redis_url: str | None = None
+    store_url: str | None = None
+    keys_file: Path | None = None
+    cache_bytes: int = Field(512 * MIB, ge=16 * MIB)
+    artifact_ttl: int = Field(3600, ge=1)
+    upload_limit: int = Field(4 * GIB, ge=1)
+    wait: float = Field(30.0, ge=0, le=120)
+    queue_limit: int = Field(64, ge=1)
+    jobs_per_key: int = Field(8, ge=1)
+    reader_memory: int = Field(8 * GIB, ge=256 * MIB)
+    reader_seconds: int = Field(600, ge=1)
+    reader_tensors: int = Field(100_000, ge=1)
+
+    @model_validator(mode="after")
+    def refuse_unsafe(self) -> Settings:
+        if self.keys_file is None and not is_loopback(self.host):
+            raise ValueError(
+                f"refusing to listen on {self.host} without keys: set RIGHTRANK_KEYS_FILE, or listen on 127.0.0.1"
+            )
+        if self.keys_file is not None and not self.keys_file.is_file():
+            raise ValueError(f"there is no keys file at {self.keys_file}")
+        return self
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the service starts its own Valkey."""
+        return self.redis_url is None
+
+    @property
+    def socket(self) -> Path:
+        """The embedded Valkey's socket: in `data`, or where that path is too long, in a folder named after it."""
+        path = self.data.absolute() / "valkey.sock"
+        if len(os.fsencode(path)) <= SOCKET_PATH_LIMIT:
+            return path
+        name = hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
+        return Path(tempfile.gettempdir()) / f"rightrank-{os.getuid()}-{name}" / "valkey.sock"
+
+    @property
+    def redis(self) -> str:
+        """The Redis URL that every process connects to."""
+        return self.redis_url or f"unix://{self.socket}"
+
+    @property
+    def scratch(self) -> Path:
+        """Where temporary files go: on the same disk as `data`, so that they can be moved rather than copied."""
+        return self.data.absolute() / "tmp"
+
+    @property
+    def store_folder(self) -> Path | None:
+        """The store's folder, or None where it is a bucket."""
+        if self.store_url is None:
+            return self.data.absolute() / "store"
+        return Path(self.store_url.removeprefix("file://")) if self.store_url.startswith("file://") else None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach `host`."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from models.emit import torchscript
+from models.plan import Plan, Planner
+from tests.models.nets import SHAPES, Shared, Small, planner
+
+BUDGETS = [1.0, 0.7, 0.5, 0.45]
+
+
+@pytest.fixture(scope="module", params=[Small, Shared])
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[torch.nn.Module, Path, Planner]:
+    return planner(request.param, tmp_path_factory.mktemp("emit"))
+
+
+def emit(folder: Path, plan: Plan) -> bytes:
+    file = io.BytesIO()
+    torchscript.write(folder, plan, file)
+    return file.getvalue()
+
+
+def load(data: bytes) -> torch.jit.ScriptModule:
+    return torch.jit.load(io.BytesIO(data))
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_the_whole_budget_gives_the_originals_outputs_bit_for_bit(case, batch: int) -> None:
+    module, folder, planner_ = case
+    x = torch.randn(batch, *SHAPES[type(module)])
+    with torch.no_grad():
+        assert torch.equal(load(emit(folder, planner_.plan(1.0)))(x), module(x))
+
+
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_a_file_has_exactly_the_planned_bytes_and_parameters(case, budget: float) -> None:
+    _, folder, planner_ = case
+    plan = planner_.plan(budget)
+    data = emit(folder, plan)
+    assert len(data) == plan.bytes
+    assert sum(p.numel() for p in load(data).parameters()) == plan.params
+
+
+def test_every_plan_on_the_path_has_the_predicted_size(case) -> None:
+    _, folder, planner_ = case
+    for count in range(0, len(planner_), 3):
+        plan = planner_._at(count)
+        assert len(emit(folder, plan)) == plan.bytes
+
+
+def test_the_outputs_approach_the_originals_as_the_budget_grows(case) -> None:
+    module, folder, planner_ = case
+    x = torch.randn(64, *SHAPES[type(module)])
+    with torch.no_grad():
+        errors = [float((load(emit(folder, planner_.plan(b)))(x) - module(x)).norm()) for b in (0.45, 0.8, 1.0)]
+    assert errors[0] > errors[1] > errors[2] == 0
+
+
+def test_another_process_writes_the_same_bytes(case) -> None:
+    _, folder, planner_ = case
+    script = (
+        "import hashlib, io, sys; from pathlib import Path; from models.emit import torchscript; "
+        "from models.plan import Planner; f = io.BytesIO(); d = Path(sys.argv[1]); "
+        "torchscript.write(d, Planner.open(d).plan(0.5), f); print(hashlib.sha256(f.getvalue()).hexdigest()); "
+        "assert 'torch' not in sys.modules"
+    )
+    environment = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": os.getcwd()}
+    done = subprocess.run([sys.executable, "-c", script, str(folder)], capture_output=True, text=True, env=environment)
+    assert done.stdout.strip() == hashlib.sha256(emit(folder, planner_.plan(0.5))).hexdigest(), done.stderr
+
+
+def test_the_file_is_a_sound_zip_without_paths_or_dates(case) -> None:
+    _, folder, planner_ = case
+    data = emit(folder, planner_.plan(0.5))
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        assert archive.testzip() is None
+        for entry in archive.infolist():
+            assert entry.date_time == (1980, 1, 1, 0, 0, 0)
+            if entry.filename.startswith("variant/data/"):
+                start = entry.header_offset + 30 + len(entry.filename) + len(entry.extra)
+                assert start % 64 == 0
+        assert not any(word in data for word in (b"/site-packages", b"tests/", os.getcwd().encode()))
+
+
+def test_torch_can_save_and_freeze_what_was_written(case) -> None:
+    module, folder, planner_ = case
+    x = torch.randn(3, *SHAPES[type(module)])
+    loaded = load(emit(folder, planner_.plan(0.5))).eval()
+    again = io.BytesIO()
+    torch.jit.save(loaded, again)
+    with torch.no_grad():
+        assert torch.equal(load(again.getvalue())(x), loaded(x))
+        assert torch.allclose(torch.jit.freeze(loaded)(x), loaded(x), atol=1e-5)
+
+
+def test_a_weight_shared_by_two_calls_is_stored_once(tmp_path: Path) -> None:
+    _, folder, planner_ = planner(Shared, tmp_path)
+    names = [name for name, _ in load(emit(folder, planner_.plan(0.5))).named_parameters()]
+    assert len([name for name in names if name.startswith("twice_weight")]) in (1, 2)
+    layer = next(layer for layer in planner_.template.layers if layer.name == "twice")
+    assert len(layer.calls) == 2 and layer.positions == 2

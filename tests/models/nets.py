@@ -1,0 +1,91 @@
+"""Small networks and the road from a module to a master, for the tests of `models`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from models import checkpoint, master
+from models.plan import Planner
+from models.program import Graph
+
+
+class Small(nn.Module):
+    """Strided, dilated, asymmetric, grouped convolutions, batch norm, and a linear head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(16)
+        self.wide = nn.Conv2d(16, 24, (1, 5), stride=(2, 1), padding=(0, 2))
+        self.grouped = nn.Conv2d(24, 24, 3, padding=1, groups=4)
+        self.dilated = nn.Conv2d(24, 20, 3, padding=2, dilation=2)
+        self.head = nn.Linear(20, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.norm(self.stem(x)))
+        x = torch.relu(self.wide(x))
+        x = x + torch.relu(self.grouped(x))
+        return self.head(torch.relu(self.dilated(x)).mean((2, 3)))
+
+
+class Shared(nn.Module):
+    """One linear layer applied twice, and an embedding whose weight is also the output layer's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.twice = nn.Linear(16, 16)
+        self.head = nn.Linear(16, 12)
+        self.table = nn.Parameter(torch.randn(12, 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(self.twice(torch.tanh(self.twice(x))))
+        return self.head(x) + nn.functional.linear(x * self.table.sum(0), self.table)
+
+
+SHAPES = {Small: (3, 12, 12), Shared: (16,)}
+
+
+def make(kind: type[nn.Module], seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    module = kind().eval()
+    for name, buffer in module.named_buffers():
+        if "running" in name:
+            buffer.uniform_(0.5, 1.5)
+    return module
+
+
+def export(module: nn.Module, shape: tuple[int, ...], path: Path) -> Path:
+    batch = torch.export.Dim("batch", min=1)
+    program = torch.export.export(module, (torch.randn(2, *shape),), dynamic_shapes=({0: batch},))
+    torch.export.save(program, path)
+    return path
+
+
+def read(module: nn.Module, shape: tuple[int, ...], folder: Path) -> tuple[Graph, Mapping[str, Tensor]]:
+    return checkpoint.read(export(module, shape, folder / "model.pt2"), None)
+
+
+def source(module: nn.Module, shape: tuple[int, ...], folder: Path, calibration: Tensor | None = None) -> Path:
+    """A folder such as the sandbox leaves: program, weights, perhaps calibration inputs."""
+    folder.mkdir(parents=True, exist_ok=True)
+    graph, tensors = read(module, shape, folder)
+    (folder / "program.json").write_text(json.dumps(graph.to_json()))
+    save_file(dict(tensors), folder / "weights.safetensors")
+    if calibration is not None:
+        save_file({"inputs": calibration}, folder / "calibration.safetensors")
+    return folder
+
+
+def planner(
+    kind: type[nn.Module], folder: Path, criterion: str = "c1c2", calibration: Tensor | None = None
+) -> tuple[nn.Module, Path, Planner]:
+    """A module, its master's folder, and the planner over it."""
+    module = make(kind)
+    master.build(source(module, SHAPES[kind], folder / "source", calibration), folder / "master", criterion=criterion)
+    return module, folder / "master", Planner.open(folder / "master")

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from models.errors import DataError
+from models.measure import Measurement, measure
+
+
+@pytest.fixture
+def identity(tmp_path: Path) -> Path:
+    """A file that returns its inputs as the scores of four classes."""
+    path = tmp_path / "identity.pt"
+    torch.jit.save(torch.jit.trace(torch.nn.Identity(), torch.zeros(2, 4)), path)
+    return path
+
+
+def data(folder: Path, inputs: torch.Tensor, targets: torch.Tensor | None = None) -> Path:
+    path = folder / "data.safetensors"
+    save_file({"inputs": inputs, **({} if targets is None else {"targets": targets})}, path)
+    return path
+
+
+def test_top1_is_the_share_of_right_answers(identity: Path, tmp_path: Path) -> None:
+    result = measure(identity, data(tmp_path, torch.eye(4), torch.tensor([0, 1, 2, 0])))
+    assert (result.metric, result.value, result.n) == ("top1", 0.75, 4)
+    assert 0 < result.low < 0.75 < result.high < 1
+
+
+def test_the_interval_is_wilsons(identity: Path, tmp_path: Path) -> None:
+    result = measure(identity, data(tmp_path, torch.eye(4).repeat(25, 1), torch.zeros(100, dtype=torch.int64)))
+    assert result.low == pytest.approx(0.17545, abs=1e-4) and result.high == pytest.approx(0.34304, abs=1e-4)
+
+
+def test_top5_of_four_classes_is_always_right(identity: Path, tmp_path: Path) -> None:
+    assert measure(identity, data(tmp_path, torch.eye(4), torch.tensor([3, 3, 3, 3])), metric="top5").value == 1
+
+
+def test_numbers_as_targets_are_measured_by_their_squared_error(identity: Path, tmp_path: Path) -> None:
+    result = measure(identity, data(tmp_path, torch.zeros(3, 4), torch.full((3, 4), 2.0)))
+    assert (result.metric, result.value) == ("mse", 4.0)
+
+
+def test_without_targets_the_original_is_the_judge(identity: Path, tmp_path: Path) -> None:
+    result = measure(identity, data(tmp_path, torch.eye(4)), original=identity)
+    assert (result.metric, result.value) == ("agreement", 1.0)
+
+
+@pytest.mark.parametrize("targets", [[0, 1, 2, 4], [0, 1, 2, -1]])
+def test_a_class_that_the_model_does_not_have_is_refused(identity: Path, tmp_path: Path, targets: list[int]) -> None:
+    with pytest.raises(DataError, match="4 classes"):
+        measure(identity, data(tmp_path, torch.eye(4), torch.tensor(targets)))
+
+
+def test_a_measurement_survives_json(identity: Path, tmp_path: Path) -> None:
+    result = measure(identity, data(tmp_path, torch.eye(4), torch.tensor([0, 1, 2, 0])))
+    assert Measurement.from_json(result.to_json()) == result
+
+
+def test_progress_may_stop_a_measurement(identity: Path, tmp_path: Path) -> None:
+    def stop(phase: str, completed: int, total: int, unit: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        measure(identity, data(tmp_path, torch.eye(4), torch.tensor([0, 1, 2, 0])), progress=stop)

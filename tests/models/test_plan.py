@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.criteria import CRITERIA
+from models.errors import BudgetError
+from models.plan import Plan, Planner
+from tests.models.nets import Small, planner
+
+WITHOUT_DATA = [name for name, rule in CRITERIA.items() if rule.metric == "svd"]
+
+
+@pytest.fixture(scope="module", params=WITHOUT_DATA)
+def any_planner(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Planner:
+    return planner(Small, tmp_path_factory.mktemp("plan"), request.param)[2]
+
+
+def ranks(plan: Plan, planner: Planner) -> list[int]:
+    layers = planner.template.decomposed
+    return [rank or layer.rank for rank, layer in zip(plan.ranks, layers, strict=True)]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.floats(0.0001, 1), st.floats(0.0001, 1))
+def test_plans_are_nested_and_never_above_their_budget(any_planner: Planner, one: float, other: float) -> None:
+    for of in ("params", "macs"):
+        try:
+            small, large = (any_planner.plan(b, of=of) for b in sorted((one, other)))  # type: ignore[arg-type]
+        except BudgetError as error:
+            assert error.nearest is not None and error.nearest > min(one, other)
+            continue
+        total = getattr(any_planner.template, of)
+        assert getattr(small, of) <= min(one, other) * total
+        assert getattr(large, of) <= max(one, other) * total
+        assert all(a <= b for a, b in zip(ranks(small, any_planner), ranks(large, any_planner), strict=True))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.floats(0.2, 1))
+def test_what_a_plan_leaves_is_less_than_one_basis_of_the_widest_layer(any_planner: Planner, budget: float) -> None:
+    try:
+        plan = any_planner.plan(budget)
+    except BudgetError:
+        return
+    widest = max(layer.m + layer.n for layer in any_planner.template.decomposed)
+    assert any_planner.template.params * budget - plan.params < widest
+
+
+def test_a_layer_is_never_factored_above_its_break_even(any_planner: Planner) -> None:
+    for count in range(len(any_planner)):
+        for rank, layer in zip(any_planner._at(count).ranks, any_planner.template.decomposed, strict=True):
+            assert rank == 0 or (layer.m + layer.n) * rank < layer.params
+
+
+def test_the_whole_budget_is_the_original(any_planner: Planner) -> None:
+    plan = any_planner.plan(1.0)
+    assert plan.original and plan.params == any_planner.template.params and plan.budget == 1
+
+
+def test_the_running_totals_are_the_sums_over_the_ranks(any_planner: Planner) -> None:
+    template = any_planner.template
+    for count in range(0, len(any_planner), 7):
+        plan = any_planner._at(count)
+        saved = saved_macs = 0
+        for rank, layer in zip(plan.ranks, template.decomposed, strict=True):
+            gain = layer.params - (layer.m + layer.n) * rank if rank else 0
+            saved, saved_macs = saved + gain, saved_macs + gain * layer.positions
+        assert (plan.params, plan.macs) == (template.params - saved, template.macs - saved_macs)
+
+
+def test_max_bytes_is_the_size_of_the_file(any_planner: Planner) -> None:
+    whole = any_planner.plan(1.0).bytes
+    for limit in (whole, whole - 1, whole * 2 // 3):
+        assert any_planner.plan(max_bytes=limit).bytes <= limit
+
+
+def test_absolute_limits_are_kept(any_planner: Planner) -> None:
+    template = any_planner.template
+    assert any_planner.plan(max_params=template.params - 1).params < template.params
+    assert any_planner.plan(max_macs=template.macs - 1).macs < template.macs
+
+
+@pytest.mark.parametrize("limit", [{"budget": 1e-6}, {"max_params": 1}, {"max_macs": 1}, {"max_bytes": 1}])
+def test_what_cannot_be_met_is_refused_with_the_nearest_that_can(any_planner: Planner, limit: dict[str, int]) -> None:
+    with pytest.raises(BudgetError) as refused:
+        any_planner.plan(**limit)  # type: ignore[arg-type]
+    nearest = refused.value.nearest
+    assert nearest is not None
+    (key,) = limit
+    any_planner.plan(**{key: nearest if key == "budget" else int(nearest)})  # type: ignore[arg-type]
+
+
+def test_a_plan_survives_json_and_keeps_its_digest(any_planner: Planner) -> None:
+    plan = any_planner.plan(0.5)
+    assert Plan.from_json(plan.to_json()) == plan and Plan.from_json(plan.to_json()).digest == plan.digest
+
+
+def test_opening_twice_gives_the_same_plans(tmp_path: Path) -> None:
+    _, folder, first = planner(Small, tmp_path)
+    assert Planner.open(folder).plan(0.4) == first.plan(0.4)

@@ -1,0 +1,288 @@
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from service import cache, cut
+from service.cache import Artifact, Cache
+from service.job import Job
+from service.jobs import BACKGROUND, WAITING
+from service.settings import Settings
+from tests.service.conftest import Files, Running, at_work, serving
+
+
+def test_the_file_runs_in_torch_alone(shared: Running, demo: str) -> None:
+    answer = shared.client.get(f"/models/{demo}?budget=0.5")
+    model = torch.jit.load(io.BytesIO(answer.content))
+    assert model(torch.zeros(3, 1, 8, 8)).shape == (3, 10)
+    assert sum(parameter.numel() for parameter in model.parameters()) == int(answer.headers["RightRank-Params"])
+
+
+def test_the_headers_describe_exactly_these_bytes(shared: Running, demo: str) -> None:
+    answer = shared.client.get(f"/models/{demo}?budget=0.5")
+    digest = hashlib.sha256(answer.content)
+    assert answer.headers["ETag"] == f'"{digest.hexdigest()}"'
+    assert answer.headers["Repr-Digest"] == f"sha-256=:{base64.b64encode(digest.digest()).decode()}:"
+    assert answer.headers["Content-Length"] == str(len(answer.content))
+    assert answer.headers["Accept-Ranges"] == "bytes"
+    assert answer.headers["Content-Disposition"].startswith(f'attachment; filename="{demo}-')
+
+
+def test_the_accuracy_is_that_of_the_file_that_arrives(shared: Running, demo: str, files: Files) -> None:
+    answer = shared.client.get(f"/models/{demo}?budget=0.4")
+    model, data = torch.jit.load(io.BytesIO(answer.content)), load_file(files.evaluation)
+    correct = (model(data["inputs"]).argmax(1) == data["targets"]).double().mean().item()
+    assert float(answer.headers["RightRank-Accuracy"]) == correct
+    assert answer.headers["RightRank-Accuracy-Samples"] == "200"
+    assert answer.headers["RightRank-Baseline-Accuracy"] == "1.0"
+
+
+def test_budget_is_a_fraction_of_all_parameters(shared: Running, demo: str) -> None:
+    total = shared.client.get(f"/models/{demo}").json()["params"]
+    headers = shared.client.head(f"/models/{demo}?budget=0.3").headers
+    assert int(headers["RightRank-Params"]) <= 0.3 * total
+    assert float(headers["RightRank-Budget"]) == int(headers["RightRank-Params"]) / total
+
+
+def test_a_budget_of_macs_reports_what_was_reached_of_them(shared: Running, demo: str) -> None:
+    total = shared.client.get(f"/models/{demo}").json()["macs"]
+    headers = shared.client.head(f"/models/{demo}?budget=0.3&of=macs").headers
+    assert int(headers["RightRank-Macs"]) <= 0.3 * total
+    assert float(headers["RightRank-Budget"]) == int(headers["RightRank-Macs"]) / total
+
+
+@pytest.mark.parametrize(
+    ("limit", "header"),
+    [("max_params", "RightRank-Params"), ("max_macs", "RightRank-Macs"), ("max_bytes", "Content-Length")],
+)
+def test_no_limit_is_exceeded(shared: Running, demo: str, limit: str, header: str) -> None:
+    whole = int(shared.client.head(f"/models/{demo}?budget=1").headers[header])
+    asked = whole // 2
+    assert 0 < int(shared.client.head(f"/models/{demo}?{limit}={asked}").headers[header]) <= asked
+
+
+def test_min_accuracy_takes_the_smallest_measured_cut_that_reaches_it(shared: Running, demo: str) -> None:
+    points = shared.client.get(f"/models/{demo}/curve").json()["points"]
+    least = points[1]["accuracy"]
+    plan = next(point["plan"] for point in points if point["accuracy"] >= least)
+    answer = shared.client.get(f"/models/{demo}?min_accuracy={least}")
+    assert answer.headers["RightRank-Plan"] == plan
+    assert "no-cache" in answer.headers["Cache-Control"]
+
+
+def test_an_accuracy_out_of_reach_names_the_best(stocked: Settings) -> None:
+    with serving(stocked) as running:
+        id = running.parts.catalogue.resolve("demo")
+        for record in running.parts.catalogue.records(id):
+            if record.plan.original:
+                running.parts.store.delete(f"models/{id}/measurements/{record.plan.digest}.json")
+        answer = running.client.get(f"/models/{id}?min_accuracy=1")
+    assert answer.status_code == 422
+    assert answer.json()["type"] == "/problems/budget-unreachable"
+    assert 0 < answer.json()["nearest"] < 1
+
+
+def test_a_budget_below_the_smallest_names_the_smallest(shared: Running, demo: str) -> None:
+    answer = shared.client.get(f"/models/{demo}?budget=0.0001")
+    assert answer.status_code == 422
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    nearest = answer.json()["nearest"]
+    assert shared.client.head(f"/models/{demo}?budget={nearest}").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["budget=0", "budget=-1", "budget=1.01", "budget=nan", "budget=inf", "budget=much", "budget=", "max_bytes=0",
+     "max_bytes=1.5", "max_params=-3", "budget=0.3&max_bytes=100", "budget=0.3&budget=0.4", "of=macs",
+     "budget=0.3&of=bytes", "of=params&max_bytes=5", "budgt=0.3", "min_accuracy=2"],
+)  # fmt: skip
+def test_what_cannot_be_meant_is_refused(shared: Running, demo: str, query: str) -> None:
+    answer = shared.client.get(f"/models/{demo}?{query}")
+    assert answer.status_code == 422
+    assert answer.json()["type"] == "/problems/invalid-request"
+    assert answer.json()["detail"]
+
+
+def test_a_second_request_is_a_hit_with_the_same_bytes(shared: Running, demo: str) -> None:
+    first, second = (shared.client.get(f"/models/{demo}?budget=0.62") for _ in range(2))
+    assert (first.headers["RightRank-Cache"], second.headers["RightRank-Cache"]) == ("miss", "hit")
+    assert first.content == second.content
+
+
+def test_an_artifact_that_the_cache_lost_comes_back_byte_for_byte(shared: Running, demo: str) -> None:
+    before = shared.client.get(f"/models/{demo}?budget=0.5")
+    shared.parts.cache.forget(demo)
+    after = shared.client.get(f"/models/{demo}?budget=0.5")
+    assert after.headers["RightRank-Cache"] == "miss"
+    assert after.content == before.content
+
+
+def test_head_has_the_headers_of_get_and_no_body(shared: Running, demo: str) -> None:
+    get, head = (shared.client.request(method, f"/models/{demo}?budget=0.5") for method in ("GET", "HEAD"))
+    assert head.status_code == 200 and head.content == b""
+    unlike = {"date", "rightrank-cache"}
+    assert {k: v for k, v in head.headers.items() if k not in unlike} == {
+        k: v for k, v in get.headers.items() if k not in unlike
+    }
+
+
+def test_a_client_that_has_it_gets_304_even_where_the_bytes_are_gone(shared: Running, demo: str) -> None:
+    url = f"/models/{demo}?budget=0.5"
+    etag = shared.client.head(url).headers["ETag"]
+    shared.parts.cache.forget(demo)
+    for tag in (etag, f"W/{etag}", f'"other", {etag}', "*"):
+        answer = shared.client.get(url, headers={"If-None-Match": tag})
+        assert (answer.status_code, answer.content, answer.headers["ETag"]) == (304, b"", etag)
+    assert shared.parts.cache.find(demo, answer.headers["RightRank-Plan"]) is None
+    assert shared.client.get(url, headers={"If-None-Match": '"other"'}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("asked", "start", "stop"),
+    [("bytes=0-0", 0, 1), ("bytes=10-19", 10, 20), ("bytes=100-", 100, None), ("bytes=-7", -7, None),
+     ("bytes=5-99999999", 5, None), ("bytes=-99999999", 0, None)],
+)  # fmt: skip
+def test_a_range_is_that_part_of_the_file(
+    shared: Running, demo: str, asked: str, start: int, stop: int | None
+) -> None:
+    url = f"/models/{demo}?budget=0.5"
+    whole = shared.client.get(url).content
+    answer = shared.client.get(url, headers={"Range": asked})
+    first = start if start >= 0 else len(whole) + start
+    assert answer.status_code == 206
+    assert answer.content == whole[start:stop]
+    assert answer.headers["Content-Range"] == f"bytes {first}-{first + len(answer.content) - 1}/{len(whole)}"
+
+
+@pytest.mark.parametrize("asked", ["bytes=0-1,4-5", "lines=1-2", "bytes=x-y", "bytes=9-3", "bytes=-"])
+def test_a_range_that_is_not_understood_is_ignored(shared: Running, demo: str, asked: str) -> None:
+    answer = shared.client.get(f"/models/{demo}?budget=0.5", headers={"Range": asked})
+    assert answer.status_code == 200
+    assert answer.headers["Content-Length"] == str(len(answer.content))
+
+
+@pytest.mark.parametrize("asked", ["bytes=99999999-", "bytes=-0"])
+def test_a_range_without_a_byte_is_416_with_the_size(shared: Running, demo: str, asked: str) -> None:
+    url = f"/models/{demo}?budget=0.5"
+    answer = shared.client.get(url, headers={"Range": asked})
+    assert answer.status_code == 416
+    assert answer.headers["Content-Range"] == f"bytes */{shared.client.head(url).headers['Content-Length']}"
+
+
+def test_a_download_of_another_version_is_not_continued(shared: Running, demo: str) -> None:
+    url = f"/models/{demo}?budget=0.5"
+    etag = shared.client.head(url).headers["ETag"]
+    same = shared.client.get(url, headers={"Range": "bytes=5-", "If-Range": etag})
+    other = shared.client.get(url, headers={"Range": "bytes=5-", "If-Range": '"other"'})
+    weak = shared.client.get(url, headers={"Range": "bytes=5-", "If-Range": f"W/{etag}"})
+    assert (same.status_code, other.status_code, weak.status_code) == (206, 200, 200)
+
+
+def test_a_name_is_checked_each_time_and_an_id_is_not(shared: Running, demo: str) -> None:
+    control = {
+        reference: shared.client.head(f"/models/{reference}?budget=0.5").headers["Cache-Control"]
+        for reference in (demo, "demo@1", "demo")
+    }
+    assert control[demo] == control["demo@1"] == "public, max-age=86400"
+    assert control["demo"] == "public, no-cache"
+
+
+def test_who_does_not_wait_gets_the_operation_to_follow(stocked: Settings) -> None:
+    with serving(stocked) as running:
+        answer = running.client.get("/models/demo?budget=0.45", headers={"Prefer": "wait=0"})
+        assert answer.status_code == 202
+        assert answer.headers["Location"] == f"/operations/{answer.json()['id']}"
+        assert int(answer.headers["Retry-After"]) >= 1
+        assert answer.json()["done"] is False
+        with at_work(stocked):
+            result = running.end(answer.json()["id"])["result"]
+        again = running.client.get("/models/demo?budget=0.45", headers={"Prefer": "wait=0"})
+        assert again.status_code == 200
+        assert again.headers["ETag"] == f'"{result["sha256"]}"'
+        assert running.client.get(result["url"]).content == again.content
+
+
+def test_one_plan_asked_for_by_many_is_cut_once(stocked: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    cuts: list[str] = []
+
+    def counted(job: Job) -> object:
+        cuts.append(job.operation)
+        return cut.run(job)
+
+    with serving(stocked) as running, at_work(stocked) as runner, ThreadPoolExecutor(16) as pool:
+        monkeypatch.setattr(runner, "kinds", {"cut": counted})
+        answers = list(pool.map(lambda _: running.client.get("/models/demo?budget=0.45"), range(16)))
+    assert {answer.status_code for answer in answers} == {200}
+    assert len({answer.content for answer in answers}) == 1
+    assert len(cuts) == 1
+
+
+def test_a_device_gets_ahead_of_background_work_for_the_same_plan(stocked: Settings) -> None:
+    with serving(stocked) as running:
+        id = running.parts.catalogue.resolve("demo")
+        plan = running.parts.catalogue.open(id).planner.plan(budget=0.45)
+        running.parts.cut(id, plan, BACKGROUND)
+        assert running.parts.jobs.length(WAITING) == 0
+        running.client.get(f"/models/{id}?budget=0.45", headers={"Prefer": "wait=0"})
+        assert running.parts.jobs.length(WAITING) == 1
+
+
+def test_a_full_queue_is_503_with_a_time_to_come_back(stocked: Settings) -> None:
+    with serving(stocked.model_copy(update={"queue_limit": 1})) as running:
+        first, second, again = (
+            running.client.get(f"/models/demo?budget={budget}", headers={"Prefer": "wait=0"})
+            for budget in (0.45, 0.25, 0.45)
+        )
+    assert (first.status_code, second.status_code, again.status_code) == (202, 503, 202)
+    assert second.json()["type"] == "/problems/queue-full"
+    assert int(second.headers["Retry-After"]) >= 1
+
+
+def test_without_evaluation_data_the_accuracy_is_unmeasured(service: Running, files: Files) -> None:
+    answer = service.push({"checkpoint": files.checkpoint})
+    service.end(answer.json()["operation"])
+    artifact = service.client.get(f"/models/{answer.json()['id']}?budget=0.5")
+    assert artifact.headers["RightRank-Accuracy"] == "unmeasured"
+    assert "RightRank-Accuracy-Samples" not in artifact.headers
+    refused = service.client.get(f"/models/{answer.json()['id']}?min_accuracy=0.1")
+    assert (refused.status_code, refused.json()["type"]) == (422, "/problems/budget-unreachable")
+
+
+def test_what_is_too_large_for_the_cache_is_served_from_the_store(stocked: Settings) -> None:
+    with serving(stocked) as running, at_work(stocked) as runner:
+        runner.parts.cache.largest = 100
+        answers = [running.client.get("/models/demo?budget=0.45") for _ in range(2)]
+        part = running.client.get("/models/demo?budget=0.45", headers={"Range": "bytes=10-29"})
+    assert [answer.headers["RightRank-Cache"] for answer in answers] == ["miss", "hit"]
+    assert answers[0].headers["ETag"].strip('"') == hashlib.sha256(answers[1].content).hexdigest()
+    assert part.content == answers[0].content[10:30]
+
+
+def test_a_file_that_vanishes_while_it_is_sent_ends_the_connection(
+    stocked: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "CHUNK", 4096)
+    find = Cache.find
+
+    def find_and_lose(self: Cache, model: str, plan: str) -> Artifact | None:
+        artifact = find(self, model, plan)
+        if artifact is not None:
+            self.redis.delete(artifact.chunk_keys()[-1])
+        return artifact
+
+    with serving(stocked) as running, at_work(stocked):
+        whole = running.client.get("/models/demo?budget=1")
+        monkeypatch.setattr(Cache, "find", find_and_lose)
+        with pytest.raises(httpx.RemoteProtocolError):
+            running.client.get("/models/demo?budget=1")
+        monkeypatch.setattr(Cache, "find", find)
+        again = running.client.get("/models/demo?budget=1")
+    assert again.headers["RightRank-Cache"] == "miss"
+    assert again.content == whole.content

@@ -1,0 +1,205 @@
+import base64
+import hashlib
+import json
+import stat
+
+import httpx
+import pytest
+from typer.testing import CliRunner
+
+from service import cli
+from service.auth import Gate, read_keys
+from service.client import Client
+
+NOT_FOUND = {
+    "type": "/problems/model-not-found",
+    "title": "There is no such model",
+    "status": 404,
+    "detail": "There is no model 'x'.",
+    "hint": "See GET /models.",
+}
+
+
+def run(*arguments):
+    return CliRunner().invoke(cli.app, list(arguments))
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """Answers by method and path; what was asked is in `requests`."""
+
+    class Fake:
+        def __init__(self):
+            self.answers, self.requests = {}, []
+
+        def __call__(self, request):
+            request.read()
+            self.requests.append(request)
+            answer = self.answers.get((request.method, request.url.path))
+            return answer() if answer else httpx.Response(404, json=NOT_FOUND)
+
+    fake = Fake()
+    monkeypatch.setattr(cli, "connect", lambda url: Client(url, transport=httpx.MockTransport(fake)))
+    return fake
+
+
+def test_every_command_explains_itself():
+    assert run("--help").exit_code == 0
+    for command in ("serve", "worker", "push", "pull", "models", "show", "delete", "key"):
+        shown = run(command, "--help")
+        assert shown.exit_code == 0, command
+        assert command in run("--help").stdout
+
+
+def test_the_command_that_serve_uses_for_itself_is_not_advertised():
+    assert " api " not in run("--help").stdout
+
+
+@pytest.mark.parametrize("command", [["show", "x"], ["delete", "x"], ["pull", "x"]])
+def test_a_refusal_is_told_in_the_servers_words_and_fails(server, command):
+    result = run(*command)
+    assert result.exit_code == 1
+    assert "There is no model 'x'. See GET /models." in result.stderr
+    assert result.stdout == ""
+
+
+def test_a_script_gets_the_refusal_as_the_problem_document(server):
+    result = run("show", "x", "--json")
+    assert result.exit_code == 1
+    assert json.loads(result.stderr)["type"] == "/problems/model-not-found"
+
+
+def test_a_server_that_is_down_is_a_sentence_and_a_failure(monkeypatch):
+    monkeypatch.setattr("service.client.time.sleep", lambda seconds: None)
+    result = run("show", "x", "--url", "http://127.0.0.1:1")
+    assert result.exit_code == 1
+    assert "No answer from http://127.0.0.1:1" in result.stderr
+
+
+def test_push_waits_for_the_model_unless_told_not_to(server, tmp_path):
+    (tmp_path / "net.pt2").write_bytes(b"net")
+    server.answers = {
+        ("POST", "/models"): lambda: httpx.Response(202, json={"id": "abc", "operation": "ingest-abc"}),
+        ("GET", "/operations/ingest-abc"): lambda: httpx.Response(200, json={"done": True, "result": {}}),
+    }
+    result = run("push", str(tmp_path / "net.pt2"), "--name", "net", "--json")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout) == {"id": "abc", "operation": "ingest-abc"}
+    assert [request.method for request in server.requests] == ["POST", "GET"]
+    server.requests.clear()
+    assert run("push", str(tmp_path / "net.pt2"), "--no-wait").exit_code == 0
+    assert [request.method for request in server.requests] == ["POST"]
+
+
+def test_push_fails_where_the_ingest_does(server, tmp_path):
+    (tmp_path / "net.pt2").write_bytes(b"net")
+    problem = {"type": "/problems/checkpoint-unsafe", "status": 422, "detail": "It carries a pickle."}
+    server.answers = {
+        ("POST", "/models"): lambda: httpx.Response(202, json={"id": "abc", "operation": "ingest-abc"}),
+        ("GET", "/operations/ingest-abc"): lambda: httpx.Response(200, json={"done": True, "error": problem}),
+    }
+    result = run("push", str(tmp_path / "net.pt2"))
+    assert result.exit_code == 1
+    assert "It carries a pickle." in result.stderr
+
+
+def test_push_refuses_a_file_that_is_not_there(server, tmp_path):
+    assert run("push", str(tmp_path / "none.pt2")).exit_code == 2
+    assert server.requests == []
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("criterion=taylor", ("criterion", "taylor")),
+        ("tune=true", ("tune", True)),
+        ("epochs=3", ("epochs", 3)),
+        ("note=a=b", ("note", "a=b")),
+        ("empty=", ("empty", "")),
+    ],
+)
+def test_an_option_is_json_where_it_can_be_and_text_elsewhere(text, read):
+    assert cli.parse_option(text) == read
+
+
+def test_an_option_without_a_value_is_refused(server, tmp_path):
+    (tmp_path / "net.pt2").write_bytes(b"net")
+    assert run("push", str(tmp_path / "net.pt2"), "--option", "tune").exit_code == 2
+
+
+def test_pull_asks_for_the_size_and_tells_what_it_got(server, tmp_path):
+    body = b"artifact"
+    digest = hashlib.sha256(body).digest()
+    server.answers["GET", "/models/net"] = lambda: httpx.Response(
+        200,
+        stream=httpx.ByteStream(body),
+        headers={
+            "ETag": f'"{digest.hex()}"',
+            "Repr-Digest": "sha-256=:" + base64.b64encode(digest).decode() + ":",
+            "RightRank-Budget": "0.29876",
+            "RightRank-Accuracy": "0.9712",
+            "RightRank-Accuracy-Samples": "1000",
+            "RightRank-Baseline-Accuracy": "0.9801",
+        },
+    )
+    file = tmp_path / "small.pt"
+    result = run("pull", "net", "--budget", "0.3", "--of", "macs", "-o", str(file))
+    assert result.exit_code == 0, result.stderr
+    assert dict(server.requests[0].url.params) == {"budget": "0.3", "of": "macs"}
+    assert file.read_bytes() == body
+    assert "29.9% of the parameters, accuracy 0.9712 on 1000 samples; the original 0.9801" in result.stdout
+    facts = json.loads(run("pull", "net", "-o", str(file), "--json").stdout)
+    assert facts["budget"] == "0.29876"
+    assert facts["etag"] == f'"{digest.hex()}"'
+    assert dict(server.requests[-1].url.params) == {"budget": "1"}
+
+
+def test_an_accuracy_that_nobody_measured_is_not_shown_as_a_number():
+    assert cli.sentence({"budget": "0.5", "accuracy": "unmeasured"}).endswith("accuracy unmeasured")
+
+
+def test_models_prints_all_of_them(server):
+    measured = {"metric": "top1", "value": 0.9876}
+    found = [
+        {"id": "m1", "names": ["net@1", "net@2"], "params": 1234, "bytes": 5000, "baseline": measured},
+        {"id": "m2", "names": [], "params": 99, "bytes": 400, "baseline": None},
+    ]
+    server.answers["GET", "/models"] = lambda: httpx.Response(200, json={"models": found, "next": None})
+    assert json.loads(run("models", "--json").stdout) == found
+    shown = run("models").stdout
+    for words in ("net@1, net@2", "1,234", "5.0 kB", "0.9876 top1", "unmeasured"):
+        assert words in shown
+
+
+def test_a_key_opens_the_service_and_is_not_in_the_file(tmp_path):
+    file = tmp_path / "new" / "keys"
+    first = run("key", "ci", "--scope", "fetch", "--scope", "publish", "--keys-file", str(file))
+    second = json.loads(run("key", "fleet", "--scope", "fetch", "--keys-file", str(file), "--json").stdout)
+    assert first.exit_code == 0
+    secret = first.stdout.strip()
+    assert secret not in file.read_text()
+    assert second["key"] not in file.read_text()
+    assert [key.name for key in read_keys(file)] == ["ci", "fleet"]
+    gate = Gate(file)
+    assert gate.find(secret).scopes == {"fetch", "publish"}
+    assert gate.find(second["key"]).name == "fleet"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def test_a_key_starts_a_line_of_its_own_in_a_file_written_by_hand(tmp_path):
+    file = tmp_path / "keys"
+    file.write_text(f"old fetch {'0' * 64}")
+    assert run("key", "new", "--scope", "fetch", "--keys-file", str(file)).exit_code == 0
+    assert [key.name for key in read_keys(file)] == ["old", "new"]
+
+
+@pytest.mark.parametrize("arguments", [["ci", "--scope", "root"], ["a b", "--scope", "fetch"], ["ci"]])
+def test_a_key_that_the_service_could_not_read_is_not_made(tmp_path, arguments):
+    assert run("key", *arguments, "--keys-file", str(tmp_path / "keys")).exit_code == 2
+    assert not (tmp_path / "keys").exists()
+
+
+def test_serve_refuses_the_open_network_without_keys(tmp_path):
+    result = run("serve", "--host", "0.0.0.0", "--data", str(tmp_path))
+    assert result.exit_code == 1
+    assert "refusing to listen on 0.0.0.0 without keys" in result.stderr

