@@ -7,12 +7,13 @@ BIN := .venv/bin
 STAMP := .venv/.installed-$(RIGHTRANK_TORCH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test bench clean
+.PHONY: help install run test verify bench clean
 
 help:
 	@echo "make run      install, train a small model, serve it on http://127.0.0.1:8000"
 	@echo "make install  everything into .venv; instant when already there"
 	@echo "make test     lint, types and tests"
+	@echo "make verify   a running service's answers, checked from outside with curl and torch alone"
 	@echo "make bench    the figures that the README quotes"
 	@echo "make clean    remove .venv and caches; data stays"
 
@@ -32,6 +33,9 @@ test: install
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q
+
+verify: install
+	$(BIN)/python -m benchmarks.verify
 
 bench: install
 	$(BIN)/python -m benchmarks

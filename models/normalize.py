@@ -8,7 +8,7 @@ not change by a bit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import torch
@@ -23,8 +23,7 @@ __all__ = ["normalize"]
 _Bound: TypeAlias = dict[str, Argument]
 _IDENTITIES = frozenset(
     f"aten.{name}.default"
-    for name in """dropout feature_dropout alpha_dropout native_dropout detach alias
-    dropout_ feature_dropout_ alpha_dropout_ detach_""".split()
+    for name in ["dropout", "feature_dropout", "alpha_dropout", "native_dropout", "detach", "alias", "dropout_", "feature_dropout_", "alpha_dropout_", "detach_"]
 )
 
 
@@ -227,16 +226,11 @@ class _Storage:
 # Views that torch's schemas do not mark as such; and calls whose results are views that do not overlap.
 _UNMARKED_VIEWS = frozenset(
     f"aten.{name}"
-    for name in """_unsafe_view.default type_as.default einsum.default pixel_shuffle.default
-    pixel_unshuffle.default channel_shuffle.default native_channel_shuffle.default meshgrid.default
-    meshgrid.indexing broadcast_tensors.default atleast_1d.default atleast_1d.Sequence atleast_2d.default
-    atleast_2d.Sequence atleast_3d.default atleast_3d.Sequence unsafe_chunk.default unsafe_split.Tensor
-    unsafe_split_with_sizes.default""".split()
+    for name in ["_unsafe_view.default", "type_as.default", "einsum.default", "pixel_shuffle.default", "pixel_unshuffle.default", "channel_shuffle.default", "native_channel_shuffle.default", "meshgrid.default", "meshgrid.indexing", "broadcast_tensors.default", "atleast_1d.default", "atleast_1d.Sequence", "atleast_2d.default", "atleast_2d.Sequence", "atleast_3d.default", "atleast_3d.Sequence", "unsafe_chunk.default", "unsafe_split.Tensor", "unsafe_split_with_sizes.default"]
 )
 _DISJOINT = frozenset(
     f"aten.{name}"
-    for name in """split.Tensor split.sizes split_with_sizes.default chunk.default unbind.int
-    tensor_split.sections unsafe_chunk.default unsafe_split.Tensor unsafe_split_with_sizes.default""".split()
+    for name in ["split.Tensor", "split.sizes", "split_with_sizes.default", "chunk.default", "unbind.int", "tensor_split.sections", "unsafe_chunk.default", "unsafe_split.Tensor", "unsafe_split_with_sizes.default"]
 )
 
 
@@ -384,7 +378,7 @@ def _symmetric(padding: str, bound: _Bound, dims: int, context: _Context) -> Arg
 
 
 def _convolution(node: Node, bound: _Bound, context: _Context) -> Node:
-    names = "input weight bias stride padding dilation transposed output_padding groups".split()
+    names = ["input", "weight", "bias", "stride", "padding", "dilation", "transposed", "output_padding", "groups"]
     return _call(node, "aten.convolution.default", *(bound[name] for name in names))
 
 
@@ -418,6 +412,17 @@ def _batch_norm(node: Node, bound: _Bound, context: _Context) -> Node:
     )
 
 
+def _reshape(node: Node, bound: _Bound, context: _Context) -> Node:
+    """A view demands a memory layout that kernels of other devices need not produce; reshape takes any."""
+    return _call(node, "aten.reshape.default", bound["self"], bound["size"])
+
+
+def _zeros(node: Node, bound: _Bound, context: _Context) -> Node:
+    """Memory that the program fills before it reads it: zeros do as well, and let nothing leak."""
+    kwargs = tuple((key, value) for key, value in node.kwargs if key != "memory_format")
+    return Node(node.name, "aten.zeros.default", node.args, kwargs, node.outputs)
+
+
 def _without_chance(name: str, value: Argument) -> Callable[[Node, _Bound, _Context], Node]:
     """The call with the argument that makes it random in training set to what eval mode passes."""
 
@@ -435,6 +440,9 @@ _REWRITES: dict[str, Callable[[Node, _Bound, _Context], Node]] = {
     "aten.addmm.default": _addmm,
     "aten.mm.default": _matmul,
     "aten.matmul.default": _matmul,
+    "aten.view.default": _reshape,
+    "aten._unsafe_view.default": _reshape,
+    "aten.empty.memory_format": _zeros,
     "aten._convolution.default": _convolution,
     "aten.convolution.default": _convolution,
     **{f"aten.conv{n}d.{o}": _convolution_of(n) for n in (1, 2, 3) for o in ("default", "padding")},
@@ -447,9 +455,7 @@ _REWRITES: dict[str, Callable[[Node, _Bound, _Context], Node]] = {
     **{f"aten.{name}.input": _without_chance("train", False) for name in ("lstm", "gru", "rnn_tanh", "rnn_relu")},
     **{
         f"aten.{name}.default": _batch_norm
-        for name in """batch_norm native_batch_norm cudnn_batch_norm _native_batch_norm_legit
-        _native_batch_norm_legit_functional _native_batch_norm_legit_no_training _batch_norm_no_update
-        _batch_norm_with_update_functional""".split()
+        for name in ["batch_norm", "native_batch_norm", "cudnn_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_functional", "_native_batch_norm_legit_no_training", "_batch_norm_no_update", "_batch_norm_with_update_functional"]
     },
 }
 

@@ -1,9 +1,9 @@
 """The calls that an uploaded program may make.
 
 Written out one by one: a name is here because it computes tensors from tensors, with no file, no
-process, no random number, no uninitialised memory and no access outside its operands. Names that end
-in "_" work in place; `normalize` turns them into their functional twins or refuses the program.
-Random ones (dropout) are here only where `normalize` removes them.
+process, no random number and no access outside its operands. Names that end in "_" work in place;
+`normalize` turns them into their functional twins or refuses the program. Dropout and uninitialised
+memory are here because `normalize` removes them.
 """
 
 from __future__ import annotations
@@ -222,6 +222,7 @@ _CONSTRUCTORS = _names(
     zeros ones full zeros_like ones_like full_like new_zeros new_ones new_full scalar_tensor eye
     arange: default start start_step
     linspace
+    empty: memory_format
     fill: Scalar Tensor
     copy
     tril_indices triu_indices

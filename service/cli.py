@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import secrets
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -37,6 +38,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 Reference = Annotated[str, typer.Argument(metavar="MODEL", help="A name, name@version, or a model's id.")]
 Data = Annotated[Path | None, typer.Option(help="The data folder.  [default: RIGHTRANK_DATA or ./data]")]
 File = Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help=".safetensors or .npz")]
+GRACE_SECONDS = 5
 LOCAL = "http://127.0.0.1:8000"
 
 
@@ -78,7 +80,11 @@ def api(descriptor: int) -> None:
 
     with plainly(), faults():
         application = create_app(settings_of())
-    uvicorn.run(application, fd=descriptor, log_level="warning", server_header=False, timeout_graceful_shutdown=5)
+    config = uvicorn.Config(
+        application, log_level="warning", server_header=False, timeout_graceful_shutdown=GRACE_SECONDS
+    )
+    # By the socket rather than by its number, for which uvicorn assumes a unix socket and sets no TCP_NODELAY.
+    uvicorn.Server(config).run(sockets=[socket.socket(fileno=descriptor)])
 
 
 @app.command()
@@ -145,7 +151,7 @@ def pull(
     if as_json:
         out.print_json(data={"file": str(file), "bytes": file.stat().st_size, "etag": headers["etag"], **facts})
     else:
-        out.print(f"{file}: {decimal(file.stat().st_size)}, {sentence(facts)}")
+        out.print(f"{file}: {decimal(file.stat().st_size)}, {sentence(facts, of or 'params')}")
 
 
 @app.command()
@@ -163,8 +169,12 @@ def models(url: Url = LOCAL, as_json: Json = False) -> None:
 def show(reference: Reference, url: Url = LOCAL, as_json: Json = False) -> None:
     """Describe a model."""
     with plainly(as_json), connect(url) as client:
-        description = client.show(reference)
-    out.print_json(data=description)
+        description, curve = client.show(reference), client.curve(reference)
+    if as_json:
+        out.print_json(data={**description, "curve": curve})
+    else:
+        out.print(summary_of(description))
+        out.print(table_of_sizes(curve))
 
 
 @app.command()
@@ -248,13 +258,40 @@ def parse_option(text: str) -> tuple[str, Any]:
     return key, value
 
 
-def sentence(facts: dict[str, str]) -> str:
+def sentence(facts: dict[str, str], of: str) -> str:
     """What the headers of an artifact say about it."""
-    size = f"{float(facts['budget']):.1%} of the parameters"
-    if "accuracy" not in facts or facts["accuracy"] == "unmeasured":
-        return f"{size}, accuracy unmeasured"
-    base = f"; the original {float(facts['baseline-accuracy']):.4f}" if "baseline-accuracy" in facts else ""
-    return f"{size}, accuracy {float(facts['accuracy']):.4f} on {facts['accuracy-samples']} samples{base}"
+    size = f"{int(facts['params']):,} parameters, {int(facts['macs']):,} MACs"
+    share = f"{float(facts['budget']):.1%} of the original's {'MACs' if of == 'macs' else 'parameters'}"
+    if facts["accuracy"] == "unmeasured":
+        return f"{size} ({share}), accuracy unmeasured"
+    found = f"{facts['metric']} {float(facts['accuracy']):.4f} on {facts['accuracy-samples']} samples"
+    return f"{size} ({share}), {found}; the original {float(facts['baseline-accuracy']):.4f}"
+
+
+def summary_of(model: dict[str, Any]) -> Table:
+    decomposed = sum(layer["decomposed"] for layer in model["layers"])
+    table = Table.grid(padding=(0, 2))
+    table.add_row("Model", model["id"])
+    table.add_row("Names", ", ".join(model["names"]) or "none")
+    table.add_row("Parameters", f"{model['params']:,}")
+    table.add_row("MACs", f"{model['macs']:,}")
+    table.add_row("Layers", f"{decomposed} of {len(model['layers'])} can be cut, by {model['criterion']}")
+    table.add_row("Smallest", f"budget={model['min_budget']['params']:.4f}")
+    return table
+
+
+def table_of_sizes(curve: list[dict[str, Any]]) -> Table:
+    table = Table("Budget", "Parameters", "MACs", "File", "Accuracy", "95 %", box=None)
+    for point in curve:
+        table.add_row(
+            f"{point['budget']:.3f}",
+            f"{point['params']:,}",
+            f"{point['macs']:,}",
+            decimal(point["bytes"]),
+            f"{point['accuracy']:.4f} {point['metric']}",
+            f"{point['low']:.4f} to {point['high']:.4f}",
+        )
+    return table
 
 
 def table_of(found: list[dict[str, Any]]) -> Table:

@@ -208,6 +208,11 @@ class Client:
         description: dict[str, Any] = self._patiently("GET", _path(reference)).json()
         return description
 
+    def curve(self, reference: str) -> list[dict[str, Any]]:
+        """What has been measured of a model, the smallest first."""
+        points: list[dict[str, Any]] = self._patiently("GET", f"{_path(reference)}/curve").json()["points"]
+        return points
+
     def delete(self, reference: str) -> None:
         self._send("DELETE", _path(reference))
 

@@ -24,7 +24,7 @@ from service.progress import Bars
 # The images' pixels are integers from 0 to 16.
 WHITE = 16.0
 HELD_OUT = 500
-EPOCHS = 12
+EPOCHS = 8
 BATCH = 64
 RATE = 0.01
 
@@ -114,8 +114,12 @@ def _convolution(inputs: int, outputs: int) -> list[nn.Module]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m service.demo", description="Train the demo's model.")
     parser.add_argument("folder", type=Path, help="where its three files go")
+    folder: Path = parser.parse_args().folder
+    # The layers are small: threads gain little, and on a busy machine, where they wait for each other, training
+    # takes many times as long. One thread also makes the same weights on every machine of a kind.
+    torch.set_num_threads(1)
     with Bars(Console(stderr=True)) as bars:
-        build(parser.parse_args().folder, bars)
+        build(folder, bars)
 
 
 if __name__ == "__main__":

@@ -22,8 +22,8 @@ from service.work import Parts
 
 log = logging.getLogger("rightrank")
 
-BEAT_SECONDS = 1.0
-# Longer than the queue takes to notice a dead worker is not needed: then its job comes here again.
+BEAT_SECONDS = 0.5
+# No longer than the queue takes to notice a dead worker: then its job comes here again.
 LOCK_SECONDS = 4.0
 REPORT_SECONDS = 0.1
 
@@ -43,7 +43,7 @@ class Job:
         self.cancelled = threading.Event()
         self._stop = stop
         self._ended = threading.Event()
-        self._kills = False
+        self._spared: frozenset[int] | None = None
         self._reported = ("", 0.0)
 
     def progress(self, phase: str, completed: int, total: int, unit: str) -> None:
@@ -62,15 +62,15 @@ class Job:
 
     @contextlib.contextmanager
     def kills_children(self) -> Iterator[None]:
-        """Meanwhile, a cancelled or stopped job ends the processes that it has started."""
-        self._kills = True
+        """Meanwhile, a cancelled or stopped job ends the processes that it starts."""
+        self._spared = children()
         try:
             yield
         except RightRankError:
             self.check()
             raise
         finally:
-            self._kills = False
+            self._spared = None
         self.check()
 
     @contextlib.contextmanager
@@ -85,13 +85,14 @@ class Job:
             thread.join()
 
     def _beat(self, lock: str) -> None:
-        while not self._ended.wait(BEAT_SECONDS / 4 if self._kills else BEAT_SECONDS):
+        while not self._ended.wait(BEAT_SECONDS):
             with contextlib.suppress(redis.RedisError):
                 self.parts.cache.redis.pexpire(lock, int(LOCK_SECONDS * 1000))
                 if self.parts.operations.beat(self.operation):
                     self.cancelled.set()
-            if self._kills and (self.cancelled.is_set() or self._stop.is_set()):
-                kill_children()
+            spared = self._spared
+            if spared is not None and (self.cancelled.is_set() or self._stop.is_set()):
+                kill(children() - spared)
 
 
 class Runner:
@@ -174,17 +175,20 @@ class Runner:
         return True
 
 
-def kill_children() -> None:
-    """Kills this process's children and their groups (Linux; elsewhere they end by their own limits)."""
+def children() -> frozenset[int]:
+    """This process's children (Linux; elsewhere none are known, and they end by their own limits)."""
+    found: set[int] = set()
     for listing in Path("/proc/self/task").glob("*/children"):
         with contextlib.suppress(OSError):
-            for child in listing.read_text().split():
-                _kill(int(child))
+            found.update(map(int, listing.read_text().split()))
+    return frozenset(found)
 
 
-def _kill(pid: int) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        if os.getpgid(pid) == pid:
-            os.killpg(pid, signal.SIGKILL)
-        else:
-            os.kill(pid, signal.SIGKILL)
+def kill(processes: frozenset[int]) -> None:
+    """Kills processes, and the groups of those that lead one."""
+    for pid in processes:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if os.getpgid(pid) == pid:
+                os.killpg(pid, signal.SIGKILL)
+            else:
+                os.kill(pid, signal.SIGKILL)

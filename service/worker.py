@@ -49,7 +49,7 @@ def start(parts: Parts, runner: Runner, queues: tuple[str, ...]) -> dramatiq.Wor
     broker.order = queues
     for queue in queues:
         broker.declare_queue(queue)
-    dramatiq.actor(runner.perform, actor_name="perform", queue_name=queues[0], broker=broker)
+    dramatiq.actor(actor_name="perform", queue_name=queues[0], broker=broker)(runner.perform)
     worker = dramatiq.Worker(broker, queues=set(queues), worker_threads=1, worker_timeout=200)
     worker.start()
     return worker

@@ -23,12 +23,9 @@ _TOKEN = re.compile(
 )
 _SYMBOL = re.compile(r"[a-z]{1,4}\d{1,12}\Z")
 _FUNCTIONS = frozenset(
-    """Symbol Integer Float Rational Add Mul Pow Mod PythonMod FloorDiv CleanDiv CeilDiv CeilToInt FloorToInt
-    TruncToInt TruncToFloat RoundToInt ToFloat IntTrueDiv FloatTrueDiv PowByNatural FloatPow ModularIndexing
-    Max Min Where Identity LShift RShift floor ceiling Abs OpaqueUnaryFn_sqrt Equality Unequality Eq Ne Lt Le
-    Gt Ge StrictLessThan StrictGreaterThan LessThan GreaterThan And Or Not""".split()
+    ["Symbol", "Integer", "Float", "Rational", "Add", "Mul", "Pow", "Mod", "PythonMod", "FloorDiv", "CleanDiv", "CeilDiv", "CeilToInt", "FloorToInt", "TruncToInt", "TruncToFloat", "RoundToInt", "ToFloat", "IntTrueDiv", "FloatTrueDiv", "PowByNatural", "FloatPow", "ModularIndexing", "Max", "Min", "Where", "Identity", "LShift", "RShift", "floor", "ceiling", "Abs", "OpaqueUnaryFn_sqrt", "Equality", "Unequality", "Eq", "Ne", "Lt", "Le", "Gt", "Ge", "StrictLessThan", "StrictGreaterThan", "LessThan", "GreaterThan", "And", "Or", "Not"]
 )
-_FLAGS = frozenset("positive integer nonnegative real finite evaluate precision".split())
+_FLAGS = frozenset(["positive", "integer", "nonnegative", "real", "finite", "evaluate", "precision"])
 _LENGTH = 4096
 _DEPTH = 64
 

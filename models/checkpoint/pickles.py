@@ -19,7 +19,7 @@ from models.errors import MalformedCheckpoint, UnsafeCheckpoint, UnsupportedChec
 STATE = f"""Save the weights alone, torch.save(model.state_dict(), "weights.pt"), and name the architecture.
 Or: {EXPORT}"""
 
-_STORAGES = "Float Double Half BFloat16 Long Int Short Char Byte Bool".split()
+_STORAGES = ["Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool"]
 _GLOBALS = frozenset(
     [
         "collections OrderedDict",
@@ -31,10 +31,7 @@ _GLOBALS = frozenset(
 )
 # Everything that a dictionary of tensors and plain values needs in protocol 2, which torch.save writes.
 _OPCODES = frozenset(
-    """PROTO STOP MARK POP POP_MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT
-    BINUNICODE SHORT_BINSTRING BINSTRING EMPTY_DICT EMPTY_LIST EMPTY_TUPLE EMPTY_SET
-    APPEND APPENDS SETITEM SETITEMS TUPLE TUPLE1 TUPLE2 TUPLE3
-    BINGET LONG_BINGET BINPUT LONG_BINPUT GLOBAL BINPERSID REDUCE BUILD""".split()
+    ["PROTO", "STOP", "MARK", "POP", "POP_MARK", "NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINSTRING", "BINSTRING", "EMPTY_DICT", "EMPTY_LIST", "EMPTY_TUPLE", "EMPTY_SET", "APPEND", "APPENDS", "SETITEM", "SETITEMS", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "BINGET", "LONG_BINGET", "BINPUT", "LONG_BINPUT", "GLOBAL", "BINPERSID", "REDUCE", "BUILD"]
 )
 
 

@@ -32,6 +32,19 @@ def integers(values: Sequence[int]) -> bytes:
     return tuple_(*map(integer, values)) if values else EMPTY_TUPLE
 
 
+class Memo:
+    """What has been written once is referred to by number after that."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[bytes, int] = {}
+
+    def __call__(self, data: bytes) -> bytes:
+        if data in self._numbers:
+            return b"h" + bytes([self._numbers[data]])
+        self._numbers[data] = len(self._numbers)
+        return data + b"q" + bytes([self._numbers[data]])
+
+
 def instance(module: str, name: str, state: Iterable[tuple[str, bytes]]) -> bytes:
     """An object of a class, made without calling it, with `state` as its attributes."""
     items = b"".join(string(key) + value for key, value in state)
@@ -39,15 +52,14 @@ def instance(module: str, name: str, state: Iterable[tuple[str, bytes]]) -> byte
 
 
 def tensor(
-    storage: str, key: str, count: int, shape: Sequence[int], strides: Sequence[int], grad: bool
+    memo: Memo, storage: str, key: str, count: int, shape: Sequence[int], strides: Sequence[int], grad: bool
 ) -> bytes:
     """A tensor over all `count` elements of the archive's record `data/<key>`."""
-    handle = tuple_(string("storage"), _global("torch", storage), string(key), string("cpu"), integer(count)) + b"Q"
-    hooks = _global("collections", "OrderedDict") + b")R"
-    arguments = tuple_(
-        handle, integer(0), integers(shape), integers(strides), TRUE if grad else FALSE, hooks
-    )
-    return _global("torch._utils", "_rebuild_tensor_v2") + arguments + b"R"
+    kind = memo(_global("torch", storage))
+    handle = tuple_(memo(string("storage")), kind, string(key), memo(string("cpu")), integer(count)) + b"Q"
+    hooks = memo(_global("collections", "OrderedDict")) + b")R"
+    arguments = tuple_(handle, integer(0), integers(shape), integers(strides), TRUE if grad else FALSE, hooks)
+    return memo(_global("torch._utils", "_rebuild_tensor_v2")) + arguments + b"R"
 
 
 def _global(module: str, name: str) -> bytes:

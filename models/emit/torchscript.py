@@ -148,6 +148,7 @@ class Script:
 
     def object(self, ranks: Sequence[int]) -> bytes:
         """The pickle of the module's attributes."""
+        memo = pickle.Memo()
         state = [("training", pickle.FALSE), ("_is_full_backward_hook", pickle.NONE)]
         for slot in self.slots(ranks):
             strides = [math.prod(slot.shape[i + 1 :]) for i in range(len(slot.shape))]
@@ -155,7 +156,7 @@ class Script:
                 (
                     slot.attribute,
                     pickle.tensor(
-                        STORAGES[slot.dtype], str(slot.key), slot.count, slot.shape, strides, slot.parameter
+                        memo, STORAGES[slot.dtype], str(slot.key), slot.count, slot.shape, strides, slot.parameter
                     ),
                 )
             )
@@ -168,7 +169,7 @@ class Script:
             name = f"{TOP}/data/{slot.key}"
             extra = _padding(offset, name)
             offset += LOCAL_HEADER + len(name) + extra + slot.bytes
-            directory += CENTRAL_HEADER + len(name) + extra
+            directory += CENTRAL_HEADER + len(name)
         text, extra_text = self._text_size
         for rank, more in zip(ranks, extra_text, strict=True):
             text += more if rank else 0
@@ -219,6 +220,8 @@ def cut(script: Script, master: TensorFile, ranks: Sequence[int], file: BinaryIO
             entry = _entry(f"data/{slot.key}")
             entry.extra = _filler(_padding(archive.start_dir, entry.filename))
             archive.writestr(entry, data.reshape(-1).view(np.uint8).data if data.size else b"")
+            # The padding is for the data; the directory at the end need not repeat it.
+            entry.extra = b""
         for name, text in script.text_records(ranks):
             archive.writestr(_entry(name), text)
 

@@ -20,7 +20,7 @@ from models.plan import Plan
 from service.api.common import admit_job
 from service.api.conditions import matches, span
 from service.auth import Key
-from service.cache import Artifact, Evicted
+from service.cache import Evicted
 from service.catalogue import ID, Model, Record, artifact_key
 from service.jobs import WAITING
 from service.metrics import Tally
@@ -81,22 +81,6 @@ def ask_of(
     return Ask(budget, of or "params", max_bytes, max_params, max_macs, min_accuracy)
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """A cut, and where its bytes are: in the cache, in the store (`record.stored`) or nowhere."""
-
-    record: Record
-    cached: Artifact | None
-
-    @property
-    def ready(self) -> bool:
-        return self.record.stored or self.cached is not None
-
-    @property
-    def etag(self) -> str:
-        return f'"{self.record.sha256}"'
-
-
 class Service:
     """Answers one request for an artifact."""
 
@@ -113,10 +97,12 @@ class Service:
         headers = {"Cache-Control": self._cache_control(reference, ask)}
         deadline = time.monotonic() + self._patience()
         for attempt in range(PATIENCE):
-            found = await run_in_threadpool(self._find, model, plan)
-            if found is not None:
-                headers |= facts(reference, model, found, ask, hit=attempt == 0 and found.ready)
-                if reply := await run_in_threadpool(self._reply, model, found, headers):
+            record = await run_in_threadpool(self.parts.catalogue.record, model.id, plan.digest)
+            if record is not None:
+                headers |= facts(reference, model, record, ask)
+                if matches(self.request.headers.get("if-none-match"), headers["ETag"]):
+                    return Response(status_code=304, headers=headers)
+                if reply := await run_in_threadpool(self._reply, model, record, headers, attempt == 0):
                     return reply
             operation = await self._await(model, plan, deadline)
             if operation is not None and not operation.done:
@@ -134,42 +120,40 @@ class Service:
         model = self.parts.catalogue.open(self.parts.catalogue.resolve(reference))
         return model, choose(self.parts, model, ask)
 
-    def _find(self, model: Model, plan: Plan) -> Found | None:
-        record = self.parts.catalogue.record(model.id, plan.digest)
-        if record is None:
-            return None
-        cached = None if record.stored else self.parts.cache.find(model.id, plan.digest)
-        return Found(record, cached if cached and cached.sha256 == record.sha256 else None)
-
-    def _reply(self, model: Model, found: Found, headers: dict[str, str]) -> Response | None:
+    def _reply(self, model: Model, record: Record, headers: dict[str, str], first: bool) -> Response | None:
         """The answer as far as it can be given from what is there; None where the bytes are needed and are not."""
-        asked = self.request.headers
-        if matches(asked.get("if-none-match"), found.etag):
-            return Response(status_code=304, headers=headers)
-        size = found.record.size
-        part = span(asked.get("range"), asked.get("if-range"), found.etag, size)
+        asked, size = self.request.headers, record.size
+        part = span(asked.get("range"), asked.get("if-range"), headers["ETag"], size)
         if part is not None and self.request.method == "GET":
             headers = headers | {"Content-Range": f"bytes {part[0]}-{part[1] - 1}/{size}"}
         else:
             part = None
         start, stop = part or (0, size)
-        headers = headers | {"Content-Length": str(stop - start), "Content-Type": "application/octet-stream"}
+        body = self._body(model, record, start, stop)
+        headers = headers | {
+            "Content-Length": str(stop - start),
+            "Content-Type": "application/octet-stream",
+            "RightRank-Cache": "hit" if first and body is not None else "miss",
+        }
         if self.request.method == "HEAD":
             return Response(headers=headers)
-        body = self._body(model, found, start, stop)
         if body is None:
             return None
         self.tally.add("artifacts", cache=headers["RightRank-Cache"])
         self.tally.add("artifact_bytes", stop - start)
         return StreamingResponse(body, status_code=206 if part else 200, headers=headers)
 
-    def _body(self, model: Model, found: Found, start: int, stop: int) -> Iterator[bytes] | None:
+    def _body(self, model: Model, record: Record, start: int, stop: int) -> Iterator[bytes] | None:
         """The bytes, the first of them already in hand; None where they are not there."""
-        if found.record.stored:
-            return self.parts.store.stream(artifact_key(model.id, found.record.plan.digest), start, stop)
-        if found.cached is None:
+        if record.stored:
+            return self.parts.store.stream(artifact_key(model.id, record.plan.digest), start, stop)
+        cached = self.parts.cache.find(model.id, record.plan.digest)
+        if cached is not None and cached.sha256 != record.sha256:
+            self.parts.catalogue.forget(model.id)  # it was cut anew, by another version of the emitter
             return None
-        pieces = self.parts.cache.read(found.cached, start, stop)
+        if cached is None:
+            return None
+        pieces = self.parts.cache.read(cached, start, stop)
         try:
             first = next(pieces, b"")
         except Evicted:
@@ -234,14 +218,14 @@ def smallest_accurate(records: list[Record], least: float) -> Plan:
     )
 
 
-def facts(reference: str, model: Model, found: Found, ask: Ask, hit: bool) -> dict[str, str]:
+def facts(reference: str, model: Model, record: Record, ask: Ask) -> dict[str, str]:
     """The headers that say what the artifact is."""
-    record, manifest = found.record, model.manifest
-    plan, measurement, baseline = record.plan, record.measurement, manifest["baseline"]
+    manifest, plan, measurement = model.manifest, record.plan, record.measurement
+    baseline = manifest["baseline"]
     reached = plan.macs / manifest["macs"] if ask.of == "macs" and manifest["macs"] else plan.budget
     digest = base64.b64encode(bytes.fromhex(record.sha256)).decode()
     headers = {
-        "ETag": found.etag,
+        "ETag": f'"{record.sha256}"',
         "Repr-Digest": f"sha-256=:{digest}:",
         "Accept-Ranges": "bytes",
         "Content-Disposition": f'attachment; filename="{reference.replace("@", "-")}-{plan.digest[:8]}.pt"',
@@ -251,7 +235,6 @@ def facts(reference: str, model: Model, found: Found, ask: Ask, hit: bool) -> di
         "RightRank-Macs": str(plan.macs),
         "RightRank-Budget": repr(float(reached)),
         "RightRank-Accuracy": repr(measurement["value"]) if measurement else "unmeasured",
-        "RightRank-Cache": "hit" if hit else "miss",
     }
     if measurement:
         headers["RightRank-Accuracy-Samples"] = str(measurement["n"])

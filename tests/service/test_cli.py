@@ -137,6 +137,9 @@ def test_pull_asks_for_the_size_and_tells_what_it_got(server, tmp_path):
             "ETag": f'"{digest.hex()}"',
             "Repr-Digest": "sha-256=:" + base64.b64encode(digest).decode() + ":",
             "RightRank-Budget": "0.29876",
+            "RightRank-Params": "20970",
+            "RightRank-Macs": "98944",
+            "RightRank-Metric": "top1",
             "RightRank-Accuracy": "0.9712",
             "RightRank-Accuracy-Samples": "1000",
             "RightRank-Baseline-Accuracy": "0.9801",
@@ -147,7 +150,8 @@ def test_pull_asks_for_the_size_and_tells_what_it_got(server, tmp_path):
     assert result.exit_code == 0, result.stderr
     assert dict(server.requests[0].url.params) == {"budget": "0.3", "of": "macs"}
     assert file.read_bytes() == body
-    assert "29.9% of the parameters, accuracy 0.9712 on 1000 samples; the original 0.9801" in result.stdout
+    assert "20,970 parameters, 98,944 MACs (29.9% of the original's MACs)" in result.stdout
+    assert "top1 0.9712 on 1000 samples; the original 0.9801" in result.stdout
     facts = json.loads(run("pull", "net", "-o", str(file), "--json").stdout)
     assert facts["budget"] == "0.29876"
     assert facts["etag"] == f'"{digest.hex()}"'
@@ -155,7 +159,32 @@ def test_pull_asks_for_the_size_and_tells_what_it_got(server, tmp_path):
 
 
 def test_an_accuracy_that_nobody_measured_is_not_shown_as_a_number():
-    assert cli.sentence({"budget": "0.5", "accuracy": "unmeasured"}).endswith("accuracy unmeasured")
+    facts = {"params": "5", "macs": "9", "budget": "0.5", "accuracy": "unmeasured"}
+    assert cli.sentence(facts, "params") == (
+        "5 parameters, 9 MACs (50.0% of the original's parameters), accuracy unmeasured"
+    )
+
+
+def test_show_prints_the_model_and_the_sizes_measured(server):
+    description = {
+        "id": "m1",
+        "names": ["net@1"],
+        "params": 71786,
+        "macs": 149760,
+        "criterion": "logit",
+        "min_budget": {"params": 0.0167, "macs": 0.03},
+        "layers": [{"decomposed": True}, {"decomposed": False}],
+    }
+    point = {"budget": 0.292, "params": 20970, "macs": 98944, "bytes": 88666, "metric": "top1"}
+    point |= {"accuracy": 0.83, "low": 0.79, "high": 0.86}
+    server.answers = {
+        ("GET", "/models/net"): lambda: httpx.Response(200, json=description),
+        ("GET", "/models/net/curve"): lambda: httpx.Response(200, json={"points": [point]}),
+    }
+    shown = run("show", "net").stdout
+    for words in ("net@1", "71,786", "1 of 2 can be cut", "budget=0.0167", "0.292", "88.7 kB", "0.8300 top1"):
+        assert words in shown
+    assert json.loads(run("show", "net", "--json").stdout) == {**description, "curve": [point]}
 
 
 def test_models_prints_all_of_them(server):

@@ -16,7 +16,7 @@ def net(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def wide(tmp_path_factory):
-    """The file of a network whose ingest takes some seconds."""
+    """The file of a network whose ingest can be interrupted."""
     file = tmp_path_factory.mktemp("wide") / "wide.pt2"
     networks.wide(file)
     return file

@@ -66,7 +66,7 @@ def half_an_upload(service):
     with socket.create_connection(("127.0.0.1", service.port)) as connection:
         connection.sendall(head.encode() + start + half)
         scratch = service.data / "tmp"
-        until(lambda: any(path.is_file() for path in scratch.rglob("*")), "an upload under way")
+        until(lambda: [file for file in scratch.rglob("checkpoint") if file.stat().st_size], "half an upload")
         yield
 
 
@@ -80,7 +80,9 @@ def test_a_worker_killed_amid_an_ingest_costs_nothing_but_time(fresh, wide):
     answer = service.client.push(wide, name="wide")
     until(lambda: attempts(service, answer["operation"]) == 1, "the first attempt")
     (worker,) = service.pids("worker")
+    readers = until(lambda: children(worker), "the reader of the upload")
     os.kill(worker, signal.SIGKILL)
+    until(lambda: not any(map(runs, readers)), "the end of the reader, which its worker no longer watches")
     state = service.client.wait(answer["operation"])
     assert state["result"]["model"] == answer["id"]
     assert attempts(service, answer["operation"]) == 2

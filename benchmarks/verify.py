@@ -1,0 +1,123 @@
+"""What a running service promises, checked from outside with curl and torch alone.
+
+    python -m benchmarks.verify [--budgets 1,0.7,0.5,0.3,0.2,0.1]
+
+Starts `rightrank serve` over an empty folder, trains and publishes the demo, fetches each budget with
+curl, and compares the headers with what only torch finds in the file: parameters, size, accuracy to the
+last digit, and for budget=1 the original's outputs bit for bit. Then the same shares as `max_bytes`, which bounds
+the file as `budget` bounds the parameters. Exits with 1 where a promise is broken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from benchmarks.server import running
+from service.client import Client
+
+
+@dataclass(frozen=True)
+class Row:
+    """One request: what the headers say and what the file shows."""
+
+    asked: str
+    reached: float
+    params: int
+    bytes: int
+    accuracy: float
+    cache: str
+    broken: tuple[str, ...]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Check a service's answers from outside.")
+    parser.add_argument("--budgets", default="1,0.7,0.5,0.3,0.2,0.1")
+    budgets = parser.parse_args().budgets.split(",")
+    with tempfile.TemporaryDirectory() as name, running(Path(name, "data")) as url:
+        folder = Path(name)
+        subprocess.run([sys.executable, "-m", "service.demo", str(folder)], check=True)
+        with Client(url) as client:
+            answer = client.push(
+                folder / "demo.pt2",
+                name="demo",
+                evaluation=folder / "evaluation.safetensors",
+                calibration=folder / "calibration.safetensors",
+            )
+            client.wait(str(answer["operation"]))
+        rows = [check(url, f"budget={budget}", folder) for budget in budgets]
+        whole = rows[0].bytes
+        rows += [check(url, f"max_bytes={int(float(budget) * whole)}", folder) for budget in budgets[1:]]
+    print(f"{'asked':>16} {'params':>9} {'reached':>8} {'bytes':>9} {'of whole':>8} {'accuracy':>9}  broken")
+    for row in rows:
+        print(
+            f"{row.asked:>16} {row.params:>9} {row.reached:>8.4f} {row.bytes:>9} {row.bytes / whole:>8.4f} "
+            f"{row.accuracy:>9.4f}  {'; '.join(row.broken) or 'nothing'}"
+        )
+    sys.exit(any(row.broken for row in rows))
+
+
+def check(url: str, asked: str, folder: Path) -> Row:
+    """Make one request with curl and hold the file against its headers."""
+    path = folder / f"{asked}.pt"
+    address = f"{url}/models/demo?{asked}"
+    command = ["curl", "--silent", "--fail-with-body", "-H", "Prefer: wait=100", "-D", "-", "-o", str(path), address]
+    text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    headers = {
+        key.strip().lower(): value.strip()
+        for key, colon, value in (line.partition(":") for line in text.splitlines())
+        if colon
+    }
+    model = torch.jit.load(str(path))  # type: ignore[no-untyped-call]
+    params = sum(p.numel() for p in model.parameters())
+    data = load_file(folder / "evaluation.safetensors")
+    with torch.inference_mode():
+        outputs = model(data["inputs"])
+    accuracy = (outputs.argmax(1) == data["targets"]).sum().item() / len(outputs)
+    broken = tuple(broken_promises(headers, path, params, accuracy, asked))
+    if asked == "budget=1" and not torch.equal(outputs, original_outputs(folder, data["inputs"])):
+        broken += ("the outputs are not the original's",)
+    return Row(
+        asked,
+        float(headers["rightrank-budget"]),
+        params,
+        path.stat().st_size,
+        accuracy,
+        headers["rightrank-cache"],
+        broken,
+    )
+
+
+def broken_promises(headers: Mapping[str, str], path: Path, params: int, accuracy: float, asked: str) -> list[str]:
+    """In words, each thing that the headers say and the file does not show."""
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    kind, _, limit = asked.partition("=")
+    reached = float(headers["rightrank-budget"]) if kind == "budget" else path.stat().st_size
+    checks = {
+        "more than asked": reached <= float(limit),
+        "parameters differ from the header": params == int(headers["rightrank-params"]),
+        "size differs from the header": path.stat().st_size == int(headers["content-length"]),
+        "digest differs from the ETag": headers["etag"] == f'"{digest}"',
+        "accuracy differs from the header": accuracy == float(headers["rightrank-accuracy"]),
+    }
+    return [words for words, kept in checks.items() if not kept]
+
+
+def original_outputs(folder: Path, inputs: torch.Tensor) -> torch.Tensor:
+    """What the uploaded export itself gives."""
+    with torch.inference_mode():
+        result: torch.Tensor = torch.export.load(folder / "demo.pt2").module()(inputs)
+    return result
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from models import execute, layers
+from models.layers import Layer
+from tests.models.nets import SHAPES, Shared, Small, make, read
+
+
+def found(module: nn.Module, shape: tuple[int, ...], folder: Path) -> dict[str, Layer]:
+    graph, tensors = read(module.eval(), shape, folder)
+    shapes = execute.shapes(graph, tensors)
+    shapes |= {value: tuple(tensors[name].shape) for value, name in graph.tensors.items()}
+    return {layer.name: layer for layer in layers.find(graph, shapes)}
+
+
+def test_a_convolution_is_the_papers_matrix_and_its_macs_are_those_of_its_positions(tmp_path: Path) -> None:
+    layer = found(make(Small), SHAPES[Small], tmp_path)["wide"]
+    assert (layer.m, layer.n, layer.positions) == (16 * 5, 24, 6 * 12)
+    assert layer.macs == 16 * 5 * 24 * 6 * 12 and layer.decomposed
+
+
+def test_break_even_is_the_last_rank_that_saves(tmp_path: Path) -> None:
+    for layer in found(make(Small), SHAPES[Small], tmp_path).values():
+        assert (layer.m + layer.n) * layer.break_even < layer.m * layer.n <= (layer.m + layer.n) * (layer.break_even + 1)
+
+
+def test_grouped_convolutions_stay_whole_and_say_why(tmp_path: Path) -> None:
+    layer = found(make(Small), SHAPES[Small], tmp_path)["grouped"]
+    assert not layer.decomposed and "groups" in layer.reason
+
+
+def test_a_transposed_convolution_stays_whole_and_counts_its_input_positions(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.ConvTranspose2d(4, 6, 2, stride=2), nn.Conv2d(6, 6, 3))
+    layer = found(net, (4, 5, 5), tmp_path)["0"]
+    assert not layer.decomposed and layer.macs == 4 * 6 * 2 * 2 * 25
+
+
+def test_a_weight_used_twice_is_one_layer_and_costs_twice_the_macs(tmp_path: Path) -> None:
+    layer = found(make(Shared), SHAPES[Shared], tmp_path)["twice"]
+    assert (len(layer.calls), layer.params, layer.macs) == (2, 256, 512)
+
+
+def test_a_weight_that_something_else_reads_stays_whole(tmp_path: Path) -> None:
+    layer = found(make(Shared), SHAPES[Shared], tmp_path)["table"]
+    assert not layer.decomposed and "also read by" in layer.reason
+
+
+def test_a_layer_too_thin_to_gain_stays_whole(tmp_path: Path) -> None:
+    layer = found(nn.Sequential(nn.Linear(9, 1)), (9,), tmp_path)["0"]
+    assert not layer.decomposed and torch.Size(layer.shape) == (1, 9)

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from models import execute, layers, statistics
+from models.layers import Layer
+from models.master import silent
+from models.program import Graph
+from tests.models.nets import make, read
+
+
+class Two(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(6, 5)
+        self.last = nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.tanh(self.first(x)))
+
+
+def prepared(folder: Path) -> tuple[nn.Module, Graph, dict[str, Tensor], tuple[Layer, ...]]:
+    module = make(Two)
+    graph, tensors = read(module, (6,), folder)
+    shapes = execute.shapes(graph, tensors)
+    shapes |= {value: tuple(tensors[name].shape) for value, name in graph.tensors.items()}
+    return module, graph, dict(tensors), layers.find(graph, shapes)
+
+
+def test_mean_and_covariance_are_those_of_the_outputs_without_the_bias(tmp_path: Path) -> None:
+    module, graph, tensors, found = prepared(tmp_path)
+    x = torch.randn(150, 6)
+    first, _ = statistics.gather(graph, tensors, found, x, silent)
+    y = (x @ module.first.weight.T).double()  # type: ignore[union-attr,operator]
+    assert torch.allclose(first.mean, y.mean(0), atol=1e-5)
+    assert torch.allclose(first.covariance, torch.cov(y.T, correction=0), atol=1e-4)
+
+
+def test_the_gradient_moment_is_that_of_random_projections_of_the_outputs(tmp_path: Path) -> None:
+    module, graph, tensors, found = prepared(tmp_path)
+    x = torch.randn(4000, 6)
+    first, last = statistics.gather(graph, tensors, found, x, silent)
+    assert torch.allclose(last.gradient, torch.eye(3).double(), atol=0.15)
+    weight = module.last.weight.detach().double()  # type: ignore[union-attr,operator]
+    slope = 1 - torch.tanh(module.first(x).detach()).double() ** 2  # type: ignore[operator]
+    expected = torch.einsum("ki,ni,nj,kj->ij", weight, slope, slope, weight) / len(x)
+    assert torch.allclose(first.gradient, expected, atol=0.1 * float(expected.max()))
+
+
+def test_the_same_seed_gives_the_same_moments(tmp_path: Path) -> None:
+    _, graph, tensors, found = prepared(tmp_path)
+    x = torch.randn(70, 6)
+    one, other = (statistics.gather(graph, tensors, found, x, silent) for _ in range(2))
+    assert all(torch.equal(a.gradient, b.gradient) for a, b in zip(one, other, strict=True))
+
+
+def test_the_weights_are_left_without_gradients(tmp_path: Path) -> None:
+    _, graph, tensors, found = prepared(tmp_path)
+    statistics.gather(graph, tensors, found, torch.randn(10, 6), silent)
+    assert all(tensor.grad is None for tensor in tensors.values())

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from models.plan import Plan
+from service import cut
+from service.catalogue import MASTER, record_key
+from service.job import Job
+from service.settings import Settings
+from service.work import Parts
+
+
+def job_of(parts: Parts, budget: float) -> tuple[Job, Plan]:
+    id = parts.catalogue.resolve("demo")
+    plan = parts.catalogue.open(id).planner.plan(budget=budget)
+    operation = parts.cut(id, plan)
+    found = parts.operations.get(operation)
+    assert found is not None
+    return Job(parts, operation, found.details, threading.Event()), plan
+
+
+def test_a_cut_is_in_the_cache_and_its_measurement_in_the_store(stocked: Settings) -> None:
+    parts = Parts.of(stocked)
+    job, plan = job_of(parts, 0.45)
+    result = cut.run(job)
+    artifact = parts.cache.find(job.model, plan.digest)
+    record = parts.store.read_json(record_key(job.model, plan.digest))
+    assert artifact is not None and record is not None
+    data = b"".join(parts.cache.read(artifact, 0, artifact.size))
+    assert hashlib.sha256(data).hexdigest() == artifact.sha256 == record["sha256"] == result["sha256"]
+    assert len(data) == plan.bytes == record["size"]
+    assert record["measurement"]["n"] == 200
+
+
+def test_a_cut_that_is_known_is_not_measured_again(stocked: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = Parts.of(stocked)
+    job, plan = job_of(parts, 0.5)
+    monkeypatch.setattr(cut, "measure", lambda *_, **__: pytest.fail("it was measured"))
+    cut.run(job)
+    assert parts.cache.find(job.model, plan.digest) is not None
+
+
+def test_a_cut_that_is_there_is_not_made_again(stocked: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    job, _ = job_of(Parts.of(stocked), 0.5)
+    first = cut.run(job)
+    monkeypatch.setattr(cut.torchscript, "write", lambda *_: pytest.fail("it was written"))
+    assert cut.run(job) == first
+
+
+def test_other_bytes_than_those_measured_are_measured_anew(stocked: Settings) -> None:
+    parts = Parts.of(stocked)
+    job, plan = job_of(parts, 0.5)
+    key = record_key(job.model, plan.digest)
+    record = parts.store.read_json(key)
+    assert record is not None
+    parts.store.delete(key)
+    parts.store.create_json(key, record | {"sha256": "0" * 64, "measurement": None})
+    cut.run(job)
+    assert parts.store.read_json(key) == record
+
+
+def test_a_file_of_another_size_than_planned_is_not_served(stocked: Settings, tmp_path: Path) -> None:
+    parts = Parts.of(stocked)
+    job, plan = job_of(parts, 0.45)
+    wrong = Plan(plan.ranks, plan.params, plan.macs, plan.bytes + 1, plan.budget)
+    cutter = cut.Cutter(parts.store.folder(f"models/{job.model}", MASTER), None, job.progress)
+    with pytest.raises(RuntimeError, match="bytes"):
+        cutter.cut(wrong, tmp_path / "a.pt")
+
+
+def test_progress_leads_from_the_cut_to_the_measurement(stocked: Settings) -> None:
+    job, _ = job_of(Parts.of(stocked), 0.45)
+    phases: list[str] = []
+    job.progress = lambda phase, *_: phases.append(phase)  # type: ignore[method-assign]
+    cut.run(job)
+    assert list(dict.fromkeys(phases)) == ["cut", "measure"]
+
+
+def test_agreement_is_measured_where_there_are_no_targets(
+    stocked: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {}
+
+    def measure(artifact: Path, evaluation: Path, **rest: Any) -> Any:
+        asked.update(rest)
+        assert rest["original"].read_bytes() != artifact.read_bytes()
+        raise RuntimeError("enough")
+
+    monkeypatch.setattr(cut, "measure", measure)
+    job, _ = job_of(Parts.of(stocked), 0.45)
+    with pytest.raises(RuntimeError, match="enough"):
+        cut.run(job)
+    assert asked["metric"] is None
+
+
+def test_a_deleted_models_cut_fails_as_not_found(stocked: Settings) -> None:
+    parts = Parts.of(stocked)
+    job, _ = job_of(parts, 0.45)
+    parts.catalogue.discard(job.model)
+    with pytest.raises(Exception, match="no model"):
+        cut.run(job)
+
+
+def test_a_record_reads_back_as_it_was(stocked: Settings) -> None:
+    parts = Parts.of(stocked)
+    for record in parts.catalogue.records(parts.catalogue.resolve("demo")):
+        written: Mapping[str, Any] = record.to_json()
+        assert type(record).from_json(written) == record

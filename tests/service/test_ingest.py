@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from models import architectures
+from models.measure import METRICS
+from service.api import uploads
+from service.catalogue import manifest_key, record_key
+from service.settings import Settings
+from tests.service.conftest import Files, Running, at_work
+
+
+def test_a_model_is_decomposed_measured_and_named(shared: Running, demo: str) -> None:
+    manifest = shared.client.get("/models/demo").json()
+    assert manifest["id"] == demo and manifest["names"] == ["demo@1"]
+    assert manifest["baseline"]["value"] == 1.0 and manifest["baseline"]["n"] == 200
+    assert manifest["params"] == 64 * 96 + 96 + 96 * 64 + 64 + 64 * 10 + 10
+    assert {layer["decomposed"] for layer in manifest["layers"]} == {True}
+    assert manifest["bytes"] == len(shared.client.get("/models/demo?budget=1").content)
+
+
+def test_the_operation_says_what_the_model_is_called(shared: Running, demo: str) -> None:
+    result = shared.client.get(f"/operations/ingest-{demo}").json()["result"]
+    assert result == {"model": demo, "url": f"/models/{demo}", "name": "demo", "version": 1}
+
+
+def test_common_budgets_have_been_measured_in_the_background(shared: Running, demo: str) -> None:
+    planner = shared.parts.catalogue.open(demo).planner
+    points = {point["plan"] for point in shared.client.get(f"/models/{demo}/curve").json()["points"]}
+    assert {planner.plan(budget=budget).digest for budget in planner.common()} <= points
+
+
+def test_a_file_that_is_no_model_leaves_nothing(service: Running, files: Files, tmp_path: Path) -> None:
+    (tmp_path / "model.pt2").write_bytes(b"not a model at all")
+    answer = service.push({"checkpoint": tmp_path / "model.pt2", "evaluation": files.evaluation}, name="bad")
+    error = service.end(answer.json()["operation"])["error"]
+    assert error["type"].startswith("/problems/checkpoint-")
+    assert error["hint"]
+    assert service.parts.store.keys("") == []
+    assert service.client.get("/models/bad").status_code == 404
+    assert list(service.parts.store.scratch.iterdir()) == []
+
+
+def test_evaluation_data_that_do_not_fit_fail_the_whole_upload(
+    service: Running, files: Files, tmp_path: Path
+) -> None:
+    targets = torch.zeros(4, dtype=torch.int64)
+    save_file({"inputs": torch.zeros(4, 3, 9), "targets": targets}, tmp_path / "e.safetensors")
+    answer = service.push({"checkpoint": files.checkpoint, "evaluation": tmp_path / "e.safetensors"})
+    assert service.end(answer.json()["operation"])["error"]["type"] == "/problems/data-unusable"
+    assert service.parts.store.keys("") == []
+
+
+def test_an_upload_whose_files_never_arrived_is_taken_back(service: Running, files: Files) -> None:
+    model = "m" + "a" * 24
+    upload = {"checkpoint": "1" * 64, "evaluation": None, "calibration": None, "architecture": None, "options": {}}
+    service.parts.store.create_json(f"models/{model}/upload.json", upload)
+    error = service.end(service.parts.ingest(model))["error"]
+    assert error["type"] == "/problems/upload-incomplete"
+    assert service.parts.store.keys("") == []
+
+
+def test_weights_with_an_architecture_are_a_model(service: Running, tmp_path: Path) -> None:
+    model = architectures.build("mlp", in_features=12, hidden=[40], num_classes=10)
+    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, tmp_path / "w.safetensors")
+    np.savez(tmp_path / "e.npz", inputs=np.zeros((8, 12), np.float32), targets=np.zeros(8, np.int64))
+    id = service.publish(
+        Files(tmp_path / "w.safetensors", tmp_path / "e.npz"),
+        architecture='{"name": "mlp", "in_features": 12, "hidden": [40], "num_classes": 10}',
+    )
+    assert service.client.get(f"/models/{id}").json()["architecture"]["name"] == "mlp"
+
+
+def test_a_criterion_can_be_chosen(service: Running, files: Files) -> None:
+    answer = service.push({"checkpoint": files.checkpoint}, options='{"criterion": "c1"}')
+    assert service.end(answer.json()["operation"])["error"] is None
+    assert service.client.get(f"/models/{answer.json()['id']}/importance").json()["criterion"] == "c1"
+
+
+def test_an_ingest_that_was_interrupted_before_its_end_is_done_again_in_full(
+    stocked: Settings, web: Running, files: Files
+) -> None:
+    id = web.parts.catalogue.resolve("demo")
+    before = web.parts.store.read(f"models/{id}/master.safetensors")
+    web.parts.store.delete(manifest_key(id), f"models/{id}/plans.npz")
+    web.parts.catalogue.forget(id)
+    with at_work(stocked):
+        assert web.end(web.parts.ingest(id))["error"] is None
+    assert web.parts.catalogue.open(id).manifest["id"] == id
+    assert web.parts.store.read(f"models/{id}/master.safetensors") == before
+
+
+def test_a_running_ingest_can_be_cancelled_and_leaves_nothing(service: Running, files: Files) -> None:
+    operation = service.push({"checkpoint": files.checkpoint}).json()["operation"]
+    while service.client.get(f"/operations/{operation}").json()["state"] != "running":
+        pass
+    service.client.delete(f"/operations/{operation}")
+    assert service.end(operation)["error"]["type"] == "/problems/cancelled"
+    assert service.parts.store.keys("") == []
+
+
+def test_the_metrics_on_offer_are_those_that_can_be_measured() -> None:
+    assert uploads.METRICS == METRICS
+
+
+@pytest.mark.parametrize("field", ["sha256", "size", "measurement"])
+def test_the_original_is_recorded_with_the_model(shared: Running, demo: str, field: str) -> None:
+    plan = shared.parts.catalogue.open(demo).planner.plan(budget=1)
+    record = shared.parts.store.read_json(record_key(demo, plan.digest))
+    assert record is not None and record[field]

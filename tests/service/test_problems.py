@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from redis.exceptions import ConnectionError as RedisDown
+
+import models.errors
+import service
+from models.errors import BudgetError, RightRankError
+from service import problems
+from service.problems import KINDS, Problem, describe
+from tests.service.conftest import Running, listening
+
+
+def tree(kind: type[RightRankError]) -> set[type[RightRankError]]:
+    return {kind} | {found for below in kind.__subclasses__() for found in tree(below)}
+
+
+def test_every_error_of_the_models_has_an_answer() -> None:
+    for module in pkgutil.iter_modules(service.__path__):
+        if module.name not in ("__main__", "demo"):
+            importlib.import_module(f"service.{module.name}")
+    kinds = {error.kind for error in tree(RightRankError) if error.__module__.startswith(models.errors.__name__)}
+    assert kinds <= set(KINDS)
+
+
+def test_a_problem_is_complete() -> None:
+    body = describe(BudgetError("Too small.", "Ask for more.", nearest=0.2))
+    assert body == {
+        "type": "/problems/budget-unreachable",
+        "title": "No model fits",
+        "status": 422,
+        "detail": "Too small.",
+        "hint": "Ask for more.",
+        "nearest": 0.2,
+    }
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_type_leads_to_an_explanation(shared: Running, kind: str) -> None:
+    answer = shared.client.get(describe(Problem(kind, "x"))["type"])
+    assert answer.status_code == 200
+    assert KINDS[kind].title in answer.text
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "kind"),
+    [("GET", "/nowhere", 404, "not-found"), ("PUT", "/models", 405, "method-not-allowed"),
+     ("GET", "/models?limit=0", 422, "invalid-request"), ("GET", "/models?cursor=x", 422, "invalid-request"),
+     ("GET", "/models/nothing", 404, "model-not-found"), ("GET", "/models/%2e%2e%2fsecret", 404, "not-found"),
+     ("GET", "/models/nothing/curve", 404, "model-not-found"), ("GET", "/problems/x", 404, "not-found"),
+     ("GET", "/operations/x", 404, "operation-not-found"), ("DELETE", "/models/nothing", 404, "model-not-found"),
+     ("POST", "/models", 422, "invalid-request")],
+)  # fmt: skip
+def test_every_failure_is_a_problem_document(shared: Running, method: str, path: str, status: int, kind: str) -> None:
+    answer = shared.client.request(method, path)
+    assert (answer.status_code, answer.json()["type"]) == (status, f"/problems/{kind}")
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert answer.json()["status"] == status
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "kind"),
+    [(RuntimeError("/secret"), 500, "internal"), (RedisDown("/secret"), 503, "unavailable")],
+)
+def test_the_unexpected_is_answered_without_telling_what_it_was(error: Exception, status: int, kind: str) -> None:
+    app = FastAPI()
+    problems.install(app)
+
+    @app.get("/")
+    def fail() -> None:
+        raise error
+
+    with listening(app) as address:
+        answer = httpx.get(address)
+    assert (answer.status_code, answer.json()["type"]) == (status, f"/problems/{kind}")
+    assert "secret" not in answer.text

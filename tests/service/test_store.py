@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from obstore.store import MemoryStore
+
+from service.settings import Settings
+from service.store import KEPT_FOLDERS, Store
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    """A store in a folder, and one that has none."""
+    store = Store(Settings(data=tmp_path))
+    if request.param == "bucket":
+        store.root, store.backend = None, MemoryStore()
+    yield store
+
+
+def test_the_first_to_write_a_key_wins(store: Store) -> None:
+    assert store.create("a/b", b"first")
+    assert not store.create("a/b", b"second")
+    assert store.read("a/b") == b"first"
+
+
+def test_a_file_under_a_key_that_exists_changes_nothing(store: Store, tmp_path: Path) -> None:
+    for text in ("first", "second"):
+        (tmp_path / text).write_text(text)
+        store.create_file("a/b", tmp_path / text)
+    assert store.read("a/b") == b"first"
+
+
+def test_a_stored_file_outlives_the_one_it_came_from(store: Store, tmp_path: Path) -> None:
+    path = tmp_path / "upload"
+    path.write_bytes(b"x" * 100)
+    store.create_file("a/b", path)
+    path.unlink()
+    with store.files({"mine": "a/b"}) as files:
+        assert files["mine"].read_bytes() == b"x" * 100
+
+
+def test_json_comes_back_as_it_was_and_what_is_not_there_is_none(store: Store) -> None:
+    store.create_json("a.json", {"n": [1, 2.5, None]})
+    assert store.read_json("a.json") == {"n": [1, 2.5, None]}
+    assert store.read_json("b.json") is None
+
+
+def test_what_is_not_there_cannot_be_read(store: Store) -> None:
+    with pytest.raises(FileNotFoundError):
+        store.read("a/b")
+    with pytest.raises(FileNotFoundError), store.files({"mine": "a/b"}):
+        pass
+
+
+def test_keys_are_found_below_a_prefix_and_folders_right_below_it(store: Store) -> None:
+    for key in ("models/a/x", "models/a/y/z", "models/b/x", "names/a/1.json"):
+        store.create(key, b"")
+    assert store.keys("models/a") == ["models/a/x", "models/a/y/z"]
+    assert store.children("models") == ["a", "b"]
+    assert store.children("nothing") == []
+
+
+def test_deleting_is_final_and_deleting_nothing_is_no_error(store: Store) -> None:
+    store.create("a/b", b"")
+    store.delete("a/b", "a/b", "a/c")
+    assert not store.exists("a/b")
+    assert store.children("") == [] or store.keys("a") == []
+
+
+def test_a_stream_is_exactly_the_bytes_asked_for(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.store.PIECE", 7)
+    data = bytes(range(100))
+    store.create("a", data)
+    assert b"".join(store.stream("a", 3, 90)) == data[3:90]
+
+
+def test_a_folder_has_the_objects_asked_for(store: Store) -> None:
+    store.create("models/a/x", b"1")
+    store.create("models/a/y", b"2")
+    folder = store.folder("models/a", ("x", "y"))
+    assert (folder / "x").read_bytes() + (folder / "y").read_bytes() == b"12"
+
+
+def test_only_a_few_folders_of_a_bucket_are_kept(tmp_path: Path) -> None:
+    store = Store(Settings(data=tmp_path))
+    store.root, store.backend = None, MemoryStore()
+    for n in range(KEPT_FOLDERS + 3):
+        store.create(f"models/{n}/x", b"")
+        last = store.folder(f"models/{n}", ("x",))
+    assert len(list(store.copies.iterdir())) == KEPT_FOLDERS
+    assert last.exists()
+
+
+def test_working_folders_of_dead_processes_are_swept_and_those_of_the_living_are_not(tmp_path: Path) -> None:
+    store = Store(Settings(data=tmp_path))
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    (store.scratch / f"{dead.pid}-old").mkdir()
+    with store.folder_for_work() as mine:
+        store.sweep()
+        assert [path.name for path in store.scratch.iterdir()] == [mine.name]
+    assert mine.name.startswith(str(os.getpid()))
+    assert not mine.exists()
+
+
+def test_a_key_cannot_leave_the_store(tmp_path: Path) -> None:
+    store = Store(Settings(data=tmp_path))
+    (tmp_path / "secret").write_text("x")
+    with pytest.raises(Exception, match="(?i)path|segment"):
+        store.read("../secret")

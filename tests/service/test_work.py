@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import pytest
+
+from service.catalogue import artifact_key, manifest_key, upload_key, wanted_key
+from service.jobs import BACKGROUND, INGEST
+from service.operations import cut_id, ingest_id
+from service.problems import Problem
+from service.settings import Settings
+from service.work import Parts
+
+MODEL = "m" + "a" * 24
+
+
+def test_an_upload_without_a_manifest_is_taken_up_after_everything_was_lost(parts: Parts) -> None:
+    parts.store.create_json(upload_key(MODEL), {"checkpoint": "1" * 64})
+    parts.recover()
+    assert parts.jobs.length(INGEST) == 1
+    parts.recover()
+    assert parts.jobs.length(INGEST) == 1
+
+
+def test_asking_for_a_lost_operation_takes_it_up(parts: Parts) -> None:
+    parts.store.create_json(upload_key(MODEL), {"checkpoint": "1" * 64})
+    assert not parts.operation(ingest_id(MODEL)).done
+    assert parts.jobs.length(INGEST) == 1
+
+
+def test_a_finished_models_operation_is_remembered_without_redis(stocked: Settings) -> None:
+    parts = Parts.of(stocked)
+    id = parts.catalogue.resolve("demo")
+    operation = parts.operation(ingest_id(id))
+    assert operation.done and operation.error is None
+    assert operation.result is not None and operation.result["model"] == id
+
+
+def test_a_known_cuts_operation_is_remembered_without_redis(stocked: Settings) -> None:
+    parts = Parts.of(stocked)
+    id = parts.catalogue.resolve("demo")
+    record = parts.catalogue.records(id)[0]
+    operation = parts.operation(cut_id(id, record.plan.digest))
+    assert operation.done and operation.result is not None and operation.result["sha256"] == record.sha256
+
+
+@pytest.mark.parametrize(
+    "id", ["", "ingest-", f"ingest-{MODEL}", "ingest-..", f"cut-{MODEL}-{'0' * 32}", "cut-../../x", "x", "x" * 5000]
+)
+def test_an_operation_that_never_was_is_not_found(parts: Parts, id: str) -> None:
+    with pytest.raises(Problem) as caught:
+        parts.operation(id)
+    assert caught.value.kind == "operation-not-found"
+
+
+def test_common_cuts_that_were_never_measured_are_queued_in_the_background(stocked: Settings) -> None:
+    parts = Parts.of(stocked)
+    id = parts.catalogue.resolve("demo")
+    smallest = parts.catalogue.records(id)[0]
+    parts.recover()
+    assert parts.jobs.length(BACKGROUND) == 0
+    parts.store.delete(f"models/{id}/measurements/{smallest.plan.digest}.json")
+    parts.catalogue.forget(id)
+    parts.recover()
+    assert parts.jobs.length(BACKGROUND) == 1
+
+
+def test_a_name_that_was_still_wanted_is_published(stocked: Settings) -> None:
+    parts = Parts.of(stocked)
+    id = parts.catalogue.resolve("demo")
+    parts.store.create(wanted_key(id, "other"), b"{}")
+    parts.recover()
+    assert parts.catalogue.resolve("other@1") == id
+
+
+def test_what_a_half_deleted_model_left_is_removed(parts: Parts) -> None:
+    parts.store.create(artifact_key(MODEL, "0" * 32), b"x")
+    parts.recover()
+    assert parts.store.keys("models") == []
+
+
+def test_cancelling_a_queued_ingest_takes_the_upload_away(parts: Parts) -> None:
+    parts.store.create_json(upload_key(MODEL), {"checkpoint": "1" * 64})
+    parts.store.create(f"checkpoints/{'1' * 64}", b"x")
+    parts.ingest(MODEL)
+    assert parts.cancel(ingest_id(MODEL)).state == "cancelled"
+    assert parts.store.keys("") == []
+    assert not parts.store.exists(manifest_key(MODEL))

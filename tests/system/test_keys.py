@@ -1,0 +1,34 @@
+"""A service with keys: who may do what, from the command that makes a key to the request that carries it."""
+
+import httpx
+
+from tests.system.processes import rightrank
+
+
+def test_each_key_opens_what_its_scope_says_and_nothing_else(fresh, net, tmp_path):
+    keys = tmp_path / "keys"
+    secret = {
+        scope: rightrank("key", f"a-{scope}", "--scope", scope, "--keys-file", keys).stdout.strip()
+        for scope in ("fetch", "publish", "admin")
+    }
+    service = fresh(RIGHTRANK_KEYS_FILE=str(keys)).start()
+
+    def run(scope, *arguments):
+        key = {"RIGHTRANK_KEY": secret[scope]} if scope else {}
+        return rightrank(*arguments, "--url", service.url, **key)
+
+    assert "no key that this service knows" in run(None, "models").stderr
+    assert "does not have the scope 'publish'" in run("fetch", "push", net / "net.pt2").stderr
+    pushed = run("publish", "push", net / "net.pt2", "--name", "net")
+    assert pushed.returncode == 0, pushed.stderr
+    pulled = run("fetch", "pull", "net", "--budget", 0.3, "-o", tmp_path / "net.pt")
+    assert pulled.returncode == 0, pulled.stderr
+    assert "accuracy unmeasured" in pulled.stdout
+    assert "does not have the scope 'admin'" in run("publish", "delete", "net").stderr
+    assert run("admin", "delete", "net").returncode == 0
+    assert "There is no model 'net'" in run("fetch", "show", "net").stderr
+    wrong = httpx.get(f"{service.url}/models", headers={"Authorization": "Bearer rr_wrong"})
+    assert wrong.status_code == 401
+    for value in secret.values():
+        assert value not in keys.read_text()
+        assert value not in service.log.read_text()
