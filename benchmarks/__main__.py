@@ -76,15 +76,15 @@ def machine() -> dict[str, Any]:
 
 def report(results: Mapping[str, Any], quick: bool) -> list[str]:
     """The table with what it was measured on."""
-    on, cutting_, serving_ = results["machine"], results["cutting"], results["serving"]
+    on, cut, served = results["machine"], results["cutting"], results["serving"]
     return [
         f"{on['cores']} cores ({on['machine']}, {on['system']}), {on['threads']} threads for torch; "
         f"Python {on['python']}, torch {on['torch']}{'; quick: not for quoting' if quick else ''}",
-        f"cut: {cutting_['architecture']}, {cutting_['parameters']:,} parameters, to {cutting_['artifact_bytes']:,} bytes; "
-        f"served: {serving_['served_bytes']:,} bytes by {serving_['load generator']}; "
-        f"uploaded: {serving_['upload_bytes']:,} bytes",
+        f"cut: {cut['architecture']}, {cut['parameters']:,} parameters, to {cut['artifact_bytes']:,} bytes; "
+        f"served: {served['served_bytes']:,} bytes by {served['load generator']}; "
+        f"uploaded: {served['upload_bytes']:,} bytes",
         "",
-        *table(["figure", "measured", "aim"], [row(figure, {**cutting_, **serving_}) for figure in FIGURES]),
+        *table(["figure", "measured", "aim"], [row(figure, {**cut, **served}) for figure in FIGURES]),
     ]
 
 

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from benchmarks import programs
 from models import factor, master
-from models.emit.torchscript import Script, cut
+from models.emit.torchscript import Script, pieces
 from models.plan import Planner
 from models.tensorfile import TensorFile
 
@@ -53,11 +53,9 @@ def measure(name: str, arguments: dict[str, int], repeats: int) -> dict[str, flo
         script = Script(planner.template)
 
         def one_cut() -> bytes:
-            plan = planner.plan(BUDGET)
-            file = io.BytesIO()
-            cut(script, tensors, plan.ranks, file)
-            hashlib.sha256(file.getbuffer()).digest()
-            return file.getvalue()
+            data = b"".join(pieces(script, tensors, planner.plan(BUDGET).ranks))
+            hashlib.sha256(data).digest()
+            return data
 
         artifact = one_cut()
         layers = planner.template.decomposed
@@ -99,10 +97,10 @@ def afresh(name: str, arguments: dict[str, int], checkpoint: Path, ranks: dict[s
     for layer, rank in ranks.items():
         if rank:
             truncate(module, layer, rank)
-    channels, height, width = programs.input_shape(name, arguments)
+    example = torch.randn(2, *programs.input_shape(name, arguments))
     file = io.BytesIO()
     with torch.no_grad():
-        torch.jit.save(torch.jit.trace(module, torch.randn(2, channels, height, width), check_trace=False), file)
+        torch.jit.save(torch.jit.trace(module, example, check_trace=False), file)
     hashlib.sha256(file.getbuffer()).digest()
 
 

@@ -45,9 +45,9 @@ http {{
 def rightrank(data: Path) -> Iterator[tuple[Client, int]]:
     """`rightrank serve` with one worker and its own Valkey; a client of it, and the API's process id."""
     port = free_port()
-    words = ["serve", "--port", str(port), "--data", str(data), "--workers", "1"]
+    command = [sys.executable, "-m", "service", "serve", "--port", str(port), "--data", str(data), "--workers", "1"]
     clean = {name: value for name, value in os.environ.items() if not name.startswith("RIGHTRANK_")}
-    with Client(f"http://127.0.0.1:{port}") as client, running([sys.executable, "-m", "service", *words], clean) as serve:
+    with Client(f"http://127.0.0.1:{port}") as client, running(command, clean) as serve:
         until(client.ready, serve)
         yield client, api_process(serve.pid)
 

@@ -19,8 +19,8 @@ def build(name: str, arguments: dict[str, Any]) -> nn.Module:
     return architectures.build(name, **arguments).eval()
 
 
-def input_shape(name: str, arguments: dict[str, Any]) -> tuple[int, int, int]:
-    return architectures.input_shape(name, **arguments)  # type: ignore[no-any-return]
+def input_shape(name: str, arguments: dict[str, Any]) -> tuple[int, ...]:
+    return architectures.input_shape(name, **arguments)
 
 
 def export(module: nn.Module, shape: tuple[int, ...], path: Path) -> None:

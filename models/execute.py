@@ -49,13 +49,18 @@ def run(
         result = resolve(node.op)(*arguments, **keywords)
         if visit is not None:
             result = visit(node, arguments, result)
-        if len(node.outputs) == 1 and not node.listed and not isinstance(result, (tuple, list)):
-            values[node.outputs[0]] = result
-        else:
-            values.update((name, value) for name, value in zip(node.outputs, result, strict=False) if name)
+        store(node, result, values)
         for name in expiring.get(node.name, ()):
             del values[name]
     return [values[name] for name in graph.outputs]
+
+
+def store(node: Node, result: Any, values: dict[str, Any]) -> None:
+    """Put a call's result, or each of its results, into `values` under the node's output names."""
+    if len(node.outputs) == 1 and not node.listed and not isinstance(result, (tuple, list)):
+        values[node.outputs[0]] = result
+    else:
+        values.update((name, value) for name, value in zip(node.outputs, result, strict=False) if name)
 
 
 def last_uses(graph: Graph) -> dict[str, list[str]]:

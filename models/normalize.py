@@ -15,15 +15,18 @@ import torch
 from torch import Tensor
 
 from models.errors import UnsupportedCheckpoint
-from models.operators import IN_PLACE, VANISHING
-from models.program import Argument, Graph, Node, Ref, references, substitute
+from models.operators import CONSTRUCTORS, IN_PLACE, VANISHING, names
+from models.program import Argument, Constant, Graph, Node, Ref, references, substitute
 
 __all__ = ["normalize"]
 
 _Bound: TypeAlias = dict[str, Argument]
-_IDENTITIES = frozenset(
-    f"aten.{name}.default"
-    for name in ["dropout", "feature_dropout", "alpha_dropout", "native_dropout", "detach", "alias", "dropout_", "feature_dropout_", "alpha_dropout_", "detach_"]
+_IDENTITIES = names(
+    "aten",
+    """
+    dropout feature_dropout alpha_dropout native_dropout detach alias
+    dropout_ feature_dropout_ alpha_dropout_ detach_
+    """,
 )
 
 
@@ -64,12 +67,12 @@ def _plain(value: Any) -> Argument:
     return tuple(_plain(item) for item in value) if isinstance(value, (list, tuple)) else value
 
 
-def _renamed(node: Node, names: Mapping[str, str]) -> Node:
+def _renamed(node: Node, new: Mapping[str, str]) -> Node:
     return Node(
         node.name,
         node.op,
-        tuple(substitute(a, names) for a in node.args),
-        tuple((key, substitute(value, names)) for key, value in node.kwargs),
+        tuple(substitute(a, new) for a in node.args),
+        tuple((key, substitute(value, new)) for key, value in node.kwargs),
         node.outputs,
         node.listed,
     )
@@ -81,16 +84,16 @@ def _drop(graph: Graph, ops: frozenset[str]) -> Graph:
 
 def _without_identities(graph: Graph, ops: frozenset[str]) -> Graph:
     """Calls that return their first argument unchanged (in eval mode), replaced by that argument."""
-    names: dict[str, str] = {}
+    sources: dict[str, str] = {}
     kept = []
     for node in graph.nodes:
-        node = _renamed(node, names)
+        node = _renamed(node, sources)
         source = node.args[0] if node.args else None
         if node.op in ops and isinstance(source, Ref):
-            names[node.outputs[0]] = source.name
+            sources[node.outputs[0]] = source.name
         else:
             kept.append(node)
-    return graph.replace(nodes=tuple(kept), outputs=tuple(names.get(name, name) for name in graph.outputs))
+    return graph.replace(nodes=tuple(kept), outputs=tuple(sources.get(name, name) for name in graph.outputs))
 
 
 # --- in-place calls -----------------------------------------------------------------------------
@@ -118,8 +121,7 @@ def _functional(graph: Graph) -> Graph:
     newest: dict[str, str] = {}
     kept = []
     for index, node in enumerate(graph.nodes):
-        names = {name: newest.get(storage.owner[name], name) for name in node.inputs()}
-        renamed = _renamed(node, names)
+        renamed = _renamed(node, {name: newest.get(storage.owner[name], name) for name in node.inputs()})
         if node.op not in IN_PLACE:
             kept.append(renamed)
             continue
@@ -224,13 +226,27 @@ class _Storage:
 
 
 # Views that torch's schemas do not mark as such; and calls whose results are views that do not overlap.
-_UNMARKED_VIEWS = frozenset(
-    f"aten.{name}"
-    for name in ["_unsafe_view.default", "type_as.default", "einsum.default", "pixel_shuffle.default", "pixel_unshuffle.default", "channel_shuffle.default", "native_channel_shuffle.default", "meshgrid.default", "meshgrid.indexing", "broadcast_tensors.default", "atleast_1d.default", "atleast_1d.Sequence", "atleast_2d.default", "atleast_2d.Sequence", "atleast_3d.default", "atleast_3d.Sequence", "unsafe_chunk.default", "unsafe_split.Tensor", "unsafe_split_with_sizes.default"]
+_UNMARKED_VIEWS = names(
+    "aten",
+    """
+    _unsafe_view type_as einsum pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle
+    broadcast_tensors unsafe_chunk unsafe_split_with_sizes
+    unsafe_split: Tensor
+    meshgrid: default indexing
+    atleast_1d: default Sequence
+    atleast_2d: default Sequence
+    atleast_3d: default Sequence
+    """,
 )
-_DISJOINT = frozenset(
-    f"aten.{name}"
-    for name in ["split.Tensor", "split.sizes", "split_with_sizes.default", "chunk.default", "unbind.int", "tensor_split.sections", "unsafe_chunk.default", "unsafe_split.Tensor", "unsafe_split_with_sizes.default"]
+_DISJOINT = names(
+    "aten",
+    """
+    split_with_sizes chunk unsafe_chunk unsafe_split_with_sizes
+    split: Tensor sizes
+    unbind: int
+    tensor_split: sections
+    unsafe_split: Tensor
+    """,
 )
 
 
@@ -378,8 +394,8 @@ def _symmetric(padding: str, bound: _Bound, dims: int, context: _Context) -> Arg
 
 
 def _convolution(node: Node, bound: _Bound, context: _Context) -> Node:
-    names = ["input", "weight", "bias", "stride", "padding", "dilation", "transposed", "output_padding", "groups"]
-    return _call(node, "aten.convolution.default", *(bound[name] for name in names))
+    parameters = _schema("aten.convolution.default").arguments
+    return _call(node, "aten.convolution.default", *(bound[parameter.name] for parameter in parameters))
 
 
 def _batch_norm(node: Node, bound: _Bound, context: _Context) -> Node:
@@ -417,10 +433,18 @@ def _reshape(node: Node, bound: _Bound, context: _Context) -> Node:
     return _call(node, "aten.reshape.default", bound["self"], bound["size"])
 
 
+def _placed(node: Node, bound: _Bound, context: _Context) -> Node:
+    """A tensor made from numbers alone is made where the program runs, which the argument `device` stands for."""
+    if bound["device"] is not None:
+        return node
+    kwargs = {**dict(node.kwargs), "device": Constant("device", "cpu")}
+    return Node(node.name, node.op, node.args, tuple(kwargs.items()), node.outputs)
+
+
 def _zeros(node: Node, bound: _Bound, context: _Context) -> Node:
     """Memory that the program fills before it reads it: zeros do as well, and let nothing leak."""
     kwargs = tuple((key, value) for key, value in node.kwargs if key != "memory_format")
-    return Node(node.name, "aten.zeros.default", node.args, kwargs, node.outputs)
+    return _placed(Node(node.name, "aten.zeros.default", node.args, kwargs, node.outputs), bound, context)
 
 
 def _without_chance(name: str, value: Argument) -> Callable[[Node, _Bound, _Context], Node]:
@@ -435,6 +459,15 @@ def _without_chance(name: str, value: Argument) -> Callable[[Node, _Bound, _Cont
     return rewrite
 
 
+_BATCH_NORMS = names(
+    "aten",
+    """
+    batch_norm native_batch_norm cudnn_batch_norm
+    _native_batch_norm_legit _native_batch_norm_legit_functional _native_batch_norm_legit_no_training
+    _batch_norm_no_update _batch_norm_with_update_functional
+    """,
+)
+
 _REWRITES: dict[str, Callable[[Node, _Bound, _Context], Node]] = {
     "aten.linear.default": _linear,
     "aten.addmm.default": _addmm,
@@ -442,6 +475,7 @@ _REWRITES: dict[str, Callable[[Node, _Bound, _Context], Node]] = {
     "aten.matmul.default": _matmul,
     "aten.view.default": _reshape,
     "aten._unsafe_view.default": _reshape,
+    **dict.fromkeys(CONSTRUCTORS, _placed),
     "aten.empty.memory_format": _zeros,
     "aten._convolution.default": _convolution,
     "aten.convolution.default": _convolution,
@@ -452,11 +486,11 @@ _REWRITES: dict[str, Callable[[Node, _Bound, _Context], Node]] = {
     "aten.scaled_dot_product_attention.default": _without_chance("dropout_p", 0.0),
     "aten._scaled_dot_product_flash_attention_for_cpu.default": _without_chance("dropout_p", 0.0),
     "aten.rrelu.default": _without_chance("training", False),
-    **{f"aten.{name}.input": _without_chance("train", False) for name in ("lstm", "gru", "rnn_tanh", "rnn_relu")},
     **{
-        f"aten.{name}.default": _batch_norm
-        for name in ["batch_norm", "native_batch_norm", "cudnn_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_functional", "_native_batch_norm_legit_no_training", "_batch_norm_no_update", "_batch_norm_with_update_functional"]
+        f"aten.{name}.input": _without_chance("train", False)
+        for name in ("lstm", "gru", "rnn_tanh", "rnn_relu")
     },
+    **dict.fromkeys(_BATCH_NORMS, _batch_norm),
 }
 
 
@@ -470,8 +504,8 @@ def _without_dead(graph: Graph) -> Graph:
     kept = []
     for node in reversed(graph.nodes):
         if not read.isdisjoint(node.outputs):
-            names = tuple(name if name in read else "" for name in node.outputs)
-            kept.append(Node(node.name, node.op, node.args, node.kwargs, names, node.listed))
+            outputs = tuple(name if name in read else "" for name in node.outputs)
+            kept.append(Node(node.name, node.op, node.args, node.kwargs, outputs, node.listed))
             read.update(node.inputs())
     tensors = {
         name: qualified

@@ -8,10 +8,10 @@ memory are here because `normalize` removes them.
 
 from __future__ import annotations
 
-__all__ = ["ALLOWED", "IN_PLACE", "SYMBOLIC", "VANISHING"]
+__all__ = ["ALLOWED", "CONSTRUCTORS", "IN_PLACE", "SYMBOLIC", "VANISHING"]
 
 
-def _names(namespace: str, text: str) -> frozenset[str]:
+def names(namespace: str, text: str) -> frozenset[str]:
     """`add: Tensor Scalar` on a line becomes aten.add.Tensor and aten.add.Scalar; no colon means `default`."""
     found = []
     for line in text.split("\n"):
@@ -24,7 +24,7 @@ def _names(namespace: str, text: str) -> frozenset[str]:
 
 
 # Linear algebra and convolution: what a rank can be cut from, and its neighbours.
-_PRODUCTS = _names(
+_PRODUCTS = names(
     "aten",
     """
     linear addmm mm bmm baddbmm matmul mv dot addbmm einsum convolution _convolution bilinear
@@ -44,7 +44,7 @@ _PRODUCTS = _names(
     """,
 )
 
-_NORMALISATION = _names(
+_NORMALISATION = names(
     "aten",
     """
     batch_norm native_batch_norm _native_batch_norm_legit_no_training _native_batch_norm_legit_functional
@@ -59,7 +59,7 @@ _NORMALISATION = _names(
     """,
 )
 
-_ACTIVATIONS = _names(
+_ACTIVATIONS = names(
     "aten",
     """
     relu relu6 leaky_relu elu selu celu gelu silu mish hardtanh hardswish hardsigmoid sigmoid tanh softplus
@@ -73,7 +73,7 @@ _ACTIVATIONS = _names(
     """,
 )
 
-_POINTWISE = _names(
+_POINTWISE = names(
     "aten",
     """
     abs neg sign sgn signbit exp exp2 expm1 log log2 log10 log1p sqrt rsqrt square reciprocal
@@ -118,7 +118,7 @@ _POINTWISE = _names(
     """,
 )
 
-_REDUCTIONS = _names(
+_REDUCTIONS = names(
     "aten",
     """
     mean: default dim
@@ -142,7 +142,7 @@ _REDUCTIONS = _names(
     """,
 )
 
-_POOLING = _names(
+_POOLING = names(
     "aten",
     """
     max_pool1d max_pool2d max_pool3d max_pool2d_with_indices max_pool3d_with_indices max_pool1d_with_indices
@@ -165,7 +165,7 @@ _POOLING = _names(
     """,
 )
 
-_SHAPES = _names(
+_SHAPES = names(
     "aten",
     """
     view: default
@@ -216,20 +216,25 @@ _SHAPES = _names(
     """,
 )
 
-_CONSTRUCTORS = _names(
+# Tensors out of numbers alone.
+CONSTRUCTORS = names(
     "aten",
     """
-    zeros ones full zeros_like ones_like full_like new_zeros new_ones new_full scalar_tensor eye
+    zeros ones full scalar_tensor eye tril_indices triu_indices linspace
     arange: default start start_step
-    linspace
     empty: memory_format
-    fill: Scalar Tensor
-    copy
-    tril_indices triu_indices
     """,
 )
 
-IN_PLACE = _names(
+_FILLING = names(
+    "aten",
+    """
+    zeros_like ones_like full_like new_zeros new_ones new_full copy
+    fill: Scalar Tensor
+    """,
+)
+
+IN_PLACE = names(
     "aten",
     """
     relu_ relu6_ leaky_relu_ elu_ selu_ celu_ silu_ mish_ hardtanh_ hardswish_ hardsigmoid_ sigmoid_ tanh_
@@ -253,7 +258,7 @@ IN_PLACE = _names(
 )
 
 # Checks on sizes, and bookkeeping, that `normalize` drops.
-VANISHING = _names(
+VANISHING = names(
     "aten",
     """
     _assert_async: msg
@@ -262,17 +267,13 @@ VANISHING = _names(
 )
 
 # Arithmetic on sizes.
-SYMBOLIC = frozenset(
-    [
-        "aten.sym_size.int",
-        "aten.sym_numel.default",
-        *(
-            f"operator.{name}"
-            for name in ["add", "sub", "mul", "floordiv", "mod", "neg", "pos", "eq", "ne", "lt", "le", "gt", "ge", "and_", "or_", "truediv", "pow"]
-        ),
-        *(f"math.{name}" for name in ["trunc", "ceil", "floor"]),
-    ]
-)
+SYMBOLIC = frozenset({"aten.sym_size.int", "aten.sym_numel.default"}) | {
+    f"operator.{name}"
+    for name in (
+        *("add", "sub", "mul", "floordiv", "truediv", "mod", "neg", "pos"),
+        *("eq", "ne", "lt", "le", "gt", "ge", "and_", "or_"),
+    )
+}
 
 ALLOWED = frozenset().union(
     _PRODUCTS,
@@ -282,7 +283,8 @@ ALLOWED = frozenset().union(
     _REDUCTIONS,
     _POOLING,
     _SHAPES,
-    _CONSTRUCTORS,
+    CONSTRUCTORS,
+    _FILLING,
     IN_PLACE,
     VANISHING,
     SYMBOLIC,

@@ -78,13 +78,16 @@ class Cache:
         artifact = Artifact(model, plan, sha256, path.stat().st_size)
         if artifact.size > self.largest:
             return False
-        with open(path, "rb") as file:
-            for key in artifact.chunk_keys():
-                self.redis.set(key, file.read(CHUNK), ex=self.ttl)
-        with self.redis.pipeline() as pipeline:
-            pipeline.hset(artifact.key, mapping={"sha256": sha256, "size": artifact.size})
-            pipeline.expire(artifact.key, self.ttl)
-            pipeline.execute()
+        try:
+            with open(path, "rb") as file:
+                for key in artifact.chunk_keys():
+                    self.redis.set(key, file.read(CHUNK), ex=self.ttl)
+            with self.redis.pipeline() as pipeline:
+                pipeline.hset(artifact.key, mapping={"sha256": sha256, "size": artifact.size})
+                pipeline.expire(artifact.key, self.ttl)
+                pipeline.execute()
+        except redis.exceptions.OutOfMemoryError:
+            return False
         return True
 
     def read(self, artifact: Artifact, start: int, stop: int) -> Iterator[bytes]:

@@ -109,6 +109,7 @@ class Catalogue:
         self._models: Recent[str, Model] = Recent(64)
         self._manifests: Recent[str, Mapping[str, Any]] = Recent(4096)
         self._records: Recent[tuple[str, str], Record] = Recent(4096)
+        self._named: Recent[str, Mapping[str, Any]] = Recent(4096)
         self._checked: dict[str, float] = {}
 
     def resolve(self, reference: str) -> str:
@@ -121,7 +122,7 @@ class Catalogue:
         wanted = match["version"]
         versions = [int(wanted)] if wanted else reversed(self.versions(match["name"]))
         for version in versions:
-            record = self.store.read_json(_name_key(match["name"], version))
+            record = self._version(_name_key(match["name"], version))
             if record is not None and (wanted or self.exists(record["id"])):
                 return str(record["id"])
         raise _no_model(reference)
@@ -154,7 +155,8 @@ class Catalogue:
 
     def manifests(self) -> list[Mapping[str, Any]]:
         """Every finished model's manifest, the newest first."""
-        found = [manifest for id in self.ids() if self.exists(id) and (manifest := self.manifest(id)) is not None]
+        ids = [key.split("/")[1] for key in self.store.keys("models") if key.endswith("/manifest.json")]
+        found = [manifest for id in ids if (manifest := self.manifest(id)) is not None]
         return sorted(found, key=lambda manifest: (manifest["created"], manifest["id"]), reverse=True)
 
     def record(self, id: str, digest: str) -> Record | None:
@@ -179,12 +181,15 @@ class Catalogue:
 
     def names(self) -> dict[str, list[str]]:
         """For every id, what it is called: `name@version`."""
+        versions: list[tuple[str, int, str]] = []
+        for key in self.store.keys("names"):
+            record = self._version(key)
+            if record is not None:
+                _, name, file = key.split("/")
+                versions.append((name, int(file.removesuffix(".json")), record["id"]))
         called: dict[str, list[str]] = {}
-        for name in self.store.children("names"):
-            for version in self.versions(name):
-                record = self.store.read_json(_name_key(name, version))
-                if record is not None:
-                    called.setdefault(record["id"], []).append(f"{name}@{version}")
+        for name, version, id in sorted(versions):
+            called.setdefault(id, []).append(f"{name}@{version}")
         return called
 
     def names_of(self, id: str) -> list[str]:
@@ -195,7 +200,7 @@ class Catalogue:
         for _ in range(16):
             versions = self.versions(name)
             latest = versions[-1] if versions else 0
-            record = self.store.read_json(_name_key(name, latest)) if latest else None
+            record = self._version(_name_key(name, latest)) if latest else None
             if record is not None and record["id"] == id:
                 return latest
             if self.store.create_json(_name_key(name, latest + 1), {"id": id, "created": time.time()}):
@@ -233,6 +238,9 @@ class Catalogue:
         self._models.drop(lambda key: key == id)
         self._manifests.drop(lambda key: key == id)
         self._records.drop(lambda key: key[0] == id)
+
+    def _version(self, key: str) -> Mapping[str, Any] | None:
+        return self._named.get(key, lambda: self.store.read_json(key))
 
     def _blobs(self, id: str) -> set[str]:
         source = self.store.read_json(upload_key(id)) or self.store.read_json(manifest_key(id)) or {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import secrets
 import socket
@@ -30,8 +31,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="One trained model in, any size out.",
 )
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+out = Console(highlight=False, markup=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
 Url = Annotated[str, typer.Option(envvar="RIGHTRANK_URL", help="The server. Its key is read from RIGHTRANK_KEY.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
@@ -64,6 +65,7 @@ def worker(
 ) -> None:
     """Run one worker. It finds the service by RIGHTRANK_REDIS_URL and RIGHTRANK_STORE_URL."""
     die_with_parent()
+    write_log()
     from service.worker import run
 
     with plainly(), faults():
@@ -74,6 +76,7 @@ def worker(
 def api(descriptor: int) -> None:
     """Serve HTTP on a listening socket that `serve` passes on."""
     die_with_parent()
+    write_log()
     import uvicorn
 
     from service.app import create_app
@@ -227,7 +230,13 @@ def create_key(file: Path, name: str, scopes: list[str]) -> str:
 
 def tell(text: str) -> None:
     """What the service has to say, to its operator."""
-    err.print(text, markup=False)
+    err.print(text)
+
+
+def write_log() -> None:
+    """What happens in a process goes to stderr; of other libraries only their warnings."""
+    logging.basicConfig(format="%(asctime)s %(levelname)s [%(process)d] %(message)s", level=logging.WARNING)
+    logging.getLogger("rightrank").setLevel(logging.INFO)
 
 
 def connect(url: str) -> Client:
@@ -318,8 +327,8 @@ def plainly(as_json: bool = False) -> Iterator[None]:
             document = error.document if isinstance(error, Problem) else {"detail": str(error)}
             print(json.dumps(document), file=err.file)
         else:
-            err.print("[bold red]Error:[/]", end=" ")
-            err.print(str(error), markup=False)
+            err.print("Error:", style="bold red", end=" ")
+            err.print(str(error))
         raise typer.Exit(1) from error
 
 

@@ -258,9 +258,8 @@ class _Part:
 
     def conditions(self) -> dict[str, str]:
         """The headers that ask for the rest only, as long as the whole is still the same."""
-        if not self.size or not self.etag.exists():
-            return {}
-        return {"Range": f"bytes={self.size}-", "If-Range": self.etag.read_text()}
+        etag = self.etag.read_text() if self.etag.exists() else ""
+        return {"Range": f"bytes={self.size}-", "If-Range": etag} if self.size and etag else {}
 
     def receive(self, response: httpx.Response, progress: Progress) -> None:
         """Appends the body; Damaged, with nothing kept, if the whole does not have the digest announced."""

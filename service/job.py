@@ -87,7 +87,7 @@ class Job:
     def _beat(self, lock: str) -> None:
         while not self._ended.wait(BEAT_SECONDS):
             with contextlib.suppress(redis.RedisError):
-                self.parts.cache.redis.pexpire(lock, int(LOCK_SECONDS * 1000))
+                self.parts.cache.redis.set(lock, os.getpid(), px=int(LOCK_SECONDS * 1000))
                 if self.parts.operations.beat(self.operation):
                     self.cancelled.set()
             spared = self._spared
@@ -143,7 +143,7 @@ class Runner:
         except Exception as error:
             self._fail(job, kind, error)
             return
-        self.parts.operations.finish(operation, result)
+        self.parts.operations.finish(operation, job.details, result)
         self._count(kind, "done", began)
 
     def _fail(self, job: Job, kind: str, error: Exception) -> None:
@@ -152,9 +152,11 @@ class Runner:
             log.error("%s failed", job.operation, exc_info=error)
         else:
             log.info("%s failed: %s", job.operation, error)
-        if kind == "ingest" and not self.parts.catalogue.exists(job.model):
-            self.parts.catalogue.discard(job.model)
-        self.parts.operations.fail(job.operation, document)
+        # The lock keeps the same model, uploaded again just now, from being discarded with a job under way.
+        with self.parts.cache.lock(f"model:{job.model}"):
+            if kind == "ingest" and not self.parts.catalogue.exists(job.model):
+                self.parts.catalogue.discard(job.model)
+            self.parts.operations.fail(job.operation, job.details, document)
         self._count(kind, "cancelled" if document["type"].endswith("/cancelled") else "failed", None)
 
     def _pass_on(self, operation: str, kind: str) -> None:

@@ -30,7 +30,10 @@ log = logging.getLogger("rightrank")
 WAITING, INGEST, BACKGROUND = QUEUES = ("waiting", "ingest", "background")
 NAMESPACE = "rightrank:jobs"
 HEARTBEAT_TIMEOUT = 4_000
-POLL_SECONDS = 0.03
+BUSY_SECONDS = 0.03
+IDLE_SECONDS = 0.5
+# More than any number of workers that could all be woken at once.
+BELLS = 64
 BEAT_SECONDS = 0.5
 
 
@@ -42,7 +45,6 @@ class Broker(RedisBroker):
             client=redis.Redis.from_url(settings.redis, socket_timeout=10),
             middleware=[],
             namespace=NAMESPACE,
-            maintenance_chance=1_000_000,
             heartbeat_timeout=HEARTBEAT_TIMEOUT,
         )
         self.slot = threading.Lock()
@@ -51,6 +53,16 @@ class Broker(RedisBroker):
     @property
     def consumer_class(self) -> type[_RedisConsumer]:
         return Gated
+
+    def _should_do_maintenance(self, command: str) -> int:
+        return int(command not in ("ack", "nack"))
+
+    def ring(self, queue: str) -> None:
+        """Wakes a worker that rests at this queue."""
+        with self.client.pipeline(transaction=False) as pipeline:
+            pipeline.rpush(bell(queue), 1)
+            pipeline.ltrim(bell(queue), 0, BELLS - 1)
+            pipeline.execute()
 
     def has(self, queue: str) -> bool:
         return bool(self.client.exists(f"{NAMESPACE}:{queue}"))
@@ -62,28 +74,35 @@ class Gated(_RedisConsumer):
     _beaten = 0.0
 
     def __next__(self) -> Any:
-        if self.queue_name not in self.broker.order:
-            return super().__next__()  # type: ignore[no-untyped-call]
-        message = self._fetch()
-        if message is None:
-            time.sleep(POLL_SECONDS)
-        return message
-
-    def _fetch(self) -> Any:
-        slot = self.broker.slot
+        if self.queue_name not in self.broker.order:  # a queue for delayed jobs, of which there are none
+            time.sleep(BEAT_SECONDS)
+            return None
         try:
-            if not slot.acquire(blocking=False):
-                self._beat()
-                return None
-            message = None
-            try:
-                message = self._next()
-            finally:
-                if message is None:
-                    slot.release()
+            message = self._fetch()
+            if message is None:
+                self._rest()
             return message
         except redis.ConnectionError as error:
             raise ConnectionClosed(error) from None  # type: ignore[no-untyped-call]
+
+    def _rest(self) -> None:
+        """Sleeps until this worker may be free again, or until a job is sent; not for long in any case."""
+        if self.broker.slot.locked():
+            time.sleep(BUSY_SECONDS)
+        elif self.broker.client.blpop([bell(self.queue_name)], IDLE_SECONDS) and self.broker.slot.locked():
+            self.broker.ring(self.queue_name)  # another queue was faster; this is for another worker
+
+    def _fetch(self) -> Any:
+        if not self.broker.slot.acquire(blocking=False):
+            self._beat()
+            return None
+        message = None
+        try:
+            message = self._next()
+        finally:
+            if message is None:
+                self.broker.slot.release()
+        return message
 
     def _beat(self) -> None:
         """Shows that this worker is alive while it fetches nothing, and looks for others that are not."""
@@ -127,6 +146,11 @@ class Gated(_RedisConsumer):
             self.broker.slot.release()
 
 
+def bell(queue: str) -> str:
+    """The key of a list that a worker can block on, which the queue's own is not."""
+    return f"{NAMESPACE}:bell:{queue}"
+
+
 def queues_of(index: int, count: int) -> tuple[str, ...]:
     """What worker `index` of `count` serves, so that a device never waits for long work to end.
 
@@ -148,6 +172,7 @@ class Jobs:
         self.broker.enqueue(
             dramatiq.Message(queue_name=queue, actor_name="perform", args=(operation,), kwargs={}, options={})
         )
+        self.broker.ring(queue)
 
     def length(self, queue: str) -> int:
         """How many jobs wait in a queue."""

@@ -45,6 +45,17 @@ if state ~= 'queued' and state ~= 'running' then return 0 end
 redis.call('hset', KEYS[1], 'state', 'running', 'updated', ARGV[1])
 return redis.call('hincrby', KEYS[1], 'attempts', 1)
 """
+BEAT = """
+local state = redis.call('hget', KEYS[1], 'state')
+if not state then return 0 end
+if state == 'cancelled' or redis.call('hexists', KEYS[1], 'cancel') == 1 then return 1 end
+if state == 'queued' then redis.call('hset', KEYS[1], 'state', 'running') end
+redis.call('hset', KEYS[1], 'updated', ARGV[1])
+return 0
+"""
+REPORT = """
+if redis.call('exists', KEYS[1]) == 1 then redis.call('hset', KEYS[1], 'progress', ARGV[1]) end
+"""
 CANCEL = """
 local state = redis.call('hget', KEYS[1], 'state')
 if state == 'queued' then
@@ -66,6 +77,12 @@ class Operation:
     progress: Mapping[str, Any]
     result: Mapping[str, Any] | None = None
     error: Mapping[str, Any] | None = None
+    updated: float = 0.0
+
+    @property
+    def lost(self) -> bool:
+        """Whether it is said to run, and nothing has been heard of it."""
+        return self.state == "running" and time.time() - self.updated > STALE_SECONDS
 
     @property
     def done(self) -> bool:
@@ -90,6 +107,8 @@ class Operations:
         self.redis = cache.redis
         self._claim = self.redis.register_script(CLAIM)
         self._start = self.redis.register_script(START)
+        self._beat = self.redis.register_script(BEAT)
+        self._report = self.redis.register_script(REPORT)
         self._cancel = self.redis.register_script(CANCEL)
 
     def claim(self, id: str, queue: str, details: Mapping[str, Any], owner: str = "") -> bool:
@@ -113,6 +132,7 @@ class Operations:
             progress=json.loads(found.get("progress", "null")) or IDLE,
             result=json.loads(found.get("result", "null")),
             error=json.loads(found.get("error", "null")),
+            updated=float(found.get("updated", 0)),
         )
 
     def under_way(self, owner: str) -> int:
@@ -141,23 +161,25 @@ class Operations:
 
     def beat(self, id: str) -> bool:
         """A sign of life; whether the operation is to stop."""
-        self.redis.hset(_key(id), "updated", str(time.time()))
-        return bool(self.redis.hget(_key(id), "cancel"))
+        return bool(self._beat(keys=[_key(id)], args=[time.time()]))
 
     def report(self, id: str, phase: str, completed: int, total: int, unit: str) -> None:
         progress = {"phase": phase, "completed": completed, "total": total, "unit": unit}
-        self.redis.hset(_key(id), "progress", json.dumps(progress))
+        self._report(keys=[_key(id)], args=[json.dumps(progress)])
 
-    def finish(self, id: str, result: Mapping[str, Any]) -> None:
-        self._end(id, "done", "result", result)
+    def finish(self, id: str, details: Mapping[str, Any], result: Mapping[str, Any]) -> None:
+        self.report(id, "done", 1, 1, "")
+        self._end(id, details, "done", "result", result)
 
-    def fail(self, id: str, error: Mapping[str, Any]) -> None:
+    def fail(self, id: str, details: Mapping[str, Any], error: Mapping[str, Any]) -> None:
         state = "cancelled" if error["type"].endswith("/cancelled") else "failed"
-        self._end(id, state, "error", error)
+        self._end(id, details, state, "error", error)
 
-    def _end(self, id: str, state: str, field: str, value: Mapping[str, Any]) -> None:
+    def _end(self, id: str, details: Mapping[str, Any], state: str, field: str, value: Mapping[str, Any]) -> None:
         with self.redis.pipeline() as pipeline:
-            pipeline.hset(_key(id), mapping={"state": state, field: json.dumps(value)})
+            # The details again, because Redis may have lost them since the operation began.
+            mapping = {"details": json.dumps(details), "state": state, field: json.dumps(value)}
+            pipeline.hset(_key(id), mapping=mapping)
             pipeline.expire(_key(id), KEEP_SECONDS)
             pipeline.execute()
 

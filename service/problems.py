@@ -14,6 +14,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 
 from models.errors import BudgetError, RightRankError
@@ -119,6 +120,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RightRankError, _known)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(RedisError, _unavailable)
     app.add_exception_handler(Exception, _unexpected)
 
 
@@ -142,10 +144,11 @@ async def _http(request: Request, error: Exception) -> Response:
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:
-    if isinstance(error, (ConnectionError, TimeoutError)) or type(error).__module__.startswith("redis"):
-        log.error("%s %s: %s", request.method, request.url.path, error)
-        return response(
-            document("unavailable", "The cache or the store cannot be reached.", "Try again in a moment."),
-            {"Retry-After": "2"},
-        )
     return response(describe(error))
+
+
+async def _unavailable(request: Request, error: Exception) -> Response:
+    log.error("%s %s: %s", request.method, request.url.path, error)
+    return response(
+        document("unavailable", "The cache cannot be reached.", "Try again in a moment."), {"Retry-After": "2"}
+    )

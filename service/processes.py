@@ -148,9 +148,10 @@ class Supervisor:
 
 @contextlib.contextmanager
 def signals(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """SIGINT, SIGTERM and SIGHUP go to `handler` meanwhile."""
+    """SIGINT, SIGTERM and SIGHUP go to `handler` meanwhile, but for those that are ignored, as under nohup."""
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = [(number, signal.signal(number, handler)) for number in numbers]
+    heeded = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+    before = [(number, signal.signal(number, handler)) for number in heeded]
     try:
         yield
     finally:

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -135,19 +136,28 @@ class Store:
 
     @contextlib.contextmanager
     def folder_for_work(self) -> Iterator[Path]:
-        """A new empty folder that is removed afterwards."""
-        folder = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=self.scratch))
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+        """A new empty folder that is removed afterwards.
+
+        It is locked meanwhile: the kernel lets go when the process ends, however it ends (see `sweep`).
+        """
+        with contextlib.ExitStack() as held:
+            with _locked(self.scratch, fcntl.LOCK_SH):
+                folder = Path(tempfile.mkdtemp(dir=self.scratch))
+                held.enter_context(_locked(folder, fcntl.LOCK_EX))
+            try:
+                yield folder
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def sweep(self) -> None:
-        """Removes the working folders of processes that were killed."""
-        for folder in self.scratch.iterdir():
-            owner = folder.name.partition("-")[0]
-            if owner.isdigit() and not _alive(int(owner)):
-                shutil.rmtree(folder, ignore_errors=True)
+        """Removes the working folders of processes that were killed, in this container or another one."""
+        with _locked(self.scratch, fcntl.LOCK_EX):
+            for folder in self.scratch.iterdir():
+                with (
+                    contextlib.suppress(BlockingIOError, FileNotFoundError),
+                    _locked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB),
+                ):
+                    shutil.rmtree(folder, ignore_errors=True)
 
     def _download(self, key: str, path: Path) -> Path:
         partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
@@ -174,11 +184,11 @@ def _link(path: Path, target: Path) -> None:
         os.replace(partial, target)
 
 
-def _alive(pid: int) -> bool:
+@contextlib.contextmanager
+def _locked(folder: Path, how: int) -> Iterator[None]:
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
+        fcntl.flock(descriptor, how)
+        yield
+    finally:
+        os.close(descriptor)

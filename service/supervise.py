@@ -30,22 +30,7 @@ def serve(settings: Settings, workers: int, demo: bool, say: Say) -> None:
     with sole(settings.data), contextlib.closing(listen(settings.host, settings.port)) as listener:
         address = web_address(listener)
         with valkey(settings):
-            environment = {
-                "RIGHTRANK_DATA": str(settings.data.absolute()),
-                "RIGHTRANK_HOST": settings.host,
-                "RIGHTRANK_PORT": str(listener.getsockname()[1]),
-            }
-            number = listener.fileno()
-            api = Child("The API", module("api", str(number)), environment, (number,))
-            environment = {**environment, "OMP_NUM_THREADS": threads(workers)}
-            supervisor = Supervisor(
-                api,
-                [
-                    Child(f"Worker {number}", module("worker", *options), environment)
-                    for number, options in enumerate(duties(workers), 1)
-                ],
-                say,
-            )
+            supervisor = Supervisor(*children(settings, listener, workers), say)
             guest = threading.Thread(target=demonstrate, args=(address, supervisor.end, say), daemon=True)
 
             def greet() -> None:
@@ -57,6 +42,22 @@ def serve(settings: Settings, workers: int, demo: bool, say: Say) -> None:
                 supervisor.run(client.ready, greet)
             if guest.ident is not None:
                 guest.join(GRACE)
+
+
+def children(settings: Settings, listener: socket.socket, workers: int) -> tuple[Child, list[Child]]:
+    """The API and the workers, not yet started."""
+    environment = {
+        "RIGHTRANK_DATA": str(settings.data.absolute()),
+        "RIGHTRANK_HOST": settings.host,
+        "RIGHTRANK_PORT": str(listener.getsockname()[1]),
+    }
+    descriptor = listener.fileno()
+    api = Child("The API", module("api", str(descriptor)), environment, (descriptor,))
+    computing = {**environment, "OMP_NUM_THREADS": threads(workers)}
+    return api, [
+        Child(f"Worker {number}", module("worker", *options), computing)
+        for number, options in enumerate(duties(workers), 1)
+    ]
 
 
 @contextlib.contextmanager

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from dataclasses import dataclass
+
+from redis.exceptions import RedisError
 
 from models.plan import Plan
 from service.cache import Cache
@@ -13,6 +16,8 @@ from service.operations import Operation, Operations, cut_id, ingest_id
 from service.problems import Problem, describe
 from service.settings import Settings
 from service.store import Store
+
+log = logging.getLogger("rightrank")
 
 OPERATION = re.compile(r"(ingest|cut)-(?P<model>m[0-9a-f]{24})(-(?P<plan>[0-9a-f]{32}))?")
 
@@ -61,6 +66,8 @@ class Parts:
         found = self.operations.get(id)
         if found is None:
             found = self._remembered(id)
+        elif found.lost:
+            self._resume(found)
         if found is None:
             raise Problem("operation-not-found", f"There is no operation {id[:100]!r}.")
         return found
@@ -68,21 +75,38 @@ class Parts:
     def cancel(self, id: str) -> Operation:
         """Asks an operation to stop. Raises `Problem`."""
         operation = self.operation(id)
-        at_once = self.operations.cancel(id, describe(Problem("cancelled", "The operation was cancelled.")))
-        if at_once and id.startswith("ingest-"):
-            self.catalogue.discard(operation.details["model"])
+        model = operation.details["model"]
+        # The lock keeps the same model, uploaded again just now, from being discarded with a job under way.
+        with self.cache.lock(f"model:{model}"):
+            at_once = self.operations.cancel(id, describe(Problem("cancelled", "The operation was cancelled.")))
+            if at_once and id.startswith("ingest-"):
+                self.catalogue.discard(model)
         return self.operation(id)
 
     def recover(self) -> None:
         """Takes up what a lost Redis or a killed process left undone, and removes what nothing refers to."""
         for id in self.catalogue.ids():
-            if self.catalogue.exists(id):
-                self.catalogue.publish_wanted(id)
-                self.measure_common(self.catalogue.open(id))
-            elif self.store.exists(upload_key(id)):
-                self.ingest(id)
-            elif not self.catalogue.exists(id):
-                self.catalogue.discard(id)
+            try:
+                self._recover(id)
+            except RedisError:
+                raise
+            except Exception:
+                log.exception("the model %s could not be taken up", id)
+
+    def _recover(self, id: str) -> None:
+        if self.catalogue.exists(id):
+            self.catalogue.publish_wanted(id)
+            self.measure_common(self.catalogue.open(id))
+        elif self.store.exists(upload_key(id)):
+            self.ingest(id)
+        elif not self.catalogue.exists(id):
+            self.catalogue.discard(id)
+
+    def _resume(self, operation: Operation) -> None:
+        """Sends a lost operation's job again."""
+        queue = INGEST if operation.id.startswith("ingest-") else WAITING
+        if self.operations.claim(operation.id, queue, operation.details):
+            self.jobs.send(queue, operation.id)
 
     def _remembered(self, id: str) -> Operation | None:
         match = OPERATION.fullmatch(id)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import signal
-import threading
-from collections.abc import Callable, Sequence
-from types import FrameType
+import time
+from collections.abc import Sequence
 
 import dramatiq
 import torch
@@ -21,6 +20,7 @@ log = logging.getLogger("rightrank")
 
 # What a job may take to notice that the worker is to end, before the process ends anyway.
 GRACE_MS = 5_000
+LOOK_SECONDS = 0.1
 
 
 def run(settings: Settings, queues: Sequence[str] | None = None) -> None:
@@ -33,13 +33,16 @@ def run(settings: Settings, queues: Sequence[str] | None = None) -> None:
         raise ValueError(f"no queue is called {', '.join(sorted(unknown))}: there are {', '.join(QUEUES)}")
     torch.set_num_interop_threads(1)
     parts = Parts.of(settings)
+    parts.store.sweep()
     runner = Runner(parts, {"ingest": ingest.run, "cut": cut.run})
-    end = threading.Event()
+    # Not an Event: its lock may be held by the very code that the signal interrupts.
+    asked: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _setter(end))
+        signal.signal(number, lambda number, frame: asked.append(number))
     worker = start(parts, runner, wanted)
     log.info("working on %s", ", ".join(wanted))
-    end.wait()
+    while not asked:
+        time.sleep(LOOK_SECONDS)
     stop(parts, runner, worker)
 
 
@@ -57,14 +60,9 @@ def start(parts: Parts, runner: Runner, queues: tuple[str, ...]) -> dramatiq.Wor
 
 def stop(parts: Parts, runner: Runner, worker: dramatiq.Worker) -> None:
     """Ends the threads, and has the job under way done by another worker, at no cost to its attempts."""
+    for thread in worker.workers:
+        thread.stop()  # first, lest this worker takes up again what it is about to give back
     runner.stop.set()
     if (operation := runner.current) is not None:
         parts.operations.put_back(operation)
     worker.stop(timeout=GRACE_MS)
-
-
-def _setter(event: threading.Event) -> Callable[[int, FrameType | None], None]:
-    def handle(number: int, frame: FrameType | None) -> None:
-        event.set()
-
-    return handle

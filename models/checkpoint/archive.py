@@ -14,7 +14,8 @@ import zlib
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from models.errors import MalformedCheckpoint, UnsafeCheckpoint
+from models.checkpoint.advice import CUT, EXPORT
+from models.errors import MalformedCheckpoint, UnsafeCheckpoint, UnsupportedCheckpoint
 
 _END = struct.Struct("<4s4H2LH")
 _END64_LOCATOR = struct.Struct("<4sLQL")
@@ -24,8 +25,6 @@ _NAME_BYTES = 1024
 # A directory record: 46 bytes, the name, and extra fields that torch leaves nearly empty.
 _RECORD_BYTES = 46 + 2 * _NAME_BYTES
 _ENCRYPTED = 0x1 | 0x40 | 0x2000
-
-CUT = "Upload it again: it seems to have been cut or altered on the way."
 
 
 class Archive:
@@ -70,12 +69,14 @@ class Archive:
 
 def _directory(file: BinaryIO, size: int, entries: int) -> dict[str, tuple[int, int, int]]:
     """Each entry's (offset of its data, size, CRC-32), by name without the top folder."""
-    start = _end_of_entries(file, size, entries)
+    start, count = _end_of_entries(file, size, entries)
     file.seek(0)
     try:
         infos = zipfile.ZipFile(file).infolist()
     except (zipfile.BadZipFile, OverflowError, ValueError, NotImplementedError, struct.error) as error:
         raise MalformedCheckpoint("The archive's directory cannot be read.", CUT) from error
+    if len(infos) != count:
+        raise MalformedCheckpoint(f"The archive declares {count} entries and has {len(infos)}.", CUT)
     if not infos:
         raise MalformedCheckpoint("The archive is empty.", "Save the model again.")
     spans: list[tuple[int, int]] = []
@@ -91,8 +92,8 @@ def _directory(file: BinaryIO, size: int, entries: int) -> dict[str, tuple[int, 
     return _without_top(found)
 
 
-def _end_of_entries(file: BinaryIO, size: int, entries: int) -> int:
-    """Where the directory begins, from the end record; nothing else is parsed before its size is known."""
+def _end_of_entries(file: BinaryIO, size: int, entries: int) -> tuple[int, int]:
+    """Where the directory begins and its number of records; nothing of it is parsed before its size is known."""
     if size < _END.size:
         raise MalformedCheckpoint("The archive is cut short.", CUT)
     file.seek(size - _END.size)
@@ -101,14 +102,17 @@ def _end_of_entries(file: BinaryIO, size: int, entries: int) -> int:
         raise MalformedCheckpoint("The archive has no end record: it is cut, or bytes follow its end.", CUT)
     end = size - _END.size
     if 0xFFFF in (count, here) or 0xFFFFFFFF in (length, start) or _has_end64(file, end):
+        short = (count, length, start)
         end, count, length, start = _end64(file, end)
+        if any(a not in (b, 0xFFFF, 0xFFFFFFFF) for a, b in zip(short, (count, length, start), strict=True)):
+            raise MalformedCheckpoint("The archive's two end records disagree.", CUT)
     if count > entries:
         raise UnsafeCheckpoint(f"The archive declares {count} entries; at most {entries} are read.")
     if length > count * _RECORD_BYTES:
         raise UnsafeCheckpoint(f"The archive's directory takes {length} bytes for {count} entries.")
     if start + length != end:
         raise MalformedCheckpoint("The archive's directory is not where its end record says.", CUT)
-    return start
+    return int(start), int(count)
 
 
 def _has_end64(file: BinaryIO, end: int) -> bool:
@@ -138,6 +142,8 @@ def _check(info: zipfile.ZipInfo) -> None:
         raise UnsafeCheckpoint(f"The archive's entry {shown} points outside the archive.")
     if info.flag_bits & _ENCRYPTED:
         raise UnsafeCheckpoint(f"The archive's entry {shown} is encrypted.")
+    if info.compress_type != zipfile.ZIP_STORED and "/code/" in name:
+        raise UnsupportedCheckpoint("The file is TorchScript, which is code.", EXPORT)
     if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
         raise UnsafeCheckpoint(
             f"The archive's entry {shown} is compressed.",
@@ -161,7 +167,7 @@ def _data_offset(file: BinaryIO, info: zipfile.ZipInfo, start: int) -> int:
     offset = info.header_offset + _LOCAL.size + header[9] + header[10]
     if offset + info.file_size > start:
         raise MalformedCheckpoint(f"The archive's entry {info.filename} is longer than the file.", CUT)
-    return offset
+    return int(offset)
 
 
 def _check_apart(spans: list[tuple[int, int]], start: int) -> None:

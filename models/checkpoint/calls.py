@@ -20,7 +20,6 @@ _TEXT = re.compile(r"[A-Za-z0-9_ ,.>-]{0,128}\Z")
 _MEMORY_FORMATS = {1: "contiguous_format", 2: "channels_last", 3: "channels_last_3d", 4: "preserve_format"}
 _FLOATS = {"Infinity": float("inf"), "-Infinity": float("-inf"), "NaN": float("nan")}
 _HINT = "Save the model again with torch.export.save."
-_RANDOM = ("bernoulli", "rand", "dropout", "multinomial", "normal", "exponential")
 
 
 class Calls:
@@ -31,8 +30,8 @@ class Calls:
         # Each value's kind: a tensor, or a number that depends on the batch size.
         self.kinds: dict[str, str] = {}
 
-    def define(self, name: Any, kind: str) -> str:
-        name = identifier(name)
+    def define(self, value: Any, kind: str) -> str:
+        name = identifier(value)
         if name in self.kinds:
             raise MalformedCheckpoint(f"The program defines {name} twice.", _HINT)
         self.kinds[name] = kind
@@ -53,6 +52,10 @@ class Calls:
         given = [self._argument_of(item) for item in sequence(data.get("inputs"), f"the arguments of {op}")]
         args, kwargs = _arrange(op, given, self.kinds)
         outputs, listed = self._outputs(op, sequence(data.get("outputs"), f"the outputs of {op}"))
+        if (len(outputs) if not listed else None) != results(op) or (outputs and not any(outputs)):
+            raise MalformedCheckpoint(
+                f"The program takes another number of results from {op} than it has.", _HINT
+            )
         return Node(name, op, args, kwargs, outputs, listed)
 
     def _argument_of(self, data: Any) -> tuple[str, Argument]:
@@ -110,8 +113,8 @@ class Calls:
         return tuple(names), False
 
 
-def identifier(name: Any) -> str:
-    name = text(name, "a name")
+def identifier(value: Any) -> str:
+    name = text(value, "a name")
     if not _NAME.match(name):
         raise UnsafeCheckpoint(f"The program has a value called {name[:60]!r}, which is not a plain name.")
     return name
@@ -125,13 +128,10 @@ def operator_name(target: str) -> str:
     if op in ALLOWED and (op != target or op.startswith("math.")):
         return op
     shown = op if re.fullmatch(r"[\w.]{1,80}", op) else "an operator without a plain name"
-    if op.startswith("aten.") and any(word in op for word in _RANDOM):
-        raise UnsupportedCheckpoint(
-            f"The program calls {shown}, which draws random numbers.", "Call model.eval() before torch.export.export."
-        )
     raise UnsupportedCheckpoint(
         f"The program calls {shown}, which is not on the list of operators that are run.",
-        "Exporting with torch.export.export(model.eval(), …).run_decompositions() often spells it in known ones.",
+        "Call model.eval() before torch.export.export, and .run_decompositions() after it: "
+        "that removes random numbers and spells most operators in known ones.",
     )
 
 
@@ -140,6 +140,14 @@ def schema(op: str) -> Any:
     """The torch schema of an aten operator."""
     _, name, overload = op.split(".")
     return getattr(getattr(torch.ops.aten, name), overload)._schema
+
+
+def results(op: str) -> int | None:
+    """How many values a call returns; None for a list of tensors, which may have any length."""
+    if not op.startswith("aten."):
+        return 1
+    returns = schema(op).returns
+    return None if [str(r.real_type) for r in returns] == ["List[Tensor]"] else len(returns)
 
 
 def _arrange(
@@ -159,13 +167,17 @@ def _arrange(
     for parameter in schema(op).arguments:
         present = parameter.name in values
         positional = positional and present and not parameter.kwarg_only
+        if present and parameter.alias_info is not None and isinstance(values[parameter.name], (int, float)):
+            raise MalformedCheckpoint(f"The program calls {op} on a number.", _HINT)
         if not present:
             if not parameter.has_default_value():
                 raise MalformedCheckpoint(f"The program calls {op} without {parameter.name}.", _HINT)
             continue
         value = values.pop(parameter.name)
         if not fits(str(parameter.real_type), value, kinds):
-            raise MalformedCheckpoint(f"The program calls {op} with a wrong type for {parameter.name}.", _HINT)
+            raise MalformedCheckpoint(
+                f"The program calls {op} with a wrong type for {parameter.name}.", _HINT
+            )
         if positional:
             args.append(value)
         else:
@@ -232,15 +244,17 @@ def _float(calls: Calls, value: Any) -> float:
 
 
 def _string(calls: Calls, value: Any) -> str:
-    value = text(value, "a string argument")
-    if not _TEXT.match(value):
+    string = text(value, "a string argument")
+    if not _TEXT.match(string):
         raise UnsafeCheckpoint("The program passes a string with characters that no operator takes.")
-    return value
+    return string
 
 
 def _dtype(calls: Calls, value: Any) -> Constant:
     if value not in DTYPES:
-        raise UnsupportedCheckpoint("The program uses a number type that is not read.", "Complex numbers are not.")
+        raise UnsupportedCheckpoint(
+            "The program uses a number type that is not read.", "Complex numbers are not."
+        )
     return Constant("dtype", DTYPES[value])
 
 
@@ -297,5 +311,3 @@ _READERS: dict[str, Any] = {
     "as_optional_tensor": Calls.optional,
     "as_optional_tensors": _list_of(Calls.optional),
 }
-
-

@@ -25,6 +25,7 @@ from typing import Any
 from torch import Tensor
 
 from models.checkpoint import expressions, payload, strictjson
+from models.checkpoint.advice import EXPORT
 from models.checkpoint.archive import Archive
 from models.checkpoint.calls import Calls
 from models.checkpoint.fields import choice, integer, mapping, only, sequence, text
@@ -33,13 +34,14 @@ from models.checkpoint.payload import DTYPES, Payload
 from models.errors import MalformedCheckpoint, UnsafeCheckpoint, UnsupportedCheckpoint
 from models.program import Graph, Input
 
-EXPORT = """Export it again with torch 2.10 or later:
-    exported = torch.export.export(model.eval(), (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
-    torch.export.save(exported, "model.pt2")"""
 _HINT = "Save the model again with torch.export.save."
 
-_READ = re.compile(r"data/(weights/(weight_\d+|[\w-]+_weights_config\.json)|constants/(tensor_\d+|[\w-]+_constants_config\.json))\Z")
-_UNOPENED = re.compile(r"(data/sample_inputs/[\w-]+\.pt|extra/.+|\.data/(version|serialization_id)|version)\Z")
+_READ = re.compile(
+    r"data/(weights/(weight_\d+|[\w-]+_weights_config\.json)|constants/(tensor_\d+|[\w-]+_constants_config\.json))\Z"
+)
+_UNOPENED = re.compile(
+    r"(data/sample_inputs/[\w-]+\.pt|extra/.+|\.data/(version|serialization_id)|version)\Z"
+)
 _MODEL = re.compile(r"models/([\w-]{1,100})\.json\Z")
 _CONSTANTS = {"archive_format": b"pt2", "archive_version": b"0", "byteorder": b"little"}
 _QUALIFIED = re.compile(r"[A-Za-z0-9_.-]{1,512}\Z")
@@ -63,7 +65,9 @@ def read(archive: Archive, limits: Limits) -> Exported:
     """Raises UnsafeCheckpoint, UnsupportedCheckpoint, MalformedCheckpoint."""
     name = _check_layout(archive)
     payloads = _payloads(archive, name, limits)
-    program = mapping(strictjson.loads(archive.read(f"models/{name}.json", JSON_BYTES), "The graph"), "the program")
+    program = mapping(
+        strictjson.loads(archive.read(f"models/{name}.json", JSON_BYTES), "The graph"), "the program"
+    )
     module = mapping(program.get("graph_module"), "the graph module")
     graph = mapping(module.get("graph"), "the graph")
     _check_expressions(program, graph)
@@ -96,7 +100,9 @@ def _check_layout(archive: Archive) -> str:
         elif entry in _CONSTANTS:
             found = bytes(archive.read(entry, 64)).strip()
             if found != _CONSTANTS[entry]:
-                raise UnsupportedCheckpoint(f"The archive's {entry} is {found[:20]!r}, which is not read.", EXPORT)
+                raise UnsupportedCheckpoint(
+                    f"The archive's {entry} is {found[:20]!r}, which is not read.", EXPORT
+                )
         elif not _READ.match(entry) and not _UNOPENED.match(entry):
             raise UnsafeCheckpoint(
                 f"The archive has an entry {entry[:80]!r} that a plain exported model does not have.",
@@ -215,7 +221,8 @@ class _Signature:
         kind, value = choice(spec.get("arg"), "input")
         if kind != "as_tensor":
             raise UnsupportedCheckpoint(
-                "The program takes an input that is not a tensor.", "Wrap the model so that forward takes only tensors."
+                "The program takes an input that is not a tensor.",
+                "Wrap the model so that forward takes only tensors.",
             )
         name = self.calls.define(mapping(value, "an input").get("name"), "tensor")
         meta = mapping(self.values.get(name), f"the input {name}")

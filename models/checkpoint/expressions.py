@@ -14,6 +14,11 @@ from __future__ import annotations
 
 import re
 
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 _TOKEN = re.compile(
     r"\s*(?:(?P<number>\d{1,20}(?:\.\d{1,40})?(?:e[+-]?\d{1,4})?)(?![A-Za-z0-9_])"
     r"|(?P<word>[A-Za-z_][A-Za-z0-9_]*)"
@@ -22,10 +27,16 @@ _TOKEN = re.compile(
     r"|(?P<mark>[(),=]))"
 )
 _SYMBOL = re.compile(r"[a-z]{1,4}\d{1,12}\Z")
-_FUNCTIONS = frozenset(
-    ["Symbol", "Integer", "Float", "Rational", "Add", "Mul", "Pow", "Mod", "PythonMod", "FloorDiv", "CleanDiv", "CeilDiv", "CeilToInt", "FloorToInt", "TruncToInt", "TruncToFloat", "RoundToInt", "ToFloat", "IntTrueDiv", "FloatTrueDiv", "PowByNatural", "FloatPow", "ModularIndexing", "Max", "Min", "Where", "Identity", "LShift", "RShift", "floor", "ceiling", "Abs", "OpaqueUnaryFn_sqrt", "Equality", "Unequality", "Eq", "Ne", "Lt", "Le", "Gt", "Ge", "StrictLessThan", "StrictGreaterThan", "LessThan", "GreaterThan", "And", "Or", "Not"]
+_FUNCTIONS = _words(
+    """
+    Symbol Integer Float Rational Add Mul Pow Mod PythonMod FloorDiv CleanDiv CeilDiv CeilToInt
+    FloorToInt TruncToInt TruncToFloat RoundToInt ToFloat IntTrueDiv FloatTrueDiv PowByNatural
+    FloatPow ModularIndexing Max Min Where Identity LShift RShift floor ceiling Abs
+    OpaqueUnaryFn_sqrt Equality Unequality Eq Ne Lt Le Gt Ge StrictLessThan StrictGreaterThan
+    LessThan GreaterThan And Or Not
+    """
 )
-_FLAGS = frozenset(["positive", "integer", "nonnegative", "real", "finite", "evaluate", "precision"])
+_FLAGS = _words("positive integer nonnegative real finite evaluate precision")
 _LENGTH = 4096
 _DEPTH = 64
 

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.checkpoint.archive import CUT, Archive
+from models.checkpoint.advice import CUT
+from models.checkpoint.archive import Archive
 from models.checkpoint.fields import integer, mapping, only, sequence, text, truth
 from models.checkpoint.limits import DIMENSIONS, OVERLAP_BYTES
 from models.errors import MalformedCheckpoint, UnsafeCheckpoint, UnsupportedCheckpoint

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from models import architectures, execute
 from models.checkpoint import exported, pickles, statedict
+from models.checkpoint.advice import EXPORT
 from models.checkpoint.archive import Archive
-from models.checkpoint.exported import EXPORT, Exported
+from models.checkpoint.exported import Exported
 from models.checkpoint.limits import Limits
-from models.errors import CheckpointError, MalformedCheckpoint, UnsafeCheckpoint, UnsupportedCheckpoint
+from models.errors import MalformedCheckpoint, UnsafeCheckpoint, UnsupportedCheckpoint
 from models.normalize import normalize
 from models.program import Graph
 
@@ -107,7 +108,8 @@ def _check_finite(graph: Graph, tensors: Mapping[str, Tensor]) -> None:
             allowed |= torch.isneginf(tensor)
         if not bool(allowed.all()):
             raise MalformedCheckpoint(
-                f"The tensor {name} holds NaN or infinity.", "The training diverged; upload an earlier checkpoint."
+                f"The tensor {name} holds NaN or infinity.",
+                "The training diverged; upload an earlier checkpoint.",
             )
 
 
@@ -117,9 +119,10 @@ def _check_runs(graph: Graph, tensors: Mapping[str, Tensor], limits: Limits) -> 
     batch = 2
     try:
         shapes = execute.shapes(graph, tensors, batch)
-    except CheckpointError:
+    except MemoryError:
         raise
-    except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError, OverflowError) as error:
+    except Exception as error:
+        # Whatever torch's operators raise when they are called with what they do not take.
         raise MalformedCheckpoint(
             f"The program does not run: {_first_line(error)}", "Check that it runs after torch.export.load."
         ) from error

@@ -101,8 +101,12 @@ def _run(request: bytes, scratch: Path, limits: Limits) -> tuple[int, bytes]:
 def _raise_reported(code: int, answer: bytes, limits: Limits) -> None:
     if code == -signal.SIGXCPU:
         raise _too_slow(limits)
-    if code in (-signal.SIGKILL, -signal.SIGABRT):
-        raise too_big(limits)
+    # The kernel kills a process that has used all its processor time, or all the machine's memory, with SIGKILL.
+    if code in (-signal.SIGKILL, -signal.SIGABRT, -signal.SIGSEGV):
+        raise UnsafeCheckpoint(
+            f"Reading the file takes more than {limits.memory // MIB} MiB of memory.",
+            "The operator can raise the limit.",
+        )
     try:
         report = json.loads(answer)
     except ValueError:
@@ -116,13 +120,6 @@ def _raise_reported(code: int, answer: bytes, limits: Limits) -> None:
         log.warning("The reader failed: %s", report["trace"])
     error = _KINDS.get(report["kind"], MalformedCheckpoint)
     raise error(str(report["detail"])[:2000], str(report["hint"])[:2000])
-
-
-def too_big(limits: Limits) -> UnsafeCheckpoint:
-    return UnsafeCheckpoint(
-        f"Reading the file takes more than {limits.memory // MIB} MiB of memory.",
-        "The operator can raise the limit.",
-    )
 
 
 def _too_slow(limits: Limits) -> UnsafeCheckpoint:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from models.checkpoint import pickles, strictjson
-from models.checkpoint.archive import CUT, Archive
-from models.checkpoint.exported import EXPORT
+from models.checkpoint.advice import CUT, EXPORT, STATE
+from models.checkpoint.archive import Archive
 from models.checkpoint.limits import OVERLAP_BYTES, PICKLE_BYTES, Limits
 from models.errors import MalformedCheckpoint, UnsafeCheckpoint, UnsupportedCheckpoint
 
@@ -77,7 +77,11 @@ def load_into(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     state = _without_prefixes(state)
     wanted = module.state_dict()
     problems = [
-        *(f"missing {name}" for name in wanted if name not in state and not name.endswith("num_batches_tracked")),
+        *(
+            f"missing {name}"
+            for name in wanted
+            if name not in state and not name.endswith("num_batches_tracked")
+        ),
         *(f"not in the architecture: {name}" for name in state if name not in wanted),
         *(
             f"{name} is {_shape(state[name])}, not {_shape(wanted[name])}"
@@ -108,7 +112,7 @@ def _check_layout(archive: Archive) -> None:
         if not known and not (folder == "data" and rest.isdecimal()) and folder != ".data":
             raise UnsafeCheckpoint(f"The archive has an entry {name[:80]!r} that a state dict does not have.")
     if "byteorder" in archive and bytes(archive.read("byteorder", 64)) != b"little":
-        raise UnsupportedCheckpoint("The file was written on a big-endian machine.", pickles.STATE)
+        raise UnsupportedCheckpoint("The file was written on a big-endian machine.", STATE)
 
 
 def _tensors(loaded: Any) -> dict[str, Tensor]:
@@ -119,17 +123,19 @@ def _tensors(loaded: Any) -> dict[str, Tensor]:
                 loaded = loaded[key]
                 break
     if not isinstance(loaded, dict) or not loaded:
-        raise MalformedCheckpoint("The file holds no state dict.", pickles.STATE)
+        raise MalformedCheckpoint("The file holds no state dict.", STATE)
     for name, value in loaded.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise MalformedCheckpoint(f"The state dict's {str(name)[:60]!r} is not a tensor.", pickles.STATE)
+            raise MalformedCheckpoint(f"The state dict's {str(name)[:60]!r} is not a tensor.", STATE)
         if value.layout != torch.strided or value.is_quantized or value.is_complex():
-            raise UnsupportedCheckpoint(f"The tensor {name[:60]} is sparse, quantised or complex.", pickles.STATE)
+            raise UnsupportedCheckpoint(f"The tensor {name[:60]} is sparse, quantised or complex.", STATE)
     return loaded
 
 
 def _check_sizes(state: Mapping[str, Tensor], stored: int) -> None:
-    distinct = {(t.data_ptr(), t.dtype, t.shape, t.stride()): t.nelement() * t.element_size() for t in state.values()}
+    distinct = {
+        (t.data_ptr(), t.dtype, t.shape, t.stride()): t.nelement() * t.element_size() for t in state.values()
+    }
     if sum(distinct.values()) > stored + OVERLAP_BYTES:
         raise UnsafeCheckpoint("The tensors unfold to far more bytes than the file has.")
 

@@ -8,13 +8,15 @@ before its contents: integers always take four bytes (eight beyond 2³¹).
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from functools import lru_cache
 
 HEAD, END = b"\x80\x02", b"."
 NONE, TRUE, FALSE = b"N", b"\x88", b"\x89"
 EMPTY_TUPLE = b")"
 
 
+@lru_cache(4096)
 def string(value: str) -> bytes:
     data = value.encode()
     return b"X" + struct.pack("<I", len(data)) + data
@@ -28,7 +30,8 @@ def tuple_(*items: bytes) -> bytes:
     return b"(" + b"".join(items) + b"t"
 
 
-def integers(values: Sequence[int]) -> bytes:
+@lru_cache(4096)
+def integers(values: tuple[int, ...]) -> bytes:
     return tuple_(*map(integer, values)) if values else EMPTY_TUPLE
 
 
@@ -52,7 +55,7 @@ def instance(module: str, name: str, state: Iterable[tuple[str, bytes]]) -> byte
 
 
 def tensor(
-    memo: Memo, storage: str, key: str, count: int, shape: Sequence[int], strides: Sequence[int], grad: bool
+    memo: Memo, storage: str, key: str, count: int, shape: tuple[int, ...], strides: tuple[int, ...], grad: bool
 ) -> bytes:
     """A tensor over all `count` elements of the archive's record `data/<key>`."""
     kind = memo(_global("torch", storage))
@@ -62,5 +65,6 @@ def tensor(
     return memo(_global("torch._utils", "_rebuild_tensor_v2")) + arguments + b"R"
 
 
+@lru_cache(64)
 def _global(module: str, name: str) -> bytes:
     return f"c{module}\n{name}\n".encode()

@@ -17,17 +17,16 @@ Layout, all entries stored (not compressed), tensor data aligned to 64 bytes:
 from __future__ import annotations
 
 import math
-import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.emit import code, pickle
+from models.emit import archive, code, pickle
 from models.emit.template import Template
 from models.layers import Layer
 from models.tensorfile import WIDTHS, TensorFile
@@ -37,11 +36,8 @@ STORAGES = {
     "bfloat16": "BFloat16Storage", "int64": "LongStorage", "int32": "IntStorage", "int16": "ShortStorage",
     "int8": "CharStorage", "uint8": "ByteStorage", "bool": "BoolStorage",
 }  # fmt: skip
-ALIGNMENT = 64
 TOP = "variant"
 VERSION = b"10\n"
-LOCAL_HEADER, CENTRAL_HEADER, END_RECORD = 30, 46, 22
-EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
 class HasRanks(Protocol):
@@ -84,7 +80,11 @@ class Script:
         used = dict.fromkeys(graph.tensors[value] for value in graph.tensors if value in read)
         self._tensors = list(used)
         self._attributes = code.attribute_names(used)
-        self._values = code.value_names(graph)
+        self._names = code.value_names(graph) | {
+            value: f"self.{self._attributes[qualified]}"
+            for value, qualified in graph.tensors.items()
+            if qualified in self._attributes
+        }
         position = {layer.name: index for index, layer in enumerate(template.decomposed)}
         self._layer_of_tensor = {layer.weight: position[layer.name] for layer in template.decomposed}
         self._layer_of_tensor |= {name: position[layer] for name, layer in template.corrected.items()}
@@ -119,12 +119,7 @@ class Script:
         """The module's class as TorchScript text."""
         graph = self._template.graph
         slots = list(self.slots(ranks))
-        names = {**self._values}
-        names.update(
-            (value, f"self.{self._attributes[qualified]}")
-            for value, qualified in graph.tensors.items()
-            if qualified in self._attributes
-        )
+        results = ", ".join(self._names[name] for name in graph.outputs)
         lines = [
             "class Variant(Module):\n",
             f"  __parameters__ = [{_quoted(s.attribute for s in slots if s.parameter)}]\n",
@@ -132,26 +127,31 @@ class Script:
             *(f"  {slot.attribute} : Tensor\n" for slot in slots),
             "  training : bool\n  _is_full_backward_hook : Optional[bool]\n",
             "  def forward(self: __torch__.Variant",
-            *(f",\n    {names[spec.name]}: Tensor" for spec in graph.inputs),
+            *(f",\n    {self._names[spec.name]}: Tensor" for spec in graph.inputs),
             f") -> {_type(len(graph.outputs))}:\n",
+            *(factored if index is not None and ranks[index] else dense for index, dense, factored in self._calls),
+            f"    return {results if len(graph.outputs) == 1 else f'({results})'}\n",
         ]
-        for node in graph.nodes:
-            index = self._layer_of_call.get(node.name)
-            if index is None or not ranks[index]:
-                lines.append(code.call(node, names))
-            else:
-                factor = f"self.{self._attributes[self._template.decomposed[index].weight]}"
-                lines.append(code.factored_call(node, names, f"{factor}_down", f"{factor}_up"))
-        results = ", ".join(names[name] for name in graph.outputs)
-        lines.append(f"    return {results if len(graph.outputs) == 1 else f'({results})'}\n")
         return "".join(lines).encode()
+
+    @cached_property
+    def _calls(self) -> list[tuple[int | None, str, str]]:
+        """For every call the layer that it belongs to, if any, and its lines as it is and as two factors."""
+        calls = []
+        for node in self._template.graph.nodes:
+            index, factored = self._layer_of_call.get(node.name), ""
+            if index is not None:
+                factor = f"self.{self._attributes[self._template.decomposed[index].weight]}"
+                factored = code.factored_call(node, self._names, f"{factor}_down", f"{factor}_up")
+            calls.append((index, code.call(node, self._names), factored))
+        return calls
 
     def object(self, ranks: Sequence[int]) -> bytes:
         """The pickle of the module's attributes."""
         memo = pickle.Memo()
         state = [("training", pickle.FALSE), ("_is_full_backward_hook", pickle.NONE)]
         for slot in self.slots(ranks):
-            strides = [math.prod(slot.shape[i + 1 :]) for i in range(len(slot.shape))]
+            strides = contiguous(slot.shape)
             state.append(
                 (
                     slot.attribute,
@@ -167,13 +167,13 @@ class Script:
         offset = directory = 0
         for slot in self.slots(ranks):
             name = f"{TOP}/data/{slot.key}"
-            extra = _padding(offset, name)
-            offset += LOCAL_HEADER + len(name) + extra + slot.bytes
-            directory += CENTRAL_HEADER + len(name)
+            extra = archive.padding(offset, name)
+            offset += archive.LOCAL.size + len(name) + extra + slot.bytes
+            directory += archive.CENTRAL.size + len(name)
         text, extra_text = self._text_size
         for rank, more in zip(ranks, extra_text, strict=True):
             text += more if rank else 0
-        return offset + directory + text + END_RECORD
+        return offset + directory + text + archive.END.size
 
     @cached_property
     def _text_size(self) -> tuple[int, list[int]]:
@@ -183,7 +183,7 @@ class Script:
 
         def total(ranks: Sequence[int]) -> int:
             records = self.text_records(ranks)
-            return sum(LOCAL_HEADER + CENTRAL_HEADER + 2 * len(f"{TOP}/{n}") + len(t) for n, t in records)
+            return sum(archive.LOCAL.size + archive.CENTRAL.size + 2 * len(f"{TOP}/{n}") + len(t) for n, t in records)
 
         dense = total([0] * count)
         return dense, [total([int(i == j) for j in range(count)]) - dense for i in range(count)]
@@ -198,6 +198,12 @@ class Script:
         ]
 
 
+@lru_cache(4096)
+def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The strides, in elements, of an array whose elements lie in order."""
+    return tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
+
+
 def factor_shapes(layer: Layer, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The weights of the two calls that replace a layer: `(r, …)` and `(n, r, 1, …)`."""
     ones = (1,) * (len(layer.shape) - 2)
@@ -205,42 +211,25 @@ def factor_shapes(layer: Layer, rank: int) -> tuple[tuple[int, ...], tuple[int, 
 
 
 def write(folder: Path, plan: HasRanks, file: BinaryIO) -> None:
-    """The variant at `plan` of the master in `folder`, as a TorchScript file, to a seekable `file`."""
-    cut(Script(Template.open(folder)), TensorFile(folder / "master.safetensors"), plan.ranks, file)
+    """The variant at `plan` of the master in `folder`, as a TorchScript file, to `file`."""
+    master = TensorFile(folder / "master.safetensors")
+    file.writelines(pieces(Script(Template.open(folder)), master, plan.ranks))
 
 
-def cut(script: Script, master: TensorFile, ranks: Sequence[int], file: BinaryIO) -> None:
-    """`write` with the master already open: ranks to bytes, by copying prefixes."""
-    with zipfile.ZipFile(file, "w") as archive:
-        for slot in script.slots(ranks):
-            array = master.array(slot.source, WIDTHS[slot.dtype])
-            if slot.rows is not None:
-                array = array[slice(*slot.rows)]
-            data: NDArray[Any] = np.ascontiguousarray(array.T if slot.transpose else array)
-            entry = _entry(f"data/{slot.key}")
-            entry.extra = _filler(_padding(archive.start_dir, entry.filename))
-            archive.writestr(entry, data.reshape(-1).view(np.uint8).data if data.size else b"")
-            # The padding is for the data; the directory at the end need not repeat it.
-            entry.extra = b""
-        for name, text in script.text_records(ranks):
-            archive.writestr(_entry(name), text)
+def pieces(script: Script, master: TensorFile, ranks: Sequence[int]) -> Iterator[archive.Data]:
+    """The file's bytes in order, most of them views into the master: a cut is a copy of prefixes."""
+    return archive.pieces(_records(script, master, ranks))
 
 
-def _entry(name: str) -> zipfile.ZipInfo:
-    entry = zipfile.ZipInfo(f"{TOP}/{name}", EPOCH)
-    entry.create_system, entry.external_attr = 3, 0o644 << 16
-    return entry
-
-
-def _padding(offset: int, name: str) -> int:
-    """Bytes of extra field that bring the record's data to a multiple of 64; 0, or 4 at the least."""
-    short = -(offset + LOCAL_HEADER + len(name)) % ALIGNMENT
-    return short + ALIGNMENT if 0 < short < 4 else short
-
-
-def _filler(length: int) -> bytes:
-    """An extra field of exactly `length` bytes, under the tag that torch itself pads with."""
-    return b"FB" + (length - 4).to_bytes(2, "little") + bytes(length - 4) if length else b""
+def _records(script: Script, master: TensorFile, ranks: Sequence[int]) -> Iterator[tuple[str, archive.Data, bool]]:
+    for slot in script.slots(ranks):
+        array = master.array(slot.source, WIDTHS[slot.dtype])
+        if slot.rows is not None:
+            array = array[slice(*slot.rows)]
+        data: NDArray[Any] = np.ascontiguousarray(array.T if slot.transpose else array)
+        yield f"{TOP}/data/{slot.key}", data.reshape(-1).view(np.uint8).data if data.size else b"", True
+    for name, text in script.text_records(ranks):
+        yield f"{TOP}/{name}", text, False
 
 
 def _quoted(names: Iterable[str]) -> str:

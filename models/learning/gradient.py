@@ -20,7 +20,10 @@ Gradient: TypeAlias = Callable[[Tensor, Decomposition, int], Tensor]
 
 
 def v1(g: Tensor, svd: Decomposition, rank: int) -> Tensor:
-    """`U_r U_rᵀ G` (arXiv:1910.13141 v1, Eq. 4): the bases count as constants."""
+    """`U_r U_rᵀ G` (arXiv:1910.13141 v1, Eq. 4): the bases count as constants.
+
+    For m > n this projects at full rank too, since U then spans only n of m dimensions.
+    """
     basis = svd.u[:, :rank]
     return basis @ (basis.T @ g)
 
@@ -43,7 +46,7 @@ def v3(g: Tensor, svd: Decomposition, rank: int) -> Tensor:
     u_kept, u_dropped = svd.u[:, :rank], svd.u[:, rank:]
     v_kept, v_dropped = svd.v[:, :rank], svd.v[:, rank:]
     squares = svd.sigma**2
-    # A tensor of zeros has κ = 0/0; any value below 1 does, since G then is all that there is.
+    # The clamp gives κ = 0 where a kept singular value is zero, instead of 0/0.
     kappa = (squares[rank:] / squares[:rank, None].clamp_min(torch.finfo(squares.dtype).tiny)).clamp_max(EPSILON)
     kappa = kappa.to(g.dtype)
     root, gap = kappa.sqrt(), 1 - kappa

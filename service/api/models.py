@@ -60,9 +60,9 @@ def list_models(
     }
 
 
-@router.api_route(
+@router.head("/models/{reference}", include_in_schema=False, response_model=None)
+@router.get(
     "/models/{reference}",
-    methods=["GET", "HEAD"],
     response_model=None,
     responses={
         200: {"description": "The description (no parameter), or the TorchScript file.", "content": {

@@ -67,17 +67,20 @@ def accept(parts: Parts, form: Form, key: Key | None) -> dict[str, str]:
     upload = describe(form)
     name = name_of(form)
     id = model_id(upload)
+    owner = key.name if key else ""
+    intent = {**upload, "id": id, "uploaded": time.time(), "owner": owner}
     if not parts.catalogue.exists(id):
-        owner = key.name if key else ""
-        parts.store.create_json(upload_key(id), {**upload, "id": id, "uploaded": time.time(), "owner": owner})
+        parts.store.create_json(upload_key(id), intent)
         for file in form.files.values():
             store_once(parts, file)
-    if name is not None:
-        parts.store.create(wanted_key(id, name), b"{}")
-    if parts.catalogue.exists(id):
-        parts.catalogue.publish_wanted(id)
-    else:
-        parts.ingest(id, key.name if key else "")
+    with parts.cache.lock(f"model:{id}"):
+        if name is not None:
+            parts.store.create(wanted_key(id, name), b"{}")
+        if parts.catalogue.exists(id):
+            parts.catalogue.publish_wanted(id)
+        else:
+            parts.store.create_json(upload_key(id), intent)  # again: an earlier try may just have failed
+            parts.ingest(id, owner)
     return {"id": id, "operation": ingest_id(id)}
 
 
@@ -107,16 +110,25 @@ def describe(form: Form) -> dict[str, Any]:
 
 
 def architecture_of(form: Form) -> dict[str, Any] | None:
-    """The architecture as a JSON object with its `name`; a bare name stands for that."""
+    """The architecture in its one spelling, `{"name": …, "arguments": {…}}`.
+
+    A bare name will do, and so will arguments beside the name.
+    """
     text = form.fields.get("architecture", "").strip()
     if not text:
         return None
     if not text.startswith("{"):
-        return {"name": text}
-    architecture = read_json("architecture", text)
-    if not isinstance(architecture.get("name"), str):
-        raise Problem("invalid-request", "The architecture has no `name`.", 'For example {"name": "resnet18"}.')
-    return architecture
+        return {"name": text, "arguments": {}}
+    given = read_json("architecture", text)
+    name = given.pop("name", None)
+    arguments = given.pop("arguments", {})
+    if not isinstance(name, str) or not isinstance(arguments, dict):
+        raise Problem(
+            "invalid-request",
+            "The architecture is not a name with arguments.",
+            'For example {"name": "resnet18", "arguments": {"num_classes": 10}}.',
+        )
+    return {"name": name, "arguments": arguments | given}
 
 
 def options_of(form: Form) -> dict[str, Any]:

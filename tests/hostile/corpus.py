@@ -24,7 +24,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from models.errors import DataError, MalformedCheckpoint, RightRankError, UnsafeCheckpoint, UnsupportedCheckpoint
+from models.errors import (
+    DataError,
+    MalformedCheckpoint,
+    RightRankError,
+    UnsafeCheckpoint,
+    UnsupportedCheckpoint,
+)
 
 Entries = dict[str, bytes]
 
@@ -49,7 +55,9 @@ class Touch:
 def honest() -> bytes:
     """A small exported convnet, from which most cases are made by one change."""
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5)).eval()
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5)
+    ).eval()
     batch = {0: torch.export.Dim("batch")}
     program = torch.export.export(net, (torch.zeros(2, 3, 8, 8),), dynamic_shapes=(batch,))
     buffer = io.BytesIO()
@@ -102,6 +110,8 @@ def _pickles(base: bytes, canary: Path) -> Iterator[Raw]:
     torch.save(Touch(canary), evil)
     payload = evil.getvalue()
 
+    pickled_payload = {"is_param": False, "use_pickle": True, "tensor_meta": None}
+
     def pickled(config: Any) -> None:
         config["config"]["0.weight"]["use_pickle"] = True
 
@@ -109,7 +119,7 @@ def _pickles(base: bytes, canary: Path) -> Iterator[Raw]:
     yield "pickled weight", edited(weights, WEIGHTS, pickled), UnsafeCheckpoint
 
     def custom(config: Any) -> None:
-        config["config"]["thing"] = {"path_name": "custom_obj_0", "is_param": False, "use_pickle": True, "tensor_meta": None}
+        config["config"]["thing"] = {**pickled_payload, "path_name": "custom_obj_0"}
 
     yield (
         "custom object",
@@ -118,7 +128,7 @@ def _pickles(base: bytes, canary: Path) -> Iterator[Raw]:
     )
 
     def constant(config: Any) -> None:
-        config["config"]["k"] = {"path_name": "tensor_0", "is_param": False, "use_pickle": True, "tensor_meta": None}
+        config["config"]["k"] = {**pickled_payload, "path_name": "tensor_0"}
 
     yield (
         "pickled constant",
@@ -136,7 +146,11 @@ def _pickles(base: bytes, canary: Path) -> Iterator[Raw]:
         "code/__torch__.py",
         "xl_model_weights/model_param_config.json",
     ):
-        yield f"extra record {name.replace('/', ' ')}", pack({**found, f"archive/{name}": payload}), UnsafeCheckpoint
+        yield (
+            f"extra record {name.replace('/', ' ')}",
+            pack({**found, f"archive/{name}": payload}),
+            UnsafeCheckpoint,
+        )
     yield "undescribed weight", pack({**found, "archive/data/weights/weight_99": payload}), UnsafeCheckpoint
 
     def elsewhere(config: Any) -> None:
@@ -164,14 +178,18 @@ def _graphs(base: bytes, canary: Path) -> Iterator[Raw]:
     found = entries(base)
     code = f"__import__('os').system('touch {canary}')"
 
-    def graph(edit: Callable[[Any], None]) -> bytes:
-        return edited(found, GRAPH, lambda program: edit(program["graph_module"]["graph"]))
+    def graph(edit: Callable[[Any], Any]) -> bytes:
+        def within(program: Any) -> None:
+            edit(program["graph_module"]["graph"])
+
+        return edited(found, GRAPH, within)
 
     def size(expression: str) -> bytes:
         def edit(graph: Any) -> None:
             graph["tensor_values"]["input"]["sizes"][0]["as_expr"]["expr_str"] = expression
 
         return graph(edit)
+
     for name, expression in {
         "call": code,
         "attribute": "Symbol('s0').__class__",
@@ -243,7 +261,8 @@ def _graphs(base: bytes, canary: Path) -> Iterator[Raw]:
     yield "value defined twice", graph(named("p_0_weight")), MalformedCheckpoint
 
     def cycle(graph: Any) -> None:
-        graph["nodes"][0]["inputs"][0]["arg"] = {"as_tensor": {"name": graph["nodes"][-1]["outputs"][0]["as_tensor"]["name"]}}
+        last = graph["nodes"][-1]["outputs"][0]["as_tensor"]["name"]
+        graph["nodes"][0]["inputs"][0]["arg"] = {"as_tensor": {"name": last}}
 
     yield "cycle of calls", graph(cycle), MalformedCheckpoint
 
@@ -266,9 +285,17 @@ def _graphs(base: bytes, canary: Path) -> Iterator[Raw]:
 
         return edited(found, GRAPH, edit)
 
-    yield "custom object input", spec("custom_obj", {"arg": {}, "custom_obj_name": "x"}), UnsupportedCheckpoint
+    yield (
+        "custom object input",
+        spec("custom_obj", {"arg": {}, "custom_obj_name": "x"}),
+        UnsupportedCheckpoint,
+    )
     yield "token input", spec("token", {"arg": {"name": "t"}}), UnsupportedCheckpoint
-    yield "constant input", spec("constant_input", {"name": "n", "value": {"as_int": 1}}), UnsupportedCheckpoint
+    yield (
+        "constant input",
+        spec("constant_input", {"name": "n", "value": {"as_int": 1}}),
+        UnsupportedCheckpoint,
+    )
     yield (
         "parameter without data",
         spec("parameter", {"arg": {"name": "p"}, "parameter_name": "nowhere"}),
@@ -328,13 +355,19 @@ def _sizes(base: bytes, canary: Path) -> Iterator[Raw]:
     found = entries(base)
 
     def meta(**changes: Any) -> bytes:
-        return edited(found, WEIGHTS, lambda config: config["config"]["0.weight"]["tensor_meta"].update(changes))
+        return edited(
+            found, WEIGHTS, lambda config: config["config"]["0.weight"]["tensor_meta"].update(changes)
+        )
 
     def sizes(*numbers: int) -> list[dict[str, int]]:
         return [{"as_int": n} for n in numbers]
 
     yield "giant sizes", meta(sizes=sizes(1 << 30, 1 << 30, 3, 3)), MalformedCheckpoint
-    yield "giant sizes without strides", meta(sizes=sizes(1 << 20, 1 << 20), strides=sizes(0, 0)), UnsafeCheckpoint
+    yield (
+        "giant sizes without strides",
+        meta(sizes=sizes(1 << 20, 1 << 20), strides=sizes(0, 0)),
+        UnsafeCheckpoint,
+    )
     yield "negative stride", meta(strides=sizes(-27, 9, 3, 1)), MalformedCheckpoint
     yield "giant stride", meta(strides=sizes(1 << 62, 9, 3, 1)), MalformedCheckpoint
     yield "negative offset", meta(storage_offset={"as_int": -1}), MalformedCheckpoint
@@ -350,7 +383,8 @@ def _sizes(base: bytes, canary: Path) -> Iterator[Raw]:
     nan = np.frombuffer(found["archive/data/weights/weight_0"], np.float32).copy()
     for value in (np.nan, np.inf, -np.inf):
         nan[5] = value
-        yield f"weight with {value}", pack({**found, "archive/data/weights/weight_0": nan.tobytes()}), MalformedCheckpoint
+        changed = {**found, "archive/data/weights/weight_0": nan.tobytes()}
+        yield f"weight with {value}", pack(changed), MalformedCheckpoint
     short = found["archive/data/weights/weight_0"][:-4]
     yield "weight cut short", pack({**found, "archive/data/weights/weight_0": short}), MalformedCheckpoint
     yield "weight empty", pack({**found, "archive/data/weights/weight_0": b""}), MalformedCheckpoint
@@ -359,7 +393,14 @@ def _sizes(base: bytes, canary: Path) -> Iterator[Raw]:
 def _archives(base: bytes, canary: Path) -> Iterator[Raw]:
     """Zip files that are bombs, or that point out of themselves."""
     found = entries(base)
-    for name in ("archive/../../etc/passwd", "/etc/passwd", "archive/a\\..\\b", "archive//x", "archive/./x", "C:/x"):
+    for name in (
+        "archive/../../etc/passwd",
+        "/etc/passwd",
+        "archive/a\\..\\b",
+        "archive//x",
+        "archive/./x",
+        "C:/x",
+    ):
         yield f"path {name.replace('/', ' ')}", pack({**found, name: b"x"}), UnsafeCheckpoint
     yield "compressed", pack(found, zipfile.ZIP_DEFLATED), UnsafeCheckpoint
     bomb = {**found, "archive/data/weights/weight_0": b"\0" * (64 << 20)}
@@ -384,7 +425,9 @@ def _twice(found: Entries) -> bytes:
 
 
 def _many(count: int) -> bytes:
-    record = struct.pack("<4s6H3L5H2L", b"PK\x01\x02", 20, 20, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0) + b"x"
+    record = (
+        struct.pack("<4s6H3L5H2L", b"PK\x01\x02", 20, 20, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0) + b"x"
+    )
     directory = record * count
     end64 = struct.pack("<4sQ2H2L4Q", b"PK\x06\x06", 44, 45, 45, 0, 0, count, count, len(directory), 4)
     locator = struct.pack("<4sLQL", b"PK\x06\x07", 0, 4 + len(directory), 1)
@@ -411,7 +454,12 @@ def _overlapping() -> bytes:
         )
         directory += name
     start = n + len(first)
-    return first + second + directory + struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 2, 2, len(directory), start, 0)
+    return (
+        first
+        + second
+        + directory
+        + struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 2, 2, len(directory), start, 0)
+    )
 
 
 def _directory_record(base: bytes, name: str) -> int:
@@ -466,10 +514,10 @@ def honest_state() -> OrderedDict[str, torch.Tensor]:
 
 
 class _Persistent(pickle.Pickler):
-    """A pickler that writes every string of its own as a persistent id."""
+    """A pickler that writes one string as a persistent id, which torch resolves to a storage."""
 
     def persistent_id(self, obj: Any) -> Any:
-        return ("storage", "os.system", "0", "cpu", 4) if obj == "storage" else None
+        return ("storage", "os.system", "0", "cpu", 4) if obj == "weights" else None
 
 
 def _states(base: bytes, canary: Path) -> Iterator[Raw]:
@@ -503,7 +551,7 @@ def _states(base: bytes, canary: Path) -> Iterator[Raw]:
         return pack({**saved, f"{top}/data.pkl": data})
 
     stream = io.BytesIO()
-    _Persistent(stream, 2).dump({"weight": "storage"})
+    _Persistent(stream, 2).dump({"weight": "weights"})
     yield "persistent id of its own", pickled(stream.getvalue()), MalformedCheckpoint
     original = saved[f"{top}/data.pkl"]
     for name, data in {
@@ -539,7 +587,9 @@ def _safetensors() -> Iterator[Raw]:
 
     for name, data in {
         "offsets past the end": file(b'{"weight":' + tensor(0, 16) + b"}", b"x" * 8),
-        "offsets that overlap": file(b'{"a":' + tensor(0, 16) + b',"weight":' + tensor(8, 24) + b"}", b"x" * 24),
+        "offsets that overlap": file(
+            b'{"a":' + tensor(0, 16) + b',"weight":' + tensor(8, 24) + b"}", b"x" * 24
+        ),
         "offsets backwards": file(b'{"weight":' + tensor(16, 0) + b"}", b"x" * 16),
         "bytes of no tensor": file(b'{"weight":' + tensor(0, 16) + b"}", b"x" * 32),
         "giant shape": file(b'{"weight":' + tensor(0, 16, "[4611686018427387904,4]") + b"}", b"x" * 16),
@@ -557,7 +607,11 @@ def _safetensors() -> Iterator[Raw]:
         yield f"safetensors {name}", data, MalformedCheckpoint
     deep = b'{"a":' * 50_000 + b"1" + b"}" * 50_000
     yield "safetensors nested deeply", file(deep), UnsafeCheckpoint
-    yield "safetensors with a huge header", struct.pack("<Q", 1 << 62) + b"{" + b" " * 100, UnsupportedCheckpoint
+    yield (
+        "safetensors with a huge header",
+        struct.pack("<Q", 1 << 62) + b"{" + b" " * 100,
+        UnsupportedCheckpoint,
+    )
 
 
 def data(folder: Path, canary: Path) -> Iterator[Case]:

@@ -16,7 +16,12 @@ from tests.hostile import corpus
 TAKES_IMAGES = Graph((Input("x", "float32", (None, 3, 8, 8)),), {}, frozenset(), (), ("x",))
 SMALL = Limits(memory=1 << 30, seconds=60)
 # One of each way to be refused, and those that only the child's limits could stop.
-THROUGH_THE_SANDBOX = ("pickled weight", "expression call", "a million entries", "call that fills memory", "state with code")
+THROUGH_THE_SANDBOX = (
+    "pickled weight",
+    "expression call",
+    "call that fills memory",
+    "state with code",
+)
 
 
 @pytest.fixture(scope="module")
@@ -41,22 +46,16 @@ def refusal(case: corpus.Case) -> RightRankError | None:
     return None
 
 
-def test_every_hostile_checkpoint_is_refused_with_its_own_kind_of_error(
+def test_every_hostile_checkpoint_is_refused_with_its_own_kind_of_error_and_a_plain_sentence(
     checkpoints: dict[str, corpus.Case], canary: Path
 ) -> None:
     wrong = {}
     for case in checkpoints.values():
         error = refusal(case)
-        if type(error) is not case.error or canary.exists():
+        plain = error is not None and error.detail.endswith(".") and "Traceback" not in str(error)
+        if type(error) is not case.error or not plain or str(case.path) in str(error) or canary.exists():
             wrong[case.name] = (case.error.__name__, repr(error), canary.exists())
     assert wrong == {}
-
-
-def test_every_refusal_says_what_is_wrong_without_a_traceback(checkpoints: dict[str, corpus.Case]) -> None:
-    for case in checkpoints.values():
-        error = refusal(case)
-        assert error is not None and error.detail.endswith((".", "?")) and "Traceback" not in str(error), case.name
-        assert str(case.path) not in str(error)
 
 
 @pytest.mark.parametrize("name", THROUGH_THE_SANDBOX)
@@ -82,6 +81,7 @@ def test_the_payloads_do_work_where_they_are_opened(canary: Path, tmp_path: Path
     mine = tmp_path / "canary"
     buffer = io.BytesIO()
     torch.save(corpus.Touch(mine), buffer)
+    buffer.seek(0)
     torch.load(buffer, weights_only=False)
     assert mine.exists()
 

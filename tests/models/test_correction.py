@@ -85,4 +85,5 @@ def test_at_full_rank_nothing_moves(tmp_path: Path) -> None:
     (moments,) = statistics.gather(graph, tensors, (layer,), torch.randn(50, 3, 10, 10), silent)
     factors = factor.decompose_in_metric(tensors["conv.weight"], moments)
     for target in correction.targets(graph, layer):
-        assert torch.allclose(list(correction.rows(target, tensors[target.tensor], factors))[-1], tensors[target.tensor])
+        *_, last = correction.rows(target, tensors[target.tensor], factors)
+        assert torch.allclose(last, tensors[target.tensor])

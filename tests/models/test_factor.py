@@ -71,7 +71,8 @@ def test_a_prefix_in_the_metric_of_the_gradients_beats_the_svd_in_that_metric() 
     moments = moments_of(outputs, gradients)
 
     def harm(factors: Factors, rank: int) -> float:
-        change = (torch.eye(8).double() - rebuilt(factors, rank, (8, 12)) @ torch.linalg.pinv(weight.double())) @ outputs.T
+        kept = rebuilt(factors, rank, (8, 12)) @ torch.linalg.pinv(weight.double())
+        change = (torch.eye(8).double() - kept) @ outputs.T
         return float(torch.trace(change.T @ moments.gradient @ change))
 
     ours, svd = factor.decompose_in_metric(weight, moments), factor.decompose(weight)

@@ -25,7 +25,8 @@ def test_a_convolution_is_the_papers_matrix_and_its_macs_are_those_of_its_positi
 
 def test_break_even_is_the_last_rank_that_saves(tmp_path: Path) -> None:
     for layer in found(make(Small), SHAPES[Small], tmp_path).values():
-        assert (layer.m + layer.n) * layer.break_even < layer.m * layer.n <= (layer.m + layer.n) * (layer.break_even + 1)
+        width, dense = layer.m + layer.n, layer.m * layer.n
+        assert width * layer.break_even < dense <= width * (layer.break_even + 1)
 
 
 def test_grouped_convolutions_stay_whole_and_say_why(tmp_path: Path) -> None:

@@ -63,6 +63,11 @@ def test_a_refusal_is_told_in_the_servers_words_and_fails(server, command):
     assert result.stdout == ""
 
 
+def test_brackets_in_names_are_shown_as_they_are(server):
+    server.answers["GET", "/models/x"] = lambda: httpx.Response(404, json={"detail": "No [bold]x[/bold]."})
+    assert "No [bold]x[/bold]." in run("show", "x").stderr
+
+
 def test_a_script_gets_the_refusal_as_the_problem_document(server):
     result = run("show", "x", "--json")
     assert result.exit_code == 1

@@ -54,7 +54,7 @@ def test_a_busy_worker_leaves_every_other_job_to_others(settings: Settings) -> N
         wait_for(lambda: begun == ["long"])
         for queue in QUEUES:
             sender.send(queue, queue)
-        time.sleep(10 * jobs.POLL_SECONDS)
+        time.sleep(10 * jobs.BUSY_SECONDS)
         assert [sender.length(queue) for queue in QUEUES] == [1, 1, 1]
         done = list[str]()
         with worker(settings, done.append, (WAITING, INGEST)):

@@ -40,7 +40,7 @@ def test_one_without_a_sign_of_life_is_sent_again(parts: Parts, monkeypatch: pyt
 def test_one_that_has_ended_starts_over_with_nothing_of_its_past(parts: Parts) -> None:
     parts.operations.claim("a", INGEST, {"model": "m"})
     parts.operations.start("a")
-    parts.operations.fail("a", describe(Problem("not-found", "Gone.")))
+    parts.operations.fail("a", {}, describe(Problem("not-found", "Gone.")))
     assert parts.operations.claim("a", INGEST, {"model": "m"})
     operation = parts.operations.get("a")
     assert operation is not None
@@ -57,7 +57,7 @@ def test_attempts_are_counted_and_one_that_was_stopped_does_not_count(parts: Par
 
 def test_an_ended_operation_is_not_started(parts: Parts) -> None:
     parts.operations.claim("a", INGEST, {})
-    parts.operations.finish("a", {"model": "m"})
+    parts.operations.finish("a", {}, {"model": "m"})
     assert parts.operations.start("a") == 0
     assert parts.operations.start("unknown") == 0
 
@@ -65,8 +65,8 @@ def test_an_ended_operation_is_not_started(parts: Parts) -> None:
 def test_an_operation_has_an_error_or_a_result_and_never_both(parts: Parts) -> None:
     for id in ("good", "bad", "new"):
         parts.operations.claim(id, INGEST, {"model": "m"})
-    parts.operations.finish("good", {"model": "m"})
-    parts.operations.fail("bad", describe(Problem("not-found", "Gone.")))
+    parts.operations.finish("good", {}, {"model": "m"})
+    parts.operations.fail("bad", {}, describe(Problem("not-found", "Gone.")))
     found = {id: operation.to_json() for id in ("good", "bad", "new") if (operation := parts.operations.get(id))}
     assert found["good"]["done"] and "error" not in found["good"] and found["good"]["result"] == {"model": "m"}
     assert found["bad"]["done"] and "result" not in found["bad"] and found["bad"]["error"]["detail"] == "Gone."
@@ -84,7 +84,7 @@ def test_cancelling_asks_what_runs_and_leaves_what_has_ended(parts: Parts) -> No
     for id in ("runs", "ended"):
         parts.operations.claim(id, INGEST, {})
         parts.operations.start(id)
-    parts.operations.finish("ended", {})
+    parts.operations.finish("ended", {}, {})
     assert not parts.operations.beat("runs")
     assert not parts.operations.cancel("runs", CANCELLED) and not parts.operations.cancel("ended", CANCELLED)
     assert parts.operations.beat("runs")
@@ -94,7 +94,7 @@ def test_cancelling_asks_what_runs_and_leaves_what_has_ended(parts: Parts) -> No
 def test_operations_under_way_are_counted_by_owner(parts: Parts) -> None:
     for id, owner in (("a", "ann"), ("b", "ann"), ("c", "bob")):
         parts.operations.claim(id, INGEST, {}, owner)
-    parts.operations.finish("a", {})
+    parts.operations.finish("a", {}, {})
     assert (parts.operations.under_way("ann"), parts.operations.under_way("bob")) == (1, 1)
     assert parts.operations.under_way("eve") == 0
 
@@ -111,3 +111,24 @@ def test_progress_is_what_was_said_last(parts: Parts) -> None:
 def test_operations_do_not_stay_for_ever(parts: Parts) -> None:
     parts.operations.claim("a", INGEST, {})
     assert 0 < parts.cache.redis.ttl("rightrank:operation:a") <= operations.KEEP_SECONDS
+
+
+def test_a_sign_of_life_of_what_redis_forgot_leaves_nothing_behind(parts: Parts) -> None:
+    assert not parts.operations.beat("a")
+    parts.operations.report("a", "work", 1, 2, "steps")
+    assert parts.cache.redis.keys("*operation*") == []
+
+
+def test_the_end_of_what_redis_forgot_is_still_told(parts: Parts) -> None:
+    parts.operations.fail("a", {"model": "m"}, describe(Problem("not-found", "Gone.")))
+    operation = parts.operations.get("a")
+    assert operation is not None and operation.done and operation.details == {"model": "m"}
+    assert parts.cache.redis.ttl("rightrank:operation:a") > 0
+
+
+def test_what_was_queued_anew_while_it_ran_is_running_and_can_be_cancelled(parts: Parts) -> None:
+    parts.operations.claim("a", INGEST, {})
+    assert not parts.operations.beat("a")
+    assert state(parts, "a") == "running"
+    parts.operations.cancel("a", CANCELLED)
+    assert parts.operations.beat("a")

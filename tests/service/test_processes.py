@@ -108,6 +108,18 @@ def test_an_api_that_ends_before_it_was_ready_stops_everything(quick):
     assert not worker.alive()
 
 
+def test_a_service_that_does_not_get_ready_says_what_may_be_missing_once(quick, monkeypatch):
+    monkeypatch.setattr(processes, "LATE", 0.0)
+    said, asked = [], []
+    supervisor = Supervisor(child(FOREVER), [], said.append)
+    thread = supervised(supervisor, ready=lambda: asked.append(1) is not None)
+    until(lambda: len(asked) > 5)
+    supervisor.end.set()
+    thread.join(DEADLINE)
+    assert [line for line in said if "RIGHTRANK_REDIS_URL" in line] == said
+    assert len(said) == 1
+
+
 def test_an_api_that_was_ready_is_replaced_when_it_dies(quick):
     supervisor = Supervisor(child(FOREVER), [], lambda text: None)
     greeted = threading.Event()
@@ -120,6 +132,24 @@ def test_an_api_that_was_ready_is_replaced_when_it_dies(quick):
     finally:
         supervisor.end.set()
         thread.join(DEADLINE)
+
+
+def test_a_hangup_ends_the_service_except_under_nohup():
+    heard = []
+    formerly = signal.getsignal(signal.SIGHUP)
+    try:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        with processes.signals(lambda number, frame: heard.append(number)):
+            os.kill(os.getpid(), signal.SIGHUP)
+            until(lambda: heard)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        with processes.signals(lambda number, frame: heard.append(number)):
+            os.kill(os.getpid(), signal.SIGHUP)
+            os.kill(os.getpid(), signal.SIGTERM)
+            until(lambda: len(heard) > 1)
+    finally:
+        signal.signal(signal.SIGHUP, formerly)
+    assert heard == [signal.SIGHUP, signal.SIGTERM]
 
 
 def test_a_child_does_not_outlive_a_parent_that_was_killed():

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from obstore.store import MemoryStore
 
 from service.settings import Settings
 from service.store import KEPT_FOLDERS, Store
+from tests.service.conftest import Files, at_work, serving
 
 
 @pytest.fixture(params=["folder", "bucket"])
@@ -97,13 +98,16 @@ def test_only_a_few_folders_of_a_bucket_are_kept(tmp_path: Path) -> None:
 
 def test_working_folders_of_dead_processes_are_swept_and_those_of_the_living_are_not(tmp_path: Path) -> None:
     store = Store(Settings(data=tmp_path))
-    dead = subprocess.Popen(["true"])
-    dead.wait()
-    (store.scratch / f"{dead.pid}-old").mkdir()
+    script = (
+        "import os, sys; from pathlib import Path; from service.settings import Settings\n"
+        "from service.store import Store\n"
+        "with Store(Settings(data=Path(sys.argv[1]))).folder_for_work(): os.kill(os.getpid(), 9)"
+    )
+    assert subprocess.run([sys.executable, "-c", script, tmp_path]).returncode == -9
+    assert len(list(store.scratch.iterdir())) == 1
     with store.folder_for_work() as mine:
         store.sweep()
-        assert [path.name for path in store.scratch.iterdir()] == [mine.name]
-    assert mine.name.startswith(str(os.getpid()))
+        assert list(store.scratch.iterdir()) == [mine]
     assert not mine.exists()
 
 
@@ -112,3 +116,17 @@ def test_a_key_cannot_leave_the_store(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("x")
     with pytest.raises(Exception, match="(?i)path|segment"):
         store.read("../secret")
+
+
+def test_a_whole_service_works_on_a_bucket(
+    settings: Settings, files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A folder behind the interface of a bucket: nothing may find it as a folder.
+    monkeypatch.setattr(Settings, "store_folder", None)
+    (tmp_path / "bucket").mkdir()
+    remote = settings.model_copy(update={"store_url": f"file://{tmp_path}/bucket"})
+    with serving(remote) as running, at_work(remote):
+        id = running.publish(files, name="net")
+        assert len(running.client.get("/models/net?budget=0.45").content) > 0
+        assert running.client.delete(f"/models/{id}").status_code == 204
+    assert running.parts.store.keys("") == ["names/net/1.json"]

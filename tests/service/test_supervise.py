@@ -7,6 +7,7 @@ import pytest
 
 from service import supervise
 from service.processes import StartError
+from service.settings import Settings
 
 
 def test_a_data_folder_in_use_is_refused_and_its_owner_named(tmp_path):
@@ -63,6 +64,15 @@ def test_the_address_shown_is_one_that_this_machine_can_reach(host, address):
     with supervise.listen(host, 0) as listener:
         port = listener.getsockname()[1]
         assert supervise.web_address(listener) == f"http://{address}:{port}"
+
+
+def test_only_the_api_inherits_the_listening_socket(tmp_path):
+    with supervise.listen("127.0.0.1", 0) as listener:
+        api, workers = supervise.children(Settings(data=tmp_path), listener, 2)
+        assert api.descriptors == (listener.fileno(),)
+        assert api.environment["RIGHTRANK_PORT"] == str(listener.getsockname()[1])
+        assert [worker.descriptors for worker in workers] == [(), ()]
+        assert {child.environment["RIGHTRANK_DATA"] for child in (api, *workers)} == {str(tmp_path)}
 
 
 def test_one_of_several_workers_never_ingests():

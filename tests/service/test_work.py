@@ -84,3 +84,23 @@ def test_cancelling_a_queued_ingest_takes_the_upload_away(parts: Parts) -> None:
     assert parts.cancel(ingest_id(MODEL)).state == "cancelled"
     assert parts.store.keys("") == []
     assert not parts.store.exists(manifest_key(MODEL))
+
+
+def test_a_running_operation_that_nobody_works_on_is_taken_up_when_asked_for(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts.store.create_json(upload_key(MODEL), {"checkpoint": "1" * 64})
+    parts.ingest(MODEL)
+    parts.operations.start(ingest_id(MODEL))
+    parts.operation(ingest_id(MODEL))
+    assert parts.jobs.length(INGEST) == 1
+    monkeypatch.setattr("service.operations.STALE_SECONDS", -1.0)
+    parts.operation(ingest_id(MODEL))
+    assert parts.jobs.length(INGEST) == 2
+
+
+def test_a_model_that_cannot_be_read_keeps_no_other_from_being_taken_up(parts: Parts) -> None:
+    parts.store.create(manifest_key("m" + "0" * 24), b"not JSON")
+    parts.store.create_json(upload_key(MODEL), {"checkpoint": "1" * 64})
+    parts.recover()
+    assert parts.jobs.length(INGEST) == 1

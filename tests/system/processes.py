@@ -113,6 +113,16 @@ class Service:
     def valkey(self):
         return self.redis().info("server")["process_id"]
 
+    def rest(self):
+        """Waits until every operation has ended, those that nobody waits for included."""
+        known = self.redis()
+
+        def at_rest():
+            states = [known.hget(key, "state") for key in known.scan_iter("rightrank:operation:*")]
+            return all(state in ("done", "failed", "cancelled") for state in states)
+
+        until(at_rest, "rest")
+
     def end(self):
         """Leaves nothing running, whatever a test did."""
         if self.process is not None and self.process.poll() is None:

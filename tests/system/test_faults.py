@@ -35,6 +35,7 @@ def objects(service):
 def published(tmp_path_factory, service):
     """The data of a service that has the model `net`, as they are on disk."""
     folder = tmp_path_factory.mktemp("published") / "store"
+    service.rest()
     shutil.copytree(service.data / "store", folder)
     return folder
 
@@ -166,15 +167,15 @@ def test_a_killed_valkey_is_replaced_and_no_byte_changes(stocked):
 
 
 def test_a_signal_ends_every_process_and_the_status_says_that_all_went_well(fresh):
-    service = fresh().start()
-    family = [*children(service.process.pid), service.valkey()]
-    assert len(set(family)) == 4
+    service = fresh(workers=1).start()
+    family = {*children(service.process.pid), service.valkey()}
+    assert len(family) == 3
     assert service.stop() == 0
     assert not any(map(runs, family))
 
 
 def test_the_valkey_that_a_killed_service_left_is_adopted(fresh):
-    service = fresh().start()
+    service = fresh(workers=1).start()
     valkey = service.valkey()
     service.kill()
     service.start()
@@ -184,7 +185,7 @@ def test_the_valkey_that_a_killed_service_left_is_adopted(fresh):
 
 
 def test_a_second_service_over_the_same_folder_is_refused(fresh):
-    service = fresh().start()
+    service = fresh(workers=0).start()
     second = rightrank("serve", "--data", service.data, "--port", 0)
     assert second.returncode == 1
     assert f"process {service.process.pid}" in second.stderr

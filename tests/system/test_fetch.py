@@ -173,6 +173,7 @@ def done_cuts(http):
 
 def test_twenty_devices_that_want_the_same_new_size_cost_one_cut(service, fetched):
     with httpx.Client(base_url=service.url, timeout=120) as http:
+        service.rest()
         before = done_cuts(http)
 
         def fetch(_):

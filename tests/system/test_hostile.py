@@ -45,13 +45,13 @@ def program(marker):
 
 
 def inflated(marker):
-    """A gigabyte of zeros in a megabyte."""
+    """A hundred megabytes of zeros in a hundred kilobytes."""
     out = io.BytesIO()
     with (
         zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive,
         archive.open("net/models/model.json", "w") as entry,
     ):
-        for _ in range(1024):
+        for _ in range(100):
             entry.write(bytes(1 << 20))
     return out.getvalue()
 

@@ -1,0 +1,57 @@
+"""A ZIP archive of stored records, as pieces that need only be written one after the other.
+
+No seeking, no copy of the data, and nothing in it that varies: one date, one mode, no compression. Without
+ZIP64, since a file's size is known before and must be exact: up to 4 GiB and 65,535 records.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterable, Iterator
+
+Data = bytes | memoryview
+
+ALIGNMENT = 64
+LOCAL = struct.Struct("<4s5H3L2H")
+CENTRAL = struct.Struct("<4s6H3L5H2L")
+END = struct.Struct("<4s4H2LH")
+VERSION = 20
+UNIX = 3 << 8
+MIDNIGHT, NEW_YEAR_1980 = 0, 1 << 5 | 1
+ORDINARY_FILE = 0o644 << 16
+LARGEST, MOST = 2**32 - 1, 2**16 - 1
+
+
+def pieces(records: Iterable[tuple[str, Data, bool]]) -> Iterator[Data]:
+    """The archive of `(name, data, aligned)`; aligned data start at a multiple of 64 bytes of the file.
+
+    Raises `OverflowError` beyond what the format holds.
+    """
+    offset, directory = 0, bytearray()
+    count = 0
+    for name, data, aligned in records:
+        encoded, extra = name.encode(), filler(padding(offset, name) if aligned else 0)
+        size = len(data)
+        start, offset = offset, offset + LOCAL.size + len(encoded) + len(extra) + size
+        if offset > LARGEST or count == MOST:
+            raise OverflowError("the file would be larger than a ZIP archive without ZIP64 can be")
+        common = (0, 0, MIDNIGHT, NEW_YEAR_1980, zlib.crc32(data), size, size, len(encoded))
+        yield LOCAL.pack(b"PK\3\4", VERSION, *common, len(extra)) + encoded + extra
+        yield data
+        # The padding is for the data; the directory need not repeat it.
+        directory += CENTRAL.pack(b"PK\1\2", UNIX | VERSION, VERSION, *common, 0, 0, 0, 0, ORDINARY_FILE, start)
+        directory += encoded
+        count += 1
+    yield bytes(directory) + END.pack(b"PK\5\6", 0, 0, count, count, len(directory), offset, 0)
+
+
+def padding(offset: int, name: str) -> int:
+    """Bytes of extra field that bring the record's data to a multiple of 64; 0, or 4 at the least."""
+    short = -(offset + LOCAL.size + len(name)) % ALIGNMENT
+    return short + ALIGNMENT if 0 < short < 4 else short
+
+
+def filler(length: int) -> bytes:
+    """An extra field of exactly `length` bytes, under the tag that torch itself pads with."""
+    return b"FB" + (length - 4).to_bytes(2, "little") + bytes(length - 4) if length else b""

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from models import execute
+from models.checkpoint import Limits, read
+from models.errors import UnsafeCheckpoint, UnsupportedCheckpoint
+from models.program import Graph
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(9, 4)
+        self.out = nn.Linear(4, 9, bias=False)
+        self.out.weight = self.embed.weight
+        self.register_buffer("scale", torch.arange(8.0).reshape(2, 4)[1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.out(self.embed(x) * self.scale)
+        return logits
+
+
+class Pair(nn.Module):
+    def forward(self, a: Tensor, b: Tensor) -> dict[str, Tensor]:
+        return {"sum": a + b, "first": a}
+
+
+# torch warns when it saves a weight that is a view; that it does is what two of these tests are about.
+pytestmark = pytest.mark.filterwarnings("ignore:No complete tensor")
+
+
+def saved(module: nn.Module, inputs: tuple[Any, ...], path: Path, shapes: Any = None, **options: Any) -> Path:
+    torch.export.save(torch.export.export(module.eval(), inputs, dynamic_shapes=shapes), path, **options)
+    return path
+
+
+def same(module: nn.Module, inputs: tuple[Tensor, ...], graph: Graph, tensors: dict[str, Tensor]) -> bool:
+    with torch.no_grad():
+        want = module(*inputs)
+        got = execute.run(graph, tensors, list(inputs))
+    wanted = list(want.values()) if isinstance(want, dict) else [want]
+    return all(torch.equal(a, b) for a, b in zip(wanted, got, strict=True))
+
+
+def test_tied_weights_are_one_tensor_under_two_value_names(tmp_path: Path) -> None:
+    module = Tied().requires_grad_(False)
+    x = torch.tensor([[1, 2, 3], [4, 5, 6]])
+    graph, tensors = read(saved(module, (x,), tmp_path / "a.pt2"))
+    assert graph.inputs[0].dtype == "int64"
+    assert sorted(tensors) == ["embed.weight", "scale"]
+    assert graph.parameters == {"embed.weight"}
+    assert same(module, (x,), graph, tensors)
+
+
+def test_several_inputs_and_outputs_keep_their_order(tmp_path: Path) -> None:
+    inputs = (torch.randn(2, 3), torch.randn(2, 3))
+    batch = torch.export.Dim("batch")
+    graph, tensors = read(saved(Pair(), inputs, tmp_path / "a.pt2", ({0: batch}, {0: batch})))
+    assert [spec.shape for spec in graph.inputs] == [(None, 3), (None, 3)]
+    assert same(Pair(), inputs, graph, tensors)
+
+
+def test_a_batch_that_was_fixed_stays_fixed(tmp_path: Path) -> None:
+    graph, _ = read(saved(nn.Linear(3, 2), (torch.zeros(4, 3),), tmp_path / "a.pt2"))
+    assert graph.inputs[0].shape == (4, 3)
+
+
+def test_a_free_size_other_than_the_batch_is_refused(tmp_path: Path) -> None:
+    free = ({0: torch.export.Dim("batch"), 2: torch.export.Dim("width")},)
+    path = saved(nn.Conv1d(3, 2, 1), (torch.zeros(2, 3, 8),), tmp_path / "a.pt2", free)
+    with pytest.raises(UnsupportedCheckpoint, match="dimension 2"):
+        read(path)
+
+
+def test_an_input_that_is_no_tensor_is_refused(tmp_path: Path) -> None:
+    class Scaled(nn.Module):
+        def forward(self, x: Tensor, factor: int) -> Tensor:
+            return x * factor
+
+    with pytest.raises(UnsupportedCheckpoint, match="input"):
+        read(saved(Scaled(), (torch.zeros(2), 3), tmp_path / "a.pt2"))
+
+
+def test_control_flow_is_refused_by_name(tmp_path: Path) -> None:
+    class Branch(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.cond(x.sum() > 0, lambda x: x + 1, lambda x: x - 1, (x,))  # type: ignore[no-any-return]
+
+    with pytest.raises(UnsupportedCheckpoint, match=r"higher_order\.cond|as_graph"):
+        read(saved(Branch(), (torch.zeros(2),), tmp_path / "a.pt2"))
+
+
+def test_a_network_that_counts_its_calls_is_refused(tmp_path: Path) -> None:
+    class Counter(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("calls", torch.zeros(1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls.add_(1)
+            return x * self.calls
+
+    with pytest.raises(UnsupportedCheckpoint):
+        read(saved(Counter(), (torch.zeros(2),), tmp_path / "a.pt2"))
+
+
+def test_files_that_the_publisher_added_are_ignored(tmp_path: Path) -> None:
+    path = saved(
+        nn.Linear(3, 2), (torch.zeros(4, 3),), tmp_path / "a.pt2", extra_files={"labels.txt": "cat dog"}
+    )
+    assert read(path)[0].nodes
+
+
+def test_more_tensors_than_the_limit_are_unsafe(tmp_path: Path) -> None:
+    path = saved(
+        nn.Sequential(*(nn.Linear(2, 2) for _ in range(3))), (torch.zeros(1, 2),), tmp_path / "a.pt2"
+    )
+    with pytest.raises(UnsafeCheckpoint, match="at most 5"):
+        read(path, limits=Limits(tensors=5))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_keep_their_type(dtype: torch.dtype, tmp_path: Path) -> None:
+    module = nn.Linear(3, 2).to(dtype).requires_grad_(False)
+    x = torch.randn(2, 3).to(dtype)
+    graph, tensors = read(saved(module, (x,), tmp_path / "a.pt2"))
+    assert {tensor.dtype for tensor in tensors.values()} == {dtype}
+    assert same(module, (x,), graph, tensors)
+
+
+def test_weights_that_are_views_are_stored_on_their_own(tmp_path: Path) -> None:
+    module = nn.Linear(3, 4, bias=False)
+    module.weight = nn.Parameter(torch.randn(3, 4).t(), requires_grad=False)
+    x = torch.randn(2, 3)
+    graph, tensors = read(saved(module, (x,), tmp_path / "a.pt2"))
+    assert tensors["weight"].is_contiguous()
+    assert torch.equal(tensors["weight"], module.weight)
+    assert torch.allclose(execute.run(graph, tensors, [x])[0], module(x))

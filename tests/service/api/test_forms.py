@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from service.api.forms import FIELD_LIMIT, Receiver
+from service.problems import Problem
+from tests.service.conftest import Running
+
+FILES, FIELDS = frozenset({"file", "other"}), frozenset({"text"})
+
+
+def part(name: str, content: bytes, filename: str | None = None) -> bytes:
+    tail = f'; filename="{filename}"' if filename is not None else ""
+    return f'--B\r\nContent-Disposition: form-data; name="{name}"{tail}\r\n\r\n'.encode() + content + b"\r\n"
+
+
+def receive(folder: Path, *pieces: bytes) -> Receiver:
+    receiver = Receiver(b"B", folder, FILES, FIELDS)
+    for piece in pieces:
+        receiver.write(piece)
+    receiver.close()
+    return receiver
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(content=st.binary(max_size=300), cut=st.integers(1, 60))
+def test_a_file_arrives_whole_however_the_body_is_cut(tmp_path: Path, content: bytes, cut: int) -> None:
+    body = part("file", content, "a.pt2") + part("text", "ünïcode".encode()) + b"--B--\r\n"
+    form = receive(tmp_path, *(body[n : n + cut] for n in range(0, len(body), cut))).finish()
+    upload = form.files["file"]
+    assert upload.path.read_bytes() == content
+    assert (upload.size, upload.sha256) == (len(content), hashlib.sha256(content).hexdigest())
+    assert (upload.filename, form.fields) == ("a.pt2", {"text": "ünïcode"})
+
+
+def test_a_files_name_says_nothing_about_where_it_is_written(tmp_path: Path) -> None:
+    form = receive(tmp_path, part("file", b"x", "../../etc/passwd"), b"--B--\r\n").finish()
+    assert form.files["file"].path == tmp_path / "file"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [part("unknown", b"x"), part("file", b"x") + part("file", b"y"), part("text", b"x" * (FIELD_LIMIT + 1)),
+     part("text", b"\xff\xfe"), b"--B\r\nno header\r\n\r\n", b"--C\r\n", part("", b"x"),
+     b"--B\r\nContent-Disposition: form-data\r\n\r\nx\r\n", b"--B\r\n" + b"a: b\r\n" * 20 + b"\r\n"],
+)  # fmt: skip
+def test_a_form_that_is_not_as_it_should_be_is_refused(tmp_path: Path, body: bytes) -> None:
+    with pytest.raises(Problem):
+        receive(tmp_path, body + b"--B--\r\n").finish()
+
+
+@pytest.mark.parametrize("end", [b"", b"--B", b"--B\r\n"])
+def test_a_form_that_breaks_off_is_refused(tmp_path: Path, end: bytes) -> None:
+    with pytest.raises(Problem) as caught:
+        receive(tmp_path, part("file", b"x" * 100), end).finish()
+    assert caught.value.kind == "upload-incomplete"
+
+
+@pytest.mark.parametrize("kind", ["application/json", "multipart/form-data", "multipart/mixed; boundary=B", ""])
+def test_what_is_no_form_is_refused(shared: Running, kind: str) -> None:
+    answer = shared.client.post("/models", content=b"{}", headers={"Content-Type": kind})
+    assert (answer.status_code, answer.json()["type"]) == (422, "/problems/invalid-request")

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import pytest
+
+from service.api.models import read_cursor, write_cursor
+from service.problems import Problem
+from service.settings import Settings
+from tests.service.conftest import Files, Running, serving
+from tests.service.test_catalogue import finished
+
+
+def test_a_description_tells_what_can_be_asked_for(shared: Running, demo: str) -> None:
+    described = shared.client.get("/models/demo").json()
+    assert described["min_budget"]["params"] < 0.2
+    assert described["inputs"][0]["shape"] == [None, 1, 8, 8]
+    assert {link: shared.client.get(path).status_code for link, path in described["links"].items()} == {
+        "self": 200,
+        "curve": 200,
+        "importance": 200,
+    }
+
+
+def test_a_description_is_the_same_by_every_reference(shared: Running, demo: str) -> None:
+    assert shared.client.get(f"/models/{demo}").json() == shared.client.get("/models/demo@1").json()
+
+
+def test_a_description_gives_nothing_internal_away(shared: Running) -> None:
+    text = shared.client.get("/models/demo").text
+    assert str(shared.parts.settings.data) not in text
+    assert "owner" not in text
+
+
+def test_the_curve_rises_in_size_and_ends_with_the_original(shared: Running) -> None:
+    curve = shared.client.get("/models/demo/curve").json()
+    sizes = [point["bytes"] for point in curve["points"]]
+    assert sizes == sorted(sizes) and len(set(sizes)) == len(sizes)
+    assert curve["points"][-1]["budget"] == 1.0
+    assert curve["points"][-1]["accuracy"] == curve["baseline"]["value"]
+    assert all(point["low"] <= point["accuracy"] <= point["high"] for point in curve["points"])
+
+
+def test_importance_has_a_value_for_every_basis(shared: Running) -> None:
+    body = shared.client.get("/models/demo/importance").json()
+    assert [layer["layer"] for layer in body["layers"]] == ["1", "3", "5"]
+    assert all(len(layer["importance"]) == layer["rank"] for layer in body["layers"])
+
+
+def test_pages_hold_every_model_once_and_the_newest_first(web: Running) -> None:
+    ids = [f"m{letter * 24}" for letter in "abcde"]
+    for id in ids:
+        finished(web.parts, id)
+    for id in ids:
+        manifest = web.parts.catalogue.manifest(id)
+        brief = {"params": 1, "macs": 1, "bytes": 1, "criterion": "c1", "baseline": None}
+        web.parts.store.delete(f"models/{id}/manifest.json")
+        web.parts.store.create_json(f"models/{id}/manifest.json", {**manifest, **brief})
+        web.parts.catalogue.forget(id)
+    found, cursor = [], None
+    while True:
+        page = web.client.get("/models", params={"limit": 2} | ({"cursor": cursor} if cursor else {})).json()
+        found += [model["id"] for model in page["models"]]
+        cursor = page["next"]
+        if cursor is None:
+            break
+    assert found == ids[::-1]
+
+
+@pytest.mark.parametrize("cursor", ["", "x", "%%%", "bm90IGEgY3Vyc29y", "é"])
+def test_a_cursor_that_was_made_up_is_refused(cursor: str) -> None:
+    with pytest.raises(Problem):
+        read_cursor(cursor)
+
+
+def test_a_cursor_reads_back_exactly() -> None:
+    manifest = {"created": 1795499783.4489086, "id": "m" + "a" * 24}
+    assert read_cursor(write_cursor(manifest)) == (manifest["created"], manifest["id"])
+
+
+def test_a_deleted_model_is_gone_by_every_road(stocked: Settings) -> None:
+    with serving(stocked) as web:
+        id = web.parts.catalogue.resolve("demo")
+        assert web.client.delete("/models/demo").status_code == 204
+        for path in (id, "demo", "demo@1", f"{id}?budget=1", f"{id}/curve"):
+            assert (web.client.get(f"/models/{path}").status_code, path) == (404, path)
+        assert web.client.get("/models").json()["models"] == []
+        assert web.client.delete(f"/models/{id}").status_code == 404
+        assert web.parts.store.keys("models") == web.parts.store.keys("checkpoints") == []
+
+
+def test_a_deleted_model_can_be_published_again(service: Running, files: Files) -> None:
+    first = service.publish(files, name="net")
+    service.client.delete("/models/net")
+    assert service.publish(files, name="net") == first
+    assert service.client.get("/models/net?budget=0.5").status_code == 200
+
+
+def test_a_model_that_is_being_ingested_can_be_deleted(web: Running) -> None:
+    answer = web.client.post("/models", files={"checkpoint": ("a", b"anything")}).json()
+    assert web.client.delete(f"/models/{answer['id']}").status_code == 204
+    assert web.client.get(f"/operations/{answer['operation']}").json()["error"]["type"] == "/problems/cancelled"
+    assert web.parts.store.keys("") == []
