@@ -1,18 +1,20 @@
-"""Paper 1's learning against normal training, both cut by their SVD: accuracy at each size.
+"""Paper 1's learning against normal training: accuracy at each size that the networks are cut to.
 
     python -m benchmarks.learning [--quick] [--cifar FOLDER] [--width N] [--epochs N] [--seeds N]
 
 A narrow VGG-15 is trained with SGD (Nesterov momentum 0.9, L2 5e-4, batch 128, learning rate 0.1 times 0.2
-after 30, 60 and 80 % of the epochs) in four ways, and each is cut with three criteria to the same budgets:
+after 30, 60 and 80 % of the epochs) in four ways:
 
 * normal      L(full) alone
 * normal x2   the same for twice the epochs, which costs what Eq. 3 does with its two passes a step
 * v1          Eq. 3 with λ = 0.5, Z ~ U(0.01, 1), SVD every second step, the gradient of Eq. 4
 * v3          the same with the exact gradient, matched in norm
 
-Batch norm is measured as stored, and with its statistics recomputed on the training images at each size.
-A budget is a share of the weights of all convolutions and linear layers; a layer above its break-even rank
-stays whole. `--quick` takes scikit-learn's digits, scaled to 32×32, and few epochs. Otherwise the data are
+Each is cut by its SVD with three criteria, batch norm as stored and with its statistics recomputed on the
+training images at each size; and, for comparison, as the service cuts it given calibration images. A budget
+is a share of the weights of all convolutions and linear layers (the service counts all parameters); where it
+is less than one basis a layer takes, the smallest network stands in for it. A layer above its break-even
+rank stays whole. `--quick` takes scikit-learn's digits, scaled to 32×32, and few epochs. Otherwise the data are
 Debian's `dataset-fashion-mnist`, or CIFAR-10's binary version from FOLDER, and docs/results/learning.csv is
 written. The paper's own setting is larger: CIFAR, a width of 64, 200 epochs.
 """
@@ -23,23 +25,30 @@ import argparse
 import copy
 import csv
 import gzip
+import json
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models import plan
+from benchmarks import programs
+from models import checkpoint, master, plan
+from models import measure as measurement
 from models.architectures.vgg import VGG
 from models.criteria import Importance
+from models.emit import torchscript
 from models.layers import Layer
 from models.learning import ScalableLearner, layers, ranks
 from models.learning.decomposition import Decomposition, decompose, truncate
+from models.learning.gradient import GRADIENTS
 
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 RESULTS = Path(__file__).parents[1] / "docs" / "results" / "learning.csv"
@@ -63,14 +72,20 @@ class Data:
 
 
 @dataclass(frozen=True)
-class Row:
-    """One accuracy: of `n` test images, at a size given as counts and as shares of the whole network."""
+class Run:
+    """One trained network."""
 
     data: str
     width: int
     epochs: int
     seed: int
     training: str
+
+
+@dataclass(frozen=True)
+class Row(Run):
+    """One accuracy: of `n` test images, at a size given as counts and as shares of the whole network."""
+
     criterion: str
     bn: str
     budget: float
@@ -93,11 +108,12 @@ def main() -> None:
     data = digits() if given.quick else cifar(given.cifar) if given.cifar else fashion_mnist()
     width = given.width or (8 if given.quick else 16)
     epochs = given.epochs or (6 if given.quick else 10)
-    rows = []
+    rows: list[Row] = []
     for seed in range(given.seeds):
         for training in TRAININGS:
-            model = train(data, training, width, epochs, seed)
-            rows += measure(model, data, training, width, epochs, seed)
+            run = Run(data.name, width, epochs * TRAININGS[training], seed, training)
+            model = train(data, run)
+            rows += [*truncations(model, data, run), *served(model, data, run)]
             print(f"seed {seed}: {training} done", file=sys.stderr)
     show(rows)
     if not given.quick:
@@ -138,17 +154,16 @@ def cifar(folder: Path) -> Data:
     return Data("CIFAR-10", *read(train), *read([test]), augmented=True)
 
 
-def train(data: Data, training: str, width: int, epochs: int, seed: int) -> nn.Module:
-    """A fresh network after `epochs`, twice as many where the training's cost is to match Eq. 3's."""
-    torch.manual_seed(seed)
-    model = VGG(num_classes=10, in_channels=data.images.shape[1], image_size=32, width=width).to(DEVICE).train()
+def train(data: Data, run: Run) -> nn.Module:
+    """A fresh network, trained as the run says, in evaluation mode."""
+    torch.manual_seed(run.seed)
+    model = VGG(num_classes=10, in_channels=data.images.shape[1], image_size=32, width=run.width).to(DEVICE).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
-    epochs *= TRAININGS[training]
-    milestones = [round(epochs * part) for part in (0.3, 0.6, 0.8)]
+    milestones = [round(run.epochs * part) for part in (0.3, 0.6, 0.8)]
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, gamma=0.2)
     loss = functional.cross_entropy
-    learner = ScalableLearner(model, loss, optimizer, gradient=training) if training in ("v1", "v3") else None
-    for _ in range(epochs):
+    learner = ScalableLearner(model, loss, optimizer, gradient=run.training) if run.training in GRADIENTS else None
+    for _ in range(run.epochs):
         for x, y in batches(data):
             if learner:
                 learner.step(x, y)
@@ -179,13 +194,13 @@ def augment(images: Tensor) -> Tensor:
     return padded.permute(0, 2, 3, 1)[index, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
-def measure(model: nn.Module, data: Data, training: str, width: int, epochs: int, seed: int) -> list[Row]:
-    """Every criterion at every budget, with both kinds of batch norm."""
+def truncations(model: nn.Module, data: Data, run: Run) -> Iterator[Row]:
+    """The SVD, every criterion at every budget, with both kinds of batch norm."""
     found = layers.find(model, data.images[:2].to(DEVICE))
     svds = [decompose(model.get_parameter(layer.weight)) for layer in found]
     rest = sum(p.numel() for p in model.parameters()) - sum(layer.params for layer in found)
-    whole = cost(found, [layer.rank for layer in found])
-    rows = []
+    params, macs = cost(found, [layer.rank for layer in found])
+    whole = (params + rest, macs)
     for criterion in CRITERIA:
         importance = ranks.importance(ranks.rule(criterion), found, svds)
         for budget in BUDGETS:
@@ -195,25 +210,62 @@ def measure(model: nn.Module, data: Data, training: str, width: int, epochs: int
             for bn in ("stored", "recomputed"):
                 if bn == "recomputed":
                     recompute(variant, data)
-                rows.append(
-                    Row(
-                        data=data.name,
-                        width=width,
-                        epochs=epochs * TRAININGS[training],
-                        seed=seed,
-                        training=training,
-                        criterion=criterion,
-                        bn=bn,
-                        budget=budget,
-                        params=params + rest,
-                        params_share=round((params + rest) / (whole[0] + rest), 4),
-                        macs=macs,
-                        macs_share=round(macs / whole[1], 4),
-                        accuracy=round(accuracy(variant, data), 4),
-                        n=len(data.test_labels),
-                    )
-                )
-    return rows
+                size = (params + rest, macs)
+                yield row(run, criterion, bn, budget, size, whole, accuracy(variant, data), len(data.test_labels))
+
+
+def served(model: nn.Module, data: Data, run: Run) -> Iterator[Row]:
+    """What the service makes of the network with 1,024 calibration images, measured on its own files."""
+    with tempfile.TemporaryDirectory() as folder:
+        source, out, file = Path(folder, "source"), Path(folder, "master"), Path(folder, "variant.pt")
+        publish(copy.deepcopy(model).cpu(), data.images.shape[1:], source)
+        save_file({"inputs": data.images[:1024].contiguous()}, source / "calibration.safetensors")
+        evaluation = Path(folder, "evaluation.safetensors")
+        save_file({"inputs": data.test_images.contiguous(), "targets": data.test_labels}, evaluation)
+        criterion = master.build(source, out)["criterion"]
+        planner = plan.Planner.open(out)
+        whole = planner.plan(1.0)
+        for budget in BUDGETS:
+            variant = planner.smallest if budget < planner.smallest.budget else planner.plan(budget)
+            with file.open("wb") as stream:
+                torchscript.write(out, variant, stream)
+            result = measurement.measure(file, evaluation)
+            sizes = (variant.params, variant.macs), (whole.params, whole.macs)
+            yield row(run, criterion, "relative", budget, *sizes, result.value, result.n)
+
+
+def publish(model: nn.Module, shape: Sequence[int], folder: Path) -> None:
+    """Write the network's program into `folder` as the service does after an upload."""
+    folder.mkdir()
+    path = folder / "model.pt2"
+    programs.export(model, tuple(shape), path)
+    graph, tensors = checkpoint.read(path, None)
+    (folder / "program.json").write_text(json.dumps(graph.to_json()))
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "weights.safetensors")
+
+
+def row(
+    run: Run,
+    criterion: str,
+    bn: str,
+    budget: float,
+    size: tuple[int, int],
+    whole: tuple[int, int],
+    accuracy: float,
+    n: int,
+) -> Row:
+    return Row(
+        **asdict(run),
+        criterion=criterion,
+        bn=bn,
+        budget=budget,
+        params=size[0],
+        params_share=round(size[0] / whole[0], 4),
+        macs=size[1],
+        macs_share=round(size[1] / whole[1], 4),
+        accuracy=round(accuracy, 4),
+        n=n,
+    )
 
 
 def cost(found: Sequence[Layer], kept: Sequence[int]) -> tuple[int, int]:

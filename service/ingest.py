@@ -6,8 +6,10 @@ again from the start; one that fails takes everything it wrote, and the upload, 
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,8 @@ def run(job: Job) -> Mapping[str, Any]:
             raise Problem("model-not-found", f"The upload of model {id} is gone.", "Upload it again.")
         with store.folder_for_work() as folder:
             try:
-                read(job, upload, folder / "program")
+                with temporary_files_in(folder):
+                    read(job, upload, folder / "program")
             except FileNotFoundError as error:
                 raise Problem("upload-incomplete", "The upload ended early.", "Upload the model again.") from error
             _build(job, upload, folder)
@@ -39,6 +42,16 @@ def run(job: Job) -> Mapping[str, Any]:
     job.parts.measure_common(catalogue.open(id))
     versions = [{"name": name, "version": version} for name, version in published.items()]
     return {"model": id, "url": f"/models/{id}", **(versions[0] if versions else {})}
+
+
+@contextlib.contextmanager
+def temporary_files_in(folder: Path) -> Iterator[None]:
+    """Meanwhile, what this process puts into temporary files goes away with `folder`, even if it is killed."""
+    before, tempfile.tempdir = tempfile.tempdir, str(folder)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
 
 
 def _build(job: Job, upload: Mapping[str, Any], folder: Path) -> None:

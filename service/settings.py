@@ -25,7 +25,7 @@ class Settings(BaseSettings):
     data: Path = Path("data")
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
-    workers: int = Field(2, ge=1)
+    workers: int = Field(2, ge=0)
     redis_url: str | None = None
     store_url: str | None = None
     keys_file: Path | None = None

@@ -68,7 +68,7 @@ def prepare(
         "calibration": None if calibration is None else str(calibration.resolve()),
         "limits": dataclasses.asdict(limits),
     }
-    with tempfile.TemporaryDirectory(prefix="rightrank-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="rightrank-", dir=out.parent) as scratch:
         code, answer = _run(json.dumps(request).encode(), Path(scratch), limits)
     _raise_reported(code, answer, limits)
 

@@ -16,7 +16,7 @@ from models.sparsity.operators import RULES
 from models.sparsity.report import Report
 
 TOLERANCE = 1e-5
-SAMPLES = 8
+SAMPLES = 4
 SCALES = (1, 100)
 
 

@@ -19,6 +19,10 @@ from models.sparsity.channels import Channels
 from models.sparsity.flow import Flow, Product, Resize, Rule, keywords, plain
 
 
+# So many rows of a weight at a time are taken to double precision.
+ROWS = 64
+
+
 def _aten(text: str) -> list[str]:
     return [f"aten.{name}" if "." in name else f"aten.{name}.default" for name in text.split()]
 
@@ -83,12 +87,14 @@ def _outputs(
     through weights that are not zero. Padding breaks all constants but zero."""
     if source is None or not bool(source.known.any()):
         return norms <= limit, bias
-    kernel = weight.detach().float().reshape(groups, len(weight) // groups, weight.shape[1], -1)
+    kernel = weight.detach().reshape(groups, len(weight) // groups, weight.shape[1], -1)
     steady = (source.known & ((source.values == 0) | (not padded))).reshape(groups, 1, -1)
-    varying = (kernel.square().sum(3) * ~steady).sum(2).sqrt().flatten().double()
     inputs = torch.where(steady, source.values.reshape(groups, 1, -1), 0.0)
-    constant = (kernel.sum(3).double() * inputs).sum(2).flatten()
-    return varying <= limit, bias + constant
+    varying, constant = [], []
+    for rows in kernel.split(ROWS, dim=1):
+        varying.append((rows.double().square().sum(3) * ~steady).sum(2).sqrt())
+        constant.append((rows.double().sum(3) * inputs).sum(2))
+    return torch.cat(varying, 1).flatten() <= limit, bias + torch.cat(constant, 1).flatten()
 
 
 def batch_norm(flow: Flow, node: Node, arguments: list[Any], result: Any) -> bool:

@@ -1,16 +1,21 @@
 from __future__ import annotations
 
 import dataclasses
+import io
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models import execute, sparsity
+from models import architectures, execute, master, sparsity
+from models.emit import torchscript
+from models.plan import Planner
 from models.program import Graph
 from models.sparsity import Report, columns, removal
 from tests.models import nets
@@ -420,6 +425,49 @@ def test_random_numbers_of_the_caller_are_not_used_up(tmp_path: Path) -> None:
     torch.manual_seed(5)
     sparsity.eliminate(graph, tensors)
     assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("resnet50", {"width": 8, "num_classes": 10, "image_size": 32}),
+        ("mobilenet_v2", {"width": 0.25, "num_classes": 10, "image_size": 32}),
+        ("vit", {"image_size": 16, "patch_size": 8, "depth": 2, "heads": 2, "dim": 16, "mlp_dim": 24}),
+    ],
+)
+def test_real_architectures_lose_dead_channels_only(name: str, arguments: dict[str, Any], tmp_path: Path) -> None:
+    """A random third of all rows zero, a random half of all shifts negative."""
+    torch.manual_seed(0)
+    module = architectures.build(name, **arguments).eval()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if parameter.dim() > 1 and len(parameter) > 4:
+                parameter[torch.rand(len(parameter)) < 1 / 3] = 0
+            elif parameter.dim() == 1:
+                parameter[torch.rand(len(parameter)) < 1 / 2] -= 0.5
+    _, _, report = same(module, architectures.input_shape(name, **arguments), tmp_path)
+    assert report.removed > 10
+    assert report.params_after < report.params_before
+
+
+def test_a_smaller_program_is_one_that_a_master_can_be_built_from(tmp_path: Path) -> None:
+    """With a folded bias, which is a tensor that the upload did not have."""
+    module = net(
+        lambda m, x: m.head(torch.relu(m.first(x))), first=nn.Linear(6, 12), head=nn.Linear(12, 9, bias=False)
+    )
+    kill(module, ("first", [1, 2]))
+    with torch.no_grad():
+        module.first.bias[1:3] = 0.5
+    smaller, fewer, _ = same(module, (6,), tmp_path)
+    (tmp_path / "program.json").write_text(json.dumps(smaller.to_json()))
+    save_file(dict(fewer), tmp_path / "weights.safetensors")
+    master.build(tmp_path, tmp_path / "master", criterion="c1c2")
+    file = io.BytesIO()
+    torchscript.write(tmp_path / "master", Planner.open(tmp_path / "master").plan(1), file)
+    file.seek(0)
+    inputs = torch.randn(4, 6)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.jit.load(file)(inputs), module(inputs))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from safetensors.torch import save_file
 
 from models import architectures
 from models.measure import METRICS
+from service import ingest
 from service.api import uploads
 from service.catalogue import manifest_key, record_key
 from service.settings import Settings
@@ -113,3 +115,10 @@ def test_the_original_is_recorded_with_the_model(shared: Running, demo: str, fie
     plan = shared.parts.catalogue.open(demo).planner.plan(budget=1)
     record = shared.parts.store.read_json(record_key(demo, plan.digest))
     assert record is not None and record[field]
+
+
+def test_what_the_reader_writes_on_the_way_is_gone_with_the_job(tmp_path: Path) -> None:
+    with ingest.temporary_files_in(tmp_path), tempfile.TemporaryDirectory() as inside:
+        assert Path(inside).parent == tmp_path
+    with tempfile.TemporaryDirectory() as outside:
+        assert Path(outside).parent != tmp_path

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from service.catalogue import artifact_key, manifest_key, upload_key, wanted_key
+from service.catalogue import artifact_key, manifest_key, record_key, upload_key, wanted_key
 from service.jobs import BACKGROUND, INGEST
 from service.operations import cut_id, ingest_id
 from service.problems import Problem
@@ -54,10 +54,10 @@ def test_an_operation_that_never_was_is_not_found(parts: Parts, id: str) -> None
 def test_common_cuts_that_were_never_measured_are_queued_in_the_background(stocked: Settings) -> None:
     parts = Parts.of(stocked)
     id = parts.catalogue.resolve("demo")
-    smallest = parts.catalogue.records(id)[0]
+    plan = parts.catalogue.open(id).planner.plan(budget=0.3)
     parts.recover()
     assert parts.jobs.length(BACKGROUND) == 0
-    parts.store.delete(f"models/{id}/measurements/{smallest.plan.digest}.json")
+    parts.store.delete(record_key(id, plan.digest))
     parts.catalogue.forget(id)
     parts.recover()
     assert parts.jobs.length(BACKGROUND) == 1

@@ -10,7 +10,8 @@ import pytest
 
 from service.api.forms import FORM_OVERHEAD
 from service.catalogue import checkpoint_key
-from tests.service.conftest import Files, Running
+from service.settings import Settings
+from tests.service.conftest import Files, Running, serving
 
 
 def push(web: Running, content: bytes = b"anything", **fields: str) -> httpx.Response:
@@ -57,11 +58,12 @@ def test_an_architecture_has_one_meaning_however_it_is_spelled(web: Running) -> 
     )
 
 
-def test_a_finished_model_is_published_at_once(shared: Running, demo: str, files: Files) -> None:
-    answer = shared.push({"checkpoint": files.checkpoint, "evaluation": files.evaluation}, name="second.name")
-    assert answer.json()["id"] == demo
-    assert shared.client.get(f"/operations/{answer.json()['operation']}").json()["done"]
-    assert shared.client.get("/models/second.name@1").json()["id"] == demo
+def test_a_finished_model_is_published_at_once(stocked: Settings, demo: str, files: Files) -> None:
+    with serving(stocked) as web:
+        answer = web.push({"checkpoint": files.checkpoint, "evaluation": files.evaluation}, name="second.name")
+        assert answer.json()["id"] == demo
+        assert web.client.get(f"/operations/{answer.json()['operation']}").json()["done"]
+        assert web.client.get("/models/second.name@1").json()["names"] == ["demo@1", "second.name@1"]
 
 
 @pytest.mark.parametrize(
