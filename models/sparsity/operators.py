@@ -18,7 +18,6 @@ from models.sparsity import columns
 from models.sparsity.channels import Channels
 from models.sparsity.flow import Flow, Product, Resize, Rule, keywords, plain
 
-
 # So many rows of a weight at a time are taken to double precision.
 ROWS = 64
 
@@ -91,7 +90,7 @@ def _outputs(
     steady = (source.known & ((source.values == 0) | (not padded))).reshape(groups, 1, -1)
     inputs = torch.where(steady, source.values.reshape(groups, 1, -1), 0.0)
     varying, constant = [], []
-    for rows in kernel.split(ROWS, dim=1):
+    for rows in torch.split(kernel, ROWS, dim=1):
         varying.append((rows.double().square().sum(3) * ~steady).sum(2).sqrt())
         constant.append((rows.double().sum(3) * inputs).sum(2))
     return torch.cat(varying, 1).flatten() <= limit, bias + torch.cat(constant, 1).flatten()
