@@ -10,7 +10,7 @@ import hashlib
 import hmac
 import ipaddress
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -80,10 +80,10 @@ class Gate:
         return found[0] if found else None
 
 
-def require(scope: str | None) -> Callable[[Request], Key | None]:
+def require(scope: str | None) -> Callable[[Request], Awaitable[Key | None]]:
     """A dependency that admits requests with `scope`."""
 
-    def admit(request: Request) -> Key | None:
+    async def admit(request: Request) -> Key | None:
         gate: Gate = request.app.state.gate
         return gate.admit(request, scope)
 

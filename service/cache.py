@@ -15,12 +15,15 @@ import redis
 from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
+from service.nearby import Nearby
 from service.settings import MIB, Settings
 
 CHUNK = MIB
 PREFIX = "rightrank:"
 # An artifact larger than this part of the cache would push out all others: it goes to the store.
 LARGEST_SHARE = 4
+# What is sent whole and is not larger than this stays in the process, up to `NEARBY` bytes in all.
+NEARBY_LARGEST, NEARBY = 16 * MIB, 64 * MIB
 
 
 class Evicted(Exception):
@@ -58,6 +61,7 @@ class Cache:
             socket_connect_timeout=2,
             retry=Retry(ExponentialBackoff(cap=0.2, base=0.02), 3),
         )
+        self.nearby = Nearby(NEARBY)
         self.ttl = settings.artifact_ttl
         self.largest = settings.cache_bytes // LARGEST_SHARE
 
@@ -92,6 +96,9 @@ class Cache:
 
     def read(self, artifact: Artifact, start: int, stop: int) -> Iterator[bytes]:
         """Bytes `start` to `stop` (exclusive), in pieces. Raises `Evicted` where a chunk has gone."""
+        if stop - start == artifact.size <= NEARBY_LARGEST:
+            yield self._whole(artifact)
+            return
         for number, key in enumerate(artifact.chunk_keys()):
             first = number * CHUNK
             low, high = max(start - first, 0), min(stop - first, CHUNK, artifact.size - first)
@@ -100,6 +107,16 @@ class Cache:
                 if chunk is None:
                     raise Evicted(key)
                 yield chunk if high - low == len(chunk) else chunk[low:high]
+
+    def _whole(self, artifact: Artifact) -> bytes:
+        whole = self.nearby.get(artifact.sha256)
+        if whole is None:
+            chunks = self.redis.mget(artifact.chunk_keys()) if artifact.chunks else []
+            if any(chunk is None for chunk in chunks):
+                raise Evicted(artifact.key)
+            whole = b"".join(chunks)
+            self.nearby.put(artifact.sha256, whole)
+        return whole
 
     def forget(self, model: str) -> None:
         """Drops every artifact of a model."""

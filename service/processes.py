@@ -89,15 +89,15 @@ def ending(status: int) -> str:
     return f"was killed by signal {-status}"
 
 
-def stop(children: Sequence[Child], hurry: threading.Event, grace: float = GRACE) -> None:
-    """Asks all of them to end, and kills what has not after `grace` seconds or once `hurry` is set."""
+def stop(children: Sequence[Child], hurry: Callable[[], bool], grace: float = GRACE) -> None:
+    """Asks all of them to end, and kills what has not after `grace` seconds or once `hurry` says so."""
     running = [child.process for child in children if child.process is not None]
     for process in running:
         if process.poll() is None:
             process.terminate()
     deadline = time.monotonic() + grace
     while any(process.poll() is None for process in running):
-        if hurry.is_set() or time.monotonic() > deadline:
+        if hurry() or time.monotonic() > deadline:
             for process in running:
                 process.kill()
         time.sleep(TICK / 4)
@@ -111,7 +111,8 @@ class Supervisor:
     workers: Sequence[Child]
     say: Say
     end: threading.Event = field(default_factory=threading.Event)
-    hurry: threading.Event = field(default_factory=threading.Event)
+    # Not Events: a signal may interrupt the very code that holds an Event's lock.
+    asked: list[int] = field(default_factory=list)
 
     def run(self, ready: Callable[[], bool], then: Callable[[], None]) -> None:
         """Starts everything, calls `then` once `ready`, and returns after the end, with nothing running.
@@ -121,7 +122,7 @@ class Supervisor:
         greeted = False
         late = time.monotonic() + LATE
         try:
-            while not self.end.is_set():
+            while not self.asked and not self.end.is_set():
                 for child in (*self.workers, self.api):
                     if loss := child.tend(time.monotonic()):
                         if child is self.api and not greeted:
@@ -136,14 +137,18 @@ class Supervisor:
                         "Still not ready: the cache (RIGHTRANK_REDIS_URL) or the store (RIGHTRANK_STORE_URL)"
                         " does not answer."
                     )
-                self.end.wait(TICK)
+                time.sleep(TICK)
         finally:
-            stop([self.api], self.hurry)
-            stop(self.workers, self.hurry)
+            self.end.set()
+            stop([self.api], self.in_a_hurry)
+            stop(self.workers, self.in_a_hurry)
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:
         """The first signal ends in order, a second one at once."""
-        (self.hurry if self.end.is_set() else self.end).set()
+        self.asked.append(number)
+
+    def in_a_hurry(self) -> bool:
+        return len(self.asked) > 1
 
 
 @contextlib.contextmanager

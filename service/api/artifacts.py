@@ -21,7 +21,7 @@ from service.api.common import admit_job
 from service.api.conditions import matches, span
 from service.auth import Key
 from service.cache import Evicted
-from service.catalogue import ID, Model, Record, artifact_key
+from service.catalogue import ID, Model, Recent, Record, artifact_key
 from service.jobs import WAITING
 from service.metrics import Tally
 from service.operations import Operation, cut_id
@@ -48,10 +48,12 @@ class Ask:
     min_accuracy: float | None = None
 
 
+# Plans follow from the model and the limit alone.
+PLANS: Recent[tuple[str, Ask], Plan] = Recent(4096)
 KNOWN = frozenset(Ask.__slots__)
 
 
-def ask_of(
+async def ask_of(
     request: Request,
     budget: Annotated[
         float | None, Query(gt=0, le=1, allow_inf_nan=False, description="A fraction of the original's size.")
@@ -196,6 +198,13 @@ def choose(parts: Parts, model: Model, ask: Ask) -> Plan:
     """The plan for what is asked. Raises `BudgetError` where there is none."""
     if ask.min_accuracy is not None:
         return smallest_accurate(parts.catalogue.records(model.id), ask.min_accuracy)
+    plan = PLANS.get((model.id, ask), lambda: fresh(model, ask))
+    assert plan is not None
+    return plan
+
+
+def fresh(model: Model, ask: Ask) -> Plan:
+    """The plan for a limit, found anew. Raises `BudgetError` where there is none."""
     if ask.budget is not None:
         return model.planner.plan(budget=ask.budget, of=ask.of)
     return model.planner.plan(max_bytes=ask.max_bytes, max_params=ask.max_params, max_macs=ask.max_macs)

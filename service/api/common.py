@@ -12,12 +12,13 @@ from service.problems import Problem
 from service.work import Parts
 
 
-def parts_of(request: Request) -> Parts:
+# Not blocking, so `async`: a plain function would cost a thread each.
+async def parts_of(request: Request) -> Parts:
     parts: Parts = request.app.state.parts
     return parts
 
 
-def tally_of(request: Request) -> Tally:
+async def tally_of(request: Request) -> Tally:
     tally: Tally = request.app.state.tally
     return tally
 

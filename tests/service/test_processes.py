@@ -92,7 +92,7 @@ def test_a_second_signal_kills_what_ignores_the_first(quick):
         one = child(stubborn)
         one.process = process
         hurry = threading.Event()
-        thread = threading.Thread(target=processes.stop, args=([one], hurry, 3600.0))
+        thread = threading.Thread(target=processes.stop, args=([one], hurry.is_set, 3600.0))
         thread.start()
         until(lambda: process.poll() is None)
         hurry.set()

@@ -269,6 +269,7 @@ def test_a_file_that_vanishes_while_it_is_sent_ends_the_connection(
     stocked: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cache, "CHUNK", 4096)
+    monkeypatch.setattr(cache, "NEARBY_LARGEST", 0)
     find = Cache.find
 
     def find_and_lose(self: Cache, model: str, plan: str) -> Artifact | None:
