@@ -29,7 +29,8 @@ OPTIMISERS: Mapping[str, Callable[..., torch.optim.Optimizer]] = {
 @dataclass(frozen=True)
 class Recipe:
     """`optimizer` and `activation` by name; `l2` is the λ of the objective's λ/2·‖w‖² (for adamw, the decay of
-    the weights beside it); the learning `rate` halves after each quarter of the epochs."""
+    the weights beside it); the learning `rate` halves after each quarter
+    of the epochs, rounded down to whole ones but at least one."""
 
     optimizer: str = "adam"
     l2: float = 5e-4

@@ -1,0 +1,182 @@
+"""Refit: fit each truncated layer to the original's outputs, given the inputs that the cut network makes.
+
+One walk over the graph with the calibration inputs, the original and the cut network side by side
+(ours). At each cut layer: least squares from the cut network's inputs to the original's outputs, with
+a ridge toward the original weight; then the best rank-r part of that, in the metric that the master
+was decomposed in; then the mean of what is left goes to the bias or the batch norm that follows. Errors
+of earlier layers are thus made good by later ones instead of adding up.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from models import correction, execute, factor
+from models.layers import LINEAR, Layer
+from models.program import Graph, Node
+from models.statistics import Moments
+
+RIDGE = 1e-2
+ROWS = 40_000
+CHUNK = 64
+VALUES = 1 << 28
+
+
+def refit(
+    graph: Graph,
+    tensors: Mapping[str, Tensor],
+    layers: Sequence[Layer],
+    ranks: Sequence[int],
+    gradients: Sequence[Tensor],
+    inputs: Tensor,
+    progress: Callable[[str, int, int, str], None],
+) -> dict[str, Tensor]:
+    """New `down/…`, `up/…` and `corrected/…` tensors for one plan.
+
+    `layers` are the decomposed ones, `ranks` the plan (0 = dense), `gradients` (n, n) the second moments
+    of each layer's output gradients, `inputs` (N, …) calibration inputs. Layers called more than once
+    keep their cut.
+    """
+    walk = _Walk(graph, tensors, inputs[: _affordable(graph, tensors, inputs)])
+    cuts = {
+        layer.calls[0]: (layer, rank, gradient)
+        for layer, rank, gradient in zip(layers, ranks, gradients, strict=True)
+        if rank and len(layer.calls) == 1 and layer.kind in ("linear", "conv1d", "conv2d")
+    }
+    found: dict[str, Tensor] = {}
+    done = 0
+    with torch.no_grad():
+        for node in graph.nodes:
+            if node.name not in cuts:
+                walk.step(node)
+                continue
+            progress("refit", done, len(cuts), "layers")
+            layer, rank, gradient = cuts[node.name]
+            found.update(walk.fit(node, layer, rank, gradient))
+            done += 1
+    progress("refit", len(cuts), len(cuts), "layers")
+    return found
+
+
+class _Walk:
+    """The values of both networks at the point that the walk has reached."""
+
+    def __init__(self, graph: Graph, tensors: Mapping[str, Tensor], inputs: Tensor) -> None:
+        self._graph = graph
+        self._whole: dict[str, Any] = {value: tensors[name] for value, name in graph.tensors.items()}
+        self._whole[graph.inputs[0].name] = inputs
+        self._cut = dict(self._whole)
+        self._expiring = execute.last_uses(graph)
+        self._samples = len(inputs)
+
+    def step(self, node: Node) -> None:
+        """Perform a call that is not cut, in both networks; once where both see the same."""
+        same = all(self._cut[name] is self._whole[name] for name in node.inputs())
+        whole = self._call(node, self._whole)
+        self._keep(node, whole, whole if same else self._call(node, self._cut))
+
+    def fit(self, node: Node, layer: Layer, rank: int, gradient: Tensor) -> dict[str, Tensor]:
+        """Perform a cut layer's call: fit its factors and what they leave to correct."""
+        data, weight = (argument.name for argument in node.args[:2])  # type: ignore[union-attr]
+        stored: Tensor = self._whole[weight]
+        whole = self._call(node, self._whole)
+        original = stored.reshape(layer.n, layer.m).double()
+        bias = execute.evaluate(node.args[2], self._whole, whole.device) if len(node.args) > 2 else None
+        normal, cross, mean_in, mean_out = self._equations(node, layer, self._cut[data], whole, bias)
+        ridge = RIDGE * normal.diagonal().mean()
+        damped = normal + ridge * torch.eye(layer.m, dtype=torch.float64)
+        solved = torch.cholesky_solve(cross + ridge * original.T, torch.linalg.cholesky(damped)).T
+        moments = Moments(solved @ mean_in, solved @ normal @ solved.T, gradient)
+        factors = factor.decompose_in_metric(solved, moments)
+        down, up = factors.down[:rank], factors.up[:rank]
+        kept = (up.T @ down).to(stored.dtype)
+        shift = kept.double() @ mean_in - mean_out
+        found = {
+            f"down/{layer.name}": down.to(stored.dtype).contiguous(),
+            f"up/{layer.name}": up.to(stored.dtype).contiguous(),
+        }
+        for target in correction.targets(self._graph, layer):
+            value = next(v for v, name in self._graph.tensors.items() if name == target.tensor)
+            moved = {"mean": shift, "bias": -shift, "variance": torch.zeros_like(shift)}[target.role]
+            self._cut[value] = (self._whole[value].double() + moved).to(stored.dtype)
+            found[f"corrected/{target.tensor}"] = self._cut[value].unsqueeze(0)
+        self._cut[weight] = kept.reshape(stored.shape)
+        self._keep(node, whole, self._call(node, self._cut))
+        return found
+
+    def _equations(
+        self, node: Node, layer: Layer, data: Tensor, whole: Tensor, bias: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Centred normal equations over a sample of positions, and the means of inputs and outputs."""
+        normal = torch.zeros(layer.m, layer.m, dtype=torch.float64)
+        cross = torch.zeros(layer.m, layer.n, dtype=torch.float64)
+        total_in = torch.zeros(layer.m, dtype=torch.float64)
+        total_out = torch.zeros(layer.n, dtype=torch.float64)
+        count = 0
+        positions = max(1, ROWS // self._samples)
+        generator = torch.Generator().manual_seed(0)
+        for start in range(0, self._samples, CHUNK):
+            chunk = slice(start, start + CHUNK)
+            x, y = _pairs(node, layer, data[chunk], whole[chunk], positions, generator)
+            y = y if bias is None else y - bias
+            normal += (x.T @ x).double()
+            cross += (x.T @ y).double()
+            total_in += x.sum(0).double()
+            total_out += y.sum(0).double()
+            count += len(x)
+        mean_in, mean_out = total_in / count, total_out / count
+        return (
+            normal / count - torch.outer(mean_in, mean_in),
+            cross / count - torch.outer(mean_in, mean_out),
+            mean_in,
+            mean_out,
+        )
+
+    def _call(self, node: Node, values: Mapping[str, Any]) -> Any:
+        device = torch.device("cpu")
+        arguments = [execute.evaluate(a, values, device) for a in node.args]
+        keywords = {key: execute.evaluate(value, values, device) for key, value in node.kwargs}
+        return execute.resolve(node.op)(*arguments, **keywords)
+
+    def _keep(self, node: Node, whole: Any, cut: Any) -> None:
+        execute.store(node, whole, self._whole)
+        execute.store(node, cut, self._cut)
+        for name in self._expiring.get(node.name, ()):
+            del self._whole[name], self._cut[name]
+
+
+def _pairs(
+    node: Node, layer: Layer, data: Tensor, outputs: Tensor, positions: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Rows of layer inputs (k, m) and outputs (k, n) at up to `positions` places of each sample."""
+    if node.op == LINEAR:
+        x, y = data.reshape(len(data), -1, layer.m), outputs.reshape(len(data), -1, layer.n)
+        chosen = _choose(x.shape[1], positions, generator)
+        return x[:, chosen].reshape(-1, layer.m), y[:, chosen].reshape(-1, layer.n)
+    stride, padding, dilation = (tuple(a) for a in node.args[3:6])  # type: ignore[arg-type]
+    kernel = layer.shape[2:]
+    if len(kernel) == 1:
+        data, outputs = data.unsqueeze(2), outputs.unsqueeze(2)
+        kernel, stride, padding, dilation = (1, *kernel), (1, *stride), (0, *padding), (1, *dilation)
+    chosen = _choose(math.prod(outputs.shape[2:]), positions, generator)
+    patches = functional.unfold(data, kernel, dilation, padding, stride)[:, :, chosen]  # type: ignore[arg-type]
+    return (
+        patches.transpose(1, 2).reshape(-1, layer.m),
+        outputs.flatten(2)[:, :, chosen].transpose(1, 2).reshape(-1, layer.n),
+    )
+
+
+def _choose(available: int, wanted: int, generator: torch.Generator) -> Tensor:
+    return torch.randperm(available, generator=generator)[:wanted]
+
+
+def _affordable(graph: Graph, tensors: Mapping[str, Tensor], inputs: Tensor) -> int:
+    """How many samples keep the largest value of the walk within `VALUES` numbers."""
+    largest = max(math.prod(shape[1:]) for shape in execute.shapes(graph, tensors).values() if shape)
+    return max(1, min(len(inputs), VALUES // largest))
