@@ -1,6 +1,6 @@
 """The master form: full factors, their importance, and everything that any cut of it needs.
 
-A master is a folder of three files:
+A master is a folder of three files, and a fourth where plans are to be refit:
 
     template.json        the graph, the layers, shapes and dtypes (see `emit.template`)
     master.safetensors   `dense/<tensor>` every tensor as uploaded, `down/<layer>` (R×m) and
@@ -8,6 +8,7 @@ A master is a folder of three files:
                          `corrected/<tensor>` what a bias or batch norm becomes at each rank
     plans.npz            `importance` of all bases, layer after layer; `floor` and `steps`, the path
                          of plans that the criterion asks for (see `plan`)
+    refit.safetensors    `inputs` for calibration, `gradient/<layer>` (n×n) (see `refit`)
 """
 
 from __future__ import annotations
@@ -39,12 +40,13 @@ def silent(phase: str, completed: int, total: int, unit: str) -> None:
 
 
 def build(
-    source: Path, out: Path, *, criterion: str | None = None, progress: Progress = silent
+    source: Path, out: Path, *, criterion: str | None = None, refit: bool = False, progress: Progress = silent
 ) -> dict[str, Any]:
     """Decompose the program in `source` (`program.json`, `weights.safetensors`, and perhaps
     `calibration.safetensors`) into a master in `out`.
 
-    Without `criterion` the best that the data at hand allow is taken. Returns a description:
+    Without `criterion` the best that the data at hand allow is taken. `refit` keeps what refitting a plan
+    needs, and needs a criterion that uses calibration data. Returns a description:
     parameters, MACs and file size of the original, its inputs, the smallest budgets, and each layer.
     `progress(phase, completed, total, unit)` is called per layer and batch and may raise to stop.
     Raises MalformedCheckpoint for a program that does not run, DataError where a criterion lacks data.
@@ -52,8 +54,12 @@ def build(
     graph = Graph.from_json(json.loads((source / "program.json").read_bytes()))
     tensors = load_file(source / "weights.safetensors")
     calibration = source / "calibration.safetensors"
-    criterion = criterion or (criteria.WITH_DATA if calibration.exists() else criteria.WITHOUT_DATA)
+    criterion = criterion or default_criterion(calibration)
     rule = find_rule(criterion)
+    if refit and rule.metric == "svd":
+        raise DataError(
+            "A refit needs floating-point calibration data.", "Upload them, with criterion logit or whitened."
+        )
     template = survey(graph, tensors)
     moments: list[Moments] | None = None
     if rule.metric != "svd":
@@ -82,7 +88,18 @@ def build(
     save_file(stored, out / "master.safetensors")
     (out / "template.json").write_text(json.dumps(template.to_json(), separators=(",", ":")))
     save_plans(template, importance, out)
+    if refit and moments is not None:
+        gradients = zip(template.decomposed, moments, strict=True)
+        kept = {f"gradient/{layer.name}": each.gradient.float() for layer, each in gradients}
+        save_file({**kept, "inputs": inputs}, out / "refit.safetensors")
     return {"criterion": criterion, **describe(plan.Planner.open(out))}
+
+
+def default_criterion(calibration: Path) -> str:
+    """The best one that the data allow: gradients need calibration inputs of floating point."""
+    if calibration.exists() and load_file(calibration)["inputs"].is_floating_point():
+        return criteria.WITH_DATA
+    return criteria.WITHOUT_DATA
 
 
 def find_rule(criterion: str) -> Rule:

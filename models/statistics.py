@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from models import execute
+from models.errors import DataError
 from models.layers import LINEAR, Layer
 from models.program import Graph, Node
 
@@ -97,6 +98,11 @@ def gather(
             if isinstance(loss, Tensor):
                 loss.backward()  # type: ignore[no-untyped-call]
         samples += len(data)
+    if not samples:
+        raise DataError(
+            f"{len(inputs)} calibration inputs do not fill one batch of {batch}.",
+            "Give more, or export the model with a dynamic batch size.",
+        )
     progress("calibrate", len(inputs), len(inputs), "samples")
     return [each.moments(samples) for each in sums]
 

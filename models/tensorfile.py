@@ -29,6 +29,12 @@ class TensorFile:
         # As a plain array: views of a memmap are an order of magnitude slower to make.
         self._data = np.asarray(np.memmap(path, dtype=np.uint8, mode="r", offset=8 + length)) if header else None
 
+    def __len__(self) -> int:
+        return len(self._header)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._header
+
     def array(self, name: str, width: int) -> NDArray[Any]:
         """The tensor `name`, whose elements take `width` bytes, in its stored shape."""
         entry = self._header[name]

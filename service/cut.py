@@ -15,6 +15,7 @@ from models.plan import Plan, Planner
 from service.cache import digest
 from service.catalogue import EVALUATION, MASTER, Record, artifact_key, record_key
 from service.job import Job
+from service.problems import Problem
 from service.work import cut_result
 
 log = logging.getLogger("rightrank")
@@ -70,6 +71,10 @@ def run(job: Job) -> Mapping[str, Any]:
             parts.store.delete(record_key(id, plan.digest))
         record = keep(job, record, path)
         parts.store.create_json(record_key(id, plan.digest), record.to_json())
+    if not parts.catalogue.exists(id):
+        # Deleted meanwhile: what came after that deletion must not stay.
+        parts.catalogue.discard(id)
+        raise Problem("model-not-found", f"The model {id} was deleted while it was being cut.")
     return cut_result(id, plan, record.sha256, record.size)
 
 

@@ -94,6 +94,8 @@ class Embedded:
             "appendonly": "no",
             "maxmemory": str(self.memory),
             "maxmemory-policy": "volatile-ttl",
+            # Valkey evicts the soonest of a sample; artifacts are few, so the sample may as well be most of them.
+            "maxmemory-samples": "64",
             "loglevel": "warning",
         }
         return [str(get_binary_path()), *(word for key, value in options.items() for word in (f"--{key}", value))]

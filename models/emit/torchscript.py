@@ -210,22 +210,33 @@ def factor_shapes(layer: Layer, rank: int) -> tuple[tuple[int, ...], tuple[int, 
     return (rank, *layer.shape[1:]), (layer.n, rank, *ones)
 
 
-def write(folder: Path, plan: HasRanks, file: BinaryIO) -> None:
-    """The variant at `plan` of the master in `folder`, as a TorchScript file, to `file`."""
+def write(folder: Path, plan: HasRanks, file: BinaryIO, refit: Path | None = None) -> None:
+    """The variant at `plan` of the master in `folder`, as a TorchScript file, to `file`.
+
+    What the file `refit` has for this plan (see `models.refit`) takes the place of the master's.
+    """
     master = TensorFile(folder / "master.safetensors")
-    file.writelines(pieces(Script(Template.open(folder)), master, plan.ranks))
+    better = None if refit is None else TensorFile(refit)
+    file.writelines(pieces(Script(Template.open(folder)), master, plan.ranks, better))
 
 
-def pieces(script: Script, master: TensorFile, ranks: Sequence[int]) -> Iterator[archive.Data]:
+def pieces(
+    script: Script, master: TensorFile, ranks: Sequence[int], refit: TensorFile | None = None
+) -> Iterator[archive.Data]:
     """The file's bytes in order, most of them views into the master: a cut is a copy of prefixes."""
-    return archive.pieces(_records(script, master, ranks))
+    return archive.pieces(_records(script, master, ranks, refit))
 
 
-def _records(script: Script, master: TensorFile, ranks: Sequence[int]) -> Iterator[tuple[str, archive.Data, bool]]:
+def _records(
+    script: Script, master: TensorFile, ranks: Sequence[int], refit: TensorFile | None
+) -> Iterator[tuple[str, archive.Data, bool]]:
     for slot in script.slots(ranks):
-        array = master.array(slot.source, WIDTHS[slot.dtype])
-        if slot.rows is not None:
-            array = array[slice(*slot.rows)]
+        if refit is not None and slot.source in refit:
+            array = refit.array(slot.source, WIDTHS[slot.dtype])
+        else:
+            array = master.array(slot.source, WIDTHS[slot.dtype])
+            if slot.rows is not None:
+                array = array[slice(*slot.rows)]
         data: NDArray[Any] = np.ascontiguousarray(array.T if slot.transpose else array)
         yield f"{TOP}/data/{slot.key}", data.reshape(-1).view(np.uint8).data if data.size else b"", True
     for name, text in script.text_records(ranks):
