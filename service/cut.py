@@ -60,6 +60,8 @@ def run(job: Job) -> Mapping[str, Any]:
     plan = Plan.from_json(job.details["plan"])
     known = parts.catalogue.record(id, plan.digest)
     if known is not None and (known.stored or parts.cache.find(id, plan.digest)):
+        # Asked for just as another attempt was ending.
+        job.outcome = "unneeded"
         return cut_result(id, known.plan, known.sha256, known.size)
     names = (*MASTER, *([EVALUATION] if manifest["evaluation"] else []))
     cutter = Cutter(parts.store.folder(f"models/{id}", names), manifest["options"].get("metric"), job.progress)

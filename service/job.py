@@ -40,6 +40,8 @@ class Job:
         self.operation = operation
         self.details = details
         self.model: str = details["model"]
+        # How a job that raised nothing is counted: "done", or "unneeded" where its work was there already.
+        self.outcome = "done"
         self.cancelled = threading.Event()
         self._stop = stop
         self._ended = threading.Event()
@@ -144,7 +146,7 @@ class Runner:
             self._fail(job, kind, error)
             return
         self.parts.operations.finish(operation, job.details, result)
-        self._count(kind, "done", began)
+        self._count(kind, job.outcome, began)
 
     def _fail(self, job: Job, kind: str, error: Exception) -> None:
         document = describe(error)
