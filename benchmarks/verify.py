@@ -22,8 +22,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from benchmarks.server import running
-from service.client import Client
+from benchmarks import processes
 
 
 @dataclass(frozen=True)
@@ -43,20 +42,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Check a service's answers from outside.")
     parser.add_argument("--budgets", default="1,0.7,0.5,0.3,0.2,0.1")
     budgets = parser.parse_args().budgets.split(",")
-    with tempfile.TemporaryDirectory() as name, running(Path(name, "data")) as url:
+    with tempfile.TemporaryDirectory() as name, processes.rightrank(Path(name, "data")) as (client, _):
         folder = Path(name)
         subprocess.run([sys.executable, "-m", "service.demo", str(folder)], check=True)
-        with Client(url) as client:
-            answer = client.push(
-                folder / "demo.pt2",
-                name="demo",
-                evaluation=folder / "evaluation.safetensors",
-                calibration=folder / "calibration.safetensors",
-            )
-            client.wait(str(answer["operation"]))
-        rows = [check(url, f"budget={budget}", folder) for budget in budgets]
+        answer = client.push(
+            folder / "demo.pt2",
+            name="demo",
+            evaluation=folder / "evaluation.safetensors",
+            calibration=folder / "calibration.safetensors",
+        )
+        client.wait(str(answer["operation"]))
+        rows = [check(client.url, f"budget={budget}", folder) for budget in budgets]
         whole = rows[0].bytes
-        rows += [check(url, f"max_bytes={int(float(budget) * whole)}", folder) for budget in budgets[1:]]
+        rows += [check(client.url, f"max_bytes={int(float(budget) * whole)}", folder) for budget in budgets[1:]]
     print(f"{'asked':>16} {'params':>9} {'reached':>8} {'bytes':>9} {'of whole':>8} {'accuracy':>9}  broken")
     for row in rows:
         print(

@@ -258,7 +258,7 @@ def settings_of(**given: Any) -> Settings:
 
 
 def parse_option(text: str) -> tuple[str, Any]:
-    """`criterion=taylor` or `tune=true`: the value as JSON where it is JSON, else as text."""
+    """`criterion=c1c2` or `metric=top5`: the value as JSON where it is JSON, else as text."""
     key, equals, value = text.partition("=")
     if not equals:
         raise typer.BadParameter(f"{text!r} is not KEY=VALUE", param_hint="--option")
