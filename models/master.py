@@ -170,7 +170,7 @@ def save_plans(template: Template, importance: Importance, out: Path) -> None:
 
 def describe(planner: plan.Planner) -> dict[str, Any]:
     """What a publisher wants to know of a master."""
-    template, smallest = planner.template, planner.smallest
+    template = planner.template
     return {
         "params": template.params,
         "macs": template.macs,
@@ -179,10 +179,7 @@ def describe(planner: plan.Planner) -> dict[str, Any]:
             {"name": spec.name, "dtype": spec.dtype, "shape": list(spec.shape)} for spec in template.graph.inputs
         ],
         "outputs": len(template.graph.outputs),
-        "min_budget": {
-            "params": smallest.params / template.params if template.params else 1.0,
-            "macs": smallest.macs / template.macs if template.macs else 1.0,
-        },
+        "min_budget": {"params": planner.least(), "macs": planner.least("macs")},
         "plans": len(planner),
         "layers": [
             {

@@ -107,7 +107,6 @@ class Planner:
 
     def __init__(self, template: Template, path: Growth, importance: Importance) -> None:
         self.template = template
-        self._script = Script(template)
         self._path = path
         self._importance = importance
         self._layers = layers = template.decomposed
@@ -133,6 +132,14 @@ class Planner:
             + int((start * positions).sum())
             + rest_macs
         )
+        whole, tables = Script(template).sizes
+        # Of each layer the bytes at ranks 1, 2, … up to break-even, and then dense.
+        by_level = [np.concatenate([table[1:], table[:1]]) for table in tables]
+        grown = np.zeros(steps.size, dtype=np.int64)
+        for index, table in enumerate(by_level):
+            grown[steps == index] = np.diff(table)[floor[index] - 1 :]
+        start_bytes = sum(int(table[least - 1]) for table, least in zip(by_level, floor.tolist(), strict=True))
+        self._bytes = np.concatenate([[0], np.cumsum(grown)]) + whole + start_bytes
 
     @staticmethod
     def open(folder: Path) -> Planner:
@@ -155,25 +162,35 @@ class Planner:
     ) -> Plan:
         """The largest plan within exactly one limit.
 
-        `budget` is a fraction in (0, 1] of the original's parameters or MACs; the others are absolute.
-        Raises BudgetError where even the smallest plan is above it, `nearest` being what that one needs.
+        `budget` is a fraction in (0, 1]: of the original's parameters *and* of its file, or with
+        `of="macs"` of its MACs; the others are absolute. Raises BudgetError where even the smallest plan
+        is above it, `nearest` being what that one needs.
         """
         if budget is not None:
-            total = self.template.params if of == "params" else self.template.macs
-            totals = self._params if of == "params" else self._macs
-            return self._at(self._largest(totals, Decimal(repr(budget)) * total, f"budget={budget:g}", total))
-        if max_params is not None:
-            return self._at(self._largest(self._params, max_params, f"max_params={max_params}"))
-        if max_macs is not None:
-            return self._at(self._largest(self._macs, max_macs, f"max_macs={max_macs}"))
-        if max_bytes is not None:
-            return self._within_bytes(max_bytes)
+            share = Decimal(repr(budget))
+            limits = [(totals, math.floor(share * int(totals[-1]))) for totals in self._totals(of)]
+            if (count := self._largest(*limits)) is None:
+                raise _too_small(f"budget={budget:g}", math.ceil(self.least(of) * 10**6) / 10**6)
+            return self._at(count)
+        for name, limit, totals in (
+            ("max_params", max_params, self._params),
+            ("max_macs", max_macs, self._macs),
+            ("max_bytes", max_bytes, self._bytes),
+        ):
+            if limit is not None:
+                if (count := self._largest((totals, limit))) is None:
+                    raise _too_small(f"{name}={limit}", int(totals.min()))
+                return self._at(count)
         raise ValueError("one of budget, max_bytes, max_params, max_macs is needed")
+
+    def least(self, of: Literal["params", "macs"] = "params") -> float:
+        """The smallest budget that can be met."""
+        shares = [totals / max(int(totals[-1]), 1) for totals in self._totals(of)]
+        return float(np.max(shares, axis=0).min())
 
     def common(self) -> list[float]:
         """The budgets worth measuring ahead of any request: those of a fixed list that can be met."""
-        smallest = Decimal(int(self._params[0])) / self.template.params
-        return [budget for budget in COMMON if Decimal(repr(budget)) >= smallest]
+        return [budget for budget in COMMON if budget >= self.least()]
 
     def importance(self) -> list[dict[str, Any]]:
         """For each layer that can be cut, its bases' importance (infinite: never cut, given as null)."""
@@ -186,47 +203,28 @@ class Planner:
             for layer, values in zip(self._layers, self._importance, strict=True)
         ]
 
-    @property
-    def smallest(self) -> Plan:
-        return self._at(0)
-
     def __len__(self) -> int:
         """How many different plans there are."""
         return int(self._params.size)
 
-    def _largest(
-        self, totals: NDArray[np.int64], limit: Decimal | int, asked: str, total: int | None = None
-    ) -> int:
-        count = int(np.searchsorted(totals, math.floor(limit), side="right")) - 1
-        if count < 0:
-            least = int(totals[0])
-            nearest = math.ceil(least / total * 10**6) / 10**6 if total else least
-            raise BudgetError(
-                f"{asked} is below what this model can be cut to.",
-                f"The smallest that can be met is {nearest:g}.",
-                nearest=nearest,
-            )
-        return count
+    def _totals(self, of: Literal["params", "macs"]) -> list[NDArray[np.int64]]:
+        """What a budget is a fraction of: running totals along the path, the original's last."""
+        return [self._macs] if of == "macs" else [self._params, self._bytes]
 
-    def _within_bytes(self, limit: int) -> Plan:
-        low, high = 0, len(self) - 1
-        while low < high:
-            middle = (low + high + 1) // 2
-            if self._at(middle).bytes <= limit:
-                low = middle
-            else:
-                high = middle - 1
-        # File size wavers by the padding between records, so the search can end a step too high or low.
-        while low and self._at(low).bytes > limit:
-            low -= 1
-        plan = self._at(low)
-        if plan.bytes > limit:
-            raise BudgetError(
-                f"max_bytes={limit} is below the smallest file of this model.",
-                f"The smallest that can be met is {plan.bytes}.",
-                nearest=plan.bytes,
-            )
-        return plan
+    @staticmethod
+    def _largest(*limits: tuple[NDArray[np.int64], int]) -> int | None:
+        """The last step of the path at which every total is within its limit, if there is one.
+
+        Parameters and MACs only grow along the path; bytes shrink a little where a layer turns dense. The
+        last step within each limit is never lower for a higher limit, so plans stay nested.
+        """
+        count = min(
+            int(np.searchsorted(np.minimum.accumulate(totals[::-1])[::-1], limit, side="right")) - 1
+            for totals, limit in limits
+        )
+        while count >= 0 and any(totals[count] > limit for totals, limit in limits):
+            count -= 1
+        return None if count < 0 else count
 
     def _at(self, count: int) -> Plan:
         grown = np.bincount(self._path.steps[:count], minlength=len(self._layers))
@@ -237,6 +235,14 @@ class Planner:
             ranks=ranks,
             params=params,
             macs=int(self._macs[count]),
-            bytes=self._script.size(ranks),
+            bytes=int(self._bytes[count]),
             budget=params / self.template.params,
         )
+
+
+def _too_small(asked: str, nearest: float) -> BudgetError:
+    return BudgetError(
+        f"{asked} is below what this model can be cut to.",
+        f"The smallest that can be met is {nearest:g}.",
+        nearest=nearest,
+    )

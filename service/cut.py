@@ -74,8 +74,10 @@ def run(job: Job) -> Mapping[str, Any]:
         record = keep(job, record, path)
         parts.store.create_json(record_key(id, plan.digest), record.to_json())
     if not parts.catalogue.exists(id):
-        # Deleted meanwhile: what came after that deletion must not stay.
-        parts.catalogue.discard(id)
+        # Deleted meanwhile: what this job wrote after that must not stay. What else is there by now belongs
+        # to the same model uploaded again.
+        parts.store.delete(record_key(id, plan.digest), artifact_key(id, plan.digest))
+        parts.catalogue.forget(id)
         raise Problem("model-not-found", f"The model {id} was deleted while it was being cut.")
     return cut_result(id, plan, record.sha256, record.size)
 

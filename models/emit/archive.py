@@ -9,6 +9,10 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 Data = bytes | memoryview
 
@@ -46,10 +50,13 @@ def pieces(records: Iterable[tuple[str, Data, bool]]) -> Iterator[Data]:
     yield bytes(directory) + END.pack(b"PK\5\6", 0, 0, count, count, len(directory), offset, 0)
 
 
-def padding(offset: int, name: str) -> int:
+Offset = TypeVar("Offset", int, NDArray[np.int64])
+
+
+def padding(offset: Offset, name: str) -> Offset:
     """Bytes of extra field that bring the record's data to a multiple of 64; 0, or 4 at the least."""
     short = -(offset + LOCAL.size + len(name)) % ALIGNMENT
-    return short + ALIGNMENT if 0 < short < 4 else short
+    return short + ALIGNMENT * ((short > 0) & (short < 4))
 
 
 def filler(length: int) -> bytes:

@@ -162,31 +162,40 @@ class Script:
             )
         return pickle.HEAD + pickle.instance("__torch__", "Variant", state) + pickle.END
 
-    def size(self, ranks: Sequence[int]) -> int:
-        """The exact number of bytes of the file at `ranks`."""
-        offset = directory = 0
-        for slot in self.slots(ranks):
-            name = f"{TOP}/data/{slot.key}"
-            extra = archive.padding(offset, name)
-            offset += archive.LOCAL.size + len(name) + extra + slot.bytes
-            directory += archive.CENTRAL.size + len(name)
-        text, extra_text = self._text_size
-        for rank, more in zip(ranks, extra_text, strict=True):
-            text += more if rank else 0
-        return offset + directory + text + archive.END.size
-
     @cached_property
-    def _text_size(self) -> tuple[int, list[int]]:
-        """Bytes of the text records with every layer dense, and what each layer adds when factored:
-        lines and pickled fields of one layer do not depend on another, nor on its rank."""
-        count = len(self._template.decomposed)
+    def sizes(self) -> tuple[int, list[NDArray[np.int64]]]:
+        """Exact bytes of the file with every layer dense, and what each layer adds to that at every rank.
 
-        def total(ranks: Sequence[int]) -> int:
-            records = self.text_records(ranks)
-            return sum(archive.LOCAL.size + archive.CENTRAL.size + 2 * len(f"{TOP}/{n}") + len(t) for n, t in records)
+        A layer's array goes from 0 (dense: 0) to its break-even rank; a negative entry saves. Data records
+        start at multiples of 64, and lines and pickled fields of one layer do not depend on another, nor on
+        its rank: so a file's size is a sum over its layers.
+        """
+        layers, count = self._template.decomposed, len(self._template.decomposed)
+        dense = self._text_bytes([0] * count)
+        tables = [
+            np.full(layer.break_even + 1, self._text_bytes([int(i == j) for j in range(count)]) - dense)
+            for i, layer in enumerate(layers)
+        ]
+        total = dense + archive.END.size + (archive.padding(0, _record(0)) if self._tensors else 0)
+        for index, name in enumerate(self._tensors):
+            spec, key, after = self._template.tensors[name], 2 * index, 2 * index + 2
+            following = None if index + 1 == len(self._tensors) else after
+            whole = int(_span(np.array([math.prod(spec.shape) * WIDTHS[spec.dtype]]), key, following)[0])
+            total += whole
+            position = self._layer_of_tensor.get(name)
+            if position is None or name in self._template.corrected:
+                continue
+            layer, ranks = layers[position], np.arange(1, layers[position].break_even + 1)
+            numbers = ranks * WIDTHS[spec.dtype]
+            factored = _span(numbers * layer.m, key, key + 1) + _span(numbers * layer.n, key + 1, following)
+            tables[position][1:] += factored - whole
+        for table in tables:
+            table[0] = 0
+        return total, tables
 
-        dense = total([0] * count)
-        return dense, [total([int(i == j) for j in range(count)]) - dense for i in range(count)]
+    def _text_bytes(self, ranks: Sequence[int]) -> int:
+        records = self.text_records(ranks)
+        return sum(archive.LOCAL.size + archive.CENTRAL.size + 2 * len(f"{TOP}/{n}") + len(t) for n, t in records)
 
     def text_records(self, ranks: Sequence[int]) -> list[tuple[str, bytes]]:
         return [
@@ -202,6 +211,16 @@ class Script:
 def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
     """The strides, in elements, of an array whose elements lie in order."""
     return tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
+
+
+def _span(data: NDArray[np.int64], key: int, following: int | None) -> NDArray[np.int64]:
+    """All that a data record of so many bytes takes in the file, up to where the data of the next one begin."""
+    end, record = data, archive.LOCAL.size + archive.CENTRAL.size + 2 * len(_record(key))
+    return record + (end if following is None else end + archive.padding(end, _record(following)))
+
+
+def _record(key: int) -> str:
+    return f"{TOP}/data/{key}"
 
 
 def factor_shapes(layer: Layer, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -238,7 +257,7 @@ def _records(
             if slot.rows is not None:
                 array = array[slice(*slot.rows)]
         data: NDArray[Any] = np.ascontiguousarray(array.T if slot.transpose else array)
-        yield f"{TOP}/data/{slot.key}", data.reshape(-1).view(np.uint8).data if data.size else b"", True
+        yield _record(slot.key), data.reshape(-1).view(np.uint8).data if data.size else b"", True
     for name, text in script.text_records(ranks):
         yield f"{TOP}/{name}", text, False
 

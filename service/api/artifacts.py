@@ -59,7 +59,8 @@ async def ask_of(
         float | None, Query(gt=0, le=1, allow_inf_nan=False, description="A fraction of the original's size.")
     ] = None,
     of: Annotated[
-        Literal["params", "macs"] | None, Query(description="What `budget` is a fraction of; by default parameters.")
+        Literal["params", "macs"] | None,
+        Query(description="What `budget` is a fraction of: by default the parameters, and the file."),
     ] = None,
     max_bytes: Annotated[int | None, Query(gt=0, description="The largest file.")] = None,
     max_params: Annotated[int | None, Query(gt=0, description="The most parameters.")] = None,

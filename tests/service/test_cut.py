@@ -10,8 +10,9 @@ import pytest
 
 from models.plan import Plan
 from service import cut
-from service.catalogue import MASTER, record_key
+from service.catalogue import MASTER, record_key, upload_key
 from service.job import Job
+from service.problems import Problem
 from service.settings import Settings
 from service.work import Parts
 
@@ -105,6 +106,26 @@ def test_a_deleted_models_cut_fails_as_not_found(stocked: Settings) -> None:
     parts.catalogue.discard(job.model)
     with pytest.raises(Exception, match="no model"):
         cut.run(job)
+
+
+def test_a_cut_of_a_deleted_model_spares_the_same_model_uploaded_again(
+    stocked: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = Parts.of(stocked)
+    job, plan = job_of(parts, 0.45)
+    upload = {**parts.catalogue.open(job.model).manifest}
+    measured = cut.measure
+
+    def measure(*arguments: Any, **rest: Any) -> Any:
+        found = measured(*arguments, **rest)
+        parts.catalogue.discard(job.model)
+        parts.store.create_json(upload_key(job.model), upload)
+        return found
+
+    monkeypatch.setattr(cut, "measure", measure)
+    with pytest.raises(Problem, match="deleted"):
+        cut.run(job)
+    assert parts.store.keys(f"models/{job.model}") == [upload_key(job.model)]
 
 
 def test_a_record_reads_back_as_it_was(stocked: Settings) -> None:
