@@ -45,7 +45,6 @@ from models import measure as measurement
 from models.architectures.vgg import VGG
 from models.criteria import Importance
 from models.emit import torchscript
-from models.errors import BudgetError
 from models.layers import Layer
 from models.learning import ScalableLearner, layers, ranks
 from models.learning.decomposition import Decomposition, decompose, truncate
@@ -227,20 +226,12 @@ def served(model: nn.Module, data: Data, run: Run) -> Iterator[Row]:
         planner = plan.Planner.open(out)
         whole = planner.plan(1.0)
         for budget in BUDGETS:
-            variant = nearest(planner, int(budget * whole.params))
+            variant = planner.plan(max_params=max(int(budget * whole.params), planner.smallest.params))
             with file.open("wb") as stream:
                 torchscript.write(out, variant, stream)
             result = measurement.measure(file, evaluation)
             sizes = (variant.params, variant.macs), (whole.params, whole.macs)
             yield row(run, criterion, "relative", budget, *sizes, result.value, result.n)
-
-
-def nearest(planner: plan.Planner, params: int) -> plan.Plan:
-    """The largest plan within `params`, or where there is none the smallest plan."""
-    try:
-        return planner.plan(max_params=params)
-    except BudgetError as error:
-        return planner.plan(max_params=int(error.nearest or params))
 
 
 def publish(model: nn.Module, shape: Sequence[int], folder: Path) -> None:

@@ -55,6 +55,12 @@ def rows(target: Target, stored: Tensor, factors: Factors) -> Iterator[Tensor]:
             yield (stored.double() + moved).to(stored.dtype)
 
 
+def statistics_of(graph: Graph, norm: Node) -> tuple[str, str] | None:
+    """The stored tensors that a batch norm takes its mean and variance from, where they are stored."""
+    mean, variance = _stored(graph, norm, 3, "mean"), _stored(graph, norm, 4, "variance")
+    return (mean.tensor, variance.tensor) if mean and variance else None
+
+
 def _stored(graph: Graph, node: Node, position: int, role: str) -> Target | None:
     argument = node.args[position] if len(node.args) > position else None
     if isinstance(argument, Ref) and argument.name in graph.tensors:

@@ -203,6 +203,11 @@ class Planner:
             for layer, values in zip(self._layers, self._importance, strict=True)
         ]
 
+    @property
+    def smallest(self) -> Plan:
+        """The plan with the fewest parameters."""
+        return self._at(0)
+
     def __len__(self) -> int:
         """How many different plans there are."""
         return int(self._params.size)

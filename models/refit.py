@@ -11,16 +11,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 
 from models import correction, execute, factor
-from models.emit.template import Template
 from models.layers import LINEAR, Layer
 from models.program import Graph, Node
 from models.statistics import Moments
@@ -29,7 +26,6 @@ RIDGE = 1e-2
 ROWS = 40_000
 CHUNK = 64
 VALUES = 1 << 28
-SIDES = ("down", "up")
 
 
 def refit(
@@ -47,7 +43,7 @@ def refit(
     of each layer's output gradients, `inputs` (N, …) calibration inputs. Layers called more than once
     keep their cut.
     """
-    walk = _Walk(graph, tensors, inputs[: _affordable(graph, tensors, inputs)])
+    walk = _Walk(graph, tensors, inputs[: affordable(graph, tensors, inputs)])
     cuts = {
         layer.calls[0]: (layer, rank, gradient)
         for layer, rank, gradient in zip(layers, ranks, gradients, strict=True)
@@ -66,60 +62,6 @@ def refit(
             done += 1
     progress("refit", len(cuts), len(cuts), "layers")
     return found
-
-
-def improve(folder: Path, ranks: Sequence[int], out: Path, progress: Callable[[str, int, int, str], None]) -> str:
-    """Refit the master in `folder` at `ranks`, if that helps; write what replaces its tensors to `out`.
-
-    A fifth of the calibration inputs are held back. Where the cut is as near to the original's outputs on
-    them as the refit, or the program has a fixed batch size, `out` holds nothing and the answer is "cut";
-    else it is "refit".
-    """
-    template = Template.open(folder)
-    master, kept = load_file(folder / "master.safetensors"), load_file(folder / "refit.safetensors")
-    inputs, layers = kept["inputs"], template.decomposed
-    tensors = {name: master[f"dense/{name}"] for name in template.tensors}
-    count = max(1, len(inputs) // 5)
-    found: dict[str, Tensor] = {}
-    if template.graph.inputs[0].shape[0] is None and len(inputs) > count:
-        gradients = [kept[f"gradient/{layer.name}"].double() for layer in layers]
-        found = refit(template.graph, tensors, layers, ranks, gradients, inputs[count:], progress)
-        plain = _plain(template, master, ranks)
-        held = inputs[:count]
-        progress("compare", 0, 1, "plans")
-        if not _error(template, tensors, plain | found, held) < _error(template, tensors, plain, held):
-            found = {}
-    save_file(found, out)
-    return "refit" if found else "cut"
-
-
-def _plain(template: Template, master: Mapping[str, Tensor], ranks: Sequence[int]) -> dict[str, Tensor]:
-    """The factors and corrections of a plain cut."""
-    chosen = dict(zip((layer.name for layer in template.decomposed), ranks, strict=True))
-    plain = {
-        f"{side}/{name}": master[f"{side}/{name}"][:rank] for name, rank in chosen.items() if rank for side in SIDES
-    }
-    for tensor, name in template.corrected.items():
-        if rank := chosen[name]:
-            plain[f"corrected/{tensor}"] = master[f"corrected/{tensor}"][rank - 1 : rank]
-    return plain
-
-
-def _error(template: Template, tensors: Mapping[str, Tensor], cut: Mapping[str, Tensor], inputs: Tensor) -> float:
-    """Mean squared difference of a cut network's outputs from the original's."""
-    changed = dict(tensors)
-    for layer in template.decomposed:
-        if f"down/{layer.name}" in cut:
-            whole = cut[f"up/{layer.name}"].T @ cut[f"down/{layer.name}"]
-            changed[layer.weight] = whole.reshape(layer.shape)
-    changed |= {key.removeprefix("corrected/"): row[0] for key, row in cut.items() if key.startswith("corrected/")}
-    total = 0.0
-    with torch.no_grad():
-        for start in range(0, len(inputs), CHUNK):
-            batch = inputs[start : start + CHUNK]
-            pairs = (execute.run(template.graph, each, [batch]) for each in (tensors, changed))
-            total += sum(float((a.double() - b.double()).square().sum()) for a, b in zip(*pairs, strict=True))
-    return total
 
 
 class _Walk:
@@ -234,7 +176,7 @@ def _choose(available: int, wanted: int, generator: torch.Generator) -> Tensor:
     return torch.randperm(available, generator=generator)[:wanted]
 
 
-def _affordable(graph: Graph, tensors: Mapping[str, Tensor], inputs: Tensor) -> int:
+def affordable(graph: Graph, tensors: Mapping[str, Tensor], inputs: Tensor) -> int:
     """How many samples keep the largest value of the walk within `VALUES` numbers."""
     largest = max(math.prod(shape[1:]) for shape in execute.shapes(graph, tensors).values() if shape)
     return max(1, min(len(inputs), VALUES // largest))

@@ -23,7 +23,8 @@ from service.store import Store
 
 MASTER = ("master.safetensors", "template.json", "plans.npz")
 PLANNER = ("template.json", "plans.npz")
-EVALUATION = "evaluation.safetensors"
+EVALUATION, CALIBRATION = "evaluation.safetensors", "calibration.safetensors"
+REFIT = "refit.safetensors"
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 ID = re.compile(r"m[0-9a-f]{24}")
 REFERENCE = re.compile(rf"(?P<name>{NAME.pattern})(@(?P<version>[1-9][0-9]{{0,8}}))?")
@@ -75,13 +76,15 @@ class Model:
 class Record:
     """What is known of a cut for good: its plan, its bytes' digest and size, its measurement if there are data.
 
-    `stored`: the artifact is too large for the cache and is kept in the store.
+    `method`: how it was made (see `cut.Cutter`). `stored`: the artifact is too large for the cache and is kept
+    in the store.
     """
 
     plan: Plan
     sha256: str
     size: int
     measurement: Mapping[str, Any] | None
+    method: str
     stored: bool = False
 
     def to_json(self) -> dict[str, Any]:
@@ -90,14 +93,14 @@ class Record:
             "sha256": self.sha256,
             "size": self.size,
             "measurement": self.measurement,
+            "method": self.method,
             "stored": self.stored,
         }
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Record:
-        return Record(
-            Plan.from_json(data["plan"]), data["sha256"], data["size"], data["measurement"], data["stored"]
-        )
+        plan = Plan.from_json(data["plan"])
+        return Record(plan, data["sha256"], data["size"], data["measurement"], data["method"], data["stored"])
 
 
 class Catalogue:
@@ -288,6 +291,14 @@ def manifest_key(id: str) -> str:
 
 def record_key(id: str, digest: str) -> str:
     return f"models/{id}/measurements/{digest}.json"
+
+
+def improved_key(id: str, digest: str) -> str:
+    return f"models/{id}/improved/{digest}.safetensors"
+
+
+def tuning_key(id: str) -> str:
+    return f"models/{id}/tuning.safetensors"
 
 
 def artifact_key(id: str, digest: str) -> str:

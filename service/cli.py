@@ -99,6 +99,9 @@ def push(
     ] = None,
     evaluation: File = None,
     calibration: File = None,
+    effort: Annotated[
+        str | None, typer.Option(help="For accuracy: cut, or with --calibration refit (each size) or tune (all).")
+    ] = None,
     option: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="May be repeated.")] = None,
     wait: Annotated[bool, typer.Option(help="Return once the model can be fetched.")] = True,
     url: Url = LOCAL,
@@ -106,6 +109,8 @@ def push(
 ) -> None:
     """Publish a trained model."""
     options = dict(parse_option(text) for text in option or [])
+    if effort is not None:
+        options["effort"] = effort
     with plainly(as_json), connect(url) as client, Bars(err) as bars:
         answer = client.push(
             checkpoint,
@@ -290,7 +295,7 @@ def summary_of(model: dict[str, Any]) -> Table:
 
 
 def table_of_sizes(curve: list[dict[str, Any]]) -> Table:
-    table = Table("Budget", "Parameters", "MACs", "File", "Accuracy", "95 %", box=None)
+    table = Table("Budget", "Parameters", "MACs", "File", "Accuracy", "95 %", "By", box=None)
     for point in curve:
         table.add_row(
             f"{point['budget']:.3f}",
@@ -299,6 +304,7 @@ def table_of_sizes(curve: list[dict[str, Any]]) -> Table:
             decimal(point["bytes"]),
             f"{point['accuracy']:.4f} {point['metric']}",
             f"{point['low']:.4f} to {point['high']:.4f}",
+            point["method"],
         )
     return table
 

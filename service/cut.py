@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -9,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from models.emit import torchscript
+from models.improve import method_of
 from models.master import Progress
 from models.measure import measure
 from models.plan import Plan, Planner
+from service import effort
 from service.cache import digest
-from service.catalogue import EVALUATION, MASTER, Record, artifact_key, record_key
+from service.catalogue import EVALUATION, MASTER, REFIT, Record, artifact_key, improved_key, record_key
 from service.job import Job
 from service.problems import Problem
 from service.work import cut_result
@@ -29,17 +32,29 @@ class Cutter:
     metric: str | None
     progress: Progress
 
-    def cut(self, plan: Plan, path: Path, known: Record | None = None) -> Record:
-        """Writes the plan's artifact to `path`, and measures those very bytes unless they are `known`."""
+    def cut(self, plan: Plan, path: Path, known: Record | None = None, improved: Path | None = None) -> Record:
+        """Writes the plan's artifact to `path`, and measures those very bytes unless they are `known`.
+
+        `improved`: what the plan has of its own (see `models.improve`).
+        """
         self.progress("cut", 0, 1, "models")
         with open(path, "wb") as file:
-            torchscript.write(self.folder, plan, file)
+            torchscript.write(self.folder, plan, file, improved)
         sha256, size = digest(path), path.stat().st_size
         if size != plan.bytes:
             raise RuntimeError(f"plan {plan.digest} was to take {plan.bytes} bytes and takes {size}")
         if known is not None and known.sha256 == sha256:
             return known
-        return Record(plan, sha256, size, self._measure(path))
+        method = self._method(plan, improved)
+        return Record(plan, sha256, size, self._measure(path), method)
+
+    def _method(self, plan: Plan, improved: Path | None) -> str:
+        """How a plan is made: "original", "cut", "tuned", or what `improved` says."""
+        if plan.original:
+            return "original"
+        if improved is not None:
+            return method_of(improved)
+        return "cut" if Planner.open(self.folder).template.knot(plan.ranks) is None else "tuned"
 
     def _measure(self, path: Path) -> Mapping[str, Any] | None:
         evaluation = self.folder / EVALUATION
@@ -63,11 +78,16 @@ def run(job: Job) -> Mapping[str, Any]:
         # Asked for just as another attempt was ending.
         job.outcome = "unneeded"
         return cut_result(id, known.plan, known.sha256, known.size)
-    names = (*MASTER, *([EVALUATION] if manifest["evaluation"] else []))
-    cutter = Cutter(parts.store.folder(f"models/{id}", names), manifest["options"].get("metric"), job.progress)
-    with parts.store.folder_for_work() as scratch:
+    refits = effort.of(manifest["options"]) == "refit"
+    names = (*MASTER, *([EVALUATION] if manifest["evaluation"] else []), *([REFIT] if refits else []))
+    folder = parts.store.folder(f"models/{id}", names)
+    cutter = Cutter(folder, manifest["options"].get("metric"), job.progress)
+    with parts.store.folder_for_work() as scratch, contextlib.ExitStack() as open_files:
         path = scratch / "artifact.pt"
-        record = cutter.cut(plan, path, known)
+        improved = None
+        if refits and not plan.original:
+            improved = open_files.enter_context(effort.improvement(job, plan, folder, scratch))
+        record = cutter.cut(plan, path, known, improved)
         if known is not None and record is not known:
             log.warning("plan %s of model %s has other bytes than it had; measured anew", plan.digest, id)
             parts.store.delete(record_key(id, plan.digest))
@@ -76,7 +96,7 @@ def run(job: Job) -> Mapping[str, Any]:
     if not parts.catalogue.exists(id):
         # Deleted meanwhile: what this job wrote after that must not stay. What else is there by now belongs
         # to the same model uploaded again.
-        parts.store.delete(record_key(id, plan.digest), artifact_key(id, plan.digest))
+        parts.store.delete(*(key(id, plan.digest) for key in (record_key, artifact_key, improved_key)))
         parts.catalogue.forget(id)
         raise Problem("model-not-found", f"The model {id} was deleted while it was being cut.")
     return cut_result(id, plan, record.sha256, record.size)

@@ -17,8 +17,16 @@ from models import master
 from models.checkpoint import sandbox
 from models.checkpoint.limits import Limits
 from models.plan import Planner
-from service import cut
-from service.catalogue import EVALUATION, MASTER, checkpoint_key, manifest_key, record_key, upload_key
+from service import cut, effort
+from service.catalogue import (
+    EVALUATION,
+    MASTER,
+    REFIT,
+    checkpoint_key,
+    manifest_key,
+    record_key,
+    upload_key,
+)
 from service.job import Job
 from service.problems import Problem
 
@@ -56,19 +64,23 @@ def temporary_files_in(folder: Path) -> Iterator[None]:
 
 def _build(job: Job, upload: Mapping[str, Any], folder: Path) -> None:
     id, store = job.model, job.parts.store
-    program, out = folder / "program", folder / "master"
+    program, out, options = folder / "program", folder / "master", upload["options"]
+    refits = effort.of(options) == "refit"
     description = master.build(
-        program, out, criterion=upload["options"].get("criterion"), progress=job.progress
+        program, out, criterion=options.get("criterion"), refit=refits, progress=job.progress
     )
+    if effort.of(options) == "tune":
+        description["tuned"] = effort.tuned(job, options, program, out, folder / "tuning.safetensors")
     has_data = (program / EVALUATION).exists()
     if has_data:
         (program / EVALUATION).rename(out / EVALUATION)
     planner = Planner.open(out)
-    original = cut.Cutter(out, upload["options"].get("metric"), job.progress).cut(
+    original = cut.Cutter(out, options.get("metric"), job.progress).cut(
         planner.plan(budget=1), folder / "original.pt"
     )
     job.progress("store", 0, 1, "models")
-    for name in (*MASTER, *([EVALUATION] if has_data else [])):
+    extra = [*([EVALUATION] if has_data else []), *([REFIT] if refits else [])]
+    for name in (*MASTER, *extra):
         store.create_file(f"models/{id}/{name}", out / name)
     original = cut.keep(job, original, folder / "original.pt")
     store.create_json(record_key(id, original.plan.digest), original.to_json())

@@ -87,6 +87,10 @@ class Store:
         with contextlib.suppress(FileExistsError):
             _link(path, self.root / key)
 
+    def replace_file(self, key: str, path: Path) -> None:
+        """Puts a copy of the file at `path` under `key`, in place of what is there: for work under way."""
+        obstore.put(self.backend, key, path)
+
     def keys(self, prefix: str) -> list[str]:
         """Every key below `prefix`, sorted."""
         found = (entry["path"] for batch in obstore.list(self.backend, prefix) for entry in batch)

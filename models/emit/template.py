@@ -7,7 +7,8 @@ and to write its code, without opening the weights.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +25,33 @@ class TensorSpec:
 
 
 @dataclass(frozen=True)
+class Tuned:
+    """Which plans use the tuned tensors (see `tune`): those of at most `below` parameters.
+
+    `knots` are the sizes, in parameters, whose batch-norm statistics are stored, rising; a plan uses those of
+    the nearest. `tensors` are the learnt ones besides the factors, `statistics` those that the knots have.
+    """
+
+    below: int
+    knots: tuple[int, ...]
+    tensors: frozenset[str]
+    statistics: frozenset[str]
+
+    def to_json(self) -> dict[str, Any]:
+        names = {"tensors": sorted(self.tensors), "statistics": sorted(self.statistics)}
+        return {"below": self.below, "knots": list(self.knots), **names}
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Tuned:
+        names = frozenset(data["tensors"]), frozenset(data["statistics"])
+        return Tuned(data["below"], tuple(data["knots"]), *names)
+
+    def nearest(self, params: int) -> int:
+        """The knot, by its index, whose size is nearest in ratio to `params`."""
+        return min(range(len(self.knots)), key=lambda index: abs(math.log(self.knots[index] / params)))
+
+
+@dataclass(frozen=True)
 class Template:
     """`tensors` by qualified name; `params` and `macs` of the original, all of them counted; `corrected`
     names, for each tensor that a layer's cut changes, that layer."""
@@ -34,10 +62,25 @@ class Template:
     params: int
     macs: int
     corrected: Mapping[str, str] = field(default_factory=dict)
+    tuned: Tuned | None = None
 
     @cached_property
     def decomposed(self) -> tuple[Layer, ...]:
         return tuple(layer for layer in self.layers if layer.decomposed)
+
+    def params_at(self, ranks: Sequence[int]) -> int:
+        """All parameters of the variant with these ranks (0: dense)."""
+        gains = (
+            layer.params - (layer.m + layer.n) * rank if rank else 0
+            for layer, rank in zip(self.decomposed, ranks, strict=True)
+        )
+        return self.params - sum(gains)
+
+    def knot(self, ranks: Sequence[int]) -> int | None:
+        """The knot whose statistics these ranks use, or None where they are a plain cut or the original."""
+        if self.tuned is None or not any(ranks) or (params := self.params_at(ranks)) > self.tuned.below:
+            return None
+        return self.tuned.nearest(params)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -45,6 +88,7 @@ class Template:
             "layers": [layer.to_json() for layer in self.layers],
             "tensors": {name: [spec.dtype, list(spec.shape)] for name, spec in sorted(self.tensors.items())},
             "corrected": dict(self.corrected),
+            "tuned": self.tuned.to_json() if self.tuned else None,
             "params": self.params,
             "macs": self.macs,
         }
@@ -56,6 +100,7 @@ class Template:
             layers=tuple(Layer.from_json(layer) for layer in data["layers"]),
             tensors={name: TensorSpec(dtype, tuple(shape)) for name, (dtype, shape) in data["tensors"].items()},
             corrected=data["corrected"],
+            tuned=Tuned.from_json(data["tuned"]) if data["tuned"] else None,
             params=data["params"],
             macs=data["macs"],
         )

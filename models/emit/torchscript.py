@@ -37,6 +37,7 @@ STORAGES = {
     "int8": "CharStorage", "uint8": "ByteStorage", "bool": "BoolStorage",
 }  # fmt: skip
 TOP = "variant"
+SIDES = ("down", "up")
 VERSION = b"10\n"
 
 
@@ -47,11 +48,13 @@ class HasRanks(Protocol):
 
 @dataclass(frozen=True)
 class Slot:
-    """A tensor's place in the file: attribute, record key, and where it lies in the master.
+    """The place in the file of a tensor, or of one of its factors: attribute, record key, and where it lies
+    in the master.
 
     Of the master's tensor the `rows` from … to are taken; `transpose` turns an up factor's (r, n) into (n, r).
     """
 
+    tensor: str
     attribute: str
     key: int
     source: str
@@ -86,34 +89,43 @@ class Script:
             if qualified in self._attributes
         }
         position = {layer.name: index for index, layer in enumerate(template.decomposed)}
-        self._layer_of_tensor = {layer.weight: position[layer.name] for layer in template.decomposed}
-        self._layer_of_tensor |= {name: position[layer] for name, layer in template.corrected.items()}
+        self._layer_of_weight = {layer.weight: position[layer.name] for layer in template.decomposed}
+        self._layer_of_corrected = {name: position[layer] for name, layer in template.corrected.items()}
         self._layer_of_call = {
             call: index for index, layer in enumerate(template.decomposed) for call in layer.calls
         }
 
     def slots(self, ranks: Sequence[int]) -> Iterator[Slot]:
+        knot = self._template.knot(ranks)
+        factors = "" if knot is None else "tuned/"
         for index, name in enumerate(self._tensors):
             spec = self._template.tensors[name]
             attribute = self._attributes[name]
             parameter = name in self._template.graph.parameters and "float" in spec.dtype
-            position = self._layer_of_tensor.get(name)
+            position = self._layer_of_weight.get(name)
             rank = 0 if position is None else ranks[position]
-            if rank and name in self._template.corrected:
-                row = (rank - 1, rank)
-                yield Slot(attribute, 2 * index, f"corrected/{name}", spec.dtype, spec.shape, parameter, row)
+            if position is None or not rank:
+                source, row = self._place(name, ranks, knot)
+                yield Slot(name, attribute, 2 * index, source, spec.dtype, spec.shape, parameter, row)
                 continue
-            if not rank:
-                yield Slot(attribute, 2 * index, f"dense/{name}", spec.dtype, spec.shape, parameter)
-                continue
-            layer = self._template.decomposed[position]  # type: ignore[index]
-            down, up = factor_shapes(layer, rank)
-            yield Slot(
-                f"{attribute}_down", 2 * index, f"down/{layer.name}", spec.dtype, down, parameter, (0, rank)
-            )
-            yield Slot(
-                f"{attribute}_up", 2 * index + 1, f"up/{layer.name}", spec.dtype, up, parameter, (0, rank), True
-            )
+            layer = self._template.decomposed[position]
+            for key, side, shape in zip((2 * index, 2 * index + 1), SIDES, factor_shapes(layer, rank), strict=True):
+                source = f"{factors}{side}/{layer.name}"
+                turned = side == "up"
+                yield Slot(
+                    name, f"{attribute}_{side}", key, source, spec.dtype, shape, parameter, (0, rank), turned
+                )
+
+    def _place(self, name: str, ranks: Sequence[int], knot: int | None) -> tuple[str, tuple[int, int] | None]:
+        """Where in the master a tensor lies that is not two factors, and in which row."""
+        tuned, corrected = self._template.tuned, self._layer_of_corrected.get(name)
+        if tuned is not None and knot is not None:
+            if name in tuned.statistics:
+                return f"knots/{name}", (knot, knot + 1)
+            return f"tuned/{name}" if name in tuned.tensors else f"dense/{name}", None
+        if corrected is not None and (rank := ranks[corrected]):
+            return f"corrected/{name}", (rank - 1, rank)
+        return f"dense/{name}", None
 
     def source(self, ranks: Sequence[int]) -> bytes:
         """The module's class as TorchScript text."""
@@ -182,8 +194,8 @@ class Script:
             following = None if index + 1 == len(self._tensors) else after
             whole = int(_span(np.array([math.prod(spec.shape) * WIDTHS[spec.dtype]]), key, following)[0])
             total += whole
-            position = self._layer_of_tensor.get(name)
-            if position is None or name in self._template.corrected:
+            position = self._layer_of_weight.get(name)
+            if position is None:
                 continue
             layer, ranks = layers[position], np.arange(1, layers[position].break_even + 1)
             numbers = ranks * WIDTHS[spec.dtype]

@@ -241,6 +241,7 @@ def facts(reference: str, model: Model, record: Record, ask: Ask) -> dict[str, s
         "Content-Disposition": f'attachment; filename="{reference.replace("@", "-")}-{plan.digest[:8]}.pt"',
         "RightRank-Model": model.id,
         "RightRank-Plan": plan.digest,
+        "RightRank-Method": record.method,
         "RightRank-Params": str(plan.params),
         "RightRank-Macs": str(plan.macs),
         "RightRank-Budget": repr(float(reached)),

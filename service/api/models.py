@@ -98,6 +98,7 @@ def curve(reference: str, parts: TheParts, key: Fetcher) -> dict[str, Any]:
             "params": record.plan.params,
             "macs": record.plan.macs,
             "bytes": record.size,
+            "method": record.method,
             "metric": record.measurement["metric"],
             "accuracy": record.measurement["value"],
             "n": record.measurement["n"],

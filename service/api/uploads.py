@@ -17,6 +17,10 @@ from service.work import Parts
 FILES = frozenset({"checkpoint", "evaluation", "calibration"})
 FIELDS = frozenset({"architecture", "name", "options"})
 METRICS = ("top1", "top5", "mse", "agreement")
+# What is done for accuracy besides cutting: nothing; work for each size when it is first asked for; one
+# training, at ingest, for all sizes.
+EFFORTS = ("cut", "refit", "tune")
+NUMBERS = (("tune_steps", 1_000_000), ("tune_seconds", 7 * 24 * 3600))
 
 FORM_SCHEMA = {
     "required": True,
@@ -48,6 +52,8 @@ FORM_SCHEMA = {
                             "properties": {
                                 "criterion": {"enum": list(CRITERIA)},
                                 "metric": {"enum": list(METRICS)},
+                                "effort": {"enum": list(EFFORTS), "default": "cut"},
+                                **{name: {"type": "integer", "minimum": 1, "maximum": most} for name, most in NUMBERS},
                             },
                         },
                     },
@@ -134,14 +140,26 @@ def architecture_of(form: Form) -> dict[str, Any] | None:
 def options_of(form: Form) -> dict[str, Any]:
     text = form.fields.get("options", "").strip()
     options = read_json("options", text) if text else {}
-    known = {"criterion": tuple(CRITERIA), "metric": METRICS}
+    words, numbers = {"criterion": tuple(CRITERIA), "metric": METRICS, "effort": EFFORTS}, dict(NUMBERS)
     for option, value in options.items():
-        if option not in known:
-            raise Problem("invalid-request", f"There is no option {option[:100]!r}.", f"Known: {', '.join(known)}.")
-        if value not in known[option]:
-            raise Problem(
-                "invalid-request", f"{option} {value!r} is not known.", f"Known: {', '.join(known[option])}."
-            )
+        if option in words:
+            if value not in words[option]:
+                raise Problem(
+                    "invalid-request", f"{option} {value!r} is not known.", f"Known: {', '.join(words[option])}."
+                )
+        elif option in numbers:
+            if type(value) is not int or not 1 <= value <= numbers[option]:
+                raise Problem("invalid-request", f"{option} is not a whole number from 1 to {numbers[option]}.")
+        else:
+            known = ", ".join([*words, *numbers])
+            raise Problem("invalid-request", f"There is no option {option[:100]!r}.", f"Known: {known}.")
+    effort = options.get("effort", "cut")
+    if effort != "cut" and "calibration" not in form.files:
+        raise Problem(
+            "invalid-request", f"effort {effort} needs calibration inputs.", "curl -F calibration=@inputs.safetensors …"
+        )
+    if numbers.keys() & options.keys() and effort != "tune":
+        raise Problem("invalid-request", f"{', '.join(numbers)} go with effort tune.")
     return options
 
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import pytest
@@ -8,10 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from models import execute, layers, master, refit, statistics
-from models.emit import torchscript
 from models.errors import DataError
 from models.factor import decompose_in_metric
-from models.plan import Plan, Planner
 from models.program import Graph
 from tests.models.nets import SHAPES, Small, make, read, source
 
@@ -71,50 +68,6 @@ def test_factors_have_the_plans_ranks_and_the_weights_type(tmp_path: Path) -> No
     for layer in decomposed:
         down, up = found[f"down/{layer.name}"], found[f"up/{layer.name}"]
         assert (down.shape, up.shape, down.dtype) == ((2, layer.m), (2, layer.n), torch.float32)
-
-
-@pytest.fixture
-def kept(tmp_path: Path) -> tuple[nn.Module, Path, Tensor]:
-    """A master that can be refit, its module, and inputs that it has not seen."""
-    torch.manual_seed(0)
-    data = torch.randn(320, *SHAPES[Small]).cumsum(2)
-    module = make(Small)
-    folder = source(module, SHAPES[Small], tmp_path / "source", data[:256])
-    master.build(folder, tmp_path / "master", refit=True)
-    return module, tmp_path / "master", data[256:]
-
-
-def outputs(folder: Path, plan: Plan, refitted: Path | None, x: Tensor) -> Tensor:
-    file = io.BytesIO()
-    torchscript.write(folder, plan, file, refitted)
-    assert len(file.getvalue()) == plan.bytes
-    with torch.no_grad():
-        return torch.jit.load(io.BytesIO(file.getvalue()))(x)  # type: ignore[no-any-return]
-
-
-def test_a_file_of_a_refit_plan_has_the_plans_size_and_is_nearer_to_the_original(
-    kept: tuple[nn.Module, Path, Tensor], tmp_path: Path
-) -> None:
-    module, folder, unseen = kept
-    plan = Planner.open(folder).plan(0.5)
-    assert refit.improve(folder, plan.ranks, tmp_path / "r.safetensors", master.silent) == "refit"
-    with torch.no_grad():
-        whole = module(unseen)
-    errors = [float((outputs(folder, plan, r, unseen) - whole).norm()) for r in (None, tmp_path / "r.safetensors")]
-    assert errors[1] < errors[0]
-
-
-def test_where_a_refit_is_no_better_on_held_back_inputs_the_cut_stays(
-    kept: tuple[nn.Module, Path, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _, folder, unseen = kept
-    plan = Planner.open(folder).plan(0.5)
-    broken = {"down/stem": torch.zeros(1, 27), "up/stem": torch.zeros(1, 16)}
-    monkeypatch.setattr(refit, "refit", lambda *_: broken)
-    assert refit.improve(folder, plan.ranks, tmp_path / "r.safetensors", master.silent) == "cut"
-    assert torch.equal(
-        outputs(folder, plan, tmp_path / "r.safetensors", unseen), outputs(folder, plan, None, unseen)
-    )
 
 
 def test_a_refit_without_data_is_refused(tmp_path: Path) -> None:

@@ -181,13 +181,13 @@ def test_show_prints_the_model_and_the_sizes_measured(server):
         "layers": [{"decomposed": True}, {"decomposed": False}],
     }
     point = {"budget": 0.292, "params": 20970, "macs": 98944, "bytes": 88666, "metric": "top1"}
-    point |= {"accuracy": 0.83, "low": 0.79, "high": 0.86}
+    point |= {"accuracy": 0.83, "low": 0.79, "high": 0.86, "method": "refit+bn"}
     server.answers = {
         ("GET", "/models/net"): lambda: httpx.Response(200, json=description),
         ("GET", "/models/net/curve"): lambda: httpx.Response(200, json={"points": [point]}),
     }
     shown = run("show", "net").stdout
-    for words in ("net@1", "71,786", "1 of 2 can be cut", "budget=0.0167", "0.292", "88.7 kB", "0.8300 top1"):
+    for words in ("net@1", "71,786", "1 of 2 can be cut", "budget=0.0167", "0.292", "88.7 kB", "0.8300 top1", "refit+bn"):
         assert words in shown
     assert json.loads(run("show", "net", "--json").stdout) == {**description, "curve": [point]}
 

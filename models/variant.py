@@ -1,0 +1,63 @@
+"""A variant as a program that runs here: its tensors at a plan, each factored layer multiplied out.
+
+What a file holds is said in one place, `emit.torchscript.Script`; this follows it. For fitting and comparing;
+what is handed out is measured from its own bytes (`measure`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from models import execute
+from models.emit.template import Template
+from models.emit.torchscript import Script
+from models.program import Graph
+
+
+def tensors(
+    template: Template, stored: Mapping[str, Tensor], ranks: Sequence[int], instead: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
+    """The program's tensors, by name, of the master `stored` at `ranks`; `instead` replaces entries of it."""
+    instead = instead or {}
+    found = {name: stored[f"dense/{name}"] for name in template.tensors}
+    for slot in Script(template).slots(ranks):
+        if slot.source in instead:
+            value = instead[slot.source]
+        else:
+            value = stored[slot.source] if slot.rows is None else stored[slot.source][slice(*slot.rows)]
+        if slot.transpose:  # an up factor, whose down factor came before it
+            value = value.T @ found[slot.tensor]
+        found[slot.tensor] = value
+    return {name: value.reshape(template.tensors[name].shape) for name, value in found.items()}
+
+
+def sources(template: Template, ranks: Sequence[int]) -> dict[str, str]:
+    """For every tensor that is not factored at `ranks`, the entry of the master that it is copied from."""
+    slots = list(Script(template).slots(ranks))
+    factored = {slot.tensor for slot in slots if slot.transpose}
+    return {slot.tensor: slot.source for slot in slots if slot.tensor not in factored}
+
+
+@torch.no_grad()
+def errors(
+    graph: Graph, original: Mapping[str, Tensor], programs: Sequence[Mapping[str, Tensor]], inputs: Tensor, batch: int
+) -> list[float]:
+    """For each program the squared difference of its outputs from the original's, as a share of how much
+    those vary over a batch of `inputs`. Only whole batches are used."""
+    totals, spread = [0.0] * len(programs), 0.0
+    for images in batches(inputs, batch):
+        wanted = execute.run(graph, original, [images])
+        spread += sum(float((b.double() - b.double().mean(0)).square().sum()) for b in wanted)
+        for index, program in enumerate(programs):
+            outputs = execute.run(graph, program, [images])
+            totals[index] += sum(float((a.double() - b).square().sum()) for a, b in zip(outputs, wanted, strict=True))
+    return [total / max(spread, 1e-300) for total in totals]
+
+
+def batches(inputs: Tensor, batch: int) -> Iterator[Tensor]:
+    """Whole batches in order; what does not fill one is left out."""
+    for start in range(0, len(inputs) // batch * batch, batch):
+        yield inputs[start : start + batch]

@@ -1,0 +1,58 @@
+"""What is done for a model's accuracy besides cutting it: the publisher's `effort`, on the worker's side.
+
+    cut     nothing: a size is a copy of prefixes
+    refit   work for each size when it is first asked for, kept in the store
+    tune    one training for all sizes, at ingest
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+
+from models import tune
+from models.improve import improve
+from models.plan import Plan
+from service.catalogue import CALIBRATION, improved_key, tuning_key
+from service.job import Job
+
+
+def of(options: Mapping[str, Any]) -> str:
+    return str(options.get("effort", "cut"))
+
+
+def tuned(job: Job, options: Mapping[str, Any], program: Path, out: Path, state: Path) -> list[dict[str, float]]:
+    """Trains the master in `out`, going on where a killed worker left off; the curve."""
+    store, key = job.parts.store, tuning_key(job.model)
+    if store.exists(key):
+        with store.files({"state": key}) as files:
+            shutil.copyfile(files["state"], state)
+    curve = tune.tune(
+        out,
+        load_file(program / CALIBRATION)["inputs"],
+        tune.Recipe(steps=options.get("tune_steps", tune.STEPS), seconds=options.get("tune_seconds")),
+        state=state,
+        progress=job.progress,
+        saved=lambda: store.replace_file(key, state),
+    )
+    store.delete(key)
+    return curve
+
+
+@contextlib.contextmanager
+def improvement(job: Job, plan: Plan, folder: Path, scratch: Path) -> Iterator[Path]:
+    """The file of what the plan has of its own. It is made once: another machine would fit other numbers."""
+    key = improved_key(job.model, plan.digest)
+    if not job.parts.store.exists(key):
+        made = scratch / "improved.safetensors"
+        improve(folder, plan.ranks, made, job.progress)
+        job.parts.store.create_file(key, made)
+    with job.parts.store.files({"improved": key}) as files:
+        yield files["improved"]
+
+

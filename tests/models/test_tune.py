@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import dataclasses
+import io
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from models import master, tune, variant
+from models.emit import torchscript
+from models.errors import Cancelled, DataError
+from models.plan import Plan, Planner
+from models.tune import Recipe
+from tests.models.nets import SHAPES, Small, make, source
+
+RECIPE = Recipe(steps=160, batch=32, rate=3e-3)
+
+
+@pytest.fixture(scope="module")
+def untuned(tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Module, Path, Tensor]:
+    """A module, its master, and inputs with structure."""
+    folder = tmp_path_factory.mktemp("tune")
+    torch.manual_seed(0)
+    data = torch.randn(400, *SHAPES[Small]).cumsum(2) / 3
+    module = make(Small)
+    master.build(source(module, SHAPES[Small], folder / "source", data), folder / "master")
+    return module, folder / "master", data
+
+
+def copied(untuned: tuple[nn.Module, Path, Tensor], folder: Path) -> Path:
+    folder.mkdir()
+    for file in untuned[1].iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tuned(untuned: tuple[nn.Module, Path, Tensor], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tuned")
+    out = copied(untuned, folder / "master")
+    tune.tune(out, untuned[2], RECIPE, state=folder / "state.safetensors", progress=master.silent, device="cpu")
+    return out
+
+
+def outputs(folder: Path, plan: Plan, x: Tensor) -> Tensor:
+    file = io.BytesIO()
+    torchscript.write(folder, plan, file)
+    assert len(file.getvalue()) == plan.bytes
+    with torch.no_grad():
+        return torch.jit.load(io.BytesIO(file.getvalue()))(x)  # type: ignore[no-any-return]
+
+
+def test_small_prefixes_come_nearer_to_the_original(untuned: tuple[nn.Module, Path, Tensor], tuned: Path) -> None:
+    module, before, _ = untuned
+    torch.manual_seed(1)
+    x = torch.randn(200, *SHAPES[Small]).cumsum(2) / 3
+    with torch.no_grad():
+        whole = module(x)
+    plan = Planner.open(tuned).plan(max_params=2800)
+    errors = [float((outputs(folder, plan, x) - whole).norm()) for folder in (before, tuned)]
+    assert errors[1] < 0.9 * errors[0]
+
+
+def test_plans_and_the_original_are_what_they_were(untuned: tuple[nn.Module, Path, Tensor], tuned: Path) -> None:
+    module, before, _ = untuned
+    old, new = Planner.open(before), Planner.open(tuned)
+    assert [old._at(count) for count in range(len(old))] == [new._at(count) for count in range(len(new))]
+    x = torch.randn(3, *SHAPES[Small])
+    with torch.no_grad():
+        assert torch.equal(outputs(tuned, new.plan(1.0), x), module(x))
+
+
+def test_above_the_size_up_to_which_it_helps_the_cut_is_kept(
+    untuned: tuple[nn.Module, Path, Tensor], tuned: Path
+) -> None:
+    old, new = Planner.open(untuned[1]), Planner.open(tuned)
+    assert new.template.tuned is not None
+    below, x = new.template.tuned.below, torch.randn(3, *SHAPES[Small])
+    assert old.smallest.params <= below < new.template.params
+    for count in range(0, len(new), 5):
+        plan = new._at(count)
+        same = torch.equal(outputs(tuned, plan, x), outputs(untuned[1], plan, x))
+        assert same == (plan.params > below) == (new.template.knot(plan.ranks) is None)
+
+
+def test_every_tuned_size_gives_its_file_and_the_tensors_that_it_was_compared_by(tuned: Path) -> None:
+    planner, stored = Planner.open(tuned), load_file(tuned / "master.safetensors")
+    x = torch.randn(4, *SHAPES[Small])
+    for count in range(0, len(planner), 9):
+        plan = planner._at(count)
+        tensors = variant.tensors(planner.template, stored, plan.ranks)
+        expected = tune.execute.run(planner.template.graph, tensors, [x])[0]
+        torch.testing.assert_close(outputs(tuned, plan, x), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_a_training_that_was_killed_goes_on_and_ends_the_same(
+    untuned: tuple[nn.Module, Path, Tensor], tuned: Path, tmp_path: Path
+) -> None:
+    out, state = copied(untuned, tmp_path / "master"), tmp_path / "state.safetensors"
+
+    def killed(phase: str, completed: int, total: int, unit: str) -> None:
+        if phase == "tune" and completed == 130:
+            raise Cancelled("enough")
+
+    saved: list[int] = []
+    with pytest.raises(Cancelled):
+        tune.tune(out, untuned[2], RECIPE, state=state, progress=killed, saved=lambda: saved.append(1), device="cpu")
+    assert len(saved) == 5
+    steps: list[int] = []
+
+    def watch(phase: str, completed: int, total: int, unit: str) -> None:
+        if phase == "tune":
+            steps.append(completed)
+
+    tune.tune(out, untuned[2], RECIPE, state=state, progress=watch, device="cpu")
+    assert steps[0] == 125
+    once, twice = load_file(tuned / "master.safetensors"), load_file(out / "master.safetensors")
+    assert once.keys() == twice.keys()
+    assert all(torch.allclose(once[name], twice[name], rtol=1e-3, atol=1e-4) for name in once)
+
+
+def test_a_time_limit_ends_the_training_early(untuned: tuple[nn.Module, Path, Tensor], tmp_path: Path) -> None:
+    out = copied(untuned, tmp_path / "master")
+    recipe = dataclasses.replace(RECIPE, steps=10**6, seconds=0.3)
+    curve = tune.tune(
+        out, untuned[2], recipe, state=tmp_path / "s.safetensors", progress=master.silent, device="cpu"
+    )
+    assert curve and Planner.open(out).template.tuned is not None
+
+
+def test_too_few_inputs_are_refused(untuned: tuple[nn.Module, Path, Tensor], tmp_path: Path) -> None:
+    out = copied(untuned, tmp_path / "master")
+    with pytest.raises(DataError, match="at least"):
+        tune.tune(out, untuned[2][:100], RECIPE, state=tmp_path / "s", progress=master.silent)
+
+
+class Double(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.only = nn.Linear(64, 64).double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.only(x.double())
+
+
+def test_other_precisions_are_refused(tmp_path: Path) -> None:
+    data = torch.randn(400, 64)
+    master.build(source(Double(), (64,), tmp_path / "source", data), tmp_path / "master")
+    with pytest.raises(DataError, match="float32"):
+        tune.tune(tmp_path / "master", data, RECIPE, state=tmp_path / "s", progress=master.silent)
+
+
+def test_the_threshold_is_where_the_errors_are_least() -> None:
+    def point(params: int, cut: float, tuned: float) -> dict[str, float]:
+        return {"params": params, "cut": cut, "tuned": tuned}
+
+    assert tune._threshold([point(1, 1.0, 0.5), point(2, 0.5, 0.1), point(3, 0.1, 0.2)]) == 2
+    assert tune._threshold([point(1, 0.5, 1.0), point(2, 0.5, 0.01), point(3, 0.1, 0.2)]) == 2
+    assert tune._threshold([point(1, 0.5, 1.0), point(2, 0.1, 0.2)]) == 0

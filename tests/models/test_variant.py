@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from models import execute, variant
+from models.emit import torchscript
+from tests.models.nets import SHAPES, Small, planner
+
+
+@pytest.mark.parametrize("params", [0, 2000, 2500, 10**6])
+def test_the_tensors_give_what_the_file_gives(tmp_path: Path, params: int) -> None:
+    calibration = torch.randn(64, *SHAPES[Small])
+    _, folder, planner_ = planner(Small, tmp_path, "logit", calibration)
+    plan = planner_.plan(max_params=params or planner_.smallest.params)
+    file, template, x = io.BytesIO(), planner_.template, torch.randn(5, *SHAPES[Small])
+    torchscript.write(folder, plan, file)
+    file.seek(0)
+    tensors = variant.tensors(template, load_file(folder / "master.safetensors"), plan.ranks)
+    with torch.no_grad():
+        expected = torch.jit.load(file)(x)
+        torch.testing.assert_close(execute.run(template.graph, tensors, [x])[0], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_replaced_entry_takes_the_place_of_the_masters(tmp_path: Path) -> None:
+    _, folder, planner_ = planner(Small, tmp_path)
+    stored, ranks = load_file(folder / "master.safetensors"), planner_.smallest.ranks
+    entries = variant.sources(planner_.template, ranks)
+    assert "stem.weight" not in entries and entries["norm.weight"] == "dense/norm.weight"
+    changed = variant.tensors(planner_.template, stored, ranks, {"dense/norm.weight": torch.full((16,), 7.0)})
+    assert changed["norm.weight"].tolist() == [7.0] * 16
+
+
+def test_errors_are_shares_of_what_the_outputs_vary(tmp_path: Path) -> None:
+    _, folder, planner_ = planner(Small, tmp_path)
+    graph, stored = planner_.template.graph, load_file(folder / "master.safetensors")
+    original = variant.tensors(planner_.template, stored, planner_.plan(1.0).ranks)
+    flat = {**original, "head.weight": original["head.weight"] * 0}
+    same, off = variant.errors(graph, original, [original, flat], torch.randn(70, *SHAPES[Small]), 32)
+    assert same == 0 and off > 0.1

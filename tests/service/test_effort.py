@@ -1,0 +1,145 @@
+"""What is done for accuracy besides cutting: `effort` refit and tune, through the service."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from models.errors import Cancelled
+from service import ingest
+from service.catalogue import improved_key, tuning_key
+from service.job import Job
+from tests.service.conftest import Files, Running
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A small convolutional network, images with structure for calibration, and others to be measured on."""
+    folder = tmp_path_factory.mktemp("effort")
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 24, 3, padding=1), nn.BatchNorm2d(24), nn.ReLU(), nn.Conv2d(24, 24, 3, padding=1),
+        nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(96, 10),
+    ).eval()  # fmt: skip
+    inputs = torch.randn(600, 1, 8, 8).cumsum(2).cumsum(3) / 4
+    dynamic = ({0: torch.export.Dim("batch", min=1, max=4096)},)
+    paths = {role: folder / f"{role}.safetensors" for role in ("evaluation", "calibration")}
+    paths["checkpoint"] = folder / "model.pt2"
+    torch.export.save(torch.export.export(model, (inputs[:4],), dynamic_shapes=dynamic), paths["checkpoint"])
+    save_file({"inputs": inputs[:400].contiguous()}, paths["calibration"])
+    save_file({"inputs": inputs[400:].contiguous()}, paths["evaluation"])
+    return paths
+
+
+def publish(service: Running, paths: dict[str, Path], options: str) -> str:
+    answer = service.push(paths, name="net", options=options)
+    assert answer.status_code == 202, answer.text
+    ended = service.end(answer.json()["operation"], 120)
+    assert ended["error"] is None, ended
+    return str(answer.json()["id"])
+
+
+def agreement(service: Running, id: str) -> tuple[float, str]:
+    headers = service.client.head(f"/models/{id}?budget=0.4").headers
+    return float(headers["RightRank-Accuracy"]), headers["RightRank-Method"]
+
+
+def test_a_refit_is_made_once_for_each_size_and_says_so(service: Running, published: dict[str, Path]) -> None:
+    cut, id = (publish(service, published, f'{{"effort": "{effort}"}}') for effort in ("cut", "refit"))
+    assert agreement(service, cut)[1] == "cut"
+    better, method = agreement(service, id)
+    assert method.startswith("refit") and better >= agreement(service, cut)[0]
+    plan = service.parts.catalogue.open(id).planner.plan(budget=0.4)
+    assert service.parts.store.exists(improved_key(id, plan.digest))
+    assert not service.parts.store.keys(f"models/{cut}/improved")
+    first = service.client.get(f"/models/{id}?budget=0.4").headers["ETag"]
+    service.parts.cache.redis.flushdb()
+    assert service.client.get(f"/models/{id}?budget=0.4").headers["ETag"] == first
+    points = service.client.get(f"/models/{id}/curve").json()["points"]
+    assert {point["method"] for point in points} <= {"original", "cut", "cut+bn", "refit", "refit+bn"}
+    assert service.client.head(f"/models/{id}?budget=1").headers["RightRank-Method"] == "original"
+
+
+def test_a_tuned_model_says_what_the_training_came_to(service: Running, published: dict[str, Path]) -> None:
+    id = publish(service, published, '{"effort": "tune", "tune_steps": 60}')
+    described = service.client.get(f"/models/{id}").json()
+    assert described["options"] == {"effort": "tune", "tune_steps": 60}
+    curve = described["tuned"]
+    assert [point["params"] for point in curve] == sorted({point["params"] for point in curve})
+    assert all(point["cut"] >= 0 and point["tuned"] >= 0 for point in curve)
+    knot = service.parts.catalogue.open(id).planner.template.knot
+    plan = service.parts.catalogue.open(id).planner.plan(budget=0.4)
+    assert agreement(service, id)[1] == ("cut" if knot(plan.ranks) is None else "tuned")
+    assert service.client.head(f"/models/{id}?budget=1").headers["RightRank-Accuracy"] == "1.0"
+    assert not service.parts.store.exists(tuning_key(id))
+
+
+def test_a_training_whose_worker_is_killed_is_taken_up_by_the_next(
+    web: Running, published: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = web.push(published, options='{"effort": "tune", "tune_steps": 60}').json()
+    found = web.parts.operations.get(answer["operation"])
+    assert found is not None
+    steps: list[int] = []
+
+    def attempt(until: int) -> None:
+        job = Job(web.parts, answer["operation"], found.details, threading.Event())
+
+        def progress(phase: str, completed: int, total: int, unit: str) -> None:
+            if phase == "tune":
+                steps.append(completed)
+                if completed == until:
+                    raise Cancelled("as if it were killed")
+
+        monkeypatch.setattr(job, "progress", progress)
+        ingest.run(job)
+
+    with pytest.raises(Cancelled):
+        attempt(40)
+    assert web.parts.store.exists(tuning_key(answer["id"]))
+    steps.clear()
+    attempt(-1)
+    assert steps[0] == 25 and steps[-1] == 60
+    assert not web.parts.store.exists(tuning_key(answer["id"]))
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ('{"effort": "much"}', "effort"),
+        ('{"effort": "tune", "tune_steps": 0}', "tune_steps"),
+        ('{"effort": "tune", "tune_steps": 1.5}', "tune_steps"),
+        ('{"effort": "tune", "tune_steps": true}', "tune_steps"),
+        ('{"effort": "tune", "tune_seconds": "1"}', "tune_seconds"),
+        ('{"effort": "refit", "tune_steps": 5}', "tune"),
+    ],
+)
+def test_an_effort_that_makes_no_sense_is_refused(
+    web: Running, published: dict[str, Path], options: str, word: str
+) -> None:
+    answer = web.push(published, options=options)
+    assert answer.status_code == 422 and word in answer.json()["detail"]
+    assert web.parts.store.keys("") == []
+
+
+@pytest.mark.parametrize("effort", ["refit", "tune"])
+def test_an_effort_without_calibration_inputs_is_refused(web: Running, files: Files, effort: str) -> None:
+    answer = web.push({"checkpoint": files.checkpoint}, options=f'{{"effort": "{effort}"}}')
+    assert answer.status_code == 422 and "calibration" in answer.json()["detail"]
+
+
+def test_too_few_inputs_to_tune_fail_the_upload_in_words(
+    service: Running, published: dict[str, Path], tmp_path: Path
+) -> None:
+    few: dict[str, Any] = {**published, "calibration": tmp_path / "few.safetensors"}
+    save_file({"inputs": torch.randn(20, 1, 8, 8)}, few["calibration"])
+    answer = service.push(few, options='{"effort": "tune"}').json()
+    error = service.end(answer["operation"])["error"]
+    assert error["type"] == "/problems/data-unusable" and "calibration" in error["detail"]
+    assert service.parts.store.keys("") == []
