@@ -187,7 +187,8 @@ def test_show_prints_the_model_and_the_sizes_measured(server):
         ("GET", "/models/net/curve"): lambda: httpx.Response(200, json={"points": [point]}),
     }
     shown = run("show", "net").stdout
-    for words in ("net@1", "71,786", "1 of 2 can be cut", "budget=0.0167", "0.292", "88.7 kB", "0.8300 top1", "refit+bn"):
+    model, size = ("net@1", "71,786", "1 of 2 can be cut", "0.0167"), ("0.292", "88.7 kB", "0.8300 top1", "refit+bn")
+    for words in (*model, *size):
         assert words in shown
     assert json.loads(run("show", "net", "--json").stdout) == {**description, "curve": [point]}
 
