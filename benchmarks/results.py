@@ -1,0 +1,88 @@
+"""What a long benchmark has found so far: a CSV file that it adds to, so that it can be stopped and taken up.
+
+    table = Table(RESULTS / "x.csv", Row)
+    if not table.has(network="VGG", seed=0):
+        table.add(Row(…))
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import torch
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+RESULTS = Path(__file__).parents[1] / "docs" / "results"
+R = TypeVar("R", bound="DataclassInstance")
+PARSERS: Mapping[str, Any] = {"int": int, "float": float, "str": str, "bool": lambda text: text == "True"}
+
+
+class Table(Generic[R]):
+    """Rows of one dataclass (fields of int, float, str or bool), in a file from the moment they are added."""
+
+    def __init__(self, path: Path, row: type[R]) -> None:
+        self.path, self.row = path, row
+        self.rows: list[R] = []
+        if path.exists():
+            with path.open(newline="") as file:
+                self.rows = [self._parse(record) for record in csv.DictReader(file)]
+
+    def has(self, **key: Any) -> bool:
+        """Whether there is a row with these values."""
+        return any(all(getattr(row, name) == value for name, value in key.items()) for row in self.rows)
+
+    def add(self, row: R) -> None:
+        self.rows.append(row)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        new = not self.path.exists()
+        with self.path.open("a", newline="") as file:
+            table = csv.DictWriter(file, [field.name for field in dataclasses.fields(self.row)], lineterminator="\n")
+            if new:
+                table.writeheader()
+            table.writerow(dataclasses.asdict(row))
+
+    def _parse(self, record: Mapping[str, str]) -> R:
+        types = {field.name: str(field.type) for field in dataclasses.fields(self.row)}
+        return self.row(**{name: PARSERS[types[name]](text) for name, text in record.items()})
+
+
+def machine() -> str:
+    """What the figures were measured on."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
+    return f"{device}, {os.cpu_count()} cores, Python {platform.python_version()}, torch {torch.__version__}"
+
+
+def plot(
+    path: Path,
+    panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]],
+    across: str,
+    up: str,
+    logarithmic: bool = False,
+) -> None:
+    """Lines as an SVG: for each panel (its title) and line (its label) the points (x, y)."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "rightrank"
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, len(panels), figsize=(4.6 * len(panels), 4), squeeze=False, layout="constrained")
+    for axis, (title, lines) in zip(axes[0], panels.items(), strict=True):
+        for label, points in lines.items():
+            axis.plot(*zip(*sorted(points), strict=True), marker="o", markersize=3, linewidth=1.2, label=label)
+        axis.set(title=title, xlabel=across, ylabel=up)
+        axis.grid(alpha=0.3)
+        if logarithmic:
+            axis.set_xscale("log")
+    axes[0][-1].legend(fontsize="small", loc="best")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata={"Date": None})
+    pyplot.close(figure)
