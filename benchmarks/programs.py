@@ -32,11 +32,16 @@ def export(module: nn.Module, shape: tuple[int, ...], path: Path) -> None:
 
 def prepare(name: str, arguments: dict[str, Any], folder: Path) -> nn.Module:
     """Write the architecture's program into `folder` as the reader would, and return the module."""
-    folder.mkdir(parents=True, exist_ok=True)
     module = build(name, arguments)
+    write(module, input_shape(name, arguments), folder)
+    return module
+
+
+def write(module: nn.Module, shape: tuple[int, ...], folder: Path) -> None:
+    """Write a module's program into `folder` as the reader would; `shape` is that of one sample."""
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "model.pt2"
-    export(module, input_shape(name, arguments), path)
+    export(module, shape, path)
     graph, tensors = checkpoint.read(path, None)
     (folder / "program.json").write_text(json.dumps(graph.to_json()))
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "weights.safetensors")
-    return module

@@ -24,11 +24,18 @@ CUT = "cut"
 METHOD = "method"
 
 
-def improve(folder: Path, ranks: Sequence[int], out: Path, progress: Callable[[str, int, int, str], None]) -> str:
+def improve(
+    folder: Path,
+    ranks: Sequence[int],
+    out: Path,
+    progress: Callable[[str, int, int, str], None],
+    classes: bool = True,
+) -> str:
     """Find what is best for the plan `ranks` of the master in `folder`; write the tensors that it changes to `out`.
 
     The answer says what won: "cut" (nothing is changed), "cut+bn", "refit" or "refit+bn". A fifth of the
-    calibration inputs are held back to decide. A program with a fixed batch size keeps its cut.
+    calibration inputs are held back to decide; `classes` says what nearness is (see `variant.distance`). A
+    program with a fixed batch size keeps its cut.
     """
     template = Template.open(folder)
     master, kept = load_file(folder / "master.safetensors"), load_file(folder / "refit.safetensors")
@@ -52,8 +59,8 @@ def improve(folder: Path, ranks: Sequence[int], out: Path, progress: Callable[[s
                 candidates[f"{name}+bn"] = {**candidates[name], **renewed}
         progress("compare", 0, 1, "plans")
         programs = [variant.tensors(template, master, ranks, each) for each in candidates.values()]
-        errors = variant.errors(template.graph, whole, programs, held, min(BATCH, count))
-        best = min(zip(errors, candidates, strict=True), key=lambda pair: pair[0])[1]
+        distances = variant.distances(template.graph, whole, programs, held, min(BATCH, count), classes)
+        best = min(zip(distances, candidates, strict=True), key=lambda pair: pair[0])[1]
     save_file(dict(candidates[best]), out, {METHOD: best})
     return best
 

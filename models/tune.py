@@ -59,14 +59,17 @@ class Norm:
 class Recipe:
     """How to train: Adam with a rate that rises over a twentieth of the steps and falls to zero.
 
-    `seconds` ends the training early, the rate falling accordingly.
+    `seconds` ends the training early, the rate falling accordingly. Budgets are drawn between `smallest` and
+    `largest`, evenly by their logarithm. `classes` says what nearness is (see `variant.distance`).
     """
 
     steps: int = STEPS
     batch: int = 64
     students: int = 2
-    rate: float = 2e-3
+    rate: float = 5e-3
     smallest: float = 0.05
+    largest: float = 0.6
+    classes: bool = True
     seconds: float | None = None
     seed: int = 0
 
@@ -85,7 +88,7 @@ def tune(
 
     `state` is where the training is kept from time to time, and `saved` called each time; if it exists
     already, the training is taken up there.
-    For each knot: parameters, and the relative squared error of the outputs on inputs held back, for the
+    For each knot: parameters, and how far the outputs are from the original's on inputs held back, for the
     `cut` and `tuned`. Raises DataError where the data are too few or the program is not float32.
     """
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -110,7 +113,7 @@ def tune(
         tables.append(student.statistics(knot.ranks, data[:STATISTICS], batch, taught))
         tuned = {name: value.detach().cpu() for name, value in student.program(knot.ranks).items()} | tables[-1]
         programs = [variant.tensors(template, stored, knot.ranks), tuned]
-        errors = variant.errors(template.graph, original, programs, held, batch)
+        errors = variant.distances(template.graph, original, programs, held, batch, recipe.classes)
         curve.append({"params": knot.params, "cut": errors[0], "tuned": errors[1]})
     below = _threshold(curve)
     names = student.changed()
@@ -245,7 +248,8 @@ def _train(
     optimizer = torch.optim.Adam(parameters, lr=recipe.rate)
     done, spent = _load(student, optimizer, state)
     began = time.monotonic() - spent
-    smallest = max(recipe.smallest, planner.smallest.budget)
+    smallest = min(max(recipe.smallest, planner.smallest.budget), 1.0)
+    largest = max(recipe.largest, smallest)
     while done < recipe.steps:
         part = done / recipe.steps
         if recipe.seconds is not None:
@@ -260,10 +264,10 @@ def _train(
         wanted, taught = student.teach(images)
         optimizer.zero_grad()
         for _ in range(recipe.students):
-            share = smallest ** float(torch.rand((), generator=generator))
+            share = largest * (smallest / largest) ** float(torch.rand((), generator=generator))
             ranks = planner.plan(max_params=math.ceil(share * planner.template.params)).ranks
             outputs = student.learn(ranks, images, taught)
-            losses = [_relative(a, b) for a, b in zip(outputs, wanted, strict=True)]
+            losses = [variant.distance(a, b, recipe.classes) for a, b in zip(outputs, wanted, strict=True)]
             (torch.stack(losses).sum() / recipe.students).backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(parameters, LARGEST_GRADIENT)
         optimizer.step()
@@ -272,12 +276,6 @@ def _train(
             _save(student, optimizer, state, done, time.monotonic() - began)
             saved()
     progress("tune", recipe.steps, recipe.steps, "steps")
-
-
-def _relative(outputs: Tensor, wanted: Tensor) -> Tensor:
-    """Squared difference, as a share of how much the wanted outputs vary from sample to sample."""
-    spread = (wanted - wanted.mean(0)).square().mean() + 1e-12
-    return (outputs - wanted).square().mean() / spread
 
 
 def _mix(images: Tensor, generator: torch.Generator) -> Tensor:

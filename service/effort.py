@@ -17,13 +17,21 @@ from safetensors.torch import load_file
 
 from models import tune
 from models.improve import improve
+from models.measure import default_metric
 from models.plan import Plan
-from service.catalogue import CALIBRATION, improved_key, tuning_key
+from service.catalogue import CALIBRATION, EVALUATION, improved_key, tuning_key
 from service.job import Job
 
 
 def of(options: Mapping[str, Any]) -> str:
     return str(options.get("effort", "cut"))
+
+
+def classes(options: Mapping[str, Any], evaluation: Path) -> bool:
+    """Whether the network tells classes apart, by what its accuracy is: else its outputs are numbers."""
+    if "metric" in options or not evaluation.exists():
+        return bool(options.get("metric") != "mse")
+    return default_metric(load_file(evaluation).get("targets")) != "mse"
 
 
 def tuned(job: Job, options: Mapping[str, Any], program: Path, out: Path, state: Path) -> list[dict[str, float]]:
@@ -32,10 +40,15 @@ def tuned(job: Job, options: Mapping[str, Any], program: Path, out: Path, state:
     if store.exists(key):
         with store.files({"state": key}) as files:
             shutil.copyfile(files["state"], state)
+    recipe = tune.Recipe(
+        steps=options.get("tune_steps", tune.STEPS),
+        seconds=options.get("tune_seconds"),
+        classes=classes(options, program / EVALUATION),
+    )
     curve = tune.tune(
         out,
         load_file(program / CALIBRATION)["inputs"],
-        tune.Recipe(steps=options.get("tune_steps", tune.STEPS), seconds=options.get("tune_seconds")),
+        recipe,
         state=state,
         progress=job.progress,
         saved=lambda: store.replace_file(key, state),
@@ -50,7 +63,8 @@ def improvement(job: Job, plan: Plan, folder: Path, scratch: Path) -> Iterator[P
     key = improved_key(job.model, plan.digest)
     if not job.parts.store.exists(key):
         made = scratch / "improved.safetensors"
-        improve(folder, plan.ranks, made, job.progress)
+        options = job.parts.catalogue.open(job.model).manifest["options"]
+        improve(folder, plan.ranks, made, job.progress, classes(options, folder / EVALUATION))
         job.parts.store.create_file(key, made)
     with job.parts.store.files({"improved": key}) as files:
         yield files["improved"]

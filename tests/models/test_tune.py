@@ -16,7 +16,7 @@ from models.plan import Plan, Planner
 from models.tune import Recipe
 from tests.models.nets import SHAPES, Small, make, source
 
-RECIPE = Recipe(steps=160, batch=32, rate=3e-3)
+RECIPE = Recipe(steps=160, batch=32, rate=3e-3, largest=1.0, classes=False)
 
 
 @pytest.fixture(scope="module")

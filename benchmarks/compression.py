@@ -1,0 +1,282 @@
+"""Accuracy at each size, by every way there is to get there, on networks trained here.
+
+    python -m benchmarks.compression [--quick] [--seeds 0,1,2] [--networks ResNet-14,VGG,ViT] [--methods …]
+
+ResNet-14, a VGG-15 a quarter as wide as the paper's and a small vision transformer are trained on
+Fashion-MNIST, then cut to shares of *all* their parameters and measured on the whole test set, each from the
+bytes of its file. 1,024 training images without labels serve as calibration, 5,000 for tuning. The methods:
+
+    uniform, c1, c1c2, sigma   arXiv:1910.13141's (`sigma`: its third version)
+    whitened                   one-sided whitening, energy normalised per layer: the best published without training
+    … + bn                     the same with batch-norm statistics recomputed from the calibration images
+    cut                        ours: what effort `cut` serves
+    refit, tune                ours: what efforts `refit` and `tune` serve
+    tune + refit               ours: the tuned network decomposed anew and refit
+
+It goes on where it was stopped: docs/results/compression.csv grows row by row, trained networks lie in
+build/compression. `--quick` takes scikit-learn's digits, one network, few steps, and a temporary folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import statistics
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import Progress, TimeElapsedColumn
+from safetensors.torch import load_file, save_file
+
+from benchmarks import programs
+from benchmarks.data import Data, digits, fashion_mnist
+from benchmarks.networks import NETWORKS, trained
+from benchmarks.results import RESULTS, Table, machine, plot
+from models import master, tune, variant
+from models.emit import torchscript
+from models.emit.template import Template
+from models.errors import BudgetError
+from models.improve import improve
+from models.measure import measure
+from models.plan import Plan, Planner
+from models.renorm import renorm
+
+BUDGETS = (0.7, 0.5, 0.4, 0.3, 0.2, 0.1)
+PLAIN = ("uniform", "c1", "c1c2", "sigma", "whitened")
+OURS = ("cut", "refit", "tune", "tune + refit")
+METHODS = (*OURS, *(f"{name}{bn}" for name in reversed(PLAIN) for bn in ("", " + bn")))
+CALIBRATION, TUNING = 1024, 5000
+
+
+@dataclass(frozen=True)
+class Row:
+    """One file: its share of all parameters, and its accuracy on `n` test images beside the original's.
+    `won` is the correction that was chosen for it, where there was a choice."""
+
+    data: str
+    network: str
+    seed: int
+    method: str
+    budget: float
+    reached: float
+    params: int
+    macs: int
+    accuracy: float
+    baseline: float
+    n: int
+    won: str
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How much is done: `folder` for what is made on the way, epochs of training (0: as many as it takes)."""
+
+    folder: Path
+    table: Table[Row]
+    epochs: int
+    recipe: tune.Recipe
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--quick", action="store_true", help="digits, one network, few steps; writes no file")
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--networks", default=",".join(NETWORKS))
+    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    torch.set_flush_denormal(True)
+    methods = [name.strip() for name in given.methods.split(",")]
+    with tempfile.TemporaryDirectory() as temporary:
+        if given.quick:
+            folder = Path(temporary)
+            setting = Setting(folder, Table(folder / "compression.csv", Row), 15, tune.Recipe(steps=40, batch=32))
+            run(digits(), ["ResNet-14"], [0], methods, setting)
+        else:
+            folder = Path("build/compression")
+            setting = Setting(folder, Table(RESULTS / "compression.csv", Row), 0, tune.Recipe())
+            run(fashion_mnist(), given.networks.split(","), [int(s) for s in given.seeds.split(",")], methods, setting)
+        show(setting.table.rows)
+        draw(setting.table.rows, setting.table.path.with_suffix(".svg"))
+
+
+def run(data: Data, networks: Sequence[str], seeds: Sequence[int], methods: Sequence[str], setting: Setting) -> None:
+    """Add every row that is not there yet."""
+    with progress() as bars:
+        whole = bars.add_task("all", total=len(seeds) * len(networks) * len(methods))
+        for seed in seeds:
+            for name in networks:
+                study = Study(data, name, seed, setting, bars)
+                for method in methods:
+                    if not (method.endswith(" + bn") and name == "ViT"):  # it has no batch norm
+                        study.add(method)
+                    bars.advance(whole)
+
+
+@contextmanager
+def progress() -> Iterator[Progress]:
+    columns = (*Progress.get_default_columns(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        yield bars
+
+
+class Study:
+    """One trained network, and all that is done to it."""
+
+    def __init__(self, data: Data, name: str, seed: int, setting: Setting, bars: Progress) -> None:
+        self.name, self.seed, self.setting, self.bars = name, seed, setting, bars
+        self.data = data.padded(NETWORKS[name].margin)
+        self.folder = setting.folder / f"{data.name}-{name}-{seed}"
+        self.task = bars.add_task(f"{name}, seed {seed}", total=1)
+        self.program = self.folder / "program"
+        self._baseline = 0.0
+
+    def add(self, method: str) -> None:
+        """Measure the method at every budget; the rows that are there already are not done again."""
+        key = {"data": self.data.name, "network": self.name, "seed": self.seed, "method": method}
+        missing = [budget for budget in BUDGETS if not self.setting.table.has(**key, budget=budget)]
+        if not missing:
+            return
+        self._prepare()
+        out = self._master(method)
+        planner = Planner.open(out)
+        if not self._baseline:
+            self._baseline = self._measure(out, planner.plan(1.0), None)
+        original = Template.open(out).params
+        for budget in missing:
+            try:
+                plan = planner.plan(max_params=int(budget * original))
+            except BudgetError:
+                plan = planner.smallest
+            self.bars.update(self.task, description=f"{self.name}, seed {self.seed}: {method} at {budget}")
+            changes, won = self._changes(method, out, plan)
+            accuracy = self._measure(out, plan, changes)
+            self.setting.table.add(
+                Row(**key, budget=budget, reached=round(plan.params / original, 5), params=plan.params, macs=plan.macs,
+                    accuracy=accuracy, baseline=self._baseline, n=len(self.data.test_labels), won=won)
+            )  # fmt: skip
+
+    def _prepare(self) -> None:
+        """The trained network's program, its calibration and evaluation data."""
+        if (self.folder / "evaluation.safetensors").exists():
+            return
+        kept = self.folder / "network.safetensors"
+        model = trained(self.name, self.data, self.seed, kept, self._tell, self.setting.epochs or None)
+        programs.write(model, self.data.shape, self.program)
+        images = self.data.images[: max(TUNING, CALIBRATION)].contiguous()
+        save_file({"inputs": images}, self.folder / "tuning.safetensors")
+        save_file({"inputs": images[:CALIBRATION].contiguous()}, self.program / "calibration.safetensors")
+        test = {"inputs": self.data.test_images.contiguous(), "targets": self.data.test_labels}
+        save_file(test, self.folder / "evaluation.safetensors")
+
+    def _tell(self, done: int, total: int, what: str = "training") -> None:
+        self.bars.update(
+            self.task, completed=done, total=total, description=f"{self.name}, seed {self.seed}: {what}"
+        )
+
+    def _say(self, phase: str, completed: int, total: int, unit: str) -> None:
+        self._tell(completed, total, phase)
+
+    def _master(self, method: str) -> Path:
+        """The folder of the master that the method cuts."""
+        base = method.removesuffix(" + bn")
+        out = self.folder / base.replace(" ", "")
+        if (out / "plans.npz").exists():
+            return out
+        partial = self.folder / "partial"
+        if base in PLAIN:
+            master.build(self.program, partial, criterion=base, progress=self._say)
+            template = dataclasses.replace(Template.open(partial), corrected={})  # the correction is ours
+            (partial / "template.json").write_text(json.dumps(template.to_json()))
+        elif base == "tune + refit":
+            self._tuned_program(self._master("tune"), self.folder / "tuned")
+            master.build(self.folder / "tuned", partial, refit=True, progress=self._say)
+        else:
+            master.build(self.program, partial, refit=base == "refit", progress=self._say)
+        if base == "tune":
+            state = self.folder / "tuning-state.safetensors"
+            inputs = load_file(self.folder / "tuning.safetensors")["inputs"]
+            tune.tune(partial, inputs, self.setting.recipe, state=state, progress=self._say)
+        partial.rename(out)
+        return out
+
+    def _tuned_program(self, tuned: Path, out: Path) -> None:
+        """The tuned network at full size as a program of its own."""
+        out.mkdir(exist_ok=True)
+        stored, template = load_file(tuned / "master.safetensors"), Template.open(tuned)
+        tensors = {name: stored[f"dense/{name}"] for name in template.tensors}
+        if template.tuned is not None:
+            tensors |= {name: stored[f"tuned/{name}"] for name in template.tuned.tensors}
+            tensors |= {name: stored[f"knots/{name}"][-1] for name in template.tuned.statistics}
+        save_file(tensors, out / "weights.safetensors")
+        for name in ("program.json", "calibration.safetensors"):
+            (out / name).write_bytes((self.program / name).read_bytes())
+
+    def _changes(self, method: str, out: Path, plan: Plan) -> tuple[Path | None, str]:
+        """The file of what this plan has of its own, and what won."""
+        file = self.folder / "changes.safetensors"
+        if method.endswith("refit"):
+            return file, improve(out, plan.ranks, file, self._say)
+        if method.endswith(" + bn"):
+            template, stored = Template.open(out), load_file(out / "master.safetensors")
+            inputs = load_file(self.program / "calibration.safetensors")["inputs"]
+            cut = variant.tensors(template, stored, plan.ranks)
+            entries, moved = variant.sources(template, plan.ranks), renorm(template.graph, cut, cut, inputs, False)
+            save_file({entries[name]: value for name, value in moved.items()}, file)
+            return file, "recomputed"
+        if method == "tune":
+            return None, "cut" if Template.open(out).knot(plan.ranks) is None else "tuned"
+        return None, ""
+
+    def _measure(self, out: Path, plan: Plan, changes: Path | None) -> float:
+        path = self.folder / "variant.pt"
+        with path.open("wb") as file:
+            torchscript.write(out, plan, file, changes)
+        if path.stat().st_size != plan.bytes:
+            raise RuntimeError(f"planned {plan.bytes} bytes, wrote {path.stat().st_size}")
+        return measure(path, self.folder / "evaluation.safetensors").value
+
+
+def show(rows: Sequence[Row]) -> None:
+    """Points lost against the original, averaged over seeds; `±` half the range over them."""
+    print(f"{machine()}; points of accuracy lost, mean over seeds ± half their range")
+    for network in dict.fromkeys(row.network for row in rows):
+        mine = [row for row in rows if row.network == network]
+        seeds = sorted({row.seed for row in mine})
+        baseline = 100 * statistics.mean({row.seed: row.baseline for row in mine}.values())
+        print(f"\n{network}: {baseline:.2f} % on {mine[0].n} images of {mine[0].data}, seeds {seeds}")
+        print(f"{'':16}" + "".join(f"{budget:>14g}" for budget in BUDGETS))
+        for method in dict.fromkeys(row.method for row in mine):
+            lost = {b: [100 * (r.baseline - r.accuracy) for r in mine if (r.method, r.budget) == (method, b)]
+                    for b in BUDGETS}  # fmt: skip
+            print(f"{method:16}" + "".join(f"{cell(values):>14}" for values in lost.values()))
+
+
+def cell(values: Sequence[float]) -> str:
+    return f"{statistics.mean(values):.2f} ±{(max(values) - min(values)) / 2:.2f}" if values else ""
+
+
+def draw(rows: Sequence[Row], path: Path) -> None:
+    panels: dict[str, Mapping[str, list[tuple[float, float]]]] = {}
+    for network in dict.fromkeys(row.network for row in rows):
+        mine = [row for row in rows if row.network == network]
+        panels[network] = {
+            method: [
+                (b, 100 * statistics.mean(same))
+                for b in BUDGETS
+                if (same := [row.accuracy for row in mine if (row.method, row.budget) == (method, b)])
+            ]
+            for method in dict.fromkeys(row.method for row in mine)
+        }
+    plot(path, panels, "share of all parameters", "accuracy, %")
+
+
+if __name__ == "__main__":
+    main()
