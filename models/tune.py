@@ -66,7 +66,7 @@ class Recipe:
     steps: int = STEPS
     batch: int = 64
     students: int = 2
-    rate: float = 5e-3
+    rate: float = 7e-3
     smallest: float = 0.05
     largest: float = 0.6
     classes: bool = True
