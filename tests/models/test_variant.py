@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from models import execute, variant
 from models.emit import torchscript
-from tests.models.nets import SHAPES, Small, planner
+from tests.models.nets import SHAPES, Halved, Small, planner
 
 
 @pytest.mark.parametrize("params", [0, 2000, 2500, 10**6])
@@ -42,3 +42,14 @@ def test_errors_are_shares_of_what_the_outputs_vary(tmp_path: Path) -> None:
     flat = {**original, "head.weight": original["head.weight"] * 0}
     same, off = variant.errors(graph, original, [original, flat], torch.randn(70, *SHAPES[Small]), 32)
     assert same == 0 and off > 0.1
+
+
+def test_without_zero_channels_the_smaller_program_and_the_uploaded_one_can_both_be_run(tmp_path: Path) -> None:
+    module, folder, planner_ = planner(Halved, tmp_path)
+    template, stored, x = planner_.template, load_file(folder / "master.safetensors"), torch.randn(5, *SHAPES[Halved])
+    assert template.uploaded is not None
+    smaller = variant.tensors(template, stored, planner_.plan(0.9).ranks)
+    uploaded = variant.tensors(template.uploaded, stored, ())
+    with torch.no_grad():
+        assert torch.equal(execute.run(template.uploaded.graph, uploaded, [x])[0], module(x))
+        torch.testing.assert_close(execute.run(template.graph, smaller, [x])[0], module(x), rtol=1e-5, atol=1e-5)
