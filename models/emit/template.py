@@ -53,7 +53,7 @@ class Tuned:
 
 @dataclass(frozen=True)
 class Template:
-    """`tensors` by qualified name; `params` and `macs` of the original, all of them counted; `corrected`
+    """`tensors` by qualified name; `params` and `macs` of the whole program, all of them counted; `corrected`
     names, for each tensor that a layer's cut changes, that layer.
 
     Where zero channels were removed (see `sparsity`), all this is said of the smaller program, and `uploaded` is

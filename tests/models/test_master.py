@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from models import master, sparsity
 from models.emit import torchscript
 from models.errors import Cancelled, DataError, MalformedCheckpoint
+from models.plan import Planner
+from models.program import Graph, Input
 from models.tensorfile import TensorFile
 from tests.models.nets import SHAPES, Halved, Small, make, planner, source
 
@@ -207,6 +209,30 @@ def test_calibration_inputs_are_what_the_two_programs_are_compared_on(
     built(Halved, tmp_path / "with", data)
     built(Halved, tmp_path / "without")
     assert torch.equal(seen[0][0], data[: master.COMPARED]) and seen[1] is None
+
+
+def test_where_too_little_is_left_to_be_cut_there_are_two_sizes(tmp_path: Path) -> None:
+    module = torch.nn.Sequential(torch.nn.Linear(6, 12), torch.nn.ReLU(), torch.nn.Linear(12, 3)).eval()
+    with torch.no_grad():
+        module[0].weight[1:] = 0  # type: ignore[operator]
+    master.build(source(module, (6,), tmp_path / "source"), tmp_path / "master")
+    planner_, x = Planner.open(tmp_path / "master"), torch.randn(5, 6)
+    reduced, whole = planner_.smallest, planner_.plan(1.0)
+    assert len(planner_) == 2 and reduced.ranks == whole.ranks == () and reduced.digest != whole.digest
+    assert (reduced.reduced, whole.original) == (True, True)
+    for plan in (reduced, whole):
+        with torch.no_grad():
+            torch.testing.assert_close(outputs(tmp_path / "master", plan, x), module(x))
+
+
+def test_calibration_inputs_that_do_not_fill_a_batch_are_not_compared_on(tmp_path: Path) -> None:
+    graph = Graph((Input("x", "float32", (8, 3)),), {}, frozenset(), (), ())
+    save_file({"inputs": torch.randn(10, 3)}, tmp_path / "many.safetensors")
+    save_file({"inputs": torch.randn(7, 3)}, tmp_path / "few.safetensors")
+    found = master.comparable(tmp_path / "many.safetensors", graph)
+    assert found is not None and found[0].shape == (8, 3)
+    assert master.comparable(tmp_path / "few.safetensors", graph) is None
+    assert master.comparable(tmp_path / "none.safetensors", graph) is None
 
 
 def test_building_an_eliminated_network_twice_gives_the_same_bytes(tmp_path: Path) -> None:
