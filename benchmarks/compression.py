@@ -149,7 +149,7 @@ class Study:
         planner = Planner.open(out)
         if not self._baseline:
             self._baseline = self._measure(out, planner.plan(1.0), None)
-        original = Template.open(out).params
+        original = Template.open(out).original.params
         for budget in missing:
             try:
                 plan = planner.plan(max_params=int(budget * original))

@@ -3,12 +3,15 @@
 A master is a folder of three files, and a fourth where plans are to be refit:
 
     template.json        the graph, the layers, shapes and dtypes (see `emit.template`)
-    master.safetensors   `dense/<tensor>` every tensor as uploaded, `down/<layer>` (R×m) and
+    master.safetensors   `dense/<tensor>` every tensor of the program, `down/<layer>` (R×m) and
                          `up/<layer>` (R×n) the factors, row k the k-th most important basis,
                          `corrected/<tensor>` what a bias or batch norm becomes at each rank
     plans.npz            `importance` of all bases, layer after layer; `floor` and `steps`, the path
                          of plans that the criterion asks for (see `plan`)
     refit.safetensors    `inputs` for calibration, `gradient/<layer>` (n×n) (see `refit`)
+
+The program is the upload, or where it has zero channels, what is left of it without them (see `sparsity`). Then
+`uploaded/<tensor>` are the tensors of the upload that differ, so that a budget of 1 is still the upload.
 """
 
 from __future__ import annotations
@@ -22,18 +25,22 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from models import correction, criteria, execute, factor, layers, plan, statistics
+from models import correction, criteria, execute, factor, layers, plan, sparsity, statistics
 from models.criteria import Importance, Rule, Spectrum
 from models.emit.template import Template, TensorSpec
-from models.errors import DataError, MalformedCheckpoint, UnsupportedCheckpoint
+from models.errors import CheckpointError, DataError, MalformedCheckpoint, UnsupportedCheckpoint
 from models.program import Graph
+from models.sparsity import Report
 from models.statistics import Moments
 
 # More take longer for each plan and hardly fit better.
 REFIT_INPUTS = 1280
+# On so many calibration inputs a program is compared with what is left of it without its zero channels.
+COMPARED = 16
 
 Progress: TypeAlias = Callable[[str, int, int, str], None]
 
@@ -48,6 +55,7 @@ def build(
     """Decompose the program in `source` (`program.json`, `weights.safetensors`, and perhaps
     `calibration.safetensors`) into a master in `out`.
 
+    Zero channels are removed first, where that changes nothing.
     Without `criterion` the best that the data at hand allow is taken. `refit` keeps what refitting a plan
     needs, and needs a criterion that uses calibration data. Returns a description:
     parameters, MACs and file size of the original, its inputs, the smallest budgets, and each layer.
@@ -55,7 +63,7 @@ def build(
     Raises MalformedCheckpoint for a program that does not run, DataError where a criterion lacks data.
     """
     graph = Graph.from_json(json.loads((source / "program.json").read_bytes()))
-    tensors = load_file(source / "weights.safetensors")
+    tensors: Mapping[str, Tensor] = load_file(source / "weights.safetensors")
     calibration = source / "calibration.safetensors"
     criterion = criterion or default_criterion(calibration)
     rule = find_rule(criterion)
@@ -63,12 +71,16 @@ def build(
         raise DataError(
             "A refit needs floating-point calibration data.", "Upload them, with criterion logit or whitened."
         )
-    template = survey(graph, tensors)
+    uploaded, template = tensors, survey(graph, tensors)
+    progress("eliminate", 0, 1, "models")
+    graph, tensors, template, report = without_zeros(graph, tensors, template, comparable(calibration, graph))
+    progress("eliminate", 1, 1, "models")
     moments: list[Moments] | None = None
     if rule.metric != "svd":
         inputs = load_calibration(calibration, criterion)
         moments = statistics.gather(graph, tensors, template.decomposed, inputs, progress)
     stored = {f"dense/{name}": tensor for name, tensor in tensors.items()}
+    stored |= {template.original.entry(name): uploaded[name] for name in template.original.apart}
     sigmas = []
     corrected: dict[str, str] = {}
     for index, layer in enumerate(template.decomposed):
@@ -95,7 +107,7 @@ def build(
         gradients = zip(template.decomposed, moments, strict=True)
         kept = {f"gradient/{layer.name}": each.gradient.float() for layer, each in gradients}
         save_file({**kept, "inputs": inputs[:REFIT_INPUTS].contiguous()}, out / "refit.safetensors")
-    return {"criterion": criterion, **describe(plan.Planner.open(out))}
+    return {"criterion": criterion, **describe(plan.Planner.open(out)), "eliminated": report.to_json()}
 
 
 def default_criterion(calibration: Path) -> str:
@@ -152,6 +164,40 @@ def survey(graph: Graph, tensors: Mapping[str, Tensor]) -> Template:
     )
 
 
+def without_zeros(
+    graph: Graph, tensors: Mapping[str, Tensor], template: Template, inputs: list[Tensor] | None
+) -> tuple[Graph, Mapping[str, Tensor], Template, Report]:
+    """A program without its zero channels (see `sparsity`), its template, which names the uploaded one, and what
+    went; the program as it is where nothing goes, or where the report says that this was rejected.
+
+    A program that elimination stumbles over is not refused for that.
+    """
+    try:
+        smaller, fewer, report = sparsity.eliminate(graph, tensors, inputs=inputs)
+        if smaller is graph:
+            return graph, tensors, template, report
+        found = survey(smaller, fewer)
+    except (RuntimeError, TypeError, ValueError, LookupError, ArithmeticError, CheckpointError) as error:
+        why = f"the elimination failed: {type(error).__name__}: {error}".split("\n")[0][:300]
+        return graph, tensors, template, Report((), template.params, template.params, rejected=why)
+    if found.params >= template.params:
+        why = "it would save no parameters"
+        return graph, tensors, template, Report((), template.params, template.params, rejected=why)
+    apart = frozenset(name for name, tensor in tensors.items() if fewer.get(name) is not tensor)
+    uploaded = dataclasses.replace(template, layers=(), apart=apart)
+    return smaller, fewer, dataclasses.replace(found, uploaded=uploaded), report
+
+
+def comparable(calibration: Path, graph: Graph) -> list[Tensor] | None:
+    """The first calibration inputs, as many as the program takes at once; None where there are none, or too few."""
+    shape = graph.inputs[0].shape
+    if not calibration.exists() or not shape:
+        return None
+    with safe_open(calibration, "pt") as file:
+        inputs: Tensor = file.get_slice("inputs")[: shape[0] or COMPARED]
+    return [inputs] if shape[0] in (None, len(inputs)) else None
+
+
 def rate(template: Template, sigmas: list[NDArray[np.float64]], rule: Rule) -> Importance:
     """Every basis's importance by a rule, from the layers' singular values."""
     if not sigmas:
@@ -175,8 +221,8 @@ def describe(planner: plan.Planner) -> dict[str, Any]:
     """What a publisher wants to know of a master."""
     template = planner.template
     return {
-        "params": template.params,
-        "macs": template.macs,
+        "params": template.original.params,
+        "macs": template.original.macs,
         "bytes": planner.plan(budget=1).bytes,
         "inputs": [
             {"name": spec.name, "dtype": spec.dtype, "shape": list(spec.shape)} for spec in template.graph.inputs

@@ -3,7 +3,8 @@
 All plans of a master lie on one path: it starts with every layer at its smallest rank and adds one
 basis at a time, the most important first, until every layer is dense again. A plan is a prefix of
 that path, so a smaller budget's ranks are never above a larger one's, and finding one is a binary
-search over running totals.
+search over running totals. Where zero channels were removed (see `sparsity`), the path leads to the
+smaller network, and the network as uploaded is one step more.
 
 A layer at its break-even rank turns dense with its next step. That step costs at most m+n numbers,
 like any other, so what a plan leaves of its budget is less than the cost of one basis.
@@ -42,7 +43,8 @@ class Plan:
 
     `params` counts all parameters of the variant, `macs` its convolutions and linear layers for one
     sample, `bytes` is the exact size of its TorchScript file, `budget` = params / original params.
-    `digest` is the plan's identity within its model.
+    `original` is the network as uploaded; where zero channels were removed, all layers dense without that
+    is the smaller network (`reduced`). `digest` is the plan's identity within its model.
     """
 
     ranks: tuple[int, ...]
@@ -50,21 +52,24 @@ class Plan:
     macs: int
     bytes: int
     budget: float
+    original: bool
 
     @cached_property
     def digest(self) -> str:
-        return hashlib.sha256(json.dumps(self.ranks).encode()).hexdigest()[:32]
+        identity = [*self.ranks, "reduced"] if self.reduced else self.ranks
+        return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
 
     @property
-    def original(self) -> bool:
-        return not any(self.ranks)
+    def reduced(self) -> bool:
+        return not self.original and not any(self.ranks)
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "ranks": list(self.ranks), "digest": self.digest}
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Plan:
-        return Plan(tuple(data["ranks"]), data["params"], data["macs"], data["bytes"], data["budget"])
+        ranks = tuple(data["ranks"])
+        return Plan(ranks, data["params"], data["macs"], data["bytes"], data["budget"], data["original"])
 
 
 @dataclass(frozen=True)
@@ -140,6 +145,10 @@ class Planner:
             grown[steps == index] = np.diff(table)[floor[index] - 1 :]
         start_bytes = sum(int(table[least - 1]) for table, least in zip(by_level, floor.tolist(), strict=True))
         self._bytes = np.concatenate([[0], np.cumsum(grown)]) + whole + start_bytes
+        if (uploaded := template.uploaded) is not None:
+            self._params = np.append(self._params, uploaded.params)
+            self._macs = np.append(self._macs, uploaded.macs)
+            self._bytes = np.append(self._bytes, Script(uploaded).sizes[0])
 
     @staticmethod
     def open(folder: Path) -> Planner:
@@ -220,7 +229,7 @@ class Planner:
     def _largest(*limits: tuple[NDArray[np.int64], int]) -> int | None:
         """The last step of the path at which every total is within its limit, if there is one.
 
-        Parameters and MACs only grow along the path; bytes shrink a little where a layer turns dense. The
+        Parameters and MACs only grow along the path; bytes can shrink a little where a layer turns dense. The
         last step within each limit is never lower for a higher limit, so plans stay nested.
         """
         count = min(
@@ -241,7 +250,8 @@ class Planner:
             params=params,
             macs=int(self._macs[count]),
             bytes=int(self._bytes[count]),
-            budget=params / self.template.params,
+            budget=params / self.template.original.params,
+            original=count == len(self) - 1,
         )
 
 

@@ -248,7 +248,7 @@ def _train(
     optimizer = torch.optim.Adam(parameters, lr=recipe.rate)
     done, spent = _load(student, optimizer, state)
     began = time.monotonic() - spent
-    smallest = min(max(recipe.smallest, planner.smallest.budget), 1.0)
+    smallest = min(max(recipe.smallest, planner.smallest.params / planner.template.params), 1.0)
     largest = max(recipe.largest, smallest)
     while done < recipe.steps:
         part = done / recipe.steps
@@ -328,10 +328,10 @@ def _overall(moments: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
 
 
 def _knots(planner: Planner) -> list[Plan]:
-    """Plans at evenly spaced ratios of parameters, the smallest first; the original is not one."""
+    """Plans at evenly spaced ratios of parameters, the smallest first; none of them leaves all layers dense."""
     least, whole = planner.smallest.params, planner.template.params
     sizes = [math.ceil(least * (whole / least) ** (step / KNOTS)) for step in range(KNOTS)]
-    plans = {plan.digest: plan for size in sizes if not (plan := planner.plan(max_params=size)).original}
+    plans = {plan.digest: plan for size in sizes if any((plan := planner.plan(max_params=size)).ranks)}
     return sorted(plans.values(), key=lambda plan: plan.params)
 
 

@@ -25,7 +25,7 @@ def tensors(
 ) -> dict[str, Tensor]:
     """The program's tensors, by name, of the master `stored` at `ranks`; `instead` replaces entries of it."""
     instead = instead or {}
-    found = {name: stored[f"dense/{name}"] for name in template.tensors}
+    found = {name: stored[template.entry(name)] for name in template.tensors}
     for slot in Script(template).slots(ranks):
         if slot.source in instead:
             value = instead[slot.source]

@@ -289,6 +289,11 @@ def summary_of(model: dict[str, Any]) -> Table:
     table.add_row("Names", ", ".join(model["names"]) or "none")
     table.add_row("Parameters", f"{model['params']:,}")
     table.add_row("MACs", f"{model['macs']:,}")
+    eliminated = model.get("eliminated") or {}
+    if eliminated.get("removed"):
+        saved = 1 - eliminated["params_after"] / eliminated["params_before"]
+        lost = f"{eliminated['removed']:,} zero channels, {saved:.1%} of the parameters"
+        table.add_row("Removed", f"{lost}, without loss")
     table.add_row("Layers", f"{decomposed} of {len(model['layers'])} can be cut, by {model['criterion']}")
     table.add_row("Smallest", f"budget={model['min_budget']['params']:.4f}")
     return table

@@ -49,9 +49,10 @@ class Cutter:
         return Record(plan, sha256, size, self._measure(path), method)
 
     def _method(self, plan: Plan, improved: Path | None) -> str:
-        """How a plan is made: "original", "cut", "tuned", or what `improved` says."""
-        if plan.original:
-            return "original"
+        """How a plan is made: "original", "reduced" (zero channels removed, nothing else), "cut", "tuned", or what
+        `improved` says."""
+        if plan.original or plan.reduced:
+            return "original" if plan.original else "reduced"
         if improved is not None:
             return method_of(improved)
         return "cut" if Planner.open(self.folder).template.knot(plan.ranks) is None else "tuned"
@@ -85,7 +86,7 @@ def run(job: Job) -> Mapping[str, Any]:
     with parts.store.folder_for_work() as scratch, contextlib.ExitStack() as open_files:
         path = scratch / "artifact.pt"
         improved = None
-        if refits and not plan.original:
+        if refits and any(plan.ranks):
             improved = open_files.enter_context(effort.improvement(job, plan, folder, scratch))
         record = cutter.cut(plan, path, known, improved)
         if known is not None and record is not known:

@@ -53,8 +53,13 @@ class Tuned:
 
 @dataclass(frozen=True)
 class Template:
-    """`tensors` by qualified name; `params` and `macs` of the original, all of them counted; `corrected`
-    names, for each tensor that a layer's cut changes, that layer."""
+    """`tensors` by qualified name; `params` and `macs` of the whole program, all of them counted; `corrected`
+    names, for each tensor that a layer's cut changes, that layer.
+
+    Where zero channels were removed (see `sparsity`), all this is said of the smaller program, and `uploaded` is
+    the template of the program as it came. That one has no layers, since none of it is cut; `apart` are those of
+    its tensors that differ from the smaller program's.
+    """
 
     graph: Graph
     layers: tuple[Layer, ...]
@@ -63,6 +68,17 @@ class Template:
     macs: int
     corrected: Mapping[str, str] = field(default_factory=dict)
     tuned: Tuned | None = None
+    uploaded: Template | None = None
+    apart: frozenset[str] = frozenset()
+
+    @property
+    def original(self) -> Template:
+        """The template of the network as uploaded, of which budgets are shares."""
+        return self.uploaded or self
+
+    def entry(self, name: str) -> str:
+        """The entry of the master that holds a whole tensor."""
+        return f"{'uploaded' if name in self.apart else 'dense'}/{name}"
 
     @cached_property
     def decomposed(self) -> tuple[Layer, ...]:
@@ -91,6 +107,8 @@ class Template:
             "tuned": self.tuned.to_json() if self.tuned else None,
             "params": self.params,
             "macs": self.macs,
+            **({"uploaded": self.uploaded.to_json()} if self.uploaded else {}),
+            **({"apart": sorted(self.apart)} if self.apart else {}),
         }
 
     @staticmethod
@@ -103,6 +121,8 @@ class Template:
             tuned=Tuned.from_json(data["tuned"]) if data["tuned"] else None,
             params=data["params"],
             macs=data["macs"],
+            uploaded=Template.from_json(data["uploaded"]) if "uploaded" in data else None,
+            apart=frozenset(data.get("apart", ())),
         )
 
     @staticmethod

@@ -41,9 +41,14 @@ SIDES = ("down", "up")
 VERSION = b"10\n"
 
 
-class HasRanks(Protocol):
+class Cut(Protocol):
+    """What has to be known of a plan: its ranks, and whether it is the network as uploaded."""
+
     @property
     def ranks(self) -> tuple[int, ...]: ...
+
+    @property
+    def original(self) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -122,10 +127,10 @@ class Script:
         if tuned is not None and knot is not None:
             if name in tuned.statistics:
                 return f"knots/{name}", (knot, knot + 1)
-            return f"tuned/{name}" if name in tuned.tensors else f"dense/{name}", None
+            return f"tuned/{name}" if name in tuned.tensors else self._template.entry(name), None
         if corrected is not None and (rank := ranks[corrected]):
             return f"corrected/{name}", (rank - 1, rank)
-        return f"dense/{name}", None
+        return self._template.entry(name), None
 
     def source(self, ranks: Sequence[int]) -> bytes:
         """The module's class as TorchScript text."""
@@ -241,14 +246,18 @@ def factor_shapes(layer: Layer, rank: int) -> tuple[tuple[int, ...], tuple[int, 
     return (rank, *layer.shape[1:]), (layer.n, rank, *ones)
 
 
-def write(folder: Path, plan: HasRanks, file: BinaryIO, refit: Path | None = None) -> None:
+def write(folder: Path, plan: Cut, file: BinaryIO, refit: Path | None = None) -> None:
     """The variant at `plan` of the master in `folder`, as a TorchScript file, to `file`.
 
-    What the file `refit` has for this plan (see `models.refit`) takes the place of the master's.
+    What the file `refit` has for this plan (see `models.refit`) takes the place of the master's; not in the
+    original, which nothing changes.
     """
+    template, ranks = Template.open(folder), plan.ranks
+    if plan.original and template.uploaded is not None:
+        template, ranks = template.uploaded, ()
     master = TensorFile(folder / "master.safetensors")
-    better = None if refit is None else TensorFile(refit)
-    file.writelines(pieces(Script(Template.open(folder)), master, plan.ranks, better))
+    better = None if refit is None or plan.original else TensorFile(refit)
+    file.writelines(pieces(Script(template), master, ranks, better))
 
 
 def pieces(

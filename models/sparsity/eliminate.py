@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -21,15 +21,19 @@ SCALES = (1, 100)
 
 
 def eliminate(
-    graph: Graph, tensors: Mapping[str, Tensor], *, threshold: float | None = None
+    graph: Graph,
+    tensors: Mapping[str, Tensor],
+    *,
+    threshold: float | None = None,
+    inputs: Sequence[Tensor] | None = None,
 ) -> tuple[Graph, Mapping[str, Tensor], Report]:
     """A normalised program without its zero channels, and a report.
 
     A channel is zero when its column's 2-norm is at most `threshold` times the layer's largest; None looks
     for the gap in the norms, and where that does not hold, takes exact zeros only. The result is accepted
-    when its outputs on random inputs differ by at most 1e-5 of the largest output (more in half precision:
-    a few of its rounding steps). Otherwise, and where nothing is to be removed, `graph` and `tensors` come
-    back as the very objects that were given.
+    when its outputs on `inputs` (random ones, if none are given) differ by at most 1e-5 of the largest output
+    (more in half precision: a few of its rounding steps). Otherwise, and where nothing is to be removed, `graph`
+    and `tensors` come back as the very objects that were given.
     """
     rejected, difference = "", 0.0
     for limit in (None, EXACT) if threshold is None else (threshold,):
@@ -37,7 +41,7 @@ def eliminate(
         if not found.units:
             break
         smaller, fewer = removal.apply(found)
-        difference, allowed = compare((graph, tensors), (smaller, fewer))
+        difference, allowed = compare((graph, tensors), (smaller, fewer), inputs)
         if difference <= allowed:
             return smaller, fewer, _report(found, graph, tensors, smaller, fewer, difference)
         rejected = f"the outputs would differ by {difference:.1e} of the largest, more than {allowed:.0e}"
@@ -46,17 +50,20 @@ def eliminate(
 
 
 def compare(
-    one: tuple[Graph, Mapping[str, Tensor]], other: tuple[Graph, Mapping[str, Tensor]]
+    one: tuple[Graph, Mapping[str, Tensor]],
+    other: tuple[Graph, Mapping[str, Tensor]],
+    inputs: Sequence[Tensor] | None = None,
 ) -> tuple[float, float]:
-    """The largest difference of two programs' outputs on the same random inputs, relative to the largest output,
-    and what rounding explains. Infinite where `other` does not run or `one`'s outputs are not finite.
+    """The largest difference of two programs' outputs on the same inputs (random ones, if none are given), relative
+    to the largest output, and what rounding explains. Infinite where `other` does not run or `one`'s outputs are not
+    finite.
 
     Inputs a hundred times as large wake up what is only nearly dead.
     """
     difference, allowed = 0.0, TOLERANCE
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
-        inputs = execute.example_inputs(one[0], SAMPLES)
+        inputs = execute.example_inputs(one[0], SAMPLES) if inputs is None else inputs
         for scale in SCALES:
             scaled = [x * scale if x.is_floating_point() else x for x in inputs]
             try:

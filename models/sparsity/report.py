@@ -19,6 +19,10 @@ class LayerReport:
     params_after: int
     kept: Mapping[str, int]
 
+    @property
+    def saved(self) -> int:
+        return self.params_before - self.params_after
+
 
 @dataclass(frozen=True)
 class Report:
@@ -36,4 +40,6 @@ class Report:
         return sum(layer.removed for layer in self.layers)
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "layers": [asdict(layer) for layer in self.layers], "removed": self.removed}
+        """Of the layers, those that have dead channels."""
+        layers = [asdict(layer) for layer in self.layers if layer.removed or layer.kept or layer.saved]
+        return {**asdict(self), "layers": layers, "removed": self.removed}

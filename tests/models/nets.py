@@ -34,6 +34,20 @@ class Small(nn.Module):
         return self.head(torch.relu(self.dilated(x)).mean((2, 3)))
 
 
+class Halved(Small):
+    """Half of the channels of each layer are zero; those of the last convolution leave a constant behind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.no_grad():
+            self.stem.weight[::2] = 0
+            for layer in (self.wide, self.grouped):
+                layer.weight[:12] = 0
+                layer.bias[:12] = -1  # type: ignore[index]
+            self.dilated.weight[10:] = 0
+            self.dilated.bias[10:] = 0.5  # type: ignore[index]
+
+
 class Shared(nn.Module):
     """One linear layer applied twice, and an embedding whose weight is also the output layer's."""
 
@@ -48,7 +62,7 @@ class Shared(nn.Module):
         return self.head(x) + nn.functional.linear(x * self.table.sum(0), self.table)
 
 
-SHAPES = {Small: (3, 12, 12), Shared: (16,)}
+SHAPES = {Small: (3, 12, 12), Halved: (3, 12, 12), Shared: (16,)}
 
 
 def make(kind: type[nn.Module], seed: int = 0) -> nn.Module:

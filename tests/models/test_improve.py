@@ -13,7 +13,7 @@ from models import master
 from models.emit import torchscript
 from models.improve import improve, method_of
 from models.plan import Plan, Planner
-from tests.models.nets import SHAPES, Small, make, source
+from tests.models.nets import SHAPES, Halved, Small, make, source
 
 
 @pytest.fixture
@@ -71,3 +71,18 @@ def test_the_original_is_never_changed(kept: tuple[nn.Module, Path, Tensor], tmp
     _, folder, _ = kept
     assert improve(folder, Planner.open(folder).plan(1.0).ranks, tmp_path / "r.safetensors", master.silent) == "cut"
     assert load_file(tmp_path / "r.safetensors") == {}
+
+
+def test_a_network_that_lost_its_zero_channels_can_be_refit(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    data, module = torch.randn(320, *SHAPES[Halved]).cumsum(2), make(Halved)
+    folder, own = tmp_path / "master", tmp_path / "r.safetensors"
+    master.build(source(module, SHAPES[Halved], tmp_path / "source", data[:256]), folder, refit=True)
+    planner = Planner.open(folder)
+    plan = planner.plan(max_params=1200)
+    assert improve(folder, plan.ranks, own, master.silent) != "cut"
+    with torch.no_grad():
+        whole = module(data[256:])
+    errors = [float((outputs(folder, plan, each, data[256:]) - whole).norm()) for each in (None, own)]
+    assert errors[1] < errors[0]
+    assert improve(folder, planner.plan(0.99).ranks, own, master.silent) == "cut"

@@ -3,15 +3,20 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from models import master
+from models import master, sparsity
 from models.emit import torchscript
-from models.errors import Cancelled, DataError
-from tests.models.nets import SHAPES, Small, make, planner, source
+from models.errors import Cancelled, DataError, MalformedCheckpoint
+from models.plan import Planner
+from models.program import Graph, Input
+from models.tensorfile import TensorFile
+from tests.models.nets import SHAPES, Halved, Small, make, planner, source
 
 
 def outputs(folder: Path, plan: object, x: torch.Tensor) -> torch.Tensor:
@@ -85,4 +90,153 @@ def test_progress_counts_layers_and_may_stop_the_work(tmp_path: Path) -> None:
 
     with pytest.raises(Cancelled):
         master.build(source(make(Small), SHAPES[Small], tmp_path / "s"), tmp_path / "m", progress=stop_at_two)
-    assert [s[:2] for s in seen] == [("decompose", 0), ("decompose", 1), ("decompose", 2)]
+    assert [s[:2] for s in seen if s[0] == "decompose"] == [("decompose", 0), ("decompose", 1), ("decompose", 2)]
+
+
+FILES = ("master.safetensors", "template.json", "plans.npz")
+
+
+def built(kind: type[torch.nn.Module], folder: Path, calibration: torch.Tensor | None = None) -> dict[str, object]:
+    return master.build(source(make(kind), SHAPES[kind], folder / "source", calibration), folder / "master")
+
+
+@pytest.mark.parametrize("criterion", ["c1c2", "logit"])
+def test_zero_channels_go_before_the_decomposition(criterion: str, tmp_path: Path) -> None:
+    x, data = torch.randn(8, *SHAPES[Small]), torch.randn(40, *SHAPES[Small])
+    module, folder, planner_ = planner(Halved, tmp_path, criterion, data)
+    whole, reduced = planner_.plan(1.0), planner_.plan(0.99)
+    with torch.no_grad():
+        expected = module(x)
+    assert torch.equal(outputs(folder, whole, x), expected)
+    assert whole.original and whole.params == sum(p.numel() for p in module.parameters())
+    assert reduced.reduced and not any(reduced.ranks) and reduced.budget < 0.5
+    got = outputs(folder, reduced, x)
+    assert float((got - expected).abs().max()) <= 1e-5 * float(expected.abs().max())
+    stem = next(layer for layer in planner_.template.layers if layer.name == "stem")
+    assert stem.n == 8
+
+
+def test_what_went_is_described_and_counted_from_the_upload(tmp_path: Path) -> None:
+    described = built(Halved, tmp_path)
+    eliminated = described["eliminated"]
+    assert isinstance(eliminated, dict)
+    assert described["params"] == eliminated["params_before"] > 2 * eliminated["params_after"]
+    assert {layer["name"]: layer["removed"] for layer in eliminated["layers"] if layer["removed"]} == {
+        "stem": 8, "wide": 12, "grouped": 12, "dilated": 10
+    }  # fmt: skip
+    assert eliminated["rejected"] == ""
+    assert json.dumps(described)
+
+
+def test_a_tensor_that_stays_as_it_was_is_stored_once(tmp_path: Path) -> None:
+    module = make(Small)
+    with torch.no_grad():
+        module.dilated.weight[:5] = 0  # type: ignore[index,operator]
+        module.dilated.bias[:5] = -1  # type: ignore[index,operator]
+    master.build(source(module, SHAPES[Small], tmp_path / "s"), tmp_path / "m")
+    file = TensorFile(tmp_path / "m/master.safetensors")
+    apart = {"dilated.weight", "dilated.bias", "head.weight"}
+    for name, _ in module.named_parameters():
+        assert f"dense/{name}" in file and (f"uploaded/{name}" in file) == (name in apart)
+
+
+def test_a_network_without_zero_channels_is_built_as_if_nobody_had_looked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    described = built(Small, tmp_path / "a")
+    assert described["eliminated"] == {
+        "layers": [], "params_before": described["params"], "params_after": described["params"],
+        "difference": 0.0, "rejected": "", "removed": 0,
+    }  # fmt: skip
+    monkeypatch.setattr(sparsity, "eliminate", lambda graph, tensors, **_: (graph, tensors, sparsity.Report((), 0, 0)))
+    built(Small, tmp_path / "b")
+    for name in FILES:
+        assert (tmp_path / "a/master" / name).read_bytes() == (tmp_path / "b/master" / name).read_bytes()
+    assert b"uploaded" not in (tmp_path / "a/master/template.json").read_bytes()
+    assert not any(name.startswith("uploaded/") for name in load_file(tmp_path / "a/master/master.safetensors"))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("shapes"), ValueError("zip"), KeyError("name"), ZeroDivisionError(), MalformedCheckpoint("no run")],
+)
+def test_a_program_that_elimination_stumbles_over_is_used_as_it_is(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stumble(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(sparsity, "eliminate", stumble)
+    described = built(Halved, tmp_path)
+    eliminated = described["eliminated"]
+    assert isinstance(eliminated, dict)
+    assert type(error).__name__ in eliminated["rejected"] and eliminated["removed"] == 0
+    assert eliminated["params_after"] == described["params"]
+    assert b"uploaded" not in (tmp_path / "master/template.json").read_bytes()
+
+
+def test_a_job_that_is_cancelled_meanwhile_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise Cancelled("stop")
+
+    monkeypatch.setattr(sparsity, "eliminate", stop)
+    with pytest.raises(Cancelled):
+        built(Halved, tmp_path)
+
+
+def test_a_rejected_elimination_leaves_the_upload_and_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["models.sparsity.eliminate"], "compare", lambda *_: (1.0, 1e-5))
+    described = built(Halved, tmp_path)
+    eliminated = described["eliminated"]
+    assert isinstance(eliminated, dict)
+    assert "differ" in eliminated["rejected"] and eliminated["removed"] == 0
+    assert eliminated["params_after"] == described["params"]
+    assert b"uploaded" not in (tmp_path / "master/template.json").read_bytes()
+
+
+def test_calibration_inputs_are_what_the_two_programs_are_compared_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    real = sparsity.eliminate
+
+    def watch(*arguments: object, **options: object) -> object:
+        seen.append(options["inputs"])
+        return real(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(sparsity, "eliminate", watch)
+    data = torch.randn(40, *SHAPES[Small])
+    built(Halved, tmp_path / "with", data)
+    built(Halved, tmp_path / "without")
+    assert torch.equal(seen[0][0], data[: master.COMPARED]) and seen[1] is None
+
+
+def test_where_too_little_is_left_to_be_cut_there_are_two_sizes(tmp_path: Path) -> None:
+    module = torch.nn.Sequential(torch.nn.Linear(6, 12), torch.nn.ReLU(), torch.nn.Linear(12, 3)).eval()
+    with torch.no_grad():
+        module[0].weight[1:] = 0  # type: ignore[operator]
+    master.build(source(module, (6,), tmp_path / "source"), tmp_path / "master")
+    planner_, x = Planner.open(tmp_path / "master"), torch.randn(5, 6)
+    reduced, whole = planner_.smallest, planner_.plan(1.0)
+    assert len(planner_) == 2 and reduced.ranks == whole.ranks == () and reduced.digest != whole.digest
+    assert (reduced.reduced, whole.original) == (True, True)
+    for plan in (reduced, whole):
+        with torch.no_grad():
+            torch.testing.assert_close(outputs(tmp_path / "master", plan, x), module(x))
+
+
+def test_calibration_inputs_that_do_not_fill_a_batch_are_not_compared_on(tmp_path: Path) -> None:
+    graph = Graph((Input("x", "float32", (8, 3)),), {}, frozenset(), (), ())
+    save_file({"inputs": torch.randn(10, 3)}, tmp_path / "many.safetensors")
+    save_file({"inputs": torch.randn(7, 3)}, tmp_path / "few.safetensors")
+    found = master.comparable(tmp_path / "many.safetensors", graph)
+    assert found is not None and found[0].shape == (8, 3)
+    assert master.comparable(tmp_path / "few.safetensors", graph) is None
+    assert master.comparable(tmp_path / "none.safetensors", graph) is None
+
+
+def test_building_an_eliminated_network_twice_gives_the_same_bytes(tmp_path: Path) -> None:
+    for name in "ab":
+        built(Halved, tmp_path / name)
+    for name in FILES:
+        assert (tmp_path / "a/master" / name).read_bytes() == (tmp_path / "b/master" / name).read_bytes()

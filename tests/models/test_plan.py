@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
 import pytest
@@ -9,14 +11,23 @@ from hypothesis import strategies as st
 from models.criteria import CRITERIA
 from models.errors import BudgetError
 from models.plan import Plan, Planner
-from tests.models.nets import Small, planner
+from tests.models.nets import Halved, Small, planner
 
 WITHOUT_DATA = [name for name, rule in CRITERIA.items() if rule.metric == "svd"]
 
 
-@pytest.fixture(scope="module", params=WITHOUT_DATA)
+KINDS = [*((Small, name) for name in WITHOUT_DATA), (Halved, "c1c2"), (Halved, "energy")]
+
+
+@pytest.fixture(scope="module", params=KINDS, ids=lambda case: f"{case[0].__name__}-{case[1]}")
 def any_planner(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Planner:
-    return planner(Small, tmp_path_factory.mktemp("plan"), request.param)[2]
+    kind, criterion = request.param
+    return planner(kind, tmp_path_factory.mktemp("plan"), criterion)[2]
+
+
+@pytest.fixture(scope="module")
+def halved(tmp_path_factory: pytest.TempPathFactory) -> Planner:
+    return planner(Halved, tmp_path_factory.mktemp("halved"))[2]
 
 
 def ranks(plan: Plan, planner: Planner) -> list[int]:
@@ -33,7 +44,7 @@ def test_plans_are_nested_and_never_above_their_budget(any_planner: Planner, one
         except BudgetError as error:
             assert error.nearest is not None and error.nearest > min(one, other)
             continue
-        total = getattr(any_planner.template, of)
+        total = getattr(any_planner.template.original, of)
         assert getattr(small, of) <= min(one, other) * total
         assert getattr(large, of) <= max(one, other) * total
         if of == "params":
@@ -62,13 +73,16 @@ def test_a_layer_is_never_factored_above_its_break_even(any_planner: Planner) ->
 
 def test_the_whole_budget_is_the_original(any_planner: Planner) -> None:
     plan = any_planner.plan(1.0)
-    assert plan.original and plan.params == any_planner.template.params and plan.budget == 1
+    assert plan.original and plan.params == any_planner.template.original.params and plan.budget == 1
+    assert not any(any_planner._at(count).original for count in range(len(any_planner) - 1))
 
 
 def test_the_running_totals_are_the_sums_over_the_ranks(any_planner: Planner) -> None:
     template = any_planner.template
     for count in range(0, len(any_planner), 7):
         plan = any_planner._at(count)
+        if plan.original and template.uploaded:
+            continue
         saved = saved_macs = 0
         for rank, layer in zip(plan.ranks, template.decomposed, strict=True):
             gain = layer.params - (layer.m + layer.n) * rank if rank else 0
@@ -80,11 +94,12 @@ def test_max_bytes_is_the_size_of_the_file(any_planner: Planner) -> None:
     whole = any_planner.plan(1.0).bytes
     sizes = [any_planner._at(count).bytes for count in range(len(any_planner))]
     for limit in (whole, whole - 1, whole * 4 // 5, whole * 2 // 3, min(sizes)):
-        assert any_planner.plan(max_bytes=limit).bytes == max(size for size in sizes if size <= limit) <= limit
+        last = max(count for count, size in enumerate(sizes) if size <= limit)
+        assert any_planner.plan(max_bytes=limit) == any_planner._at(last)
 
 
 def test_absolute_limits_are_kept(any_planner: Planner) -> None:
-    template = any_planner.template
+    template = any_planner.template.original
     assert any_planner.plan(max_params=template.params - 1).params < template.params
     assert any_planner.plan(max_macs=template.macs - 1).macs < template.macs
 
@@ -100,8 +115,43 @@ def test_what_cannot_be_met_is_refused_with_the_nearest_that_can(any_planner: Pl
 
 
 def test_a_plan_survives_json_and_keeps_its_digest(any_planner: Planner) -> None:
-    plan = any_planner.plan(0.9)
-    assert Plan.from_json(plan.to_json()) == plan and Plan.from_json(plan.to_json()).digest == plan.digest
+    for plan in (any_planner.plan(0.9), any_planner.plan(1.0), any_planner.smallest):
+        again = Plan.from_json(json.loads(json.dumps(plan.to_json())))
+        assert again == plan and again.digest == plan.digest and again.original == plan.original
+
+
+def test_every_plan_has_a_digest_of_its_own(any_planner: Planner) -> None:
+    assert len({any_planner._at(count).digest for count in range(len(any_planner))}) == len(any_planner)
+
+
+def test_the_digest_of_a_cut_or_of_the_original_is_that_of_its_ranks(any_planner: Planner) -> None:
+    for plan in (any_planner.plan(1.0), any_planner.smallest):
+        assert plan.digest == hashlib.sha256(json.dumps(plan.ranks).encode()).hexdigest()[:32]
+
+
+def test_only_the_whole_budget_is_the_upload_where_zero_channels_went(halved: Planner) -> None:
+    whole, reduced = halved.plan(1.0), halved._at(len(halved) - 2)
+    assert reduced.reduced and not whole.reduced and reduced.digest != whole.digest
+    needed = max(reduced.params / whole.params, reduced.bytes / whole.bytes)
+    least = halved.least()
+    assert least < needed < 1
+    before = halved.smallest
+    for step in range(4000):
+        budget = least + 1e-9 + (1 - least - 2e-9) * step / 4000
+        plan = halved.plan(budget)
+        assert plan.params <= budget * whole.params and plan.bytes <= budget * whole.bytes
+        assert plan.params >= before.params and not plan.original
+        assert (plan == reduced) == (budget >= needed)
+        assert all(a <= b for a, b in zip(ranks(before, halved), ranks(plan, halved), strict=True))
+        before = plan
+
+
+def test_macs_are_shares_of_the_uploads(halved: Planner) -> None:
+    whole, reduced = halved.plan(1.0), halved._at(len(halved) - 2)
+    assert whole.macs == halved.template.original.macs > 2 * reduced.macs
+    assert halved.plan(0.99, of="macs") == reduced and halved.plan(max_macs=whole.macs) == whole
+    assert halved.plan(max_macs=whole.macs - 1) == reduced == halved.plan(max_bytes=whole.bytes - 1)
+    assert halved.least("macs") == halved.smallest.macs / whole.macs
 
 
 def test_opening_twice_gives_the_same_plans(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from models.emit import torchscript
 from models.errors import Cancelled, DataError
 from models.plan import Plan, Planner
 from models.tune import Recipe
-from tests.models.nets import SHAPES, Small, make, source
+from tests.models.nets import SHAPES, Halved, Small, make, source
 
 RECIPE = Recipe(steps=160, batch=32, rate=3e-3, largest=1.0, classes=False)
 
@@ -144,6 +144,24 @@ class Double(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.only(x.double())
+
+
+def test_a_network_that_lost_its_zero_channels_can_be_tuned(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    data, module, folder = torch.randn(400, *SHAPES[Halved]).cumsum(2) / 3, make(Halved), tmp_path / "master"
+    master.build(source(module, SHAPES[Halved], tmp_path / "source", data), folder)
+    before, x = Planner.open(folder), data[:100]
+    whole, reduced = before.plan(1.0), before.plan(0.99)
+    plan = before.plan(max_params=before.smallest.params + 200)
+    with torch.no_grad():
+        expected = module(x)
+    error = float((outputs(folder, plan, x) - expected).norm())
+    tune.tune(folder, data, RECIPE, state=tmp_path / "state.safetensors", progress=master.silent, device="cpu")
+    after = Planner.open(folder)
+    assert [after.plan(1.0), after.plan(0.99)] == [whole, reduced] and reduced.reduced
+    assert float((outputs(folder, plan, x) - expected).norm()) < error
+    assert torch.equal(outputs(folder, whole, x), expected)
+    torch.testing.assert_close(outputs(folder, reduced, x), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_other_precisions_are_refused(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from models import execute, variant
 from models.emit import torchscript
-from tests.models.nets import SHAPES, Small, planner
+from tests.models.nets import SHAPES, Halved, Small, planner
 
 
 @pytest.mark.parametrize("params", [0, 2000, 2500, 10**6])
@@ -60,3 +60,14 @@ def test_numbers_are_as_far_as_they_differ_for_how_much_they_vary() -> None:
     assert float(variant.distance(wanted + 1, wanted, True)) == pytest.approx(1.0)
     a, b = torch.randn(2, 40, 3)
     assert float(variant.distance(5 * a, 5 * b, False)) == pytest.approx(float(variant.distance(a, b, False)))
+
+
+def test_without_zero_channels_the_smaller_program_and_the_uploaded_one_can_both_be_run(tmp_path: Path) -> None:
+    module, folder, planner_ = planner(Halved, tmp_path)
+    template, stored, x = planner_.template, load_file(folder / "master.safetensors"), torch.randn(5, *SHAPES[Halved])
+    assert template.uploaded is not None
+    smaller = variant.tensors(template, stored, planner_.plan(0.9).ranks)
+    uploaded = variant.tensors(template.uploaded, stored, ())
+    with torch.no_grad():
+        assert torch.equal(execute.run(template.uploaded.graph, uploaded, [x])[0], module(x))
+        torch.testing.assert_close(execute.run(template.graph, smaller, [x])[0], module(x), rtol=1e-5, atol=1e-5)

@@ -174,9 +174,25 @@ def listening(app: FastAPI) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     """A small network, exported, and data on which it is right by definition."""
-    folder = tmp_path_factory.mktemp("files")
+    return exported(network(), tmp_path_factory.mktemp("files"))
+
+
+@pytest.fixture(scope="session")
+def halved(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    """The same with half of the hidden channels zero."""
+    model = network()
+    with torch.no_grad():
+        for layer in (model[1], model[3]):
+            layer.weight[::2] = 0
+    return exported(model, tmp_path_factory.mktemp("halved"))
+
+
+def network() -> nn.Sequential:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 96), nn.ReLU(), nn.Linear(96, 64), nn.ReLU(), nn.Linear(64, 10))
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 96), nn.ReLU(), nn.Linear(96, 64), nn.ReLU(), nn.Linear(64, 10))
+
+
+def exported(model: nn.Sequential, folder: Path) -> Files:
     model.eval()
     inputs = torch.randn(200, 1, 8, 8)
     dynamic = ({0: torch.export.Dim("batch", min=1, max=4096)},)

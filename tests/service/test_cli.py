@@ -190,7 +190,18 @@ def test_show_prints_the_model_and_the_sizes_measured(server):
     model, size = ("net@1", "71,786", "1 of 2 can be cut", "0.0167"), ("0.292", "88.7 kB", "0.8300 top1", "refit+bn")
     for words in (*model, *size):
         assert words in shown
+    assert "Removed" not in shown
     assert json.loads(run("show", "net", "--json").stdout) == {**description, "curve": [point]}
+
+
+def test_show_says_what_was_removed_without_loss():
+    model = {"id": "m1", "names": [], "params": 4000, "macs": 9, "criterion": "logit", "layers": []}
+    model["min_budget"] = {"params": 0.1}
+    for removed, shown in ((1200, True), (0, False)):
+        model["eliminated"] = {"removed": removed, "params_before": 4000, "params_after": 1000, "rejected": ""}
+        with cli.out.capture() as captured:
+            cli.out.print(cli.summary_of(model))
+        assert ("1,200 zero channels, 75.0% of the parameters" in captured.get()) == shown
 
 
 def test_models_prints_all_of_them(server):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import threading
 from collections.abc import Mapping
@@ -69,7 +70,7 @@ def test_other_bytes_than_those_measured_are_measured_anew(stocked: Settings) ->
 def test_a_file_of_another_size_than_planned_is_not_served(stocked: Settings, tmp_path: Path) -> None:
     parts = Parts.of(stocked)
     job, plan = job_of(parts, 0.45)
-    wrong = Plan(plan.ranks, plan.params, plan.macs, plan.bytes + 1, plan.budget)
+    wrong = dataclasses.replace(plan, bytes=plan.bytes + 1)
     cutter = cut.Cutter(parts.store.folder(f"models/{job.model}", MASTER), None, job.progress)
     with pytest.raises(RuntimeError, match="bytes"):
         cutter.cut(wrong, tmp_path / "a.pt")

@@ -66,6 +66,22 @@ def test_a_refit_is_made_once_for_each_size_and_says_so(service: Running, publis
     assert service.client.head(f"/models/{id}?budget=1").headers["RightRank-Method"] == "original"
 
 
+def test_a_network_without_its_zero_channels_is_handed_out_as_it_is(
+    service: Running, halved: Files, published: dict[str, Path], tmp_path: Path
+) -> None:
+    save_file({"inputs": torch.randn(400, 1, 8, 8)}, tmp_path / "calibration.safetensors")
+    paths = {"checkpoint": halved.checkpoint, "evaluation": halved.evaluation}
+    id = publish(service, {**paths, "calibration": tmp_path / "calibration.safetensors"}, '{"effort": "refit"}')
+    headers = service.client.head(f"/models/{id}?budget=0.9").headers
+    assert (headers["RightRank-Method"], headers["RightRank-Accuracy"]) == ("reduced", "1.0")
+    plan = service.parts.catalogue.open(id).planner.plan(budget=0.9)
+    assert not service.parts.store.exists(improved_key(id, plan.digest))
+    smaller = service.parts.catalogue.open(id).planner.plan(budget=0.3)
+    assert any(smaller.ranks)
+    assert service.client.head(f"/models/{id}?budget=0.3").headers["RightRank-Method"] in ("cut", "refit")
+    assert service.parts.store.exists(improved_key(id, smaller.digest))
+
+
 def test_a_tuned_model_says_what_the_training_came_to(service: Running, published: dict[str, Path]) -> None:
     id = publish(service, published, '{"effort": "tune", "tune_steps": 60}')
     described = service.client.get(f"/models/{id}").json()

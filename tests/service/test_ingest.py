@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import tempfile
 from pathlib import Path
 
@@ -122,3 +123,32 @@ def test_what_the_reader_writes_on_the_way_is_gone_with_the_job(tmp_path: Path) 
         assert Path(inside).parent == tmp_path
     with tempfile.TemporaryDirectory() as outside:
         assert Path(outside).parent != tmp_path
+
+
+def test_zero_channels_go_and_the_whole_budget_is_still_the_upload(service: Running, halved: Files) -> None:
+    id = service.publish(halved)
+    manifest = service.client.get(f"/models/{id}").json()
+    params = 64 * 96 + 96 + 96 * 64 + 64 + 64 * 10 + 10
+    assert manifest["params"] == manifest["eliminated"]["params_before"] == params
+    assert manifest["eliminated"]["removed"] == 48 + 32
+    assert [layer["name"] for layer in manifest["eliminated"]["layers"]] == ["1", "3", "5"]
+    assert [layer["n"] for layer in manifest["layers"]] == [48, 32, 10]
+    assert manifest["min_budget"]["params"] < 0.3
+    whole, less, half, cut = (service.client.get(f"/models/{id}?budget={budget}") for budget in (1, 0.9, 0.5, 0.3))
+    assert whole.headers["RightRank-Params"] == str(params) and len(whole.content) == manifest["bytes"]
+    assert less.headers["RightRank-Params"] == str(manifest["eliminated"]["params_after"])
+    assert less.headers["RightRank-Accuracy"] == whole.headers["RightRank-Accuracy"] == "1.0"
+    assert float(less.headers["RightRank-Baseline-Accuracy"]) == manifest["baseline"]["value"] == 1.0
+    methods = [answer.headers["RightRank-Method"] for answer in (whole, less, half, cut)]
+    assert methods == ["original", "reduced", "reduced", "cut"] and half.content == less.content
+    inputs = torch.randn(5, 1, 8, 8)
+    with torch.no_grad():
+        outputs = [torch.jit.load(io.BytesIO(answer.content))(inputs) for answer in (whole, less)]
+        uploaded = torch.export.load(halved.checkpoint).module()(inputs)
+    assert torch.equal(outputs[0], uploaded)
+    torch.testing.assert_close(outputs[1], uploaded, rtol=1e-5, atol=1e-5)
+
+
+def test_a_network_without_zero_channels_says_so(shared: Running, demo: str) -> None:
+    eliminated = shared.client.get(f"/models/{demo}").json()["eliminated"]
+    assert (eliminated["removed"], eliminated["rejected"], eliminated["layers"]) == (0, "", [])

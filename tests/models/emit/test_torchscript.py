@@ -11,23 +11,24 @@ from typing import TypeAlias
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from models.emit import torchscript
 from models.plan import Plan, Planner
-from tests.models.nets import SHAPES, Shared, Small, planner
+from tests.models.nets import SHAPES, Halved, Shared, Small, planner
 
 Case: TypeAlias = tuple[torch.nn.Module, Path, Planner]
 BUDGETS = [1.0, 0.7, 0.5, 0.45]
 
 
-@pytest.fixture(scope="module", params=[Small, Shared])
+@pytest.fixture(scope="module", params=[Small, Shared, Halved])
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     return planner(request.param, tmp_path_factory.mktemp("emit"))
 
 
 def share(planner: Planner, params: float) -> Plan:
     """A plan by parameters alone: code takes most of the files of nets as small as these."""
-    return planner.plan(max_params=int(params * planner.template.params))
+    return planner.plan(max_params=int(params * planner.template.original.params))
 
 
 def emit(folder: Path, plan: Plan) -> bytes:
@@ -59,7 +60,7 @@ def test_a_file_has_exactly_the_planned_bytes_and_parameters(case: Case, budget:
 
 def test_every_plan_on_the_path_has_the_predicted_size(case: Case) -> None:
     _, folder, planner_ = case
-    for count in range(0, len(planner_), 3):
+    for count in {*range(0, len(planner_), 3), len(planner_) - 2, len(planner_) - 1}:
         plan = planner_._at(count)
         assert len(emit(folder, plan)) == plan.bytes
 
@@ -68,7 +69,9 @@ def test_the_outputs_approach_the_originals_as_the_budget_grows(case: Case) -> N
     module, folder, planner_ = case
     x = torch.randn(64, *SHAPES[type(module)])
     with torch.no_grad():
-        errors = [float((load(emit(folder, share(planner_, b)))(x) - module(x)).norm()) for b in (0.45, 0.8, 1.0)]
+        sizes = [int(share * planner_.template.params) for share in (0.45, 0.8)]
+        plans = [*(planner_.plan(max_params=size) for size in sizes), planner_.plan(1.0)]
+        errors = [float((load(emit(folder, plan))(x) - module(x)).norm()) for plan in plans]
     assert errors[0] > errors[1] > errors[2] == 0
 
 
@@ -111,6 +114,27 @@ def test_torch_can_save_and_freeze_what_was_written(case: Case) -> None:
     with torch.no_grad():
         assert torch.equal(load(again.getvalue())(x), loaded(x))
         assert torch.allclose(torch.jit.freeze(loaded)(x), loaded(x), atol=1e-5)
+
+
+def test_without_zero_channels_the_whole_network_computes_the_same(tmp_path: Path) -> None:
+    module, folder, planner_ = planner(Halved, tmp_path)
+    plan, x = share(planner_, 0.99), torch.randn(8, *SHAPES[Halved])
+    data = emit(folder, plan)
+    assert plan.reduced and len(data) == plan.bytes < planner_.plan(1.0).bytes
+    assert sum(p.numel() for p in load(data).parameters()) == plan.params
+    with torch.no_grad():
+        torch.testing.assert_close(load(data)(x), module(x), rtol=1e-5, atol=1e-5)
+
+
+def test_what_a_plan_has_of_its_own_never_changes_the_upload(tmp_path: Path) -> None:
+    module, folder, planner_ = planner(Halved, tmp_path)
+    save_file({"dense/norm.running_mean": torch.full((8,), 9.0)}, tmp_path / "own.safetensors")
+    written = []
+    for own in (None, tmp_path / "own.safetensors"):
+        file = io.BytesIO()
+        torchscript.write(folder, planner_.plan(1.0), file, own)
+        written.append(file.getvalue())
+    assert written[0] == written[1]
 
 
 def test_a_weight_shared_by_two_calls_is_stored_once(tmp_path: Path) -> None:
