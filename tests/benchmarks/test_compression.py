@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.compression import BUDGETS, Row, Table, cell, draw, show
+
+ROOT = Path(__file__).parents[2]
+METHODS = ("cut", "refit", "tune", "whitened + bn")
+
+
+@pytest.fixture(scope="module")
+def printed() -> str:
+    command = [sys.executable, "-m", "benchmarks.compression", "--quick", "--threads", "1"]
+    done = subprocess.run(
+        [*command, "--methods", ",".join(METHODS)], cwd=ROOT, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_every_method_has_a_figure_at_every_budget(printed: str) -> None:
+    for method in METHODS:
+        (line,) = [line for line in printed.splitlines() if line.startswith(f"{method}  ")]
+        assert len(line.removeprefix(method).split("±")) == len(BUDGETS) + 1
+
+
+def test_a_refit_loses_less_than_a_cut_of_the_same_size(printed: str) -> None:
+    lost = {
+        method: float(next(line for line in printed.splitlines() if line.startswith(f"{method}  ")).split()[-2])
+        for method in ("cut", "refit")
+    }
+    assert lost["refit"] < lost["cut"]
+
+
+def row(seed: int, accuracy: float) -> Row:
+    return Row("digits", "net", seed, "cut", 0.5, 0.49, 100, 1000, accuracy, 0.9, 500, "")
+
+
+def test_what_is_lost_is_averaged_over_seeds(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    rows = [row(0, 0.88), row(1, 0.86)]
+    show(rows)
+    assert "3.00 ±1.00" in capsys.readouterr().out
+    draw(rows, tmp_path / "plot.svg")
+    assert (tmp_path / "plot.svg").read_text().count("</svg>") == 1
+    assert cell([]) == ""
+
+
+def test_rows_are_found_again(tmp_path: Path) -> None:
+    Table(tmp_path / "a.csv", Row).add(row(3, 0.5))
+    again = Table(tmp_path / "a.csv", Row)
+    assert again.rows == [row(3, 0.5)] and again.has(seed=3, budget=0.5) and not again.has(seed=4)
