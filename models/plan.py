@@ -179,7 +179,7 @@ class Planner:
             share = Decimal(repr(budget))
             limits = [(totals, math.floor(share * int(totals[-1]))) for totals in self._totals(of)]
             if (count := self._largest(*limits)) is None:
-                raise _too_small(f"budget={budget:g}", math.ceil(self.least(of) * 10**6) / 10**6)
+                raise _too_small(f"budget={budget:g}", self.least(of))
             return self._at(count)
         for name, limit, totals in (
             ("max_params", max_params, self._params),
@@ -193,9 +193,9 @@ class Planner:
         raise ValueError("one of budget, max_bytes, max_params, max_macs is needed")
 
     def least(self, of: Literal["params", "macs"] = "params") -> float:
-        """The smallest budget that can be met."""
+        """The smallest budget that can be met, rounded up to six digits."""
         shares = [totals / max(int(totals[-1]), 1) for totals in self._totals(of)]
-        return float(np.max(shares, axis=0).min())
+        return math.ceil(float(np.max(shares, axis=0).min()) * 10**6) / 10**6
 
     def common(self) -> list[float]:
         """The budgets worth measuring ahead of any request: those of a fixed list that can be met."""

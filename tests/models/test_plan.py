@@ -98,6 +98,11 @@ def test_max_bytes_is_the_size_of_the_file(any_planner: Planner) -> None:
         assert any_planner.plan(max_bytes=limit) == any_planner._at(last)
 
 
+def test_the_smallest_budget_can_be_asked_for(any_planner: Planner) -> None:
+    for of in ("params", "macs"):
+        any_planner.plan(any_planner.least(of), of=of)  # type: ignore[arg-type]
+
+
 def test_absolute_limits_are_kept(any_planner: Planner) -> None:
     template = any_planner.template.original
     assert any_planner.plan(max_params=template.params - 1).params < template.params

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from models import execute, layers, master, refit, statistics
@@ -91,3 +94,53 @@ def test_the_mean_of_the_outputs_is_kept(tmp_path: Path) -> None:
     found = refit.refit(graph, tensors, decomposed, [2], [moments[0].gradient], x, master.silent)
     whole, less = (execute.run(graph, t, [x])[0] for t in (tensors, substituted(tensors, decomposed, found)))
     assert torch.allclose(whole.mean(0), less.mean(0), atol=1e-4)
+
+
+class Chain(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(14, 12), nn.Linear(12, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(torch.tanh(self.first(x)))
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Graph, Mapping[str, Tensor]]:
+    return read(make(Chain), (14,), tmp_path_factory.mktemp("chain"))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 5), st.integers(1, 4), st.floats(0.3, 3))
+def test_a_refit_is_never_worse_than_the_cut_by_what_it_minimises(
+    chain: tuple[Graph, Mapping[str, Tensor]], seed: int, first: int, second: int, spread: float
+) -> None:
+    """The error of a layer's outputs about their mean, in the metric of the gradients, with the ridge's part,
+    given the inputs that the cut layers before it make."""
+    graph, tensors = chain
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(200, 14, generator=generator) * torch.logspace(0, -spread, 14) + 0.5
+    decomposed = master.survey(graph, tensors).decomposed
+    moments = statistics.gather(graph, tensors, decomposed, x, master.silent)
+    ranks, gradients = (first, second), [moment.gradient for moment in moments]
+    found = refit.refit(graph, tensors, decomposed, ranks, gradients, x, master.silent)
+    plain = {}
+    for layer, rank, moment in zip(decomposed, ranks, moments, strict=True):
+        factors = decompose_in_metric(tensors[layer.weight], moment)
+        plain |= {f"down/{layer.name}": factors.down[:rank], f"up/{layer.name}": factors.up[:rank]}
+    before = substituted(dict(tensors), decomposed[:1], found)
+    reached = torch.tanh(x @ before["first.weight"].T + before["first.bias"])
+    wanted = torch.tanh(x @ tensors["first.weight"].T + tensors["first.bias"]) @ tensors["second.weight"].T
+    centred, target = reached - reached.mean(0), wanted - wanted.mean(0)
+
+    def objective(factors: dict[str, Tensor]) -> float:
+        weight = factors["up/second"].T @ factors["down/second"]
+        ridge = refit.RIDGE * centred.square().mean(0).mean()
+        off = weight - tensors["second.weight"]
+        error = (centred @ weight.T - target).double()
+        moved = off.double()
+        metric = moments[1].gradient
+        fit = (error @ metric * error).sum() / len(error)
+        return float(fit + ridge * (moved.T @ metric * moved.T).sum())
+
+    assert objective(found) <= objective(plain) * (1 + 1e-3) + 1e-9
