@@ -84,10 +84,13 @@ def loss(layers: Sequence[Spectrum]) -> Importance:
 @dataclass(frozen=True)
 class Rule:
     """A criterion and the decomposition that it ranks: "svd", or, from calibration data, "outputs"
-    (one-sided whitening) or "logits" (whitening weighed by the network's output gradients)."""
+    (one-sided whitening) or "logits" (whitening weighed by the network's output gradients).
+    `per_parameter`: it says what a basis is worth for each parameter spent, so that for a budget of MACs there is
+    another order; the paper's have one order for both."""
 
     rate: Criterion
     metric: Literal["svd", "outputs", "logits"] = "svd"
+    per_parameter: bool = False
 
 
 CRITERIA: Mapping[str, Rule] = {
@@ -95,8 +98,8 @@ CRITERIA: Mapping[str, Rule] = {
     "c1": Rule(c1),
     "c1c2": Rule(c1c2),
     "sigma": Rule(sigma),
-    "energy": Rule(energy),
-    "whitened": Rule(energy, "outputs"),
-    "logit": Rule(loss, "logits"),
+    "energy": Rule(energy, per_parameter=True),
+    "whitened": Rule(energy, "outputs", per_parameter=True),
+    "logit": Rule(loss, "logits", per_parameter=True),
 }
 WITHOUT_DATA, WITH_DATA = "energy", "logit"

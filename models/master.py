@@ -7,7 +7,7 @@ A master is a folder of three files, and a fourth where plans are to be refit:
                          `up/<layer>` (R×n) the factors, row k the k-th most important basis,
                          `corrected/<tensor>` what a bias or batch norm becomes at each rank
     plans.npz            `importance` of all bases, layer after layer; `floor` and `steps`, the path
-                         of plans that the criterion asks for (see `plan`)
+                         of plans that the criterion asks for, and perhaps `steps_by_macs` (see `path`)
     refit.safetensors    `inputs` for calibration, `gradient/<layer>` (n×n) (see `refit`)
 
 The program is the upload, or where it has zero channels, what is left of it without them (see `sparsity`). Then
@@ -29,7 +29,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from models import correction, criteria, execute, factor, layers, plan, sparsity, statistics
+from models import correction, criteria, execute, factor, layers, path, plan, sparsity, statistics
 from models.criteria import Importance, Rule, Spectrum
 from models.emit.template import Template, TensorSpec
 from models.errors import CheckpointError, DataError, MalformedCheckpoint, UnsupportedCheckpoint
@@ -102,7 +102,7 @@ def build(
     out.mkdir(parents=True, exist_ok=True)
     save_file(stored, out / "master.safetensors")
     (out / "template.json").write_text(json.dumps(template.to_json(), separators=(",", ":")))
-    save_plans(template, importance, out)
+    save_plans(template, importance, rule, out)
     if refit and moments is not None:
         gradients = zip(template.decomposed, moments, strict=True)
         kept = {f"gradient/{layer.name}": each.gradient.float() for layer, each in gradients}
@@ -210,11 +210,14 @@ def rate(template: Template, sigmas: list[NDArray[np.float64]], rule: Rule) -> I
     )
 
 
-def save_plans(template: Template, importance: Importance, out: Path) -> None:
+def save_plans(template: Template, importance: Importance, rule: Rule, out: Path) -> None:
     """Write `plans.npz`; the same bytes for the same importance."""
-    growth = plan.order(template.decomposed, importance)
+    growth = path.order(template.decomposed, importance)
+    orders: dict[str, Any] = {"floor": growth.floor, "steps": growth.steps}
+    if rule.per_parameter:
+        orders["steps_by_macs"] = path.order(template.decomposed, importance, per_mac=True).steps
     flat = np.concatenate(importance) if importance else np.zeros(0)
-    np.savez(out / "plans.npz", floor=growth.floor, steps=growth.steps, importance=flat)
+    np.savez(out / "plans.npz", importance=flat, **orders)
 
 
 def describe(planner: plan.Planner) -> dict[str, Any]:

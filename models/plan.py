@@ -1,8 +1,9 @@
 """Budget → plan: a rank for every layer.
 
-All plans of a master lie on one path: it starts with every layer at its smallest rank and adds one
-basis at a time, the most important first, until every layer is dense again. A plan is a prefix of
-that path, so a smaller budget's ranks are never above a larger one's, and finding one is a binary
+All plans of a master for a limit of one kind lie on one path: it starts with every layer at its smallest
+rank and adds one basis at a time, the most important first, until every layer is dense again. What is worth
+most per parameter is not what is worth most per multiply-accumulate, so there may be a path for each. A plan is
+a prefix of its path, so a smaller budget's ranks are never above a larger one's, and finding one is a binary
 search over running totals. Where zero channels were removed (see `sparsity`), the path leads to the
 smaller network, and the network as uploaded is one step more.
 
@@ -17,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from decimal import Decimal
 from functools import cached_property
@@ -29,12 +30,10 @@ from numpy.typing import NDArray
 
 from models.criteria import Importance
 from models.emit.template import Template
-from models.emit.torchscript import Script
 from models.errors import BudgetError
-from models.layers import Layer
+from models.path import Growth, PlanPath
 
 COMMON = (1.0, 0.7, 0.5, 0.4, 0.3, 0.2, 0.1)
-DENSE = 0
 
 
 @dataclass(frozen=True)
@@ -72,93 +71,30 @@ class Plan:
         return Plan(ranks, data["params"], data["macs"], data["bytes"], data["budget"], data["original"])
 
 
-@dataclass(frozen=True)
-class Growth:
-    """The order in which bases are added: for each step the layer (index) that grows, and the floor."""
-
-    floor: NDArray[np.int32]
-    steps: NDArray[np.int32]
-
-
-def order(layers: Sequence[Layer], importance: Importance) -> Growth:
-    """The path that a criterion's importance asks for.
-
-    Within a layer importance counts as never rising: bases are kept in order, so one that
-    follows a weaker one waits for it.
-    """
-    floor = np.array(
-        [_floor(layer, values) for layer, values in zip(layers, importance, strict=True)], dtype=np.int32
-    )
-    owners, worth = [], []
-    for index, (layer, values) in enumerate(zip(layers, importance, strict=True)):
-        steps = np.minimum.accumulate(values[: layer.break_even + 1])[floor[index] :]
-        if floor[index] <= layer.break_even:
-            owners.append(np.full(steps.size, index, dtype=np.int32))
-            worth.append(steps)
-    if not owners:
-        return Growth(floor, np.zeros(0, dtype=np.int32))
-    by_worth = np.argsort(-np.concatenate(worth), kind="stable")
-    return Growth(floor, np.concatenate(owners)[by_worth])
-
-
-def _floor(layer: Layer, values: NDArray[np.float64]) -> int:
-    """The fewest bases kept: those of infinite importance, at least one; above break-even, all of them."""
-    kept = max(1, int(np.isinf(values).sum()))
-    return kept if kept <= layer.break_even else layer.break_even + 1
-
-
 class Planner:
     """Answers budgets for one master. Opening reads two small files; each answer takes microseconds."""
 
-    def __init__(self, template: Template, path: Growth, importance: Importance) -> None:
+    def __init__(
+        self, template: Template, growth: Growth, importance: Importance, by_macs: Growth | None = None
+    ) -> None:
+        """`growth` is the order of bases by what they are worth per parameter, `by_macs` per multiply-accumulate,
+        where that is another one."""
         self.template = template
-        self._path = path
+        self._path = PlanPath(template, growth)
+        self._path_by_macs = PlanPath(template, by_macs) if by_macs else self._path
         self._importance = importance
-        self._layers = layers = template.decomposed
-        widths = np.array([layer.m + layer.n for layer in layers], dtype=np.int64)
-        positions = np.array([layer.positions for layer in layers], dtype=np.int64)
-        full = np.array([layer.break_even + 1 for layer in layers], dtype=np.int64)
-        dense = np.array([layer.params for layer in layers], dtype=np.int64)
-        self._full = full
-        floor = path.floor.astype(np.int64)
-        start = np.where(floor == full, dense, floor * widths)
-        steps = path.steps
-        level = np.zeros(steps.size, dtype=np.int64)
-        for index in range(len(layers)):
-            mine = steps == index
-            level[mine] = floor[index] + 1 + np.arange(int(mine.sum()))
-        jump = dense - (full - 1) * widths
-        cost = np.where(level == full[steps], jump[steps], widths[steps]) if steps.size else level
-        rest = template.params - int(dense.sum())
-        rest_macs = template.macs - int((dense * positions).sum())
-        self._params = np.concatenate([[0], np.cumsum(cost)]) + int(start.sum()) + rest
-        self._macs = (
-            np.concatenate([[0], np.cumsum(cost * (positions[steps] if steps.size else 1))])
-            + int((start * positions).sum())
-            + rest_macs
-        )
-        whole, tables = Script(template).sizes
-        # Of each layer the bytes at ranks 1, 2, … up to break-even, and then dense.
-        by_level = [np.concatenate([table[1:], table[:1]]) for table in tables]
-        grown = np.zeros(steps.size, dtype=np.int64)
-        for index, table in enumerate(by_level):
-            grown[steps == index] = np.diff(table)[floor[index] - 1 :]
-        start_bytes = sum(int(table[least - 1]) for table, least in zip(by_level, floor.tolist(), strict=True))
-        self._bytes = np.concatenate([[0], np.cumsum(grown)]) + whole + start_bytes
-        if (uploaded := template.uploaded) is not None:
-            self._params = np.append(self._params, uploaded.params)
-            self._macs = np.append(self._macs, uploaded.macs)
-            self._bytes = np.append(self._bytes, Script(uploaded).sizes[0])
 
     @staticmethod
     def open(folder: Path) -> Planner:
         """The planner of the master in `folder` (reads `template.json` and `plans.npz`)."""
         template = Template.open(folder)
         with np.load(folder / "plans.npz", allow_pickle=False) as file:
-            path = Growth(file["floor"], file["steps"])
+            growth = Growth(file["floor"], file["steps"])
+            by_macs = Growth(file["floor"], file["steps_by_macs"]) if "steps_by_macs" in file else None
             split = np.cumsum([layer.rank for layer in template.decomposed])[:-1]
             importance = np.split(file["importance"], split) if template.decomposed else []
-        return Planner(template, path, importance)
+        # A tuned master knows the batch norms along one path only.
+        return Planner(template, growth, importance, None if template.tuned else by_macs)
 
     def plan(
         self,
@@ -176,25 +112,26 @@ class Planner:
         is above it, `nearest` being what that one needs.
         """
         if budget is not None:
-            share = Decimal(repr(budget))
-            limits = [(totals, math.floor(share * int(totals[-1]))) for totals in self._totals(of)]
-            if (count := self._largest(*limits)) is None:
+            path, totals = self._budgeted(of)
+            share = Decimal(repr(float(budget)))
+            count = path.largest(*((each, math.floor(share * int(each[-1]))) for each in totals))
+            if count is None:
                 raise _too_small(f"budget={budget:g}", self.least(of))
-            return self._at(count)
-        for name, limit, totals in (
-            ("max_params", max_params, self._params),
-            ("max_macs", max_macs, self._macs),
-            ("max_bytes", max_bytes, self._bytes),
+            return self._at(count, path)
+        for name, limit, path, total in (
+            ("max_params", max_params, self._path, self._path.params),
+            ("max_macs", max_macs, self._path_by_macs, self._path_by_macs.macs),
+            ("max_bytes", max_bytes, self._path, self._path.bytes),
         ):
             if limit is not None:
-                if (count := self._largest((totals, limit))) is None:
-                    raise _too_small(f"{name}={limit}", int(totals.min()))
-                return self._at(count)
+                if (count := path.largest((total, limit))) is None:
+                    raise _too_small(f"{name}={limit}", int(total.min()))
+                return self._at(count, path)
         raise ValueError("one of budget, max_bytes, max_params, max_macs is needed")
 
     def least(self, of: Literal["params", "macs"] = "params") -> float:
         """The smallest budget that can be met, rounded up to six digits."""
-        shares = [totals / max(int(totals[-1]), 1) for totals in self._totals(of)]
+        shares = [totals / max(int(totals[-1]), 1) for totals in self._budgeted(of)[1]]
         return math.ceil(float(np.max(shares, axis=0).min()) * 10**6) / 10**6
 
     def common(self) -> list[float]:
@@ -209,7 +146,7 @@ class Planner:
                 "rank": layer.rank,
                 "importance": [value if math.isfinite(value) else None for value in values.tolist()],
             }
-            for layer, values in zip(self._layers, self._importance, strict=True)
+            for layer, values in zip(self.template.decomposed, self._importance, strict=True)
         ]
 
     @property
@@ -218,40 +155,24 @@ class Planner:
         return self._at(0)
 
     def __len__(self) -> int:
-        """How many different plans there are."""
-        return int(self._params.size)
+        """How many different plans there are by parameters."""
+        return len(self._path)
 
-    def _totals(self, of: Literal["params", "macs"]) -> list[NDArray[np.int64]]:
-        """What a budget is a fraction of: running totals along the path, the original's last."""
-        return [self._macs] if of == "macs" else [self._params, self._bytes]
+    def _budgeted(self, of: Literal["params", "macs"]) -> tuple[PlanPath, list[NDArray[np.int64]]]:
+        """The path of a kind of budget, and the totals along it that the budget is a fraction of."""
+        path = self._path_by_macs if of == "macs" else self._path
+        return path, [path.macs] if of == "macs" else [path.params, path.bytes]
 
-    @staticmethod
-    def _largest(*limits: tuple[NDArray[np.int64], int]) -> int | None:
-        """The last step of the path at which every total is within its limit, if there is one.
-
-        Parameters and MACs only grow along the path; bytes can shrink a little where a layer turns dense. The
-        last step within each limit is never lower for a higher limit, so plans stay nested.
-        """
-        count = min(
-            int(np.searchsorted(np.minimum.accumulate(totals[::-1])[::-1], limit, side="right")) - 1
-            for totals, limit in limits
-        )
-        while count >= 0 and any(totals[count] > limit for totals, limit in limits):
-            count -= 1
-        return None if count < 0 else count
-
-    def _at(self, count: int) -> Plan:
-        grown = np.bincount(self._path.steps[:count], minlength=len(self._layers))
-        levels = self._path.floor + grown
-        ranks = tuple(np.where(levels >= self._full, DENSE, levels).tolist())
-        params = int(self._params[count])
+    def _at(self, count: int, path: PlanPath | None = None) -> Plan:
+        path = path or self._path
+        params = int(path.params[count])
         return Plan(
-            ranks=ranks,
+            ranks=path.ranks(count),
             params=params,
-            macs=int(self._macs[count]),
-            bytes=int(self._bytes[count]),
+            macs=int(path.macs[count]),
+            bytes=int(path.bytes[count]),
             budget=params / self.template.original.params,
-            original=count == len(self) - 1,
+            original=count == len(path) - 1,
         )
 
 
