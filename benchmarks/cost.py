@@ -1,8 +1,10 @@
-"""What a publisher's upload costs: seconds of each kind of work, and as multiples of one forward pass.
+"""What a publisher's upload costs: core seconds of each kind of work, and as multiples of one forward pass.
 
     python -m benchmarks.cost [--quick] [--steps N] [--results FOLDER]
 
-ResNet-18 with random weights and 320 random calibration inputs (the fewest that tuning takes), on one thread:
+ResNet-18 with random weights and 320 random calibration inputs (the fewest that tuning takes), on one thread.
+Times are the process's CPU time, so that what else the machine does in these minutes hardly counts; waiting for
+the disk is left out.
 
 * forward      the network once over all calibration inputs, without gradients: the unit of the rest
 * statistics   `statistics.gather` in `master.build`
@@ -49,7 +51,7 @@ LAST = f"tune, {tune.STEPS} steps and all sizes"
 
 @dataclass(frozen=True)
 class Row:
-    """One kind of work on one network: its seconds, and those divided by the seconds of a forward pass.
+    """One kind of work on one network: its core seconds, and those divided by a forward pass's.
     `measured`: timed as it is, or worked out from parts that were."""
 
     network: str
@@ -73,7 +75,7 @@ class Clock:
         self.total: dict[str, int] = {}
 
     def __call__(self, phase: str, completed: int, total: int, unit: str) -> None:
-        self.times.setdefault((phase, completed), time.perf_counter())
+        self.times.setdefault((phase, completed), time.process_time())
         self.total[phase] = total
         if (phase, completed) == self.until:
             raise Stopped
@@ -136,7 +138,7 @@ def measure(name: str, arguments: dict[str, Any], steps: int, advance: Advance) 
 
 
 def pass_over(folder: Path, inputs: Tensor) -> float:
-    """Seconds of the original over all inputs, in batches as the statistics are taken in; the better of two."""
+    """Core seconds of the original over all inputs, in batches as the statistics are taken in; the better of two."""
     template, stored = Template.open(folder), load_file(folder / "master.safetensors")
     tensors = {name: stored[f"dense/{name}"] for name in template.tensors}
 
@@ -149,7 +151,7 @@ def pass_over(folder: Path, inputs: Tensor) -> float:
 
 
 def tuning(folder: Path, inputs: Tensor, steps: int) -> tuple[float, float, float, int]:
-    """Seconds of a step (the median), of the original's statistics, and of settling a size; how many sizes."""
+    """Core seconds of a step (the median), of the original's statistics, and of settling a size; how many sizes."""
     clock = Clock(until=("settle", 1))
     recipe = tune.Recipe(steps=steps + 1)
     with contextlib.suppress(Stopped):
@@ -160,13 +162,13 @@ def tuning(folder: Path, inputs: Tensor, steps: int) -> tuple[float, float, floa
 
 
 def seconds(function: Callable[[], object]) -> float:
-    start = time.perf_counter()
+    start = time.process_time()
     function()
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def show(rows: list[Row]) -> None:
-    print(f"{results.machine()}. One thread.")
+    print(f"{results.machine()}. One thread, CPU time.")
     print(f"{rows[0].network}, random weights, {rows[0].inputs} random calibration inputs")
     print(f"{'work':<36}{'seconds':>11}{'forward passes':>16}")
     for row in rows:

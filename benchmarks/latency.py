@@ -6,7 +6,8 @@ Each network is built with random weights, which take as long to multiply as tra
 budgets by parameters without calibration data. (Trained weights would put the ranks elsewhere, so MACs at the
 same budget differ.) What is timed are the files that a device would get, loaded with `torch.jit.load`:
 
-* ms         as loaded: median of rounds in which all sizes of a network take turns, so drift hits all alike
+* ms         as loaded: CPU time of the one thread, so that what else the machine does hardly counts; the median
+             of rounds in which all sizes of a network take turns, so that drift hits all alike
 * frozen ms  the same after `torch.jit.optimize_for_inference(torch.jit.freeze(model))`
 * faster     the original's time divided by this one's, from the same rounds
 * memory     the file's tensors, and the most that torch's allocator held at once during one call, input and
@@ -161,11 +162,11 @@ def in_turn(models: Sequence[Any], image: Tensor, rounds: int, advance: Any) -> 
 
 
 def timed(model: Any, image: Tensor, calls: int) -> float:
-    """Seconds of one call, the mean of several."""
-    start = time.perf_counter()
+    """Seconds of CPU that one call takes, the mean of several."""
+    start = time.thread_time()
     for _ in range(calls):
         model(image)
-    return (time.perf_counter() - start) / calls
+    return (time.thread_time() - start) / calls
 
 
 def activations(model: Any, image: Tensor) -> int:
@@ -189,7 +190,7 @@ def verdict(faster: float) -> str:
 
 
 def show(rows: Sequence[Row]) -> None:
-    print(f"{results.machine()}. One thread, batch of 1, random weights, budgets by parameters.")
+    print(f"{results.machine()}. One thread's CPU time, batch of 1, random weights, budgets by parameters.")
     for network in dict.fromkeys(row.network for row in rows):
         print(f"\n{network}")
         print(
