@@ -11,11 +11,11 @@ after 30, 60 and 80 % of the epochs) in four ways:
 * v1          Eq. 3 with λ = 0.5, Z ~ U(0.01, 1), SVD every second step, the gradient of Eq. 4
 * v3          the same with the exact gradient, matched in norm
 
-Each is cut by its SVD with three criteria, batch norm as stored and with its statistics recomputed on the
-training images at each size; and, for comparison, as the service cuts it given calibration images. A budget
-is a share of the weights of all convolutions and linear layers (the service counts all parameters); where it
-is less than one basis a layer takes, the smallest network stands in for it. A layer above its break-even
-rank stays whole.
+Each is cut by its SVD with three criteria, batch norm as stored and with its statistics recomputed on 10,000
+training images at each size; and, for comparison, as the service cuts it given calibration images. A budget is
+a share of the weights of all convolutions and linear layers (the service counts all parameters); where it is
+less than one basis a layer takes, the smallest network stands in for it. A layer above its break-even rank
+stays whole.
 
 The data are Debian's `dataset-fashion-mnist`, padded to 32×32, or CIFAR-10 from FOLDER (see `benchmarks.data`).
 So that all of it ends within about an hour of two cores, the network has a width of 16 and the trainings 4
@@ -59,6 +59,7 @@ CRITERIA = ("uniform", "c1", "c1c2")
 QUICK_CRITERIA = ("c1",)
 BUDGETS = (1.0, 0.5, 0.3, 0.2, 0.1, 0.05)
 BATCH = 128
+RECOMPUTED = 10_000  # training images that batch norms are recomputed from
 SERVICE = "relative"  # what the service does with batch norms
 WIDTH, QUICK_WIDTH = 16, 4
 EPOCHS, QUICK_EPOCHS = 4, 4
@@ -258,14 +259,14 @@ def cut(model: nn.Module, found: Sequence[Layer], svds: Sequence[Decomposition],
 
 
 def recompute(model: nn.Module, data: Data) -> None:
-    """Batch-norm statistics afresh, as averages over the training images as they are."""
+    """Batch-norm statistics afresh, as averages over training images as they are."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             module.reset_running_stats()
             module.momentum = None
     model.train()
     with torch.no_grad():
-        for images in torch.split(data.images[: len(data.images) // 500 * 500], 500):
+        for images in torch.split(data.images[: min(len(data.images) // 500 * 500, RECOMPUTED)], 500):
             model(images.to(DEVICE))
     model.eval()
 
