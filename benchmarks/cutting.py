@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from benchmarks import programs
 from models import factor, master
@@ -100,7 +100,7 @@ def afresh(name: str, arguments: dict[str, int], checkpoint: Path, ranks: dict[s
     example = torch.randn(2, *programs.input_shape(name, arguments))
     file = io.BytesIO()
     with torch.no_grad():
-        torch.jit.save(torch.jit.trace(module, example, check_trace=False), file)
+        torch.jit.save(torch.jit.trace(module, example, check_trace=False), file)  # type: ignore[no-untyped-call]
     hashlib.sha256(file.getbuffer()).digest()
 
 
@@ -109,11 +109,12 @@ def truncate(module: nn.Module, name: str, rank: int) -> None:
     parent, _, child = name.rpartition(".")
     owner = module.get_submodule(parent)
     layer = owner.get_submodule(child)
-    weight: Tensor = layer.weight.detach()  # type: ignore[union-attr,assignment]
+    assert isinstance(layer, nn.Conv2d | nn.Linear)
+    weight = layer.weight.detach()
     u, s, v = torch.linalg.svd(weight.flatten(1), full_matrices=False)
     up, down = u[:, :rank] * s[:rank], v[:rank]
-    first: nn.Module
-    second: nn.Module
+    first: nn.Conv2d | nn.Linear
+    second: nn.Conv2d | nn.Linear
     if isinstance(layer, nn.Conv2d):
         first = nn.Conv2d(
             layer.in_channels, rank, layer.kernel_size, layer.stride, layer.padding, bias=False  # type: ignore[arg-type]
@@ -122,10 +123,10 @@ def truncate(module: nn.Module, name: str, rank: int) -> None:
     else:
         first = nn.Linear(weight.shape[1], rank, bias=False)
         second = nn.Linear(rank, weight.shape[0], bias=layer.bias is not None)
-    first.weight.data = down.reshape(first.weight.shape)  # type: ignore[union-attr,operator]
-    second.weight.data = up.reshape(second.weight.shape)  # type: ignore[union-attr,operator]
+    first.weight.data = down.reshape(first.weight.shape)
+    second.weight.data = up.reshape(second.weight.shape)
     if layer.bias is not None:
-        second.bias.data = layer.bias.data  # type: ignore[union-attr]
+        second.bias = layer.bias
     setattr(owner, child, nn.Sequential(first, second).eval())
 
 

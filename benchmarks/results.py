@@ -11,7 +11,10 @@ import csv
 import dataclasses
 import os
 import platform
-from collections.abc import Mapping, Sequence
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -32,6 +35,7 @@ class Table(Generic[R]):
         self.path, self.row = path, row
         self.rows: list[R] = []
         if path.exists():
+            self._repair()
             with path.open(newline="") as file:
                 self.rows = [self._parse(record) for record in csv.DictReader(file)]
 
@@ -42,16 +46,37 @@ class Table(Generic[R]):
     def add(self, row: R) -> None:
         self.rows.append(row)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        new = not self.path.exists()
+        new = not self.path.exists() or not self.path.stat().st_size
         with self.path.open("a", newline="") as file:
             table = csv.DictWriter(file, [field.name for field in dataclasses.fields(self.row)], lineterminator="\n")
             if new:
                 table.writeheader()
             table.writerow(dataclasses.asdict(row))
 
+    def _repair(self) -> None:
+        """Take off a last line that was only written in part."""
+        data = self.path.read_bytes()
+        whole = data[: data.rfind(b"\n") + 1]
+        if whole != data:
+            self.path.write_bytes(whole)
+
     def _parse(self, record: Mapping[str, str]) -> R:
         types = {field.name: str(field.type) for field in dataclasses.fields(self.row)}
+        if types.keys() != record.keys():
+            sys.exit(f"{self.path} has other columns than this benchmark writes: move it away.")
         return self.row(**{name: PARSERS[types[name]](text) for name, text in record.items()})
+
+
+@contextmanager
+def place(quick: bool, given: Path | None) -> Iterator[Path]:
+    """The folder for tables and plots: the one given, or docs/results, or one that a quick run throws away."""
+    if given is not None:
+        yield given
+    elif quick:
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder)
+    else:
+        yield RESULTS
 
 
 def machine() -> str:

@@ -1,55 +1,59 @@
 """Adam with L2 and ReLU against what must not show the effect (arXiv:1812.08119), and what elimination gives.
 
-    python -m benchmarks.sparsity [--quick] [--epochs N]
+    python -m benchmarks.sparsity [--quick] [--epochs N] [--results FOLDER]
 
-A perceptron with one hidden layer, first plain, then with batch norm: 1,000 units on Fashion-MNIST (Debian's
-dataset-fashion-mnist), or with --quick 100 units on scikit-learn's digits. Each line is one trained network:
+Three small networks on Fashion-MNIST (Debian's dataset-fashion-mnist), each trained in five ways: a perceptron
+with one hidden layer of 1,000 units, the same with batch norm, and a convolutional network of two unpadded 3×3
+convolutions (16 and 32 channels) and a hidden layer of 64. Narrower and shorter than the paper's, so that all of
+it takes about an hour of one core. With --quick the first and the last, smaller still, on scikit-learn's digits.
 
-* zero        share of the hidden layer's columns whose 2-norm is under the gap in the norms
+* zero        share of the columns of all layers but the last whose 2-norm is under the gap in the norms
 * parameters  before and after `sparsity.eliminate`; accuracy on the test images before and after
 * difference  the largest between the outputs for the test images before and after, relative to the largest
 
-Without --quick the table also goes to docs/results/sparsity.csv.
+Every trained network is a row of sparsity.csv, every epoch one of sparsity-epochs.csv, and sparsity.svg shows the
+zero columns by epoch; all in docs/results, or with --quick in a temporary folder. A row that is there is not
+done again.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
-import gzip
-import sys
 import tempfile
 import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from benchmarks import programs
+from benchmarks import programs, results
+from benchmarks.bar import Advance, bar
+from benchmarks.data import Data, digits, fashion_mnist
 from models import checkpoint, execute, sparsity
-from models.training.adam_sparsity import Recipe, perceptron, train
+from models.sparsity import columns
+from models.training.adam_sparsity import ACTIVATIONS, Epoch, Recipe, perceptron, train
 
-FASHION = Path("/usr/share/datasets/fashion-mnist")
-RESULTS = Path(__file__).parents[1] / "docs" / "results" / "sparsity.csv"
+EPOCHS, QUICK_EPOCHS = 12, 10
 
 
 @dataclasses.dataclass(frozen=True)
-class Data:
-    name: str
-    images: Tensor
-    labels: Tensor
-    test_images: Tensor
-    test_labels: Tensor
+class Network:
+    """How it is built for an activation, the data that it takes, and Adam's recipe."""
+
+    build: Callable[[str], nn.Sequential]
+    data: Data
+    recipe: Recipe
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
+    """One trained network."""
+
+    network: str
     run: str
     data: str
-    hidden: int
-    norm: bool
     epochs: int
     l2: float
     rate: float
@@ -61,6 +65,19 @@ class Row:
     difference: float
     rejected: str
     seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """One epoch of one training; `epochs` is how many there are in all."""
+
+    network: str
+    run: str
+    data: str
+    epochs: int
+    epoch: int
+    loss: float
+    zero: float
 
 
 def recipes(base: Recipe, sgd_rate: float) -> dict[str, Recipe]:
@@ -75,55 +92,79 @@ def recipes(base: Recipe, sgd_rate: float) -> dict[str, Recipe]:
     }
 
 
-def digits() -> Data:
-    from sklearn.datasets import load_digits
-
-    pixels, labels = load_digits(return_X_y=True)
-    images, targets = torch.tensor(pixels / 16, dtype=torch.float32), torch.tensor(labels)
-    order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(0))
-    train_, test = order[500:], order[:500]
-    return Data("digits", images[train_], targets[train_], images[test], targets[test])
-
-
-def fashion(folder: Path = FASHION) -> Data:
-    """The 60,000 training and 10,000 test images, as (N, 784) in 0…1."""
-
-    def read(name: str, header: int) -> Tensor:
-        raw = gzip.decompress((folder / name).read_bytes())
-        return torch.from_numpy(np.frombuffer(raw, np.uint8, offset=header).copy())
-
-    return Data(
-        "fashion-mnist",
-        read("train-images-idx3-ubyte.gz", 16).reshape(-1, 784).float() / 255,
-        read("train-labels-idx1-ubyte.gz", 8).long(),
-        read("t10k-images-idx3-ubyte.gz", 16).reshape(-1, 784).float() / 255,
-        read("t10k-labels-idx1-ubyte.gz", 8).long(),
-    )
+def networks(quick: bool, epochs: int) -> Mapping[str, Network]:
+    if quick:
+        recipe = Recipe(l2=5e-3, rate=1e-2, batch=16, epochs=epochs)
+        rows, images = digits().flat(), digits().padded(2)
+        return {
+            "perceptron": Network(lambda activation: perceptron(64, (100,), 10, activation, norm=False), rows, recipe),
+            "convolutional": Network(
+                lambda activation: convolutional(images.shape, (16, 32), 32, activation), images, recipe
+            ),
+        }
+    recipe = Recipe(l2=5e-4, rate=3e-3, batch=64, epochs=epochs)
+    images = fashion_mnist()
+    rows = images.flat()
+    gentle = dataclasses.replace(recipe, rate=1e-3)
+    return {
+        "perceptron": Network(lambda activation: perceptron(784, (1000,), 10, activation, norm=False), rows, recipe),
+        "perceptron, BN": Network(lambda activation: perceptron(784, (1000,), 10, activation), rows, recipe),
+        "convolutional": Network(
+            lambda activation: convolutional(images.shape, (16, 32), 64, activation), images, gentle
+        ),
+    }
 
 
-def measure(name: str, data: Data, hidden: int, norm: bool, recipe: Recipe) -> Row:
+def convolutional(shape: tuple[int, ...], widths: Sequence[int], hidden: int, activation: str) -> nn.Sequential:
+    """Unpadded 3×3 convolutions, each with the activation and a 2×2 max pooling, a hidden layer, 10 classes."""
+    act = ACTIVATIONS[activation]
+    inputs, side = shape[0], shape[1]
+    layers: list[nn.Module] = []
+    for width in widths:
+        layers += [nn.Conv2d(inputs, width, 3), act(), nn.MaxPool2d(2)]
+        inputs, side = width, (side - 2) // 2
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(inputs * side**2, hidden), act(), nn.Linear(hidden, 10))
+
+
+def zero(model: nn.Module) -> float:
+    """The share of the columns of all layers but the last that are zero."""
+    weights = [layer.weight for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear)][:-1]
+    norms = [columns.norms(weight) for weight in weights]
+    return sum(int((each <= columns.cut(each)).sum()) for each in norms) / sum(map(len, norms))
+
+
+def measure(
+    name: str, run: str, network: Network, recipe: Recipe, epochs: results.Table[Point], advance: Advance
+) -> Row:
+    """Train, eliminate and compare."""
     start = time.perf_counter()
     torch.manual_seed(0)
-    features, classes = data.images.shape[1], int(data.labels.max()) + 1
-    model = perceptron(features, (hidden,), classes, recipe.activation, norm=norm)
-    history = train(model, data.images, data.labels, recipe)
+    data, model = network.data, network.build(recipe.activation)
+
+    def note(number: int, epoch: Epoch) -> None:
+        point = Point(name, run, data.name, recipe.epochs, number + 1, round(epoch.loss, 5), round(zero(model), 4))
+        # A training that was stopped starts afresh, and goes the same way again.
+        if not epochs.has(network=name, run=run, data=data.name, epochs=recipe.epochs, epoch=number + 1):
+            epochs.add(point)
+        advance(f"{name}: {run}")
+
+    train(model, data.images, data.labels, recipe, progress=note)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.pt2")
-        programs.export(model, (features,), path)
+        programs.export(model, data.shape, path)
         graph, tensors = checkpoint.read(path, None)
     smaller, fewer, report = sparsity.eliminate(graph, tensors)
     with torch.no_grad():
         before = execute.run(graph, tensors, [data.test_images])[0]
         after = execute.run(smaller, fewer, [data.test_images])[0]
     return Row(
-        run=name,
+        network=name,
+        run=run,
         data=data.name,
-        hidden=hidden,
-        norm=norm,
         epochs=recipe.epochs,
         l2=recipe.l2,
         rate=recipe.rate,
-        zero=history[-1].zero,
+        zero=round(zero(model), 4),
         params_before=report.params_before,
         params_after=report.params_after,
         accuracy_before=accuracy(before, data.test_labels),
@@ -135,50 +176,59 @@ def measure(name: str, data: Data, hidden: int, norm: bool, recipe: Recipe) -> R
 
 
 def accuracy(outputs: Tensor, labels: Tensor) -> float:
-    return float((outputs.argmax(1) == labels).double().mean())
+    return round(float((outputs.argmax(1) == labels).double().mean()), 4)
 
 
-def show(row: Row) -> str:
+def show(rows: Sequence[Row]) -> None:
+    for name, data, epochs in dict.fromkeys((row.network, row.data, row.epochs) for row in rows):
+        title = f"{name}, {data}, {epochs} epochs (paper: more, and larger networks)"
+        print(f"{title}\n{'':<16}{'zero':>7}{'parameters':>19}{'accuracy':>20}{'difference':>17}")
+        for row in rows:
+            if (row.network, row.data, row.epochs) == (name, data, epochs):
+                print(line(row))
+
+
+def line(row: Row) -> str:
     return (
-        f"{row.run + (', BN' if row.norm else ''):<20}{row.zero:>7.1%}{row.params_before:>11,} → {row.params_after:<9,}"
+        f"{row.run:<16}{row.zero:>7.1%}{row.params_before:>11,} → {row.params_after:<9,}"
         f"{row.accuracy_before:>8.2%} → {row.accuracy_after:<8.2%}{row.difference:>9.1e}{row.seconds:>8.0f} s"
         + (f"   kept as it was: {row.rejected}" if row.rejected else "")
     )
 
 
-def write(rows: list[Row], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in dataclasses.fields(Row)], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(map(dataclasses.asdict, rows))
+def draw(path: Path, points: Sequence[Point]) -> None:
+    panels: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for point in points:
+        lines = panels.setdefault(f"{point.network}, {point.data}", {})
+        lines.setdefault(point.run, []).append((point.epoch, 100 * point.zero))
+    results.plot(path, panels, "epoch", "zero columns, %")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sparsity", description="Zeros from Adam and L2.")
-    parser.add_argument("--quick", action="store_true", help="digits and 100 hidden units; writes no file")
-    parser.add_argument("--epochs", type=int, help="other than 40 with --quick, 100 without")
+    parser.add_argument("--quick", action="store_true", help="digits and smaller networks; keeps nothing")
+    parser.add_argument("--epochs", type=int, help=f"other than {QUICK_EPOCHS} with --quick, {EPOCHS} without")
+    parser.add_argument("--results", type=Path, metavar="FOLDER", help="where the tables and the plot go")
     given = parser.parse_args()
+    # Weights on their way to zero pass through denormal numbers, which are slow; the setting is per thread.
     torch.set_num_threads(1)
-    # Weights on their way to zero pass through denormal numbers, which are slow.
     torch.set_flush_denormal(True)
-    if given.quick:
-        data, hidden, epochs = digits(), 100, given.epochs or 40
-        plain = Recipe(l2=1e-3, rate=1e-2, batch=16, epochs=epochs)
-        normed = dataclasses.replace(plain, l2=5e-3, rate=2e-2)
-    elif FASHION.is_dir():
-        data, hidden, epochs = fashion(), 1000, given.epochs or 100
-        plain = normed = Recipe(l2=5e-4, rate=3e-3, batch=64, epochs=epochs)
-    else:
-        sys.exit(f"SKIPPED: there is no {FASHION}; install Debian's dataset-fashion-mnist, or pass --quick.")
-    print(f"{'':<20}{'zero':>7}{'parameters':>19}{'accuracy':>20}{'difference':>17}")
-    rows = []
-    for norm, base in ((False, plain), (True, normed)):
-        for name, recipe in recipes(base, sgd_rate=0.05).items():
-            rows.append(measure(name, data, hidden, norm, recipe))
-            print(show(rows[-1]), flush=True)
-            if not given.quick:
-                write(rows, RESULTS)
+    epochs = given.epochs or (QUICK_EPOCHS if given.quick else EPOCHS)
+    with results.place(given.quick, given.results) as folder:
+        table = results.Table(folder / "sparsity.csv", Row)
+        points = results.Table(folder / "sparsity-epochs.csv", Point)
+        todo = [
+            (name, run, network, recipe)
+            for name, network in networks(given.quick, epochs).items()
+            for run, recipe in recipes(network.recipe, sgd_rate=0.05).items()
+            if not table.has(network=name, run=run, data=network.data.name, epochs=epochs)
+        ]
+        with bar(len(todo) * epochs, "epochs") as advance:
+            for name, run, network, recipe in todo:
+                table.add(measure(name, run, network, recipe, points, advance))
+        show(table.rows)
+        if trained := [point for point in points.rows if point.epochs == epochs]:
+            draw(folder / "sparsity.svg", trained)
 
 
 if __name__ == "__main__":

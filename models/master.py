@@ -37,8 +37,8 @@ from models.program import Graph
 from models.sparsity import Report
 from models.statistics import Moments
 
-# More take longer for each plan and hardly fit better.
-REFIT_INPUTS = 1280
+# More take longer and say hardly more: to learn what the layers do, and to refit one plan.
+STATISTICS_INPUTS, REFIT_INPUTS = 2048, 1280
 # On so many calibration inputs a program is compared with what is left of it without its zero channels.
 COMPARED = 16
 
@@ -78,7 +78,7 @@ def build(
     moments: list[Moments] | None = None
     if rule.metric != "svd":
         inputs = load_calibration(calibration, criterion)
-        moments = statistics.gather(graph, tensors, template.decomposed, inputs, progress)
+        moments = statistics.gather(graph, tensors, template.decomposed, inputs[:STATISTICS_INPUTS], progress)
     stored = {f"dense/{name}": tensor for name, tensor in tensors.items()}
     stored |= {template.original.entry(name): uploaded[name] for name in template.original.apart}
     sigmas = []

@@ -33,8 +33,8 @@ from models.program import Graph, Node, Ref
 
 Progress = Callable[[str, int, int, str], None]
 STEPS = 600
-KNOTS = 32
-HELD, STATISTICS = 1000, 1024
+KNOTS = 24
+HELD, STATISTICS = 512, 512
 EPSILON = 7
 SAVE_EVERY = 25
 LARGEST_GRADIENT = 1.0

@@ -1,0 +1,179 @@
+"""What a publisher's upload costs: core seconds of each kind of work, and as multiples of one forward pass.
+
+    python -m benchmarks.cost [--quick] [--steps N] [--results FOLDER]
+
+ResNet-18 with random weights and 320 random calibration inputs (the fewest that tuning takes), on one thread.
+Times are the process's CPU time, so that what else the machine does in these minutes hardly counts; waiting for
+the disk is left out.
+
+* forward      the network once over all calibration inputs, without gradients: the unit of the rest
+* statistics   `statistics.gather` in `master.build`
+* decompose    the rest of `master.build`: reading, factors, corrections, importance, writing
+* refit        `improve.improve` for the plan at 0.3 of the parameters
+* tune         `tune.tune`: some steps, the statistics of the original, and one of the sizes that it settles are
+               timed; the whole, with its 600 steps and all sizes, is worked out from those
+
+The rows are kept in cost.csv in docs/results; with --quick, which takes a narrow network and 64×64, in a
+temporary folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from benchmarks import programs, results
+from benchmarks.bar import Advance, bar
+from models import execute, master, tune
+from models.emit.template import Template
+from models.improve import improve
+from models.plan import Planner
+from models.statistics import BATCH
+
+INPUTS = 320
+BUDGET = 0.3
+FULL: dict[str, Any] = {}
+QUICK: dict[str, Any] = {"width": 8, "image_size": 64, "num_classes": 10}
+PHASES = 4  # forward, master, refit, tune
+LAST = f"tune, {tune.STEPS} steps and all sizes"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One kind of work on one network: its core seconds, and those divided by a forward pass's.
+    `measured`: timed as it is, or worked out from parts that were."""
+
+    network: str
+    inputs: int
+    work: str
+    seconds: float
+    forwards: float
+    measured: bool
+
+
+class Stopped(Exception):
+    """Enough of a tuning has been seen."""
+
+
+class Clock:
+    """A progress callback that notes when every stage of every phase began."""
+
+    def __init__(self, until: tuple[str, int] | None = None) -> None:
+        self.times: dict[tuple[str, int], float] = {}
+        self.until = until
+        self.total: dict[str, int] = {}
+
+    def __call__(self, phase: str, completed: int, total: int, unit: str) -> None:
+        self.times.setdefault((phase, completed), time.process_time())
+        self.total[phase] = total
+        if (phase, completed) == self.until:
+            raise Stopped
+
+    def between(self, start: tuple[str, int], end: tuple[str, int]) -> float:
+        return self.times[end] - self.times[start]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.cost", description="What an upload's work costs.")
+    parser.add_argument("--quick", action="store_true", help="a narrow network on small images")
+    parser.add_argument("--steps", type=int, default=3, help="of the tuning, besides a first one that is not counted")
+    parser.add_argument("--results", type=Path, metavar="FOLDER", help="where the table goes")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    name, arguments = ("ResNet-18, 64×64, width 8", QUICK) if given.quick else ("ResNet-18, 224×224", FULL)
+    with results.place(given.quick, given.results) as folder:
+        table = results.Table(folder / "cost.csv", Row)
+        if not table.has(network=name, work=LAST):
+            with bar(PHASES, "kinds of work") as advance:
+                for row in measure(name, arguments, given.steps, advance):
+                    if not table.has(network=name, work=row.work):
+                        table.add(row)
+        show([row for row in table.rows if row.network == name])
+
+
+def measure(name: str, arguments: dict[str, Any], steps: int, advance: Advance) -> list[Row]:
+    with tempfile.TemporaryDirectory() as temporary:
+        source, out = Path(temporary, "source"), Path(temporary, "master")
+        programs.prepare("resnet18", arguments, source)
+        inputs = torch.randn(INPUTS, *programs.input_shape("resnet18", arguments))
+        save_file({"inputs": inputs}, source / "calibration.safetensors")
+        build = Clock()
+        built = seconds(lambda: master.build(source, out, refit=True, progress=build))
+        gathered = build.between(("calibrate", 0), ("calibrate", INPUTS))
+        advance("statistics, decomposition")
+        forward = pass_over(out, inputs)
+        advance("forward")
+        ranks = Planner.open(out).plan(max_params=int(BUDGET * Planner.open(out).template.params)).ranks
+        refit = seconds(lambda: improve(out, ranks, Path(temporary, "refit"), master.silent))
+        advance("refit")
+        step, original, size, sizes = tuning(out, inputs, steps)
+        advance("tune")
+    whole = tune.STEPS * step + original + sizes * size
+    works = {
+        "forward": forward,
+        "statistics": gathered,
+        "decompose": built - gathered,
+        "refit": refit,
+        "tune, a step": step,
+        "tune, statistics of the original": original,
+        "tune, one size": size,
+        f"tune, {tune.STEPS} steps": tune.STEPS * step,
+        LAST: whole,
+    }
+    return [
+        Row(name, INPUTS, work, round(taken, 3), round(taken / forward, 3), str(tune.STEPS) not in work)
+        for work, taken in works.items()
+    ]
+
+
+def pass_over(folder: Path, inputs: Tensor) -> float:
+    """Core seconds of the original over all inputs, in batches as the statistics are taken in; the better of two."""
+    template, stored = Template.open(folder), load_file(folder / "master.safetensors")
+    tensors = {name: stored[f"dense/{name}"] for name in template.tensors}
+
+    @torch.no_grad()
+    def run() -> None:
+        for images in torch.split(inputs, BATCH):
+            execute.run(template.graph, tensors, [images])
+
+    return min(seconds(run) for _ in range(2))
+
+
+def tuning(folder: Path, inputs: Tensor, steps: int) -> tuple[float, float, float, int]:
+    """Core seconds of a step (the median), of the original's statistics, and of settling a size; how many sizes."""
+    clock = Clock(until=("settle", 1))
+    recipe = tune.Recipe(steps=steps + 1)
+    with contextlib.suppress(Stopped):
+        tune.tune(folder, inputs, recipe, state=folder / "tuning", progress=clock, device="cpu")
+    each = [clock.between(("tune", number), ("tune", number + 1)) for number in range(1, steps + 1)]
+    original = clock.between(("tune", steps + 1), ("settle", 0))
+    return statistics.median(each), original, clock.between(("settle", 0), ("settle", 1)), clock.total["settle"]
+
+
+def seconds(function: Callable[[], object]) -> float:
+    start = time.process_time()
+    function()
+    return time.process_time() - start
+
+
+def show(rows: list[Row]) -> None:
+    print(f"{results.machine()}. One thread, CPU time.")
+    print(f"{rows[0].network}, random weights, {rows[0].inputs} random calibration inputs")
+    print(f"{'work':<36}{'seconds':>11}{'forward passes':>16}")
+    for row in rows:
+        print(f"{row.work:<36}{row.seconds:>11.2f}{row.forwards:>16.2f}{'' if row.measured else '  worked out'}")
+
+
+if __name__ == "__main__":
+    main()
