@@ -105,12 +105,11 @@ def networks(quick: bool, epochs: int) -> Mapping[str, Network]:
     recipe = Recipe(l2=5e-4, rate=3e-3, batch=64, epochs=epochs)
     images = fashion_mnist()
     rows = images.flat()
-    gentle = dataclasses.replace(recipe, rate=1e-3)
     return {
         "perceptron": Network(lambda activation: perceptron(784, (1000,), 10, activation, norm=False), rows, recipe),
         "perceptron, BN": Network(lambda activation: perceptron(784, (1000,), 10, activation), rows, recipe),
         "convolutional": Network(
-            lambda activation: convolutional(images.shape, (16, 32), 64, activation), images, gentle
+            lambda activation: convolutional(images.shape, (16, 32), 64, activation), images, recipe
         ),
     }
 
