@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
+
 from models.emit import torchscript
 from models.improve import method_of
 from models.master import Progress
@@ -61,12 +63,21 @@ class Cutter:
         evaluation = self.folder / EVALUATION
         if not evaluation.exists():
             return None
+        if not self._agreement(evaluation):
+            return measure(path, evaluation, metric=self.metric, progress=self.progress).to_json()
         original = path.with_suffix(".original")
         with open(original, "wb") as file:
             torchscript.write(self.folder, Planner.open(self.folder).plan(budget=1), file)
         found = measure(path, evaluation, metric=self.metric, original=original, progress=self.progress)
         original.unlink()
         return found.to_json()
+
+    def _agreement(self, evaluation: Path) -> bool:
+        """Whether the cut is compared with the original rather than with targets."""
+        if self.metric is not None:
+            return self.metric == "agreement"
+        with safe_open(evaluation, "numpy") as file:
+            return "targets" not in file.keys()  # noqa: SIM118 (it is no mapping)
 
 
 def run(job: Job) -> Mapping[str, Any]:

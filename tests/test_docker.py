@@ -29,8 +29,8 @@ def values(service: str, setting: str) -> str:
 
 
 def test_there_are_an_api_a_worker_and_a_valkey() -> None:
-    assert set(SERVICES) == {"api", "worker", "valkey"}
-    assert set(OURS) == {"api", "worker"}
+    assert set(SERVICES) == {"api", "worker", "cutter", "valkey"}
+    assert set(OURS) == {"api", "worker", "cutter"}
 
 
 def test_every_service_is_health_checked() -> None:

@@ -52,6 +52,9 @@ def value_names(graph: Graph) -> dict[str, str]:
 
 def call(node: Node, names: Mapping[str, str]) -> str:
     """The node as statements, each ending in a newline; `names` maps values to expressions."""
+    if node.op == CONVOLUTION and not node.args[6]:
+        data, weight, bias = (render(node.args[index], names) for index in range(3))
+        return _assign(node, _convolution(node, data, weight, bias, names), names)
     arguments = [render(a, names) for a in node.args]
     arguments += [f"{key}={render(value, names)}" for key, value in node.kwargs]
     return _assign(node, f"torch.{_function(node.op)}({', '.join(arguments)})", names)
@@ -61,14 +64,19 @@ def factored_call(node: Node, names: Mapping[str, str], down: str, up: str) -> s
     """A convolution or linear call as its two factors; stride, padding, dilation stay on the first,
     the bias on the second (arXiv:1910.13141, channel form)."""
     result = names[node.outputs[0]]
-    data, _, bias, *geometry = (render(a, names) for a in node.args)
+    data, bias = render(node.args[0], names), render(node.args[2], names) if len(node.args) > 2 else "None"
     if node.op != CONVOLUTION:
         first = f"torch.linear({data}, {down})"
         return f"    {result}_ = {first}\n    {result} = torch.linear({result}_, {up}, {bias})\n"
-    zeros, ones = (f"[{', '.join([digit] * len(node.args[3]))}]" for digit in "01")  # type: ignore[arg-type]
-    first = f"torch.convolution({data}, {down}, None, {', '.join(geometry)})"
-    second = f"torch.convolution({result}_, {up}, {bias}, {ones}, {zeros}, {ones}, False, {zeros}, 1)"
-    return f"    {result}_ = {first}\n    {result} = {second}\n"
+    first = _convolution(node, data, down, "None", names)
+    dimensions = len(node.args[3])  # type: ignore[arg-type]
+    return f"    {result}_ = {first}\n    {result} = torch.conv{dimensions}d({result}_, {up}, {bias})\n"
+
+
+def _convolution(node: Node, data: str, weight: str, bias: str, names: Mapping[str, str]) -> str:
+    """By the name for its dimensions: `torch.jit.freeze` folds a batch norm into that, not into `convolution`."""
+    geometry = [render(node.args[index], names) for index in (3, 4, 5, 8)]
+    return f"torch.conv{len(node.args[3])}d({', '.join([data, weight, bias, *geometry])})"  # type: ignore[arg-type]
 
 
 def render(argument: Argument, names: Mapping[str, str]) -> str:

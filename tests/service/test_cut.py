@@ -2,16 +2,18 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import shutil
 import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from models.plan import Plan
 from service import cut
-from service.catalogue import MASTER, record_key, upload_key
+from service.catalogue import EVALUATION, MASTER, record_key, upload_key
 from service.job import Job
 from service.problems import Problem
 from service.settings import Settings
@@ -84,21 +86,34 @@ def test_progress_leads_from_the_cut_to_the_measurement(stocked: Settings) -> No
     assert list(dict.fromkeys(phases)) == ["cut", "measure"]
 
 
-def test_agreement_is_measured_where_there_are_no_targets(
-    stocked: Settings, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("metric", [None, "agreement"])
+def test_only_agreement_is_measured_against_the_original(
+    stocked: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, metric: str | None
 ) -> None:
     asked: dict[str, Any] = {}
 
     def measure(artifact: Path, evaluation: Path, **rest: Any) -> Any:
         asked.update(rest)
-        assert rest["original"].read_bytes() != artifact.read_bytes()
+        assert metric is None or rest["original"].read_bytes() != artifact.read_bytes()
         raise RuntimeError("enough")
 
     monkeypatch.setattr(cut, "measure", measure)
-    job, _ = job_of(Parts.of(stocked), 0.45)
+    parts = Parts.of(stocked)
+    job, plan = job_of(parts, 0.45)
+    folder = parts.store.folder(f"models/{job.model}", (*MASTER, EVALUATION))
     with pytest.raises(RuntimeError, match="enough"):
-        cut.run(job)
-    assert asked["metric"] is None
+        cut.Cutter(folder, metric, job.progress).cut(plan, tmp_path / "a.pt")
+    assert asked["metric"] == metric and ("original" in asked) == (metric is not None)
+
+
+def test_without_targets_agreement_is_measured(stocked: Settings, tmp_path: Path) -> None:
+    parts = Parts.of(stocked)
+    job, plan = job_of(parts, 0.45)
+    folder = tmp_path / "master"
+    shutil.copytree(parts.store.folder(f"models/{job.model}", (*MASTER, EVALUATION)), folder)
+    save_file({"inputs": load_file(folder / EVALUATION)["inputs"]}, folder / EVALUATION)
+    measurement = cut.Cutter(folder, None, job.progress).cut(plan, tmp_path / "a.pt").measurement
+    assert measurement is not None and measurement["metric"] == "agreement" and measurement["value"] < 1
 
 
 def test_a_deleted_models_cut_fails_as_not_found(stocked: Settings) -> None:

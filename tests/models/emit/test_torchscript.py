@@ -143,3 +143,13 @@ def test_a_weight_shared_by_two_calls_is_stored_once(tmp_path: Path) -> None:
     assert len([name for name in names if name.startswith("twice_weight")]) in (1, 2)
     layer = next(layer for layer in planner_.template.layers if layer.name == "twice")
     assert len(layer.calls) == 2 and layer.positions == 2
+
+
+def test_freezing_folds_a_batch_norm_into_the_convolution_before_it(tmp_path: Path) -> None:
+    module, folder, found = planner(Small, tmp_path)
+    x = torch.randn(2, *SHAPES[Small])
+    for plan in (found.plan(1.0), found.smallest):
+        frozen = torch.jit.freeze(load(emit(folder, plan)).eval())
+        assert "batch_norm" not in str(frozen.graph)
+        with torch.no_grad():
+            torch.testing.assert_close(frozen(x), load(emit(folder, plan))(x), rtol=1e-4, atol=1e-5)
