@@ -74,7 +74,8 @@ def energy(layers: Sequence[Spectrum]) -> Importance:
 
 
 def loss(layers: Sequence[Spectrum]) -> Importance:
-    """Expected squared change of the network's outputs per parameter spent, `σ_k² / (m+n)`; ours.
+    """Expected squared change of the network's outputs per parameter spent, `σ_k² / (m+n)`; ours. By the Fisher
+    matrix it is the change of the loss.
 
     Only in a metric that makes σ² the same unit in every layer.
     """
@@ -84,12 +85,12 @@ def loss(layers: Sequence[Spectrum]) -> Importance:
 @dataclass(frozen=True)
 class Rule:
     """A criterion and the decomposition that it ranks: "svd", or, from calibration data, "outputs"
-    (one-sided whitening) or "logits" (whitening weighed by the network's output gradients).
+    (one-sided whitening), "logits" or "loss" (whitening weighed by gradients of either, see `statistics`).
     `per_parameter`: it says what a basis is worth for each parameter spent, so that for a budget of MACs there is
     another order; the paper's have one order for both."""
 
     rate: Criterion
-    metric: Literal["svd", "outputs", "logits"] = "svd"
+    metric: Literal["svd", "outputs", "logits", "loss"] = "svd"
     per_parameter: bool = False
 
 
@@ -101,5 +102,6 @@ CRITERIA: Mapping[str, Rule] = {
     "energy": Rule(energy, per_parameter=True),
     "whitened": Rule(energy, "outputs", per_parameter=True),
     "logit": Rule(loss, "logits", per_parameter=True),
+    "fisher": Rule(loss, "loss", per_parameter=True),
 }
 WITHOUT_DATA, WITH_DATA = "energy", "logit"

@@ -69,7 +69,7 @@ def build(
     rule = find_rule(criterion)
     if refit and rule.metric == "svd":
         raise DataError(
-            "A refit needs floating-point calibration data.", "Upload them, with criterion logit or whitened."
+            "A refit needs floating-point calibration data.", "Upload them, with criterion logit, fisher or whitened."
         )
     uploaded, template = tensors, survey(graph, tensors)
     progress("eliminate", 0, 1, "models")
@@ -78,7 +78,9 @@ def build(
     moments: list[Moments] | None = None
     if rule.metric != "svd":
         inputs = load_calibration(calibration, criterion)
-        moments = statistics.gather(graph, tensors, template.decomposed, inputs[:STATISTICS_INPUTS], progress)
+        gradient: statistics.Gradient = "loss" if rule.metric == "loss" else "logits"
+        few = inputs[:STATISTICS_INPUTS]
+        moments = statistics.gather(graph, tensors, template.decomposed, few, progress, gradient=gradient)
     stored = {f"dense/{name}": tensor for name, tensor in tensors.items()}
     stored |= {template.original.entry(name): uploaded[name] for name in template.original.apart}
     sigmas = []
@@ -89,7 +91,7 @@ def build(
         if moments is None:
             factors = factor.decompose(weight)
         else:
-            factors = factor.decompose_in_metric(weight, moments[index], rule.metric == "logits")
+            factors = factor.decompose_in_metric(weight, moments[index], rule.metric != "outputs")
             for target in correction.targets(graph, layer):
                 corrected[target.tensor] = layer.name
                 rows = list(correction.rows(target, tensors[target.tensor], factors))[: layer.break_even]

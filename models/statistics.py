@@ -1,18 +1,22 @@
 """What calibration inputs say about each layer: second moments of its outputs and of the gradients there.
 
-One forward and one backward pass over the data, no labels. The gradient is that of a random normal
-projection of the network's outputs, whose second moment is the Gauss-Newton matrix without the softmax
-(ours): unlike gradients of the loss it does not vanish on a network that fits its training images.
+One forward and one backward pass over the data, no labels. The gradient is of either
+
+* "logits": a random normal projection of the network's outputs; its second moment is the Gauss-Newton matrix
+  without the softmax (ours). It does not vanish on a network that fits its training images.
+* "loss": the loss at a class drawn from the network's own softmax; its second moment is the Fisher matrix, of
+  which outputs and gradients of a layer are the two Kronecker factors (arXiv:1503.05671).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from models import execute
 from models.errors import DataError
@@ -20,6 +24,7 @@ from models.layers import LINEAR, Layer
 from models.program import Graph, Node
 
 BATCH = 64
+Gradient: TypeAlias = Literal["logits", "loss"]
 
 
 @dataclass(frozen=True)
@@ -61,10 +66,11 @@ def gather(
     inputs: Tensor,
     progress: Callable[[str, int, int, str], None],
     seed: int = 0,
+    gradient: Gradient = "logits",
 ) -> list[Moments]:
     """The moments of every layer's outputs over `inputs` (N, …), one entry per layer.
 
-    The random projections are drawn from `seed`. A static batch size in the program is respected; what
+    The random projections, or the classes, are drawn from `seed`. A static batch size in the program is respected; what
     does not fill a batch is left out.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -92,9 +98,7 @@ def gather(
         data = inputs[start : start + batch].clone().requires_grad_()
         with torch.enable_grad():
             outputs = execute.run(graph, tensors, [data], visit=watch)
-            loss = sum(
-                (out * torch.randn(out.shape, generator=generator)).sum() for out in outputs if out.requires_grad
-            )
+            loss = sum(_scalar(out, gradient, generator) for out in outputs if out.requires_grad)
             if isinstance(loss, Tensor):
                 loss.backward()  # type: ignore[no-untyped-call]
         samples += len(data)
@@ -105,6 +109,18 @@ def gather(
         )
     progress("calibrate", len(inputs), len(inputs), "samples")
     return [each.moments(samples) for each in sums]
+
+
+def _scalar(outputs: Tensor, gradient: Gradient, generator: torch.Generator) -> Tensor:
+    """What is propagated back from one of the network's outputs."""
+    if gradient == "logits":
+        return (outputs * torch.randn(outputs.shape, generator=generator)).sum()
+    if outputs.ndim != 2:
+        raise DataError(
+            f"Classes are drawn from outputs (batch, classes), not {tuple(outputs.shape)}.", "Choose criterion logit."
+        )
+    drawn = torch.multinomial(outputs.detach().softmax(1), 1, generator=generator).squeeze(1)
+    return functional.cross_entropy(outputs, drawn, reduction="sum")
 
 
 def _rows(value: Tensor, linear: bool) -> Tensor:

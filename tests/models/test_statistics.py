@@ -2,10 +2,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor, nn
 
-from models import execute, layers, statistics
+from models import execute, layers, master, statistics
+from models.errors import DataError
 from models.layers import Layer
 from models.master import silent
 from models.program import Graph
@@ -48,6 +50,22 @@ def test_the_gradient_moment_is_that_of_random_projections_of_the_outputs(tmp_pa
     slope = 1 - torch.tanh(module.first(x).detach()).double() ** 2  # type: ignore[operator]
     expected = torch.einsum("ki,ni,nj,kj->ij", weight, slope, slope, weight) / len(x)
     assert torch.allclose(first.gradient, expected, atol=0.1 * float(expected.max()))
+
+
+def test_the_gradient_of_the_loss_has_the_fisher_matrix_for_its_moment(tmp_path: Path) -> None:
+    _, graph, tensors, found = prepared(tmp_path)
+    x = torch.randn(6000, 6)
+    last = statistics.gather(graph, tensors, found, x, silent, gradient="loss")[1]
+    p = execute.run(graph, tensors, [x])[0].softmax(1).double()
+    expected = (torch.diag_embed(p) - p.unsqueeze(2) * p.unsqueeze(1)).mean(0)
+    assert torch.allclose(last.gradient, expected, atol=0.02)
+
+
+def test_classes_are_drawn_from_two_dimensional_outputs_only(tmp_path: Path) -> None:
+    graph, tensors = read(nn.Conv2d(2, 3, 3).eval(), (2, 5, 5), tmp_path)
+    found = master.survey(graph, tensors).layers
+    with pytest.raises(DataError, match="classes"):
+        statistics.gather(graph, tensors, found, torch.randn(8, 2, 5, 5), silent, gradient="loss")
 
 
 def test_the_same_seed_gives_the_same_moments(tmp_path: Path) -> None:
