@@ -23,6 +23,7 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks import processes
+from service.welcome import OPTIONS
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ def main() -> None:
             name="demo",
             evaluation=folder / "evaluation.safetensors",
             calibration=folder / "calibration.safetensors",
+            options=OPTIONS,
         )
         client.wait(str(answer["operation"]))
         whole = int(client.show("demo")["bytes"])

@@ -16,6 +16,8 @@ from service.processes import TICK, Say
 from service.progress import Bars
 
 NAME = "demo"
+# Each size is fitted to the original when it is first asked for.
+OPTIONS = {"effort": "refit"}
 TRAINING = [sys.executable, "-m", "service.demo"]
 
 
@@ -57,6 +59,7 @@ def publish(client: Client, end: threading.Event) -> bool:
                 name=NAME,
                 evaluation=Path(folder, "evaluation.safetensors"),
                 calibration=Path(folder, "calibration.safetensors"),
+                options=OPTIONS,
                 progress=bars,
             )
             client.wait(str(answer["operation"]), bars)
