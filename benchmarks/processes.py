@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -83,7 +84,8 @@ def find_nginx() -> str | None:
 
 @contextlib.contextmanager
 def running(command: Sequence[str], environment: dict[str, str] | None = None) -> Iterator[subprocess.Popen[bytes]]:
-    """The command as a process that is asked to end, and then ends."""
+    """The command as a process that is asked to end, and then ends, also when this process is."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=sys.stderr)
     try:
         yield process
@@ -94,6 +96,7 @@ def running(command: Sequence[str], environment: dict[str, str] | None = None) -
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        signal.signal(signal.SIGTERM, before)
 
 
 def until(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
