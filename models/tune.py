@@ -272,7 +272,7 @@ def _train(
         torch.nn.utils.clip_grad_norm_(parameters, LARGEST_GRADIENT)
         optimizer.step()
         done += 1
-        if done % SAVE_EVERY == 0:
+        if done % SAVE_EVERY == 0 or done == recipe.steps:
             _save(student, optimizer, state, done, time.monotonic() - began)
             saved()
     progress("tune", recipe.steps, recipe.steps, "steps")

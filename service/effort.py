@@ -35,7 +35,10 @@ def classes(options: Mapping[str, Any], evaluation: Path) -> bool:
 
 
 def tuned(job: Job, options: Mapping[str, Any], program: Path, out: Path, state: Path) -> list[dict[str, float]]:
-    """Trains the master in `out`, going on where a killed worker left off; the curve."""
+    """Trains the master in `out`, going on where a killed worker left off; the curve.
+
+    What the training has come to stays in the store until the model is there (`forget`).
+    """
     store, key = job.parts.store, tuning_key(job.model)
     if store.exists(key):
         with store.files({"state": key}) as files:
@@ -45,7 +48,7 @@ def tuned(job: Job, options: Mapping[str, Any], program: Path, out: Path, state:
         seconds=options.get("tune_seconds"),
         classes=classes(options, program / EVALUATION),
     )
-    curve = tune.tune(
+    return tune.tune(
         out,
         load_file(program / CALIBRATION)["inputs"],
         recipe,
@@ -53,8 +56,11 @@ def tuned(job: Job, options: Mapping[str, Any], program: Path, out: Path, state:
         progress=job.progress,
         saved=lambda: store.replace_file(key, state),
     )
-    store.delete(key)
-    return curve
+
+
+def forget(job: Job) -> None:
+    """Removes a training that has come to its end."""
+    job.parts.store.delete(tuning_key(job.model))
 
 
 @contextlib.contextmanager

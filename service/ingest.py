@@ -91,6 +91,7 @@ def _build(job: Job, upload: Mapping[str, Any], folder: Path) -> None:
         manifest_key(id),
         {**upload, **description, "created": time.time(), "baseline": original.measurement},
     )
+    effort.forget(job)
 
 
 def read(job: Job, upload: Mapping[str, Any], program: Path) -> None:

@@ -104,24 +104,28 @@ def test_a_training_whose_worker_is_killed_is_taken_up_by_the_next(
     assert found is not None
     steps: list[int] = []
 
-    def attempt(until: int) -> None:
+    def attempt(until: tuple[str, int]) -> None:
         job = Job(web.parts, answer["operation"], found.details, threading.Event())
 
         def progress(phase: str, completed: int, total: int, unit: str) -> None:
             if phase == "tune":
                 steps.append(completed)
-                if completed == until:
-                    raise Cancelled("as if it were killed")
+            if (phase, completed) == until:
+                raise Cancelled("as if it were killed")
 
         monkeypatch.setattr(job, "progress", progress)
         ingest.run(job)
 
     with pytest.raises(Cancelled):
-        attempt(40)
+        attempt(("tune", 40))
     assert web.parts.store.exists(tuning_key(answer["id"]))
     steps.clear()
-    attempt(-1)
+    with pytest.raises(Cancelled):
+        attempt(("measure", 0))
     assert steps[0] == 25 and steps[-1] == 60
+    steps.clear()
+    attempt(("", 0))
+    assert steps == [60]
     assert not web.parts.store.exists(tuning_key(answer["id"]))
 
 
