@@ -96,6 +96,8 @@ def tune(
     template, stored = planner.template, load_file(folder / "master.safetensors")
     count = min(len(inputs) // 5, HELD)
     batch = template.graph.inputs[0].shape[0] or recipe.batch
+    if batch < 2:
+        raise DataError("A program for single samples cannot be tuned.", "Export it with a dynamic batch size.")
     if len(inputs) - count < batch or count < batch or not inputs.is_floating_point():
         raise DataError(
             f"Tuning needs at least {5 * batch} floating-point calibration inputs.", "Upload more; labels are not used."

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
 from pathlib import Path
 
 import pytest
@@ -135,6 +136,15 @@ def test_too_few_inputs_are_refused(untuned: tuple[nn.Module, Path, Tensor], tmp
     out = copied(untuned, tmp_path / "master")
     with pytest.raises(DataError, match="at least"):
         tune.tune(out, untuned[2][:100], RECIPE, state=tmp_path / "s", progress=master.silent)
+
+
+def test_a_program_for_single_samples_is_refused(untuned: tuple[nn.Module, Path, Tensor], tmp_path: Path) -> None:
+    out = copied(untuned, tmp_path / "master")
+    template = json.loads((out / "template.json").read_text())
+    template["graph"]["inputs"][0][2][0] = 1
+    (out / "template.json").write_text(json.dumps(template))
+    with pytest.raises(DataError, match="single samples"):
+        tune.tune(out, untuned[2], RECIPE, state=tmp_path / "s", progress=master.silent)
 
 
 class Double(nn.Module):
