@@ -12,6 +12,7 @@ from typing import Any
 from safetensors import safe_open
 
 from models.emit import torchscript
+from models.emit.template import Template
 from models.improve import method_of
 from models.master import Progress
 from models.measure import measure
@@ -57,7 +58,7 @@ class Cutter:
             return "original" if plan.original else "reduced"
         if improved is not None:
             return method_of(improved)
-        return "cut" if Planner.open(self.folder).template.knot(plan.ranks) is None else "tuned"
+        return "cut" if Template.open(self.folder).knot(plan.ranks) is None else "tuned"
 
     def _measure(self, path: Path) -> Mapping[str, Any] | None:
         evaluation = self.folder / EVALUATION

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from models import tune
@@ -31,7 +32,9 @@ def classes(options: Mapping[str, Any], evaluation: Path) -> bool:
     """Whether the network tells classes apart, by what its accuracy is: else its outputs are numbers."""
     if "metric" in options or not evaluation.exists():
         return bool(options.get("metric") != "mse")
-    return default_metric(load_file(evaluation).get("targets")) != "mse"
+    with safe_open(evaluation, "pt") as file:
+        targets = file.get_tensor("targets") if "targets" in file.keys() else None  # noqa: SIM118 (no mapping)
+    return default_metric(targets) != "mse"
 
 
 def tuned(job: Job, options: Mapping[str, Any], program: Path, out: Path, state: Path) -> list[dict[str, float]]:

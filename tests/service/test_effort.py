@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from models.errors import Cancelled
-from service import ingest
+from service import effort, ingest
 from service.catalogue import improved_key, tuning_key
 from service.job import Job
 from tests.service.conftest import Files, Running
@@ -51,7 +51,7 @@ def agreement(service: Running, id: str) -> tuple[float, str]:
 
 
 def test_a_refit_is_made_once_for_each_size_and_says_so(service: Running, published: dict[str, Path]) -> None:
-    cut, id = (publish(service, published, f'{{"effort": "{effort}"}}') for effort in ("cut", "refit"))
+    cut, id = (publish(service, published, f'{{"effort": "{kind}"}}') for kind in ("cut", "refit"))
     assert agreement(service, cut)[1] == "cut"
     better, method = agreement(service, id)
     assert method.startswith("refit") and better >= agreement(service, cut)[0]
@@ -148,9 +148,9 @@ def test_an_effort_that_makes_no_sense_is_refused(
     assert web.parts.store.keys("") == []
 
 
-@pytest.mark.parametrize("effort", ["refit", "tune"])
-def test_an_effort_without_calibration_inputs_is_refused(web: Running, files: Files, effort: str) -> None:
-    answer = web.push({"checkpoint": files.checkpoint}, options=f'{{"effort": "{effort}"}}')
+@pytest.mark.parametrize("kind", ["refit", "tune"])
+def test_an_effort_without_calibration_inputs_is_refused(web: Running, files: Files, kind: str) -> None:
+    answer = web.push({"checkpoint": files.checkpoint}, options=f'{{"effort": "{kind}"}}')
     assert answer.status_code == 422 and "calibration" in answer.json()["detail"]
 
 
@@ -163,3 +163,22 @@ def test_too_few_inputs_to_tune_fail_the_upload_in_words(
     error = service.end(answer["operation"])["error"]
     assert error["type"] == "/problems/data-unusable" and "calibration" in error["detail"]
     assert service.parts.store.keys("") == []
+
+
+@pytest.mark.parametrize(
+    ("options", "targets", "expected"),
+    [
+        ({}, None, True),
+        ({}, torch.zeros(4, dtype=torch.int64), True),
+        ({}, torch.zeros(4, 2), False),
+        ({"metric": "mse"}, torch.zeros(4, dtype=torch.int64), False),
+        ({"metric": "agreement"}, torch.zeros(4, 2), True),
+    ],
+)
+def test_what_accuracy_is_says_whether_outputs_are_classes(
+    tmp_path: Path, options: dict[str, str], targets: torch.Tensor | None, expected: bool
+) -> None:
+    file = tmp_path / "evaluation.safetensors"
+    assert effort.classes(options, file) == (options.get("metric") != "mse")
+    save_file({"inputs": torch.zeros(4, 1)} | ({} if targets is None else {"targets": targets}), file)
+    assert effort.classes(options, file) == expected
