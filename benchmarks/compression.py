@@ -4,13 +4,13 @@
 
 ResNet-14, a VGG-15 a quarter as wide as the paper's and a small vision transformer are trained on
 Fashion-MNIST, then cut to shares of *all* their parameters and measured on the whole test set, each from the
-bytes of its file. 1,024 training images without labels serve as calibration, 5,000 for tuning. The methods:
+bytes of its file. 1,024 training images without labels serve as calibration, 5,000 for tune and polish. The methods:
 
     uniform, c1, c1c2, sigma   arXiv:1910.13141's (`sigma`: its third version)
     whitened                   one-sided whitening, energy normalised per layer: the best published without training
     … + bn                     the same with batch-norm statistics recomputed from the calibration images
     cut                        ours: what effort `cut` serves
-    refit, tune                ours: what efforts `refit` and `tune` serve
+    refit, tune, polish        ours: what efforts `refit`, `tune` and `polish` serve
     tune + refit               ours: the tuned network decomposed anew and refit
 
 It goes on where it was stopped: docs/results/compression.csv grows row by row, trained networks lie in
@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import shutil
 import statistics
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,7 +39,7 @@ from benchmarks import programs
 from benchmarks.data import Data, digits, fashion_mnist
 from benchmarks.networks import NETWORKS, trained
 from benchmarks.results import RESULTS, Table, machine, plot
-from models import master, tune, variant
+from models import master, polish, refit, tune, variant
 from models.emit import torchscript
 from models.emit.template import Template
 from models.errors import BudgetError
@@ -46,10 +47,11 @@ from models.improve import improve
 from models.measure import measure
 from models.plan import Plan, Planner
 from models.renorm import renorm
+from models.student import Recipe
 
 BUDGETS = (0.7, 0.5, 0.4, 0.3, 0.2, 0.1)
 PLAIN = ("uniform", "c1", "c1c2", "sigma", "whitened")
-OURS = ("cut", "refit", "tune", "tune + refit")
+OURS = ("cut", "refit", "tune", "polish", "tune + refit")
 METHODS = (*OURS, *(f"{name}{bn}" for name in reversed(PLAIN) for bn in ("", " + bn")))
 CALIBRATION, TUNING = 1024, 5000
 
@@ -75,12 +77,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Setting:
-    """How much is done: `folder` for what is made on the way, epochs of training (0: as many as it takes)."""
+    """How much is done: `folder` for what is made on the way, epochs of training (0: as many as it takes), how
+    all sizes are trained together, and one on its own."""
 
     folder: Path
     table: Table[Row]
-    epochs: int
-    recipe: tune.Recipe
+    epochs: int = 0
+    tune: Recipe = tune.RECIPE
+    polish: Recipe = polish.RECIPE
 
 
 def main() -> None:
@@ -97,11 +101,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         if given.quick:
             folder = Path(temporary)
-            setting = Setting(folder, Table(folder / "compression.csv", Row), 15, tune.Recipe(steps=40, batch=32))
+            setting = Setting(
+                folder,
+                Table(folder / "compression.csv", Row),
+                epochs=15,
+                tune=dataclasses.replace(tune.RECIPE, steps=40, batch=32),
+                polish=dataclasses.replace(polish.RECIPE, steps=20, batch=32),
+            )
             run(digits(), ["ResNet-14"], [0], methods, setting)
         else:
             folder = Path("build/compression")
-            setting = Setting(folder, Table(RESULTS / "compression.csv", Row), 0, tune.Recipe())
+            setting = Setting(folder, Table(RESULTS / "compression.csv", Row))
             run(fashion_mnist(), given.networks.split(","), [int(s) for s in given.seeds.split(",")], methods, setting)
         show(setting.table.rows)
         draw(setting.table.rows, setting.table.path.with_suffix(".svg"))
@@ -176,9 +186,7 @@ class Study:
         save_file(test, self.folder / "evaluation.safetensors")
 
     def _tell(self, done: int, total: int, what: str = "training") -> None:
-        self.bars.update(
-            self.task, completed=done, total=total, description=f"{self.name}, seed {self.seed}: {what}"
-        )
+        self.bars.update(self.task, completed=done, total=total, description=f"{self.name}, seed {self.seed}: {what}")
 
     def _say(self, phase: str, completed: int, total: int, unit: str) -> None:
         self._tell(completed, total, phase)
@@ -196,15 +204,24 @@ class Study:
             (partial / "template.json").write_text(json.dumps(template.to_json()))
         elif base == "tune + refit":
             self._tuned_program(self._master("tune"), self.folder / "tuned")
-            master.build(self.folder / "tuned", partial, refit=True, progress=self._say)
+            master.build(self.folder / "tuned", partial, keep=refit.INPUTS, progress=self._say)
+        elif base == "polish":
+            self._to_polish(self._master("tune"), partial)
         else:
-            master.build(self.program, partial, refit=base == "refit", progress=self._say)
+            master.build(self.program, partial, keep=refit.INPUTS, progress=self._say)
         if base == "tune":
             state = self.folder / "tuning-state.safetensors"
             inputs = load_file(self.folder / "tuning.safetensors")["inputs"]
-            tune.tune(partial, inputs, self.setting.recipe, state=state, progress=self._say)
+            tune.tune(partial, inputs, self.setting.tune, state=state, progress=self._say)
         partial.rename(out)
         return out
+
+    def _to_polish(self, tuned: Path, out: Path) -> None:
+        """The tuned master, which keeps as many inputs as polishing wants."""
+        shutil.copytree(tuned, out, dirs_exist_ok=True)
+        kept = load_file(out / "refit.safetensors")
+        kept |= {"inputs": load_file(self.folder / "tuning.safetensors")["inputs"][: polish.INPUTS]}
+        save_file(kept, out / "refit.safetensors")
 
     def _tuned_program(self, tuned: Path, out: Path) -> None:
         """The tuned network at full size as a program of its own."""
@@ -221,14 +238,15 @@ class Study:
     def _changes(self, method: str, out: Path, plan: Plan) -> tuple[Path | None, str]:
         """The file of what this plan has of its own, and what won."""
         file = self.folder / "changes.safetensors"
-        if method.endswith("refit"):
-            return file, improve(out, plan.ranks, file, self._say)
+        if method in ("refit", "tune + refit", "polish"):
+            training = self.setting.polish if method == "polish" else None
+            return file, improve(out, plan.ranks, file, self._say, training=training)
         if method.endswith(" + bn"):
             template, stored = Template.open(out), load_file(out / "master.safetensors")
             inputs = load_file(self.program / "calibration.safetensors")["inputs"]
-            cut = variant.tensors(template, stored, plan.ranks)
-            entries, moved = variant.sources(template, plan.ranks), renorm(template.graph, cut, cut, inputs, False)
-            save_file({entries[name]: value for name, value in moved.items()}, file)
+            cut = variant.parts(template, stored, plan.ranks)
+            moved = renorm(template.graph, cut.program(), cut.program(), inputs, False)
+            save_file(variant.changes(template, stored, plan.ranks, cut.with_(moved)), file)
             return file, "recomputed"
         if method == "tune":
             return None, "cut" if Template.open(out).knot(plan.ranks) is None else "tuned"

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import statistics
 import tempfile
 import time
@@ -109,7 +110,7 @@ def measure(name: str, arguments: dict[str, Any], steps: int, advance: Advance) 
         inputs = torch.randn(INPUTS, *programs.input_shape("resnet18", arguments))
         save_file({"inputs": inputs}, source / "calibration.safetensors")
         build = Clock()
-        built = seconds(lambda: master.build(source, out, refit=True, progress=build))
+        built = seconds(lambda: master.build(source, out, keep=INPUTS, progress=build))
         gathered = build.between(("calibrate", 0), ("calibrate", INPUTS))
         advance("statistics, decomposition")
         forward = pass_over(out, inputs)
@@ -153,7 +154,7 @@ def pass_over(folder: Path, inputs: Tensor) -> float:
 def tuning(folder: Path, inputs: Tensor, steps: int) -> tuple[float, float, float, int]:
     """Core seconds of a step (the median), of the original's statistics, and of settling a size; how many sizes."""
     clock = Clock(until=("settle", 1))
-    recipe = tune.Recipe(steps=steps + 1)
+    recipe = dataclasses.replace(tune.RECIPE, steps=steps + 1)
     with contextlib.suppress(Stopped):
         tune.tune(folder, inputs, recipe, state=folder / "tuning", progress=clock, device="cpu")
     each = [clock.between(("tune", number), ("tune", number + 1)) for number in range(1, steps + 1)]

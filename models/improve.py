@@ -1,12 +1,14 @@
-"""What a plan gains from work of its own: the corrections that help, chosen on inputs held back.
+"""What a plan gains from work of its own: that of several candidates which is best on inputs held back.
 
-Each candidate changes some tensors of the cut: batch norms taken anew relative to the original (`renorm`),
-layers refit (`refit`), or both. Every correction can hurt, so that one is kept whose outputs are nearest to
-the original's on calibration inputs that none of them has seen; evaluation data play no part.
+The cut; its tuned factors where the master has some (see `tune`); its layers refit (`refit`); the cut and the
+refit with batch norms taken anew relative to the original (`renorm`); and, where asked for, the best of these
+trained further on its own (`polish`). Each of them can hurt, so that one is kept whose outputs are nearest to the
+original's on calibration inputs that none of them has seen; evaluation data play no part.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -16,53 +18,86 @@ from torch import Tensor
 
 from models import variant
 from models.emit.template import Template
-from models.refit import affordable, refit
+from models.polish import polish
+from models.refit import INPUTS, affordable, refit
 from models.renorm import renorm
+from models.student import Recipe
+from models.variant import Parts
 
 BATCH = 64
-CUT = "cut"
+CUT, TUNED, REFIT, POLISHED = "cut", "tuned", "refit", "polished"
 METHOD = "method"
+
+Progress = Callable[[str, int, int, str], None]
 
 
 def improve(
     folder: Path,
     ranks: Sequence[int],
     out: Path,
-    progress: Callable[[str, int, int, str], None],
+    progress: Progress,
     classes: bool = True,
+    training: Recipe | None = None,
 ) -> str:
     """Find what is best for the plan `ranks` of the master in `folder`; write the tensors that it changes to `out`.
 
-    The answer says what won: "cut" (nothing is changed), "cut+bn", "refit" or "refit+bn". A fifth of the
-    calibration inputs are held back to decide; `classes` says what nearness is (see `variant.distance`). A
-    program with a fixed batch size keeps its cut.
+    The answer says what won: "cut", "cut+bn", "refit", "refit+bn", "tuned", or with a recipe for `training` perhaps
+    "polished". At most 256 of the calibration inputs, a fifth, are held back to decide; `classes` says what nearness
+    is (see `variant.distance`).
     """
-    template = Template.open(folder)
-    master, kept = load_file(folder / "master.safetensors"), load_file(folder / "refit.safetensors")
+    template, master = Template.open(folder), load_file(folder / "master.safetensors")
+    kept = load_file(folder / "refit.safetensors")
     inputs = kept["inputs"]
-    count = len(inputs) // 5
-    candidates: dict[str, Mapping[str, Tensor]] = {CUT: {}}
+    count = min(len(inputs), INPUTS) // 5
+    batch = template.graph.inputs[0].shape[0] or min(BATCH, max(count, 1))
+    plain = dataclasses.replace(template, tuned=None)
+    candidates = {CUT: variant.parts(plain, master, ranks)}
     best = CUT
-    if template.graph.inputs[0].shape[0] is None and count and any(ranks):
-        data, held = inputs[count:], inputs[:count]
-        whole = {name: master[f"dense/{name}"] for name in template.tensors}
-        gradients = [kept[f"gradient/{layer.name}"].double() for layer in template.decomposed]
-        fitted = refit(template.graph, whole, template.decomposed, ranks, gradients, data, progress)
-        candidates["refit"] = fitted
-        few = data[: affordable(template.graph, whole, data)]
-        entries = variant.sources(template, ranks)
-        for name in (CUT, "refit"):
-            cut = variant.tensors(template, master, ranks, candidates[name])
-            moved = renorm(template.graph, whole, cut, few)
-            if moved:
-                renewed = {entries[tensor]: value.unsqueeze(0) for tensor, value in moved.items()}
-                candidates[f"{name}+bn"] = {**candidates[name], **renewed}
-        progress("compare", 0, 1, "plans")
-        programs = [variant.tensors(template, master, ranks, each) for each in candidates.values()]
-        distances = variant.distances(template.graph, whole, programs, held, min(BATCH, count), classes)
-        best = min(zip(distances, candidates, strict=True), key=lambda pair: pair[0])[1]
-    save_file(dict(candidates[best]), out, {METHOD: best})
+    if count >= batch and any(ranks):
+        held, data = inputs[:count], inputs[count:]
+        original = {name: master[f"dense/{name}"] for name in template.tensors}
+        if template.tuned is not None:
+            everywhere = dataclasses.replace(template, tuned=dataclasses.replace(template.tuned, below=template.params))
+            candidates[TUNED] = variant.parts(everywhere, master, ranks)
+        if template.graph.inputs[0].shape[0] is None:
+            gradients = [kept[f"gradient/{layer.name}"].double() for layer in template.decomposed]
+            few = data[: INPUTS - count]
+            candidates |= _fitted(plain, master, ranks, original, gradients, few, progress)
+
+        def distances(several: Mapping[str, Parts]) -> dict[str, float]:
+            progress("compare", 0, 1, "plans")
+            programs = [each.program() for each in several.values()]
+            found = variant.distances(template.graph, original, programs, held, batch, classes)
+            return dict(zip(several, found, strict=True))
+
+        found = distances(candidates)
+        best = min(found, key=found.__getitem__)
+        if training is not None:
+            candidates[POLISHED] = polish(template, original, candidates[best], data, training, progress)
+            found |= distances({POLISHED: candidates[POLISHED]})
+            best = min(found, key=found.__getitem__)
+    save_file(variant.changes(template, master, ranks, candidates[best]), out, {METHOD: best})
     return best
+
+
+def _fitted(
+    template: Template,
+    master: Mapping[str, Tensor],
+    ranks: Sequence[int],
+    original: Mapping[str, Tensor],
+    gradients: Sequence[Tensor],
+    data: Tensor,
+    progress: Progress,
+) -> dict[str, Parts]:
+    """The refit of a plan, and the cut and the refit with batch norms taken anew."""
+    fits = refit(template.graph, original, template.decomposed, ranks, gradients, data, progress)
+    bases = {CUT: variant.parts(template, master, ranks), REFIT: variant.parts(template, master, ranks, fits)}
+    found = {REFIT: bases[REFIT]}
+    few = data[: affordable(template.graph, original, data)]
+    for name, base in bases.items():
+        if moved := renorm(template.graph, original, base.program(), few):
+            found[f"{name}+bn"] = base.with_(moved)
+    return found
 
 
 def method_of(improved: Path) -> str:

@@ -1,6 +1,6 @@
 """The master form: full factors, their importance, and everything that any cut of it needs.
 
-A master is a folder of three files, and a fourth where plans are to be refit:
+A master is a folder of three files, and a fourth where plans are to be improved:
 
     template.json        the graph, the layers, shapes and dtypes (see `emit.template`)
     master.safetensors   `dense/<tensor>` every tensor of the program, `down/<layer>` (R×m) and
@@ -8,7 +8,7 @@ A master is a folder of three files, and a fourth where plans are to be refit:
                          `corrected/<tensor>` what a bias or batch norm becomes at each rank
     plans.npz            `importance` of all bases, layer after layer; `floor` and `steps`, the path
                          of plans that the criterion asks for, and perhaps `steps_by_macs` (see `path`)
-    refit.safetensors    `inputs` for calibration, `gradient/<layer>` (n×n) (see `refit`)
+    refit.safetensors    `inputs` for calibration, `gradient/<layer>` (n×n) (see `improve`)
 
 The program is the upload, or where it has zero channels, what is left of it without them (see `sparsity`). Then
 `uploaded/<tensor>` are the tensors of the upload that differ, so that a budget of 1 is still the upload.
@@ -37,8 +37,8 @@ from models.program import Graph
 from models.sparsity import Report
 from models.statistics import Moments
 
-# More take longer and say hardly more: to learn what the layers do, and to refit one plan.
-STATISTICS_INPUTS, REFIT_INPUTS = 2048, 1280
+# More take longer and say hardly more of what the layers do.
+STATISTICS_INPUTS = 2048
 # On so many calibration inputs a program is compared with what is left of it without its zero channels.
 COMPARED = 16
 
@@ -50,14 +50,14 @@ def silent(phase: str, completed: int, total: int, unit: str) -> None:
 
 
 def build(
-    source: Path, out: Path, *, criterion: str | None = None, refit: bool = False, progress: Progress = silent
+    source: Path, out: Path, *, criterion: str | None = None, keep: int = 0, progress: Progress = silent
 ) -> dict[str, Any]:
     """Decompose the program in `source` (`program.json`, `weights.safetensors`, and perhaps
     `calibration.safetensors`) into a master in `out`.
 
     Zero channels are removed first, where that changes nothing.
-    Without `criterion` the best that the data at hand allow is taken. `refit` keeps what refitting a plan
-    needs, and needs a criterion that uses calibration data. Returns a description:
+    Without `criterion` the best that the data at hand allow is taken. `keep` is how many calibration
+    inputs are kept to `improve` plans later, and needs a criterion that uses calibration data. Returns a description:
     parameters, MACs and file size of the original, its inputs, the smallest budgets, and each layer.
     `progress(phase, completed, total, unit)` is called per layer and batch and may raise to stop.
     Raises MalformedCheckpoint for a program that does not run, DataError where a criterion lacks data.
@@ -67,7 +67,7 @@ def build(
     calibration = source / "calibration.safetensors"
     criterion = criterion or default_criterion(calibration)
     rule = find_rule(criterion)
-    if refit and rule.metric == "svd":
+    if keep and rule.metric == "svd":
         raise DataError(
             "A refit needs floating-point calibration data.", "Upload them, with criterion logit, fisher or whitened."
         )
@@ -105,10 +105,10 @@ def build(
     save_file(stored, out / "master.safetensors")
     (out / "template.json").write_text(json.dumps(template.to_json(), separators=(",", ":")))
     save_plans(template, importance, rule, out)
-    if refit and moments is not None:
+    if keep and moments is not None:
         gradients = zip(template.decomposed, moments, strict=True)
         kept = {f"gradient/{layer.name}": each.gradient.float() for layer, each in gradients}
-        save_file({**kept, "inputs": inputs[:REFIT_INPUTS].contiguous()}, out / "refit.safetensors")
+        save_file({**kept, "inputs": inputs[:keep].contiguous()}, out / "refit.safetensors")
     return {"criterion": criterion, **describe(plan.Planner.open(out)), "eliminated": report.to_json()}
 
 

@@ -7,6 +7,8 @@ what is handed out is measured from its own bytes (`measure`).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -14,34 +16,69 @@ from torch.nn import functional
 
 from models import execute
 from models.emit.template import Template
-from models.emit.torchscript import Script
+from models.emit.torchscript import SIDES, Script, Slot
 from models.program import Graph
 
 TINY = 1e-12
 
+Factors: TypeAlias = Mapping[str, tuple[Tensor, Tensor]]
 
-def tensors(
+
+@dataclass(frozen=True)
+class Parts:
+    """What a variant is made of: by the weight of each layer that is cut its factors, (r, m) and (r, n), and all
+    other tensors as they are, by name."""
+
+    factors: Factors
+    whole: Mapping[str, Tensor]
+
+    def program(self) -> dict[str, Tensor]:
+        """The program's tensors, by name."""
+        made = {name: (up.T @ down).reshape(self.whole[name].shape) for name, (down, up) in self.factors.items()}
+        return {**self.whole, **made}
+
+    def with_(self, whole: Mapping[str, Tensor], factors: Factors | None = None) -> Parts:
+        """The same with some other tensors."""
+        return Parts({**self.factors, **(factors or {})}, {**self.whole, **whole})
+
+
+def parts(
     template: Template, stored: Mapping[str, Tensor], ranks: Sequence[int], instead: Mapping[str, Tensor] | None = None
-) -> dict[str, Tensor]:
-    """The program's tensors, by name, of the master `stored` at `ranks`; `instead` replaces entries of it."""
+) -> Parts:
+    """The parts of the master `stored` at `ranks`; `instead` replaces entries of it."""
     instead = instead or {}
-    found = {name: stored[template.entry(name)] for name in template.tensors}
+    factors: dict[str, tuple[Tensor, Tensor]] = {}
+    whole = {name: stored[template.entry(name)] for name in template.tensors}
+    downs: dict[str, Tensor] = {}
     for slot in Script(template).slots(ranks):
-        if slot.source in instead:
-            value = instead[slot.source]
+        value = instead[slot.source] if slot.source in instead else _entry(slot, stored)
+        if slot.side == "down":
+            downs[slot.tensor] = value
+        elif slot.side == "up":  # after its down factor
+            factors[slot.tensor] = downs[slot.tensor], value
         else:
-            value = stored[slot.source] if slot.rows is None else stored[slot.source][slice(*slot.rows)]
-        if slot.transpose:  # an up factor, whose down factor came before it
-            value = value.T @ found[slot.tensor]
-        found[slot.tensor] = value
-    return {name: value.reshape(template.tensors[name].shape) for name, value in found.items()}
+            whole[slot.tensor] = value.reshape(template.tensors[slot.tensor].shape)
+    return Parts(factors, whole)
 
 
-def sources(template: Template, ranks: Sequence[int]) -> dict[str, str]:
-    """For every tensor that is not factored at `ranks`, the entry of the master that it is copied from."""
-    slots = list(Script(template).slots(ranks))
-    factored = {slot.tensor for slot in slots if slot.transpose}
-    return {slot.tensor: slot.source for slot in slots if slot.tensor not in factored}
+def changes(template: Template, stored: Mapping[str, Tensor], ranks: Sequence[int], wanted: Parts) -> dict[str, Tensor]:
+    """What a file of these `ranks` has to take instead of the master's entries, to be made of the parts `wanted`."""
+    found = {}
+    for slot in Script(template).slots(ranks):
+        there = _entry(slot, stored)
+        if slot.tensor in wanted.factors:
+            value = wanted.factors[slot.tensor][SIDES.index(slot.side)]
+        else:
+            value = wanted.whole[slot.tensor]
+        value = value.reshape(there.shape).to(there.dtype).contiguous()
+        if not torch.equal(value, there):
+            found[slot.source] = value
+    return found
+
+
+def _entry(slot: Slot, stored: Mapping[str, Tensor]) -> Tensor:
+    value = stored[slot.source]
+    return value if slot.rows is None else value[slice(*slot.rows)]
 
 
 @torch.no_grad()

@@ -100,7 +100,7 @@ def push(
     evaluation: File = None,
     calibration: File = None,
     effort: Annotated[
-        str | None, typer.Option(help="For accuracy: cut, or with --calibration refit (each size) or tune (all).")
+        str | None, typer.Option(help="For accuracy: cut, or with --calibration refit, tune or polish.")
     ] = None,
     option: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="May be repeated.")] = None,
     wait: Annotated[bool, typer.Option(help="Return once the model can be fetched.")] = True,

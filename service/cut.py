@@ -91,14 +91,14 @@ def run(job: Job) -> Mapping[str, Any]:
         # Asked for just as another attempt was ending.
         job.outcome = "unneeded"
         return cut_result(id, known.plan, known.sha256, known.size)
-    refits = effort.of(manifest["options"]) == "refit"
-    names = (*MASTER, *([EVALUATION] if manifest["evaluation"] else []), *([REFIT] if refits else []))
+    improves = effort.kept(manifest["options"]) > 0
+    names = (*MASTER, *([EVALUATION] if manifest["evaluation"] else []), *([REFIT] if improves else []))
     folder = parts.store.folder(f"models/{id}", names)
     cutter = Cutter(folder, manifest["options"].get("metric"), job.progress)
     with parts.store.folder_for_work() as scratch, contextlib.ExitStack() as open_files:
         path = scratch / "artifact.pt"
         improved = None
-        if refits and any(plan.ranks):
+        if improves and any(plan.ranks):
             improved = open_files.enter_context(effort.improvement(job, plan, folder, scratch))
         record = cutter.cut(plan, path, known, improved)
         if known is not None and record is not known:

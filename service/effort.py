@@ -3,6 +3,7 @@
     cut     nothing: a size is a copy of prefixes
     refit   work for each size when it is first asked for, kept in the store
     tune    one training for all sizes, at ingest
+    polish  that; then, for each size when it is first asked for, the best of all these trained further on its own
 """
 
 from __future__ import annotations
@@ -10,22 +11,40 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from models import tune
+from models import polish, refit, tune
 from models.improve import improve
 from models.measure import default_metric
 from models.plan import Plan
+from models.student import Recipe
 from service.catalogue import CALIBRATION, EVALUATION, improved_key, tuning_key
 from service.job import Job
 
 
 def of(options: Mapping[str, Any]) -> str:
     return str(options.get("effort", "cut"))
+
+
+def kept(options: Mapping[str, Any]) -> int:
+    """How many calibration inputs stay in the store, for work on each size; 0 where there is none."""
+    return {"refit": refit.INPUTS, "polish": polish.INPUTS}.get(of(options), 0)
+
+
+def tunes(options: Mapping[str, Any]) -> bool:
+    return of(options) in ("tune", "polish")
+
+
+def recipe(options: Mapping[str, Any], basis: Recipe, tells_classes: bool) -> Recipe:
+    """A training as the options want it. `tune_steps` are those for all sizes: one size takes half of them, as it
+    does without that option; `tune_seconds` bounds each training."""
+    steps = options.get("tune_steps", tune.STEPS) * basis.steps // tune.STEPS
+    return replace(basis, steps=max(steps, 1), seconds=options.get("tune_seconds"), classes=tells_classes)
 
 
 def classes(options: Mapping[str, Any], evaluation: Path) -> bool:
@@ -46,15 +65,10 @@ def tuned(job: Job, options: Mapping[str, Any], program: Path, out: Path, state:
     if store.exists(key):
         with store.files({"state": key}) as files:
             shutil.copyfile(files["state"], state)
-    recipe = tune.Recipe(
-        steps=options.get("tune_steps", tune.STEPS),
-        seconds=options.get("tune_seconds"),
-        classes=classes(options, program / EVALUATION),
-    )
     return tune.tune(
         out,
         load_file(program / CALIBRATION)["inputs"],
-        recipe,
+        recipe(options, tune.RECIPE, classes(options, program / EVALUATION)),
         state=state,
         progress=job.progress,
         saved=lambda: store.replace_file(key, state),
@@ -73,9 +87,9 @@ def improvement(job: Job, plan: Plan, folder: Path, scratch: Path) -> Iterator[P
     if not job.parts.store.exists(key):
         made = scratch / "improved.safetensors"
         options = job.parts.catalogue.open(job.model).manifest["options"]
-        improve(folder, plan.ranks, made, job.progress, classes(options, folder / EVALUATION))
+        tells_classes = classes(options, folder / EVALUATION)
+        training = recipe(options, polish.RECIPE, tells_classes) if of(options) == "polish" else None
+        improve(folder, plan.ranks, made, job.progress, tells_classes, training)
         job.parts.store.create_file(key, made)
     with job.parts.store.files({"improved": key}) as files:
         yield files["improved"]
-
-

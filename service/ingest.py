@@ -65,21 +65,17 @@ def temporary_files_in(folder: Path) -> Iterator[None]:
 def _build(job: Job, upload: Mapping[str, Any], folder: Path) -> None:
     id, store = job.model, job.parts.store
     program, out, options = folder / "program", folder / "master", upload["options"]
-    refits = effort.of(options) == "refit"
-    description = master.build(
-        program, out, criterion=options.get("criterion"), refit=refits, progress=job.progress
-    )
-    if effort.of(options) == "tune":
+    keep = effort.kept(options)
+    description = master.build(program, out, criterion=options.get("criterion"), keep=keep, progress=job.progress)
+    if effort.tunes(options):
         description["tuned"] = effort.tuned(job, options, program, out, folder / "tuning.safetensors")
     has_data = (program / EVALUATION).exists()
     if has_data:
         (program / EVALUATION).rename(out / EVALUATION)
     planner = Planner.open(out)
-    original = cut.Cutter(out, options.get("metric"), job.progress).cut(
-        planner.plan(budget=1), folder / "original.pt"
-    )
+    original = cut.Cutter(out, options.get("metric"), job.progress).cut(planner.plan(budget=1), folder / "original.pt")
     job.progress("store", 0, 1, "models")
-    extra = [*([EVALUATION] if has_data else []), *([REFIT] if refits else [])]
+    extra = [*([EVALUATION] if has_data else []), *([REFIT] if keep else [])]
     for name in (*MASTER, *extra):
         store.create_file(f"models/{id}/{name}", out / name)
     original = cut.keep(job, original, folder / "original.pt")

@@ -56,7 +56,7 @@ class Slot:
     """The place in the file of a tensor, or of one of its factors: attribute, record key, and where it lies
     in the master.
 
-    Of the master's tensor the `rows` from … to are taken; `transpose` turns an up factor's (r, n) into (n, r).
+    Of the master's tensor the `rows` from … to are taken. `side` is "down" or "up" for a factor.
     """
 
     tensor: str
@@ -67,7 +67,12 @@ class Slot:
     shape: tuple[int, ...]
     parameter: bool
     rows: tuple[int, int] | None = None
-    transpose: bool = False
+    side: str = ""
+
+    @property
+    def transpose(self) -> bool:
+        """Whether the master's (r, n) becomes (n, r)."""
+        return self.side == "up"
 
     @property
     def count(self) -> int:
@@ -96,9 +101,7 @@ class Script:
         position = {layer.name: index for index, layer in enumerate(template.decomposed)}
         self._layer_of_weight = {layer.weight: position[layer.name] for layer in template.decomposed}
         self._layer_of_corrected = {name: position[layer] for name, layer in template.corrected.items()}
-        self._layer_of_call = {
-            call: index for index, layer in enumerate(template.decomposed) for call in layer.calls
-        }
+        self._layer_of_call = {call: index for index, layer in enumerate(template.decomposed) for call in layer.calls}
 
     def slots(self, ranks: Sequence[int]) -> Iterator[Slot]:
         knot = self._template.knot(ranks)
@@ -116,10 +119,7 @@ class Script:
             layer = self._template.decomposed[position]
             for key, side, shape in zip((2 * index, 2 * index + 1), SIDES, factor_shapes(layer, rank), strict=True):
                 source = f"{factors}{side}/{layer.name}"
-                turned = side == "up"
-                yield Slot(
-                    name, f"{attribute}_{side}", key, source, spec.dtype, shape, parameter, (0, rank), turned
-                )
+                yield Slot(name, f"{attribute}_{side}", key, source, spec.dtype, shape, parameter, (0, rank), side)
 
     def _place(self, name: str, ranks: Sequence[int], knot: int | None) -> tuple[str, tuple[int, int] | None]:
         """Where in the master a tensor lies that is not two factors, and in which row."""

@@ -18,8 +18,8 @@ FILES = frozenset({"checkpoint", "evaluation", "calibration"})
 FIELDS = frozenset({"architecture", "name", "options"})
 METRICS = ("top1", "top5", "mse", "agreement")
 # What is done for accuracy besides cutting: nothing; work for each size when it is first asked for; one
-# training, at ingest, for all sizes.
-EFFORTS = ("cut", "refit", "tune")
+# training, at ingest, for all sizes; that, and then a training of each size.
+EFFORTS = ("cut", "refit", "tune", "polish")
 NUMBERS = (("tune_steps", 1_000_000), ("tune_seconds", 7 * 24 * 3600))
 
 FORM_SCHEMA = {
@@ -158,8 +158,8 @@ def options_of(form: Form) -> dict[str, Any]:
         raise Problem(
             "invalid-request", f"effort {effort} needs calibration inputs.", "curl -F calibration=@inputs.safetensors …"
         )
-    if numbers.keys() & options.keys() and effort != "tune":
-        raise Problem("invalid-request", f"{', '.join(numbers)} go with effort tune.")
+    if numbers.keys() & options.keys() and effort not in ("tune", "polish"):
+        raise Problem("invalid-request", f"{', '.join(numbers)} go with effort tune or polish.")
     return options
 
 

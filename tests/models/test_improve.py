@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import dataclasses
 import io
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -8,11 +10,15 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from models import execute, master, tune
 from models import improve as improve_module
-from models import master
 from models.emit import torchscript
+from models.emit.template import Template
 from models.improve import improve, method_of
 from models.plan import Plan, Planner
+from models.program import Graph
+from models.refit import INPUTS
+from models.student import Recipe
 from tests.models.nets import SHAPES, Halved, Small, make, source
 
 
@@ -23,7 +29,7 @@ def kept(tmp_path: Path) -> tuple[nn.Module, Path, Tensor]:
     data = torch.randn(320, *SHAPES[Small]).cumsum(2)
     module = make(Small)
     folder = source(module, SHAPES[Small], tmp_path / "source", data[:256])
-    master.build(folder, tmp_path / "master", refit=True)
+    master.build(folder, tmp_path / "master", keep=INPUTS)
     return module, tmp_path / "master", data[256:]
 
 
@@ -40,7 +46,7 @@ def test_a_file_of_a_refit_plan_has_the_plans_size_and_is_nearer_to_the_original
 ) -> None:
     module, folder, unseen = kept
     plan = Planner.open(folder).plan(max_params=1900)
-    assert improve(folder, plan.ranks, tmp_path / "r.safetensors", master.silent) .startswith("refit")
+    assert improve(folder, plan.ranks, tmp_path / "r.safetensors", master.silent).startswith("refit")
     with torch.no_grad():
         whole = module(unseen)
     errors = [float((outputs(folder, plan, r, unseen) - whole).norm()) for r in (None, tmp_path / "r.safetensors")]
@@ -55,9 +61,7 @@ def test_where_a_refit_is_no_better_on_held_back_inputs_the_cut_stays(
     broken = {"down/stem": torch.zeros(1, 27), "up/stem": torch.zeros(1, 16)}
     monkeypatch.setattr(improve_module, "refit", lambda *_: broken)
     assert improve(folder, plan.ranks, tmp_path / "r.safetensors", master.silent) == "cut"
-    assert torch.equal(
-        outputs(folder, plan, tmp_path / "r.safetensors", unseen), outputs(folder, plan, None, unseen)
-    )
+    assert torch.equal(outputs(folder, plan, tmp_path / "r.safetensors", unseen), outputs(folder, plan, None, unseen))
 
 
 def test_the_file_says_what_won(kept: tuple[nn.Module, Path, Tensor], tmp_path: Path) -> None:
@@ -77,7 +81,7 @@ def test_a_network_that_lost_its_zero_channels_can_be_refit(tmp_path: Path) -> N
     torch.manual_seed(0)
     data, module = torch.randn(320, *SHAPES[Halved]).cumsum(2), make(Halved)
     folder, own = tmp_path / "master", tmp_path / "r.safetensors"
-    master.build(source(module, SHAPES[Halved], tmp_path / "source", data[:256]), folder, refit=True)
+    master.build(source(module, SHAPES[Halved], tmp_path / "source", data[:256]), folder, keep=INPUTS)
     planner = Planner.open(folder)
     plan = planner.plan(max_params=1200)
     assert improve(folder, plan.ranks, own, master.silent) != "cut"
@@ -86,3 +90,75 @@ def test_a_network_that_lost_its_zero_channels_can_be_refit(tmp_path: Path) -> N
     errors = [float((outputs(folder, plan, each, data[256:]) - whole).norm()) for each in (None, own)]
     assert errors[1] < errors[0]
     assert improve(folder, planner.plan(0.99).ranks, own, master.silent) == "cut"
+
+
+TRAINING = Recipe(steps=60, students=1, rate=3e-3, batch=32, classes=False)
+
+
+def distances(folder: Path, plan: Plan, files: list[Path | None], module: nn.Module, x: Tensor) -> list[float]:
+    with torch.no_grad():
+        whole = module(x)
+    return [float((outputs(folder, plan, file, x) - whole).norm()) for file in files]
+
+
+def test_a_polished_plan_is_nearer_than_a_refit_one(kept: tuple[nn.Module, Path, Tensor], tmp_path: Path) -> None:
+    module, folder, unseen = kept
+    plan, fitted, own = Planner.open(folder).plan(max_params=1900), tmp_path / "f", tmp_path / "p"
+    improve(folder, plan.ranks, fitted, master.silent, False)
+    assert improve(folder, plan.ranks, own, master.silent, False, TRAINING) == "polished" == method_of(own)
+    before, after = distances(folder, plan, [fitted, own], module, unseen)
+    assert after < before
+
+
+def test_a_training_that_makes_it_worse_is_not_kept(kept: tuple[nn.Module, Path, Tensor], tmp_path: Path) -> None:
+    _, folder, _ = kept
+    plan, fitted, own = Planner.open(folder).plan(max_params=1900), tmp_path / "f", tmp_path / "p"
+    won = improve(folder, plan.ranks, fitted, master.silent, False)
+    bad = dataclasses.replace(TRAINING, steps=3, rate=10.0)
+    assert improve(folder, plan.ranks, own, master.silent, False, bad) == won
+    assert own.read_bytes() == fitted.read_bytes()
+
+
+@pytest.fixture
+def tuned(kept: tuple[nn.Module, Path, Tensor], tmp_path: Path) -> tuple[nn.Module, Path, Tensor]:
+    module, folder, unseen = kept
+    inputs = load_file(folder / "refit.safetensors")["inputs"]
+    recipe = dataclasses.replace(TRAINING, steps=120, students=2)
+    tune.tune(folder, inputs, recipe, state=tmp_path / "state", progress=master.silent, largest=1.0, device="cpu")
+    return module, folder, unseen
+
+
+def favouring(wanted: str, programs_of: dict[str, Mapping[str, Tensor]]) -> Callable[..., list[float]]:
+    """Distances by which the candidate `wanted` wins; notes the programs that it is asked about."""
+
+    def distances(graph: Graph, original: object, programs: list[Mapping[str, Tensor]], *_: object) -> list[float]:
+        names = ["cut", "tuned", "refit", "cut+bn", "refit+bn"] if len(programs) > 1 else ["polished"]
+        programs_of.update(zip(names, programs, strict=True))
+        return [float(name != wanted) for name in names]
+
+    return distances
+
+
+def test_of_a_tuned_master_every_candidate_gives_its_own_file(
+    tuned: tuple[nn.Module, Path, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Below and above the size up to which the tuned factors are the master's own."""
+    module, folder, unseen = tuned
+    template, planner = Template.open(folder), Planner.open(folder)
+    assert template.tuned is not None
+    small, large = planner.smallest, planner.plan(max_params=template.params - 1)
+    assert template.knot(small.ranks) is not None and template.knot(large.ranks) is None
+    stored = load_file(folder / "master.safetensors")
+    for plan in (small, large):
+        for wanted in ("cut", "tuned", "refit", "polished"):
+            programs_of: dict[str, Mapping[str, Tensor]] = {}
+
+            monkeypatch.setattr(improve_module.variant, "distances", favouring(wanted, programs_of))
+            training = TRAINING if wanted == "polished" else None
+            own = tmp_path / "own.safetensors"
+            assert improve(folder, plan.ranks, own, master.silent, False, training) == wanted
+            expected = execute.run(template.graph, programs_of[wanted], [unseen])[0]
+            torch.testing.assert_close(outputs(folder, plan, own, unseen), expected, rtol=1e-3, atol=1e-4)
+            if (wanted, template.knot(plan.ranks) is None) in (("cut", True), ("tuned", False)):
+                assert load_file(own) == {}
+    assert load_file(folder / "master.safetensors").keys() == stored.keys()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +58,7 @@ def test_the_last_step_within_every_limit_is_taken() -> None:
 def test_a_tuned_master_has_one_path(found: Planner, tmp_path: Path) -> None:
     data = torch.randn(200, *SHAPES[Small])
     master.build(source(make(Small), SHAPES[Small], tmp_path / "source", data), tmp_path / "master")
-    recipe = tune.Recipe(steps=1, batch=32)
+    recipe = replace(tune.RECIPE, steps=1, batch=32)
     tune.tune(tmp_path / "master", data, recipe, state=tmp_path / "state", progress=master.silent, device="cpu")
     tuned = Planner.open(tmp_path / "master")
     assert tuned._path_by_macs is tuned._path

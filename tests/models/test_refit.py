@@ -76,7 +76,7 @@ def test_factors_have_the_plans_ranks_and_the_weights_type(tmp_path: Path) -> No
 def test_a_refit_without_data_is_refused(tmp_path: Path) -> None:
     folder = source(make(Small), SHAPES[Small], tmp_path / "source")
     with pytest.raises(DataError, match="calibration"):
-        master.build(folder, tmp_path / "master", refit=True)
+        master.build(folder, tmp_path / "master", keep=1000)
 
 
 class One(nn.Module):

@@ -10,14 +10,14 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from models import master, tune, variant
+from models import execute, master, tune, variant
 from models.emit import torchscript
 from models.errors import Cancelled, DataError
 from models.plan import Plan, Planner
-from models.tune import Recipe
+from models.student import Recipe
 from tests.models.nets import SHAPES, Halved, Small, make, source
 
-RECIPE = Recipe(steps=160, batch=32, rate=3e-3, largest=1.0, classes=False)
+RECIPE = Recipe(steps=160, students=2, batch=32, rate=3e-3, classes=False)
 
 
 @pytest.fixture(scope="module")
@@ -92,8 +92,8 @@ def test_every_tuned_size_gives_its_file_and_the_tensors_that_it_was_compared_by
     x = torch.randn(4, *SHAPES[Small])
     for count in range(0, len(planner), 9):
         plan = planner._at(count)
-        tensors = variant.tensors(planner.template, stored, plan.ranks)
-        expected = tune.execute.run(planner.template.graph, tensors, [x])[0]
+        tensors = variant.parts(planner.template, stored, plan.ranks).program()
+        expected = execute.run(planner.template.graph, tensors, [x])[0]
         torch.testing.assert_close(outputs(tuned, plan, x), expected, rtol=1e-3, atol=1e-4)
 
 
@@ -126,9 +126,7 @@ def test_a_training_that_was_killed_goes_on_and_ends_the_same(
 def test_a_time_limit_ends_the_training_early(untuned: tuple[nn.Module, Path, Tensor], tmp_path: Path) -> None:
     out = copied(untuned, tmp_path / "master")
     recipe = dataclasses.replace(RECIPE, steps=10**6, seconds=0.3)
-    curve = tune.tune(
-        out, untuned[2], recipe, state=tmp_path / "s.safetensors", progress=master.silent, device="cpu"
-    )
+    curve = tune.tune(out, untuned[2], recipe, state=tmp_path / "s.safetensors", progress=master.silent, device="cpu")
     assert curve and Planner.open(out).template.tuned is not None
 
 

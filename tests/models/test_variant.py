@@ -20,7 +20,7 @@ def test_the_tensors_give_what_the_file_gives(tmp_path: Path, params: int) -> No
     file, template, x = io.BytesIO(), planner_.template, torch.randn(5, *SHAPES[Small])
     torchscript.write(folder, plan, file)
     file.seek(0)
-    tensors = variant.tensors(template, load_file(folder / "master.safetensors"), plan.ranks)
+    tensors = variant.parts(template, load_file(folder / "master.safetensors"), plan.ranks).program()
     with torch.no_grad():
         expected = torch.jit.load(file)(x)
         torch.testing.assert_close(execute.run(template.graph, tensors, [x])[0], expected, rtol=1e-4, atol=1e-5)
@@ -29,16 +29,14 @@ def test_the_tensors_give_what_the_file_gives(tmp_path: Path, params: int) -> No
 def test_a_replaced_entry_takes_the_place_of_the_masters(tmp_path: Path) -> None:
     _, folder, planner_ = planner(Small, tmp_path)
     stored, ranks = load_file(folder / "master.safetensors"), planner_.smallest.ranks
-    entries = variant.sources(planner_.template, ranks)
-    assert "stem.weight" not in entries and entries["norm.weight"] == "dense/norm.weight"
-    changed = variant.tensors(planner_.template, stored, ranks, {"dense/norm.weight": torch.full((16,), 7.0)})
-    assert changed["norm.weight"].tolist() == [7.0] * 16
+    changed = variant.parts(planner_.template, stored, ranks, {"dense/norm.weight": torch.full((16,), 7.0)})
+    assert changed.program()["norm.weight"].tolist() == [7.0] * 16
 
 
 def test_a_program_is_as_far_from_itself_as_nothing(tmp_path: Path) -> None:
     _, folder, planner_ = planner(Small, tmp_path)
     graph, stored = planner_.template.graph, load_file(folder / "master.safetensors")
-    original = variant.tensors(planner_.template, stored, planner_.plan(1.0).ranks)
+    original = variant.parts(planner_.template, stored, planner_.plan(1.0).ranks).program()
     flat = {**original, "head.weight": original["head.weight"] * 0}
     x = torch.randn(70, *SHAPES[Small])
     for classes in (True, False):
@@ -66,8 +64,8 @@ def test_without_zero_channels_the_smaller_program_and_the_uploaded_one_can_both
     module, folder, planner_ = planner(Halved, tmp_path)
     template, stored, x = planner_.template, load_file(folder / "master.safetensors"), torch.randn(5, *SHAPES[Halved])
     assert template.uploaded is not None
-    smaller = variant.tensors(template, stored, planner_.plan(0.9).ranks)
-    uploaded = variant.tensors(template.uploaded, stored, ())
+    smaller = variant.parts(template, stored, planner_.plan(0.9).ranks).program()
+    uploaded = variant.parts(template.uploaded, stored, ()).program()
     with torch.no_grad():
         assert torch.equal(execute.run(template.uploaded.graph, uploaded, [x])[0], module(x))
         torch.testing.assert_close(execute.run(template.graph, smaller, [x])[0], module(x), rtol=1e-5, atol=1e-5)

@@ -1,4 +1,4 @@
-"""What is done for accuracy besides cutting: `effort` refit and tune, through the service."""
+"""What is done for accuracy besides cutting: `effort` refit, tune and polish, through the service."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from httpx import Headers
 from safetensors.torch import save_file
 from torch import nn
 
+from models import polish, tune
 from models.errors import Cancelled
+from models.student import Recipe
 from service import effort, ingest
 from service.catalogue import improved_key, tuning_key
 from service.job import Job
@@ -27,6 +30,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         nn.Conv2d(1, 24, 3, padding=1), nn.BatchNorm2d(24), nn.ReLU(), nn.Conv2d(24, 24, 3, padding=1),
         nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(96, 10),
     ).eval()  # fmt: skip
+    model[7].weight.data *= 40  # so that classes are told apart
     inputs = torch.randn(600, 1, 8, 8).cumsum(2).cumsum(3) / 4
     dynamic = ({0: torch.export.Dim("batch", min=1, max=4096)},)
     paths = {role: folder / f"{role}.safetensors" for role in ("evaluation", "calibration")}
@@ -45,8 +49,18 @@ def publish(service: Running, paths: dict[str, Path], options: str) -> str:
     return str(answer.json()["id"])
 
 
-def agreement(service: Running, id: str) -> tuple[float, str]:
-    headers = service.client.head(f"/models/{id}?budget=0.4").headers
+def fetched(service: Running, id: str, budget: float) -> Headers:
+    """The headers of a size, once it is there."""
+    answer = service.client.get(f"/models/{id}?budget={budget}")
+    while answer.status_code == 202:
+        assert service.end(answer.json()["id"], 120)["error"] is None
+        answer = service.client.get(f"/models/{id}?budget={budget}")
+    assert answer.status_code == 200, answer.text
+    return answer.headers
+
+
+def agreement(service: Running, id: str, budget: float = 0.4) -> tuple[float, str]:
+    headers = fetched(service, id, budget)
     return float(headers["RightRank-Accuracy"]), headers["RightRank-Method"]
 
 
@@ -94,6 +108,29 @@ def test_a_tuned_model_says_what_the_training_came_to(service: Running, publishe
     assert agreement(service, id)[1] == ("cut" if knot(plan.ranks) is None else "tuned")
     assert service.client.head(f"/models/{id}?budget=1").headers["RightRank-Accuracy"] == "1.0"
     assert not service.parts.store.exists(tuning_key(id))
+
+
+def test_a_polished_size_is_trained_once_and_says_so(service: Running, published: dict[str, Path]) -> None:
+    cut = publish(service, published, '{"effort": "cut"}')
+    id = publish(service, published, '{"effort": "polish", "tune_steps": 200}')
+    accuracy, method = agreement(service, id, 0.3)
+    assert method == "polished" and accuracy >= agreement(service, cut, 0.3)[0]
+    plan = service.parts.catalogue.open(id).planner.plan(budget=0.3)
+    assert service.parts.store.exists(improved_key(id, plan.digest))
+    first = fetched(service, id, 0.3)["ETag"]
+    service.parts.cache.redis.flushdb()
+    assert fetched(service, id, 0.3)["ETag"] == first
+    assert fetched(service, id, 1)["RightRank-Accuracy"] == "1.0"
+
+
+def test_options_bound_both_trainings() -> None:
+    def steps(options: dict[str, Any], basis: Recipe) -> tuple[int, float | None]:
+        found = effort.recipe(options, basis, True)
+        return found.steps, found.seconds
+
+    assert [steps({}, basis)[0] for basis in (tune.RECIPE, polish.RECIPE)] == [tune.STEPS, polish.STEPS]
+    limits = {"tune_steps": 1, "tune_seconds": 9}
+    assert [steps(limits, basis) for basis in (tune.RECIPE, polish.RECIPE)] == [(1, 9), (1, 9)]
 
 
 def test_a_training_whose_worker_is_killed_is_taken_up_by_the_next(
@@ -148,7 +185,7 @@ def test_an_effort_that_makes_no_sense_is_refused(
     assert web.parts.store.keys("") == []
 
 
-@pytest.mark.parametrize("kind", ["refit", "tune"])
+@pytest.mark.parametrize("kind", ["refit", "tune", "polish"])
 def test_an_effort_without_calibration_inputs_is_refused(web: Running, files: Files, kind: str) -> None:
     answer = web.push({"checkpoint": files.checkpoint}, options=f'{{"effort": "{kind}"}}')
     assert answer.status_code == 422 and "calibration" in answer.json()["detail"]

@@ -1,0 +1,47 @@
+"""Polish: train one size on its own, without labels, from the best that is known of it (ours).
+
+The same training as `tune`'s (see `student`), for one plan: its factors are its own and need not be prefixes of
+anything. A size that many devices take is worth that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from torch import Tensor
+
+from models import variant
+from models.emit.template import Template
+from models.student import Recipe, Student, Training, device_of
+from models.variant import Parts
+
+STEPS, STUDENTS, RATE = 300, 1, 4e-3
+# More calibration inputs than these are not kept for it.
+INPUTS, STATISTICS = 20_000, 512
+RECIPE = Recipe(steps=STEPS, students=STUDENTS, rate=RATE)
+
+
+def polish(
+    template: Template,
+    original: Mapping[str, Tensor],
+    start: Parts,
+    data: Tensor,
+    recipe: Recipe,
+    progress: Callable[[str, int, int, str], None],
+    device: str | None = None,
+) -> Parts:
+    """What training makes of the parts `start`, on calibration inputs `data` (N, …).
+
+    `original` are the uploaded program's tensors, which teach. Raises DataError where the program is not float32.
+    """
+    batch = template.graph.inputs[0].shape[0] or min(recipe.batch, len(data))
+    student = Student(template, original, start.factors, device_of(device), start.whole)
+    Training(student, recipe).go(
+        data, batch, lambda generator: None, lambda done: progress("polish", done, recipe.steps, "steps")
+    )
+    progress("polish", recipe.steps, recipe.steps, "steps")
+    lessons = [student.teach(images) for images in variant.batches(data[: max(STATISTICS, batch)], batch)]
+    statistics = student.statistics(None, lessons)
+    learnt = student.learnt()
+    factors = {each.weight: (learnt[f"down/{each.name}"], learnt[f"up/{each.name}"]) for each in student.factored}
+    return start.with_({name: learnt[name] for name in start.whole if name in learnt} | statistics, factors)

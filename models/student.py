@@ -1,0 +1,298 @@
+"""A network that learns to do with few bases what the uploaded one does, without labels (ours).
+
+The uploaded network teaches, on inputs that nobody has labelled: its outputs are to be given, and on the way
+there what each of its layers puts out. Before each batch norm the learner's activations are brought to the mean
+and variance that the teacher has there on the same inputs, so that at full size it is the teacher; afterwards
+`statistics` says with which stored mean and variance a file does the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from models import execute, variant
+from models.correction import BATCH_NORM, statistics_of
+from models.emit.template import Template
+from models.errors import DataError
+from models.program import Graph, Node, Ref
+from models.variant import Factors
+
+EPSILON = 7
+TINY = 1e-12
+LARGEST_GRADIENT = 1.0
+
+# For each batch norm (by the name of its call) the mean and variance, per channel, of what comes before it.
+Moments: TypeAlias = dict[str, tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A batch norm: the names of its tensors, and its epsilon."""
+
+    mean: str
+    variance: str
+    weight: str | None
+    bias: str | None
+    epsilon: float
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What the teacher makes of a batch of `images`: `outputs`, the `moments` before each batch norm, and what
+    each layer that is cut puts out, by the name of its call, with that one's variance."""
+
+    images: Tensor
+    outputs: list[Tensor]
+    moments: Moments
+    layers: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train: Adam with a rate that rises over a twentieth of the steps and falls to zero.
+
+    In each of `steps`, `students` networks learn from one batch of `batch` inputs. `hint` is the weight of the
+    layers' outputs in the loss, at the beginning; it falls to zero evenly. `seconds` ends the training early,
+    rate and hint falling accordingly. `classes` says what nearness is (see `variant.distance`).
+    """
+
+    steps: int
+    students: int
+    rate: float
+    batch: int = 64
+    hint: float = 3.0
+    classes: bool = True
+    seconds: float | None = None
+    seed: int = 0
+
+
+class Student:
+    """The factors and other parameters that learn, and the programs that they make.
+
+    `original` are the whole tensors of the template's program, by name, `factors` those of the layers that are
+    cut. Of a layer without factors the whole weight learns. `start` replaces some of the whole tensors where the
+    learning starts.
+    """
+
+    def __init__(
+        self,
+        template: Template,
+        original: Mapping[str, Tensor],
+        factors: Factors,
+        device: torch.device,
+        start: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        self.template = template
+        self.device = device
+        self.graph = template.graph
+        self.norms = _norms(self.graph)
+        self.learning = _training(self.graph, self.norms)
+        self.watched = frozenset(call for layer in template.decomposed for call in layer.calls)
+        self.original = {name: original[name].to(device) for name in template.tensors}
+        if any(t.is_floating_point() and t.dtype != torch.float32 for t in self.original.values()):
+            raise DataError("Only float32 networks can be tuned.", "Export the network in float32.")
+        self.parameters: dict[str, Tensor] = {}
+        self.factored = [layer for layer in template.decomposed if layer.weight in factors]
+        for layer in self.factored:
+            down, up = factors[layer.weight]
+            # Adam's steps are alike for all numbers, so both factors of a basis get the same norm.
+            balance = (up.norm(dim=1) / down.norm(dim=1).clamp_min(TINY)).clamp(1e-6, 1e6).sqrt().unsqueeze(1)
+            self._learn(f"down/{layer.name}", down * balance)
+            self._learn(f"up/{layer.name}", up / balance)
+        self.start = self.original | {name: value.to(device) for name, value in (start or {}).items()}
+        for name in sorted(self.graph.parameters - {layer.weight for layer in self.factored}):
+            if self.start[name].is_floating_point():
+                self._learn(name, self.start[name])
+
+    def _learn(self, key: str, value: Tensor) -> None:
+        self.parameters[key] = value.detach().clone().to(self.device).requires_grad_()
+
+    def program(self, ranks: Mapping[str, int] | None = None) -> dict[str, Tensor]:
+        """The program's tensors as functions of the parameters: of each factored layer (by its weight) the first
+        bases, as many as `ranks` says, or all."""
+        tensors = {name: self.parameters.get(name, value) for name, value in self.start.items()}
+        for layer in self.factored:
+            down, up = self.parameters[f"down/{layer.name}"], self.parameters[f"up/{layer.name}"]
+            kept = (ranks or {}).get(layer.weight) or len(down)
+            tensors[layer.weight] = (up[:kept].T @ down[:kept]).reshape(layer.shape)
+        return tensors
+
+    def learnt(self) -> dict[str, Tensor]:
+        """What has been learnt so far, on the CPU: `down/…`, `up/…`, and tensors by their names."""
+        return {key: value.detach().cpu().contiguous() for key, value in self.parameters.items()}
+
+    @torch.no_grad()
+    def teach(self, images: Tensor, layers: bool = False) -> Lesson:
+        """The teacher's lesson on `images`; what its layers put out only with `layers`."""
+        moments: Moments = {}
+        seen: dict[str, tuple[Tensor, Tensor]] = {}
+
+        def watch(node: Node, arguments: list[Any], result: Any) -> Any:
+            if node.name in self.norms:
+                moments[node.name] = _moments(arguments[0])
+            if layers and node.name in self.watched and (spread := result.var(correction=0)) > TINY:
+                seen[node.name] = result, spread
+            return result
+
+        images = images.to(self.device)
+        outputs = execute.run(self.graph, self.original, [images], visit=watch)
+        return Lesson(images, outputs, moments, seen)
+
+    def run(self, tensors: dict[str, Tensor], lesson: Lesson, visit: execute.Visitor) -> list[Tensor]:
+        """The outputs of a program (see `program`), each batch norm's input brought to the teacher's moments."""
+        for name, norm in self.norms.items():
+            mean, variance = lesson.moments[name]
+            stored_mean, stored_variance = self.original[norm.mean], self.original[norm.variance]
+            weight = tensors[norm.weight] if norm.weight else torch.ones_like(mean)
+            bias = tensors[norm.bias] if norm.bias else torch.zeros_like(mean)
+            scale = weight / (stored_variance + norm.epsilon).sqrt()
+            tensors[f"scale of {name}"] = scale * (variance + norm.epsilon).sqrt()
+            tensors[f"shift of {name}"] = bias + scale * (mean - stored_mean)
+        return execute.run(self.learning, tensors, [lesson.images], visit=visit)
+
+    def loss(self, ranks: Mapping[str, int] | None, lesson: Lesson, classes: bool, hint: float) -> Tensor:
+        """How far the outputs are from the teacher's, and `hint` times how far the layers' are: the squared
+        difference as a share of the variance, the mean over layers."""
+        missed: list[Tensor] = []
+
+        def watch(node: Node, arguments: list[Any], result: Any) -> Any:
+            if node.name in lesson.layers:
+                wanted, spread = lesson.layers[node.name]
+                missed.append((result - wanted).square().mean() / spread)
+            return result
+
+        outputs = self.run(self.program(ranks), lesson, watch)
+        found = torch.stack([variant.distance(*pair, classes) for pair in zip(outputs, lesson.outputs, strict=True)])
+        return found.sum() + (hint * torch.stack(missed).mean() if missed else 0.0)
+
+    @torch.no_grad()
+    def statistics(self, ranks: Mapping[str, int] | None, lessons: Sequence[Lesson]) -> dict[str, Tensor]:
+        """The mean and variance with which each batch norm does for these ranks what `run` does, over `lessons`."""
+        seen: list[Moments] = []
+
+        def watch(node: Node, arguments: list[Any], result: Any) -> Any:
+            if node.name in self.norms:
+                seen[-1][node.name] = _moments(arguments[0])
+            return result
+
+        for lesson in lessons:
+            seen.append({})
+            self.run(self.program(ranks), lesson, watch)
+        found = {}
+        for name, norm in self.norms.items():
+            mean, variance = _overall([moments[name] for moments in seen])
+            teachers_mean, teachers_variance = _overall([lesson.moments[name] for lesson in lessons])
+            ratio = (variance + norm.epsilon) / (teachers_variance + norm.epsilon)
+            stored_mean, stored_variance = self.original[norm.mean].double(), self.original[norm.variance].double()
+            found[norm.mean] = mean - (teachers_mean - stored_mean) * ratio.sqrt()
+            found[norm.variance] = (stored_variance + norm.epsilon) * ratio - norm.epsilon
+        return {name: value.float().cpu() for name, value in found.items()}
+
+
+class Training:
+    """A training under way: the student, its optimizer, steps done and seconds spent."""
+
+    def __init__(self, student: Student, recipe: Recipe) -> None:
+        self.student, self.recipe = student, recipe
+        self.optimizer = torch.optim.Adam(student.parameters.values(), lr=recipe.rate)
+        self.done, self.spent = 0, 0.0
+
+    def go(
+        self,
+        data: Tensor,
+        batch: int,
+        draw: Callable[[torch.Generator], Mapping[str, int] | None],
+        progress: Callable[[int], None],
+        after: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Do what is left of it, on inputs `data` (N, …) taken `batch` at a time.
+
+        `draw` says at which ranks the next student learns, `progress` hears the steps done before each one, and
+        `after` is called after each.
+        """
+        student, recipe, parameters = self.student, self.recipe, list(self.student.parameters.values())
+        began = time.monotonic() - self.spent
+        while self.done < recipe.steps:
+            part = self.done / recipe.steps
+            if recipe.seconds is not None:
+                part = max(part, (time.monotonic() - began) / recipe.seconds)
+            if part >= 1:
+                break
+            progress(self.done)
+            for group in self.optimizer.param_groups:
+                rise = min(1.0, part * 20 + 1 / recipe.steps)
+                group["lr"] = recipe.rate * rise * 0.5 * (1 + math.cos(math.pi * part))
+            generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + self.done)
+            images = _mix(data[torch.randint(len(data), (batch,), generator=generator)], generator)
+            lesson = student.teach(images, layers=recipe.hint > 0)
+            self.optimizer.zero_grad()
+            for _ in range(recipe.students):
+                loss = student.loss(draw(generator), lesson, recipe.classes, recipe.hint * (1 - part))
+                (loss / recipe.students).backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(parameters, LARGEST_GRADIENT)
+            self.optimizer.step()
+            self.done += 1
+            self.spent = time.monotonic() - began
+            after()
+
+
+def device_of(name: str | None) -> torch.device:
+    """The device called so; without a name a GPU where there is one."""
+    return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def _mix(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Half of the samples mixed with another one: inputs that the teacher can label and nobody uploaded."""
+    share = torch.rand(len(images), generator=generator)
+    share = torch.where(torch.rand(len(images), generator=generator) < 0.5, share, torch.ones(()))
+    share = share.reshape(-1, *(1,) * (images.dim() - 1))
+    return share * images + (1 - share) * images[torch.randperm(len(images), generator=generator)]
+
+
+def _norms(graph: Graph) -> dict[str, Norm]:
+    """The batch norms with stored statistics of their own, by the name of their call."""
+    found: dict[str, Norm] = {}
+    for node in graph.nodes:
+        pair = statistics_of(graph, node) if node.op == BATCH_NORM else None
+        if pair is None:
+            continue
+        weight, bias = (graph.tensors.get(a.name) if isinstance(a, Ref) else None for a in node.args[1:3])
+        epsilon, given = node.args[EPSILON], [a is not None for a in node.args[1:3]]
+        if given == [weight is not None, bias is not None] and isinstance(epsilon, float):
+            found[node.name] = Norm(*pair, weight, bias, epsilon)
+    users = [norm.mean for norm in found.values()]
+    return {name: norm for name, norm in found.items() if users.count(norm.mean) == 1}
+
+
+def _training(graph: Graph, norms: Mapping[str, Norm]) -> Graph:
+    """The same program with these batch norms on their batch's own statistics, their scale and shift given."""
+
+    def change(node: Node) -> Node:
+        if node.name not in norms:
+            return node
+        given = (Ref(f"scale of {node.name}"), Ref(f"shift of {node.name}"))
+        return dataclasses.replace(node, args=(node.args[0], *given, None, None, True, *node.args[6:]))
+
+    extra = {f"{what} of {name}": f"{what} of {name}" for name in norms for what in ("scale", "shift")}
+    return graph.replace(nodes=tuple(map(change, graph.nodes)), tensors={**graph.tensors, **extra})
+
+
+def _moments(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of each channel (dimension 1) of (N, C, …)."""
+    variance, mean = torch.var_mean(values, [0, *range(2, values.dim())], correction=0)
+    return mean, variance
+
+
+def _overall(moments: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Mean and variance over batches of one size, from those of each."""
+    means = torch.stack([mean.double() for mean, _ in moments])
+    variances = torch.stack([variance.double() for _, variance in moments])
+    return means.mean(0), variances.mean(0) + means.var(0, correction=0)
