@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -21,8 +21,10 @@ from torch import Tensor
 from models import execute, variant
 from models.correction import BATCH_NORM, statistics_of
 from models.emit.template import Template
+from models.emit.torchscript import factor_shapes
 from models.errors import DataError
-from models.program import Graph, Node, Ref
+from models.layers import CONVOLUTION, Layer
+from models.program import Argument, Graph, Node, Ref
 from models.variant import Factors
 
 EPSILON = 7
@@ -118,12 +120,19 @@ class Student:
     def program(self, ranks: Mapping[str, int] | None = None) -> dict[str, Tensor]:
         """The program's tensors as functions of the parameters: of each factored layer (by its weight) the first
         bases, as many as `ranks` says, or all."""
-        tensors = {name: self.parameters.get(name, value) for name, value in self.start.items()}
+        tensors = self._whole()
+        for layer, down, up in self._prefixes(ranks):
+            tensors[layer.weight] = (up.T @ down).reshape(layer.shape)
+        return tensors
+
+    def _whole(self) -> dict[str, Tensor]:
+        return {name: self.parameters.get(name, value) for name, value in self.start.items()}
+
+    def _prefixes(self, ranks: Mapping[str, int] | None) -> Iterator[tuple[Layer, Tensor, Tensor]]:
         for layer in self.factored:
             down, up = self.parameters[f"down/{layer.name}"], self.parameters[f"up/{layer.name}"]
             kept = (ranks or {}).get(layer.weight) or len(down)
-            tensors[layer.weight] = (up[:kept].T @ down[:kept]).reshape(layer.shape)
-        return tensors
+            yield layer, down[:kept], up[:kept]
 
     def learnt(self) -> dict[str, Tensor]:
         """What has been learnt so far, on the CPU: `down/…`, `up/…`, and tensors by their names."""
@@ -146,8 +155,21 @@ class Student:
         outputs = execute.run(self.graph, self.original, [images], visit=watch)
         return Lesson(images, outputs, moments, seen)
 
-    def run(self, tensors: dict[str, Tensor], lesson: Lesson, visit: execute.Visitor) -> list[Tensor]:
-        """The outputs of a program (see `program`), each batch norm's input brought to the teacher's moments."""
+    def run(self, ranks: Mapping[str, int] | None, lesson: Lesson, visit: execute.Visitor) -> list[Tensor]:
+        """The outputs at these ranks (see `program`), each batch norm's input brought to the teacher's moments.
+
+        Where two factors are fewer numbers than their product, the layer is two calls, as in the file.
+        """
+        tensors = self._whole()
+        split: dict[str, str] = {}
+        for layer, down, up in self._prefixes(ranks):
+            if len(down) > layer.break_even:
+                tensors[layer.weight] = (up.T @ down).reshape(layer.shape)
+                continue
+            shapes = factor_shapes(layer, len(down))
+            tensors[f"down of {layer.weight}"] = down.reshape(shapes[0])
+            tensors[f"up of {layer.weight}"] = up.T.reshape(shapes[1])
+            split |= dict.fromkeys(layer.calls, layer.weight)
         for name, norm in self.norms.items():
             mean, variance = lesson.moments[name]
             stored_mean, stored_variance = self.original[norm.mean], self.original[norm.variance]
@@ -156,7 +178,7 @@ class Student:
             scale = weight / (stored_variance + norm.epsilon).sqrt()
             tensors[f"scale of {name}"] = scale * (variance + norm.epsilon).sqrt()
             tensors[f"shift of {name}"] = bias + scale * (mean - stored_mean)
-        return execute.run(self.learning, tensors, [lesson.images], visit=visit)
+        return execute.run(_in_two(self.learning, split), tensors, [lesson.images], visit=visit)
 
     def loss(self, ranks: Mapping[str, int] | None, lesson: Lesson, classes: bool, hint: float) -> Tensor:
         """How far the outputs are from the teacher's, and `hint` times how far the layers' are: the squared
@@ -169,7 +191,7 @@ class Student:
                 missed.append((result - wanted).square().mean() / spread)
             return result
 
-        outputs = self.run(self.program(ranks), lesson, watch)
+        outputs = self.run(ranks, lesson, watch)
         found = torch.stack([variant.distance(*pair, classes) for pair in zip(outputs, lesson.outputs, strict=True)])
         return found.sum() + (hint * torch.stack(missed).mean() if missed else 0.0)
 
@@ -185,7 +207,7 @@ class Student:
 
         for lesson in lessons:
             seen.append({})
-            self.run(self.program(ranks), lesson, watch)
+            self.run(ranks, lesson, watch)
         found = {}
         for name, norm in self.norms.items():
             mean, variance = _overall([moments[name] for moments in seen])
@@ -283,6 +305,31 @@ def _training(graph: Graph, norms: Mapping[str, Norm]) -> Graph:
 
     extra = {f"{what} of {name}": f"{what} of {name}" for name in norms for what in ("scale", "shift")}
     return graph.replace(nodes=tuple(map(change, graph.nodes)), tensors={**graph.tensors, **extra})
+
+
+def _in_two(graph: Graph, split: Mapping[str, str]) -> Graph:
+    """The same program with each call in `split`, by its name, as the two factors of the weight said there."""
+
+    def calls(node: Node) -> Iterator[Node]:
+        if node.name not in split:
+            yield node
+            return
+        inner, weight = f"inside {node.name}", split[node.name]
+        data, bias = node.args[0], node.args[2] if len(node.args) > 2 else None
+        down, up = Ref(f"down of {weight}"), Ref(f"up of {weight}")
+        first: tuple[Argument, ...] = (data, down)
+        second: tuple[Argument, ...] = (Ref(inner), up, bias)
+        if node.op == CONVOLUTION:
+            dimensions = len(node.args[3])  # type: ignore[arg-type]
+            ones, zeros = (1,) * dimensions, (0,) * dimensions
+            first, second = (*first, None, *node.args[3:]), (*second, ones, zeros, ones, False, zeros, 1)
+        yield dataclasses.replace(node, name=inner, args=first, outputs=(inner,))
+        yield dataclasses.replace(node, args=second)
+
+    extra = {f"{side} of {weight}": f"{side} of {weight}" for weight in split.values() for side in ("down", "up")}
+    return graph.replace(
+        nodes=tuple(each for node in graph.nodes for each in calls(node)), tensors={**graph.tensors, **extra}
+    )
 
 
 def _moments(values: Tensor) -> tuple[Tensor, Tensor]:
