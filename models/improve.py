@@ -73,7 +73,7 @@ def improve(
         found = distances(candidates)
         best = min(found, key=found.__getitem__)
         if training is not None:
-            candidates[POLISHED] = polish(template, original, candidates[best], data, training, progress)
+            candidates[POLISHED] = polish(template, original, ranks, candidates[best], data, training, progress)
             found |= distances({POLISHED: candidates[POLISHED]})
             best = min(found, key=found.__getitem__)
     save_file(variant.changes(template, master, ranks, candidates[best]), out, {METHOD: best})

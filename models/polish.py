@@ -6,7 +6,7 @@ anything. A size that many devices take is worth that.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor
 
@@ -15,7 +15,7 @@ from models.emit.template import Template
 from models.student import Recipe, Student, Training, device_of
 from models.variant import Parts
 
-STEPS, STUDENTS, RATE = 300, 1, 4e-3
+STEPS, STUDENTS, RATE = 300, 1, 1e-2
 # More calibration inputs than these are not kept for it.
 INPUTS, STATISTICS = 20_000, 512
 RECIPE = Recipe(steps=STEPS, students=STUDENTS, rate=RATE)
@@ -24,20 +24,22 @@ RECIPE = Recipe(steps=STEPS, students=STUDENTS, rate=RATE)
 def polish(
     template: Template,
     original: Mapping[str, Tensor],
+    ranks: Sequence[int],
     start: Parts,
     data: Tensor,
     recipe: Recipe,
     progress: Callable[[str, int, int, str], None],
     device: str | None = None,
 ) -> Parts:
-    """What training makes of the parts `start`, on calibration inputs `data` (N, …).
+    """What training makes of the parts `start` of a plan, on calibration inputs `data` (N, …).
 
     `original` are the uploaded program's tensors, which teach. Raises DataError where the program is not float32.
     """
     batch = template.graph.inputs[0].shape[0] or min(recipe.batch, len(data))
     student = Student(template, original, start.factors, device_of(device), start.whole)
+    draw = None, template.params_at(ranks) / template.params
     Training(student, recipe).go(
-        data, batch, lambda generator: None, lambda done: progress("polish", done, recipe.steps, "steps")
+        data, batch, lambda generator: draw, lambda done: progress("polish", done, recipe.steps, "steps")
     )
     progress("polish", recipe.steps, recipe.steps, "steps")
     lessons = [student.teach(images) for images in variant.batches(data[: max(STATISTICS, batch)], batch)]

@@ -33,6 +33,8 @@ LARGEST_GRADIENT = 1.0
 
 # For each batch norm (by the name of its call) the mean and variance, per channel, of what comes before it.
 Moments: TypeAlias = dict[str, tuple[Tensor, Tensor]]
+# The ranks of a network that learns (see `Student.program`), and its share of all parameters.
+Draw: TypeAlias = tuple[Mapping[str, int] | None, float]
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,8 @@ class Recipe:
     """How to train: Adam with a rate that rises over a twentieth of the steps and falls to zero.
 
     In each of `steps`, `students` networks learn from one batch of `batch` inputs. `hint` is the weight of the
-    layers' outputs in the loss, at the beginning; it falls to zero evenly. `seconds` ends the training early,
+    layers' outputs in the loss, at the beginning and for a network with all parameters: it is less in proportion
+    for a smaller one, which cannot give them, and falls to zero evenly. `seconds` ends the training early,
     rate and hint falling accordingly. `classes` says what nearness is (see `variant.distance`).
     """
 
@@ -70,7 +73,7 @@ class Recipe:
     students: int
     rate: float
     batch: int = 64
-    hint: float = 3.0
+    hint: float = 5.0
     classes: bool = True
     seconds: float | None = None
     seed: int = 0
@@ -231,13 +234,13 @@ class Training:
         self,
         data: Tensor,
         batch: int,
-        draw: Callable[[torch.Generator], Mapping[str, int] | None],
+        draw: Callable[[torch.Generator], Draw],
         progress: Callable[[int], None],
         after: Callable[[], None] = lambda: None,
     ) -> None:
         """Do what is left of it, on inputs `data` (N, …) taken `batch` at a time.
 
-        `draw` says at which ranks the next student learns, `progress` hears the steps done before each one, and
+        `draw` says what the next student is, `progress` hears the steps done before each one, and
         `after` is called after each.
         """
         student, recipe, parameters = self.student, self.recipe, list(self.student.parameters.values())
@@ -257,7 +260,8 @@ class Training:
             lesson = student.teach(images, layers=recipe.hint > 0)
             self.optimizer.zero_grad()
             for _ in range(recipe.students):
-                loss = student.loss(draw(generator), lesson, recipe.classes, recipe.hint * (1 - part))
+                ranks, share = draw(generator)
+                loss = student.loss(ranks, lesson, recipe.classes, recipe.hint * share * (1 - part))
                 (loss / recipe.students).backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(parameters, LARGEST_GRADIENT)
             self.optimizer.step()

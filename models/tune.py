@@ -23,7 +23,7 @@ from models import variant
 from models.emit.template import Template, Tuned
 from models.errors import DataError
 from models.plan import Plan, Planner
-from models.student import Recipe, Student, Training, device_of
+from models.student import Draw, Recipe, Student, Training, device_of
 
 Progress = Callable[[str, int, int, str], None]
 STEPS, STUDENTS, RATE = 600, 2, 7e-3
@@ -67,9 +67,9 @@ def tune(
             _save(training, state)
             saved()
 
-    def draw(generator: torch.Generator) -> Mapping[str, int]:
+    def draw(generator: torch.Generator) -> Draw:
         share = most * (least / most) ** float(torch.rand((), generator=generator))
-        return by_weight(template, planner.plan(max_params=math.ceil(share * template.params)).ranks)
+        return by_weight(template, planner.plan(max_params=math.ceil(share * template.params)).ranks), share
 
     least = min(max(SMALLEST, planner.smallest.params / template.params), 1.0)
     most = max(largest, least)

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from models import execute, master
+from models.plan import Planner
+from models.student import Lesson, Recipe, Student, Training
+from tests.models.nets import SHAPES, Small, make, source
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("student")
+    torch.manual_seed(0)
+    master.build(source(make(Small), SHAPES[Small], out / "source", images(200)), out / "master")
+    return out / "master"
+
+
+def images(count: int) -> Tensor:
+    return torch.randn(count, *SHAPES[Small]).cumsum(2) / 3
+
+
+def student_of(folder: Path) -> Student:
+    template, stored = Planner.open(folder).template, load_file(folder / "master.safetensors")
+    factors = {each.weight: (stored[f"down/{each.name}"], stored[f"up/{each.name}"]) for each in template.decomposed}
+    return Student(template, {name: stored[f"dense/{name}"] for name in template.tensors}, factors, CPU)
+
+
+def ignore(node: object, arguments: list[Any], result: Any) -> Any:
+    return result
+
+
+def test_at_full_size_nothing_is_left_to_learn(folder: Path) -> None:
+    student = student_of(folder)
+    lesson = student.teach(images(64), layers=True)
+    assert lesson.layers.keys() == student.watched
+    assert student.loss(None, lesson, classes=False, hint=5.0).item() < 1e-6
+
+
+@pytest.mark.parametrize("rank", [1, 3, 1000])
+def test_with_the_statistics_stored_a_program_does_what_was_learnt(folder: Path, rank: int) -> None:
+    """Layers as two factors or as their product, batch norms on the batch's moments or on stored ones."""
+    student = student_of(folder)
+    ranks = {layer.weight: min(rank, layer.rank) for layer in student.factored}
+    lesson = student.teach(images(64))
+    with torch.no_grad():
+        learnt = student.run(ranks, lesson, ignore)[0]
+        program = student.program(ranks) | student.statistics(ranks, [lesson])
+        stored = execute.run(student.graph, program, [lesson.images])[0]
+    torch.testing.assert_close(stored, learnt, rtol=1e-3, atol=1e-4)
+
+
+def test_what_layers_put_out_counts_as_much_as_the_hint_says(folder: Path) -> None:
+    student = student_of(folder)
+    ranks = {layer.weight: 1 for layer in student.factored}
+    lesson = student.teach(images(64), layers=True)
+    losses = [student.loss(ranks, lesson, classes=False, hint=hint).item() for hint in (0.0, 1.0, 3.0)]
+    assert 0 < losses[0] < losses[1]
+    assert losses[2] - losses[0] == pytest.approx(3 * (losses[1] - losses[0]), rel=1e-3)
+    without = replace(lesson, layers={})
+    assert student.loss(ranks, without, classes=False, hint=3.0).item() == pytest.approx(losses[0])
+
+
+def test_a_layer_that_always_puts_out_the_same_gives_no_hint(folder: Path) -> None:
+    student = student_of(folder)
+    name = next(iter(student.factored)).weight
+    student.original[name] = torch.zeros_like(student.original[name])
+    lesson: Lesson = student.teach(images(64), layers=True)
+    assert len(lesson.layers) < len(student.watched)
+
+
+def test_steps_and_seconds_bound_a_training(folder: Path) -> None:
+    seen: list[int] = []
+    recipe = Recipe(steps=3, students=1, rate=1e-3, batch=32, classes=False)
+    training = Training(student_of(folder), recipe)
+    training.go(images(100), 32, lambda generator: (None, 1.0), seen.append)
+    assert seen == [0, 1, 2] and training.done == 3 and training.spent > 0
+    late = Training(student_of(folder), replace(recipe, steps=10**6, seconds=0.2))
+    late.go(images(100), 32, lambda generator: (None, 1.0), seen.append)
+    assert 0 < late.done < 10**6
