@@ -18,7 +18,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -29,7 +31,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from models import correction, criteria, execute, factor, layers, path, plan, sparsity, statistics
+from models import choice, correction, criteria, execute, factor, layers, path, plan, sparsity, statistics
 from models.criteria import Importance, Rule, Spectrum
 from models.emit.template import Template, TensorSpec
 from models.errors import CheckpointError, DataError, MalformedCheckpoint, UnsupportedCheckpoint
@@ -50,66 +52,100 @@ def silent(phase: str, completed: int, total: int, unit: str) -> None:
 
 
 def build(
-    source: Path, out: Path, *, criterion: str | None = None, keep: int = 0, progress: Progress = silent
+    source: Path,
+    out: Path,
+    *,
+    criterion: str | None = None,
+    keep: int = 0,
+    classes: bool = True,
+    progress: Progress = silent,
 ) -> dict[str, Any]:
     """Decompose the program in `source` (`program.json`, `weights.safetensors`, and perhaps
     `calibration.safetensors`) into a master in `out`.
 
     Zero channels are removed first, where that changes nothing.
-    Without `criterion` the best that the data at hand allow is taken. `keep` is how many calibration
-    inputs are kept to `improve` plans later, and needs a criterion that uses calibration data. Returns a description:
+    Without `criterion` the best that the data at hand allow is taken; where it tells `classes` apart, tried out
+    (see `choice`). `keep` is how many calibration inputs are kept to `improve` plans later, and needs a criterion
+    that uses calibration data. Returns a description:
     parameters, MACs and file size of the original, its inputs, the smallest budgets, and each layer.
     `progress(phase, completed, total, unit)` is called per layer and batch and may raise to stop.
     Raises MalformedCheckpoint for a program that does not run, DataError where a criterion lacks data.
     """
     graph = Graph.from_json(json.loads((source / "program.json").read_bytes()))
-    tensors: Mapping[str, Tensor] = load_file(source / "weights.safetensors")
+    uploaded: Mapping[str, Tensor] = load_file(source / "weights.safetensors")
     calibration = source / "calibration.safetensors"
-    criterion = criterion or default_criterion(calibration)
+    given, criterion = criterion, criterion or default_criterion(calibration)
     rule = find_rule(criterion)
     if keep and rule.metric == "svd":
         raise DataError(
             "A refit needs floating-point calibration data.", "Upload them, with criterion logit, fisher or whitened."
         )
-    uploaded, template = tensors, survey(graph, tensors)
+    template = survey(graph, uploaded)
     progress("eliminate", 0, 1, "models")
-    graph, tensors, template, report = without_zeros(graph, tensors, template, comparable(calibration, graph))
+    graph, tensors, template, report = without_zeros(graph, uploaded, template, comparable(calibration, graph))
     progress("eliminate", 1, 1, "models")
-    moments: list[Moments] | None = None
-    if rule.metric != "svd":
-        inputs = load_calibration(calibration, criterion)
-        gradient: statistics.Gradient = "loss" if rule.metric == "loss" else "logits"
-        few = inputs[:STATISTICS_INPUTS]
-        moments = statistics.gather(graph, tensors, template.decomposed, few, progress, gradient=gradient)
-    stored = {f"dense/{name}": tensor for name, tensor in tensors.items()}
-    stored |= {template.original.entry(name): uploaded[name] for name in template.original.apart}
-    sigmas = []
-    corrected: dict[str, str] = {}
-    for index, layer in enumerate(template.decomposed):
-        progress("decompose", index, len(template.decomposed), "layers")
-        weight = tensors[layer.weight]
-        if moments is None:
-            factors = factor.decompose(weight)
-        else:
-            factors = factor.decompose_in_metric(weight, moments[index], rule.metric != "outputs")
-            for target in correction.targets(graph, layer):
-                corrected[target.tensor] = layer.name
-                rows = list(correction.rows(target, tensors[target.tensor], factors))[: layer.break_even]
-                stored[f"corrected/{target.tensor}"] = torch.stack(rows)
-        stored[f"down/{layer.name}"], stored[f"up/{layer.name}"] = factors.down, factors.up
-        sigmas.append(factors.sigma.numpy())
-    progress("decompose", len(template.decomposed), len(template.decomposed), "layers")
-    template = dataclasses.replace(template, corrected=corrected)
-    importance = rate(template, sigmas, rule)
-    out.mkdir(parents=True, exist_ok=True)
-    save_file(stored, out / "master.safetensors")
-    (out / "template.json").write_text(json.dumps(template.to_json(), separators=(",", ":")))
-    save_plans(template, importance, rule, out)
-    if keep and moments is not None:
-        gradients = zip(template.decomposed, moments, strict=True)
-        kept = {f"gradient/{layer.name}": each.gradient.float() for layer, each in gradients}
-        save_file({**kept, "inputs": inputs[:keep].contiguous()}, out / "refit.safetensors")
-    return {"criterion": criterion, **describe(plan.Planner.open(out)), "eliminated": report.to_json()}
+    program = Program(graph, tensors, template, uploaded)
+    inputs = None if rule.metric == "svd" else load_calibration(calibration, criterion)
+    tried: dict[str, float] = {}
+    if given is None and classes and inputs is not None and choice.possible(graph, tensors, inputs):
+
+        def make(criterion: str, inputs: Tensor, out: Path) -> None:
+            program.decompose(criterion, inputs, out, 0, progress)
+
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out) as folder:
+            tried = choice.choose(inputs, Path(folder), make)
+        criterion = next(iter(tried))
+    program.decompose(criterion, inputs, out, keep, progress)
+    described = describe(plan.Planner.open(out))
+    return {"criterion": criterion, "tried": tried, **described, "eliminated": report.to_json()}
+
+
+@dataclass(frozen=True)
+class Program:
+    """A program without zero channels, its tensors and template, and the tensors as uploaded."""
+
+    graph: Graph
+    tensors: Mapping[str, Tensor]
+    template: Template
+    uploaded: Mapping[str, Tensor]
+
+    def decompose(self, criterion: str, inputs: Tensor | None, out: Path, keep: int, progress: Progress) -> None:
+        """Writes the master by a criterion, from calibration `inputs` where it uses them, to `out`."""
+        rule, graph, tensors, template = find_rule(criterion), self.graph, self.tensors, self.template
+        moments: list[Moments] | None = None
+        if inputs is not None and rule.metric != "svd":
+            gradient: statistics.Gradient = "loss" if rule.metric == "loss" else "logits"
+            few = inputs[:STATISTICS_INPUTS]
+            moments = statistics.gather(graph, tensors, template.decomposed, few, progress, gradient=gradient)
+        stored = {f"dense/{name}": tensor for name, tensor in tensors.items()}
+        stored |= {template.original.entry(name): self.uploaded[name] for name in template.original.apart}
+        sigmas = []
+        corrected: dict[str, str] = {}
+        for index, layer in enumerate(template.decomposed):
+            progress("decompose", index, len(template.decomposed), "layers")
+            weight = tensors[layer.weight]
+            if moments is None:
+                factors = factor.decompose(weight)
+            else:
+                factors = factor.decompose_in_metric(weight, moments[index], rule.metric != "outputs")
+                for target in correction.targets(graph, layer):
+                    corrected[target.tensor] = layer.name
+                    rows = list(correction.rows(target, tensors[target.tensor], factors))[: layer.break_even]
+                    stored[f"corrected/{target.tensor}"] = torch.stack(rows)
+            stored[f"down/{layer.name}"], stored[f"up/{layer.name}"] = factors.down, factors.up
+            sigmas.append(factors.sigma.numpy())
+        progress("decompose", len(template.decomposed), len(template.decomposed), "layers")
+        template = dataclasses.replace(template, corrected=corrected)
+        importance = rate(template, sigmas, rule)
+        out.mkdir(parents=True, exist_ok=True)
+        save_file(stored, out / "master.safetensors")
+        (out / "template.json").write_text(json.dumps(template.to_json(), separators=(",", ":")))
+        save_plans(template, importance, rule, out)
+        if keep and inputs is not None and moments is not None:
+            gradients = zip(template.decomposed, moments, strict=True)
+            kept = {f"gradient/{layer.name}": each.gradient.float() for layer, each in gradients}
+            save_file({**kept, "inputs": inputs[:keep].contiguous()}, out / "refit.safetensors")
 
 
 def default_criterion(calibration: Path) -> str:

@@ -66,7 +66,14 @@ def _build(job: Job, upload: Mapping[str, Any], folder: Path) -> None:
     id, store = job.model, job.parts.store
     program, out, options = folder / "program", folder / "master", upload["options"]
     keep = effort.kept(options)
-    description = master.build(program, out, criterion=options.get("criterion"), keep=keep, progress=job.progress)
+    description = master.build(
+        program,
+        out,
+        criterion=options.get("criterion"),
+        keep=keep,
+        classes=effort.classes(options, program / EVALUATION),
+        progress=job.progress,
+    )
     if effort.tunes(options):
         description["tuned"] = effort.tuned(job, options, program, out, folder / "tuning.safetensors")
     has_data = (program / EVALUATION).exists()

@@ -1,0 +1,59 @@
+"""Which criterion suits a network: tried on calibration inputs, decided on others that are held back for it.
+
+Gradients of the outputs (`logit`) and of the loss (`fisher`) value the bases alike on most networks, and now the
+one, now the other keeps more (docs/cutting.md has measurements). The difference shows on a few hundred inputs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from safetensors.torch import load_file
+from torch import Tensor
+
+from models import execute, variant
+from models.plan import Planner
+from models.program import Graph
+
+CANDIDATES = ("logit", "fisher")
+INPUTS, BATCH, LEAST = 512, 64, 16
+BUDGETS = (0.5, 0.3, 0.2)
+
+
+def possible(graph: Graph, tensors: Mapping[str, Tensor], inputs: Tensor) -> bool:
+    """Whether there is a choice: one output (N, classes) at a free batch size, and inputs enough to try and decide."""
+    if len(graph.outputs) != 1 or graph.inputs[0].shape[0] is not None or _held(inputs) < LEAST:
+        return False
+    shape = execute.shapes(graph, tensors).get(graph.outputs[0], ())
+    return len(shape) == 2 and shape[1] > 1
+
+
+def choose(inputs: Tensor, folder: Path, make: Callable[[str, Tensor, Path], None]) -> dict[str, float]:
+    """How far cuts by each candidate are from the original, the nearest first.
+
+    Of at most 512 calibration `inputs` (N, …) a fifth is held back, and the rest is what `make(criterion, inputs,
+    out)` builds a master from; `folder` is for these. The answer is the mean, over budgets, of the logarithm of
+    the divergence of the classes' probabilities (see `variant.distance`).
+    """
+    held, data = inputs[: _held(inputs)], inputs[_held(inputs) : INPUTS]
+    found: dict[str, float] = {}
+    for criterion in CANDIDATES:
+        make(criterion, data, folder / criterion)
+        found[criterion] = _far(folder / criterion, held)
+    return dict(sorted(found.items(), key=lambda pair: pair[1]))
+
+
+def _held(inputs: Tensor) -> int:
+    return min(len(inputs), INPUTS) // 5
+
+
+def _far(folder: Path, held: Tensor) -> float:
+    planner, stored = Planner.open(folder), load_file(folder / "master.safetensors")
+    template = planner.template
+    sizes = [max(int(budget * template.params), planner.smallest.params) for budget in BUDGETS]
+    programs = [variant.parts(template, stored, planner.plan(max_params=size).ranks).program() for size in sizes]
+    original: Mapping[str, Tensor] = {name: stored[f"dense/{name}"] for name in template.tensors}
+    errors = variant.distances(template.graph, original, programs, held, min(BATCH, len(held)), True)
+    return sum(math.log(max(error, variant.TINY)) for error in errors) / len(errors)
