@@ -3,7 +3,8 @@
 The cut; its tuned factors where the master has some (see `tune`); its layers refit (`refit`); the cut and the
 refit with batch norms taken anew relative to the original (`renorm`); and, where asked for, the best of these
 trained further on its own (`polish`). Each of them can hurt, so that one is kept whose outputs are nearest to the
-original's on calibration inputs that none of them has seen; evaluation data play no part.
+original's on calibration inputs that no fit and no training has seen (what the decomposition weighs them by has,
+for all alike); evaluation data play no part.
 """
 
 from __future__ import annotations
