@@ -28,6 +28,8 @@ from models.variant import Parts
 BATCH = 64
 CUT, TUNED, REFIT, POLISHED = "cut", "tuned", "refit", "polished"
 METHOD = "method"
+# A candidate as near as this (see `variant.distance`) is not trained further: nothing would be seen of it.
+NEAR = 1e-3
 
 Progress = Callable[[str, int, int, str], None]
 
@@ -73,7 +75,7 @@ def improve(
 
         found = distances(candidates)
         best = min(found, key=found.__getitem__)
-        if training is not None:
+        if training is not None and found[best] > NEAR:
             candidates[POLISHED] = polish(template, original, ranks, candidates[best], data, training, progress)
             found |= distances({POLISHED: candidates[POLISHED]})
             best = min(found, key=found.__getitem__)

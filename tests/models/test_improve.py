@@ -119,6 +119,25 @@ def test_a_training_that_makes_it_worse_is_not_kept(kept: tuple[nn.Module, Path,
     assert own.read_bytes() == fitted.read_bytes()
 
 
+def test_what_is_near_enough_is_not_trained(
+    kept: tuple[nn.Module, Path, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, folder, _ = kept
+    phases: list[str] = []
+    plan, own = Planner.open(folder).plan(max_params=1900), tmp_path / "p"
+
+    def watch(phase: str, *_: object) -> None:
+        phases.append(phase)
+
+    short = dataclasses.replace(TRAINING, steps=2)
+    improve(folder, plan.ranks, own, watch, False, short)
+    assert "polish" in phases
+    phases.clear()
+    monkeypatch.setattr(improve_module, "NEAR", 10.0)
+    assert improve(folder, plan.ranks, own, watch, False, short) != "polished"
+    assert phases and "polish" not in phases
+
+
 @pytest.fixture
 def tuned(kept: tuple[nn.Module, Path, Tensor], tmp_path: Path) -> tuple[nn.Module, Path, Tensor]:
     module, folder, unseen = kept
@@ -134,7 +153,7 @@ def favouring(wanted: str, programs_of: dict[str, Mapping[str, Tensor]]) -> Call
     def distances(graph: Graph, original: object, programs: list[Mapping[str, Tensor]], *_: object) -> list[float]:
         names = ["cut", "tuned", "refit", "cut+bn", "refit+bn"] if len(programs) > 1 else ["polished"]
         programs_of.update(zip(names, programs, strict=True))
-        return [float(name != wanted) for name in names]
+        return [float(name != wanted) + 0.5 for name in names]
 
     return distances
 
