@@ -9,9 +9,11 @@ the disk is left out.
 * forward      the network once over all calibration inputs, without gradients: the unit of the rest
 * statistics   `statistics.gather` in `master.build`
 * decompose    the rest of `master.build`: reading, factors, corrections, importance, writing
+* choice       trying two criteria, where none is given: `choice.choose` in `master.build`
 * refit        `improve.improve` for the plan at 0.3 of the parameters
 * tune         `tune.tune`: some steps, the statistics of the original, and one of the sizes that it settles are
                timed; the whole, with its 600 steps and all sizes, is worked out from those
+* polish       `polish.polish` of the plan at 0.3: some steps are timed; its 300 steps are worked out from those
 
 The rows are kept in cost.csv in docs/results; with --quick, which takes a narrow network and 64×64, in a
 temporary folder.
@@ -25,7 +27,7 @@ import dataclasses
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +38,7 @@ from torch import Tensor
 
 from benchmarks import programs, results
 from benchmarks.bar import Advance, bar
-from models import execute, master, tune
+from models import execute, master, polish, tune, variant
 from models.emit.template import Template
 from models.improve import improve
 from models.plan import Planner
@@ -46,8 +48,8 @@ INPUTS = 320
 BUDGET = 0.3
 FULL: dict[str, Any] = {}
 QUICK: dict[str, Any] = {"width": 8, "image_size": 64, "num_classes": 10}
-PHASES = 4  # forward, master, refit, tune
-LAST = f"tune, {tune.STEPS} steps and all sizes"
+PHASES = 6  # master, forward, choice, refit, tune, polish
+LAST = f"polish, {polish.STEPS} steps"
 
 
 @dataclass(frozen=True)
@@ -115,9 +117,13 @@ def measure(name: str, arguments: dict[str, Any], steps: int, advance: Advance) 
         advance("statistics, decomposition")
         forward = pass_over(out, inputs)
         advance("forward")
+        chosen = seconds(lambda: master.build(source, Path(temporary, "chosen")))
+        advance("choice")
         ranks = Planner.open(out).plan(max_params=int(BUDGET * Planner.open(out).template.params)).ranks
         refit = seconds(lambda: improve(out, ranks, Path(temporary, "refit"), master.silent))
         advance("refit")
+        one = polishing(out, ranks, inputs, steps)
+        advance("polish")
         step, original, size, sizes = tuning(out, inputs, steps)
         advance("tune")
     whole = tune.STEPS * step + original + sizes * size
@@ -125,17 +131,24 @@ def measure(name: str, arguments: dict[str, Any], steps: int, advance: Advance) 
         "forward": forward,
         "statistics": gathered,
         "decompose": built - gathered,
+        "choice": chosen - built,
         "refit": refit,
         "tune, a step": step,
         "tune, statistics of the original": original,
         "tune, one size": size,
-        f"tune, {tune.STEPS} steps": tune.STEPS * step,
-        LAST: whole,
+        "polish, a step": one,
     }
-    return [
-        Row(name, INPUTS, work, round(taken, 3), round(taken / forward, 3), str(tune.STEPS) not in work)
-        for work, taken in works.items()
-    ]
+    rows = [Row(name, INPUTS, work, *rounded(taken, forward), True) for work, taken in works.items()]
+    worked_out = {
+        f"tune, {tune.STEPS} steps": tune.STEPS * step,
+        f"tune, {tune.STEPS} steps and all sizes": whole,
+        LAST: polish.STEPS * one,
+    }
+    return rows + [Row(name, INPUTS, work, *rounded(taken, forward), False) for work, taken in worked_out.items()]
+
+
+def rounded(taken: float, forward: float) -> tuple[float, float]:
+    return round(taken, 3), round(taken / forward, 3)
 
 
 def pass_over(folder: Path, inputs: Tensor) -> float:
@@ -160,6 +173,17 @@ def tuning(folder: Path, inputs: Tensor, steps: int) -> tuple[float, float, floa
     each = [clock.between(("tune", number), ("tune", number + 1)) for number in range(1, steps + 1)]
     original = clock.between(("tune", steps + 1), ("settle", 0))
     return statistics.median(each), original, clock.between(("settle", 0), ("settle", 1)), clock.total["settle"]
+
+
+def polishing(folder: Path, ranks: Sequence[int], inputs: Tensor, steps: int) -> float:
+    """Core seconds of a step (the median)."""
+    template, stored, clock = Template.open(folder), load_file(folder / "master.safetensors"), Clock()
+    original = {name: stored[f"dense/{name}"] for name in template.tensors}
+    recipe = dataclasses.replace(polish.RECIPE, steps=steps + 1)
+    start = variant.parts(template, stored, ranks)
+    polish.polish(template, original, ranks, start, inputs, recipe, clock, device="cpu")
+    each = [clock.between(("polish", number), ("polish", number + 1)) for number in range(1, steps + 1)]
+    return statistics.median(each)
 
 
 def seconds(function: Callable[[], object]) -> float:
