@@ -2,15 +2,17 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from models import execute, master, tune
+from models import execute, master, polish, tune, variant
 from models import improve as improve_module
 from models.emit import torchscript
 from models.emit.template import Template
@@ -18,7 +20,7 @@ from models.improve import improve, method_of
 from models.plan import Plan, Planner
 from models.program import Graph
 from models.refit import INPUTS
-from models.student import Recipe
+from models.student import Recipe, Training
 from tests.models.nets import SHAPES, Halved, Small, make, source
 
 
@@ -92,7 +94,7 @@ def test_a_network_that_lost_its_zero_channels_can_be_refit(tmp_path: Path) -> N
     assert improve(folder, planner.plan(0.99).ranks, own, master.silent) == "cut"
 
 
-TRAINING = Recipe(steps=60, students=1, rate=3e-3, batch=32, classes=False)
+TRAINING = Recipe(steps=120, students=1, rate=1e-2, batch=32, classes=False)
 
 
 def distances(folder: Path, plan: Plan, files: list[Path | None], module: nn.Module, x: Tensor) -> list[float]:
@@ -117,6 +119,30 @@ def test_a_training_that_makes_it_worse_is_not_kept(kept: tuple[nn.Module, Path,
     bad = dataclasses.replace(TRAINING, steps=3, rate=10.0)
     assert improve(folder, plan.ranks, own, master.silent, False, bad) == won
     assert own.read_bytes() == fitted.read_bytes()
+
+
+@pytest.mark.parametrize("rate", [7.5e-3, 3e-2])
+def test_a_training_takes_the_rate_that_does_better_on_trial(
+    kept: tuple[nn.Module, Path, Tensor], monkeypatch: pytest.MonkeyPatch, rate: float
+) -> None:
+    _, folder, _ = kept
+    planner, master_ = Planner.open(folder), load_file(folder / "master.safetensors")
+    template, ranks = planner.template, planner.plan(max_params=1900).ranks
+    original = {name: master_[f"dense/{name}"] for name in template.tensors}
+    seen: list[tuple[int, float]] = []
+    train = Training.go
+
+    def go(training: Training, *arguments: Any) -> None:
+        seen.append((training.recipe.steps, training.recipe.rate))
+        train(training, *arguments)
+
+    monkeypatch.setattr(Training, "go", go)
+    errors = [0.5, math.nan, 0.6] if rate == 3e-2 else [math.nan, 0.5, 0.6]
+    monkeypatch.setattr(improve_module.variant, "distances", lambda *_: errors)
+    start = variant.parts(template, master_, ranks)
+    recipe = dataclasses.replace(TRAINING, steps=12, rate=3e-2)
+    polish.polish(template, original, ranks, start, torch.randn(64, *SHAPES[Small]), recipe, master.silent)
+    assert seen == [(2, 3e-2), (2, 7.5e-3), (2, 3e-2 / 16), (12, pytest.approx(rate))]
 
 
 def test_what_is_near_enough_is_not_trained(
@@ -151,6 +177,8 @@ def favouring(wanted: str, programs_of: dict[str, Mapping[str, Tensor]]) -> Call
     """Distances by which the candidate `wanted` wins; notes the programs that it is asked about."""
 
     def distances(graph: Graph, original: object, programs: list[Mapping[str, Tensor]], *_: object) -> list[float]:
+        if len(programs) == 3:  # the trials of learning rates
+            return [0.0, 1.0, 1.0]
         names = ["cut", "tuned", "refit", "cut+bn", "refit+bn"] if len(programs) > 1 else ["polished"]
         programs_of.update(zip(names, programs, strict=True))
         return [float(name != wanted) + 0.5 for name in names]
