@@ -18,7 +18,7 @@ less than one basis a layer takes, the smallest network stands in for it. A laye
 stays whole.
 
 The data are Debian's `dataset-fashion-mnist`, padded to 32×32, or CIFAR-10 from FOLDER (see `benchmarks.data`).
-So that all of it ends within about an hour of two cores, the network has a width of 8 and the trainings 4
+So that all of it ends within about 40 minutes of one core, the network has a width of 8 and the trainings 4
 epochs; the paper's own setting is CIFAR, a width of 64 and 200 epochs. `--quick` takes scikit-learn's digits,
 scaled to 32×32, a width of 4, 4 epochs and one criterion. Rows go to learning.csv, and accuracy over parameters
 to learning.svg, in docs/results, or with --quick in a temporary folder. A training that is in the table is not
