@@ -13,8 +13,8 @@ the disk is left out.
 * refit        `improve.improve` for the plan at 0.3 of the parameters
 * tune         `tune.tune`: some steps, the statistics of the original, and one of the sizes that it settles are
                timed; the whole, with its 600 steps and all sizes, is worked out from those
-* polish       `polish.polish` of the plan at 0.3: some steps are timed; the whole, its 300 steps and a sixth of
-               them on trial at each of three rates, is worked out from those
+* polish       `polish.polish` of the plan at 0.3: some steps are timed; the whole, 300 steps at each of two
+               rates, is worked out from those
 
 The rows are kept in cost.csv in docs/results; with --quick, which takes a narrow network and 64×64, in a
 temporary folder.
@@ -50,7 +50,7 @@ BUDGET = 0.3
 FULL: dict[str, Any] = {}
 QUICK: dict[str, Any] = {"width": 8, "image_size": 64, "num_classes": 10}
 PHASES = 6  # master, forward, choice, refit, tune, polish
-LAST = f"polish, {polish.STEPS} steps and trials"
+LAST = f"polish, {polish.STEPS} steps at each rate"
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def measure(name: str, arguments: dict[str, Any], steps: int, advance: Advance) 
     worked_out = {
         f"tune, {tune.STEPS} steps": tune.STEPS * step,
         f"tune, {tune.STEPS} steps and all sizes": whole,
-        LAST: (polish.STEPS + len(polish.DIVISORS) * (polish.STEPS // polish.TRIAL)) * one,
+        LAST: len(polish.DIVISORS) * polish.STEPS * one,
     }
     return rows + [Row(name, INPUTS, work, *rounded(taken, forward), False) for work, taken in worked_out.items()]
 

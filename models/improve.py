@@ -2,9 +2,9 @@
 
 The cut; its tuned factors where the master has some (see `tune`); its layers refit (`refit`); the cut and the
 refit with batch norms taken anew relative to the original (`renorm`); and, where asked for, the best of these
-trained further on its own (`polish`). Each of them can hurt, so that one is kept whose outputs are nearest to the
-original's on calibration inputs that no fit and no training has seen (what the decomposition weighs them by has,
-for all alike); evaluation data play no part.
+trained further on its own, at two learning rates (`polish`). Each can hurt, so that one is kept whose outputs are
+nearest to the original's on calibration inputs that no fit and no training has seen (what the decomposition
+weighs them by has, for all alike); evaluation data play no part.
 """
 
 from __future__ import annotations
@@ -76,11 +76,14 @@ def improve(
         found = distances(candidates)
         best = min(found, key=found.__getitem__)
         if training is not None and found[best] > NEAR:
-            candidates[POLISHED] = polish(template, original, ranks, candidates[best], data, training, progress)
-            found |= distances({POLISHED: candidates[POLISHED]})
+            several = polish(template, original, ranks, candidates[best], data, training, progress)
+            polished = {f"{POLISHED} {number}": each for number, each in enumerate(several)}
+            candidates |= polished
+            found |= distances(polished)
             best = min(found, key=found.__getitem__)
-    save_file(variant.changes(template, master, ranks, candidates[best]), out, {METHOD: best})
-    return best
+    method = best.split()[0]
+    save_file(variant.changes(template, master, ranks, candidates[best]), out, {METHOD: method})
+    return method
 
 
 def _fitted(

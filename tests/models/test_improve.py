@@ -2,10 +2,8 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -20,7 +18,7 @@ from models.improve import improve, method_of
 from models.plan import Plan, Planner
 from models.program import Graph
 from models.refit import INPUTS
-from models.student import Recipe, Training
+from models.student import Recipe
 from tests.models.nets import SHAPES, Halved, Small, make, source
 
 
@@ -121,28 +119,28 @@ def test_a_training_that_makes_it_worse_is_not_kept(kept: tuple[nn.Module, Path,
     assert own.read_bytes() == fitted.read_bytes()
 
 
-@pytest.mark.parametrize("rate", [7.5e-3, 3e-2])
-def test_a_training_takes_the_rate_that_does_better_on_trial(
-    kept: tuple[nn.Module, Path, Tensor], monkeypatch: pytest.MonkeyPatch, rate: float
-) -> None:
+def test_it_is_trained_at_each_rate_from_the_same_start(kept: tuple[nn.Module, Path, Tensor]) -> None:
     _, folder, _ = kept
-    planner, master_ = Planner.open(folder), load_file(folder / "master.safetensors")
+    planner, stored = Planner.open(folder), load_file(folder / "master.safetensors")
     template, ranks = planner.template, planner.plan(max_params=1900).ranks
-    original = {name: master_[f"dense/{name}"] for name in template.tensors}
-    seen: list[tuple[int, float]] = []
-    train = Training.go
+    original = {name: stored[f"dense/{name}"] for name in template.tensors}
+    steps: list[int] = []
 
-    def go(training: Training, *arguments: Any) -> None:
-        seen.append((training.recipe.steps, training.recipe.rate))
-        train(training, *arguments)
+    def watch(phase: str, completed: int, total: int, unit: str) -> None:
+        assert (phase, total) == ("polish", 6)
+        steps.append(completed)
 
-    monkeypatch.setattr(Training, "go", go)
-    errors = [0.5, math.nan, 0.6] if rate == 3e-2 else [math.nan, 0.5, 0.6]
-    monkeypatch.setattr(improve_module.variant, "distances", lambda *_: errors)
-    start = variant.parts(template, master_, ranks)
-    recipe = dataclasses.replace(TRAINING, steps=12, rate=3e-2)
-    polish.polish(template, original, ranks, start, torch.randn(64, *SHAPES[Small]), recipe, master.silent)
-    assert seen == [(2, 3e-2), (2, 7.5e-3), (2, 3e-2 / 16), (12, pytest.approx(rate))]
+    start = variant.parts(template, stored, ranks)
+    recipe = dataclasses.replace(TRAINING, steps=3)
+    x = torch.randn(64, *SHAPES[Small]).cumsum(2)
+    fast, slow = polish.polish(template, original, ranks, start, x, recipe, watch, device="cpu")
+    assert steps == list(range(7))
+
+    def moved(parts: variant.Parts) -> float:
+        program, before = parts.program(), start.program()
+        return float(sum((program[name] - before[name]).norm() for name in template.graph.parameters))
+
+    assert 0 < moved(slow) < 0.5 * moved(fast)
 
 
 def test_what_is_near_enough_is_not_trained(
@@ -177,9 +175,7 @@ def favouring(wanted: str, programs_of: dict[str, Mapping[str, Tensor]]) -> Call
     """Distances by which the candidate `wanted` wins; notes the programs that it is asked about."""
 
     def distances(graph: Graph, original: object, programs: list[Mapping[str, Tensor]], *_: object) -> list[float]:
-        if len(programs) == 3:  # the trials of learning rates
-            return [0.0, 1.0, 1.0]
-        names = ["cut", "tuned", "refit", "cut+bn", "refit+bn"] if len(programs) > 1 else ["polished"]
+        names = ["cut", "tuned", "refit", "cut+bn", "refit+bn"] if len(programs) > 2 else ["slow", "polished"]
         programs_of.update(zip(names, programs, strict=True))
         return [float(name != wanted) + 0.5 for name in names]
 
