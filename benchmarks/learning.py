@@ -178,7 +178,7 @@ def served(model: nn.Module, data: Data, run: Run) -> Iterator[Row]:
         save_file({"inputs": data.images[:1024].contiguous()}, source / "calibration.safetensors")
         evaluation = Path(folder, "evaluation.safetensors")
         save_file({"inputs": data.test_images.contiguous(), "targets": data.test_labels}, evaluation)
-        criterion = master.build(source, out)["criterion"]
+        criterion = master.build(source, out, criterion="logit")["criterion"]
         planner = plan.Planner.open(out)
         whole = planner.plan(1.0)
         for budget in BUDGETS:
