@@ -41,7 +41,7 @@ def targets(graph: Graph, layer: Layer) -> list[Target]:
     else:
         found = [_stored(graph, call, 2, "bias")]
     kept = [target for target in found if target is not None]
-    return kept if len(kept) == len(found) and all(_once(graph, users, t.tensor) for t in kept) else []
+    return kept if len(kept) == len(found) and all(once(graph, users, t.tensor) for t in kept) else []
 
 
 def rows(target: Target, stored: Tensor, factors: Factors) -> Iterator[Tensor]:
@@ -68,6 +68,7 @@ def _stored(graph: Graph, node: Node, position: int, role: str) -> Target | None
     return None
 
 
-def _once(graph: Graph, users: dict[str, list[Node]], tensor: str) -> bool:
+def once(graph: Graph, users: dict[str, list[Node]], tensor: str) -> bool:
+    """Whether one call alone reads the stored tensor."""
     values = [value for value, name in graph.tensors.items() if name == tensor]
     return sum(len(users.get(value, [])) for value in values) == 1

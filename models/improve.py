@@ -63,7 +63,7 @@ def improve(
             everywhere = dataclasses.replace(template, tuned=dataclasses.replace(template.tuned, below=template.params))
             candidates[TUNED] = variant.parts(everywhere, master, ranks)
         if template.graph.inputs[0].shape[0] is None:
-            gradients = [kept[f"gradient/{layer.name}"].double() for layer in template.decomposed]
+            gradients = {layer.weight: kept[f"gradient/{layer.name}"].double() for layer in template.decomposed}
             few = data[: INPUTS - count]
             candidates |= _fitted(plain, master, ranks, original, gradients, few, progress)
 
@@ -91,12 +91,12 @@ def _fitted(
     master: Mapping[str, Tensor],
     ranks: Sequence[int],
     original: Mapping[str, Tensor],
-    gradients: Sequence[Tensor],
+    gradients: Mapping[str, Tensor],
     data: Tensor,
     progress: Progress,
 ) -> dict[str, Parts]:
     """The refit of a plan, and the cut and the refit with batch norms taken anew."""
-    fits = refit(template.graph, original, template.decomposed, ranks, gradients, data, progress)
+    fits = refit(template.graph, original, template.layers, template.by_weight(ranks), gradients, data, progress)
     bases = {CUT: variant.parts(template, master, ranks), REFIT: variant.parts(template, master, ranks, fits)}
     found = {REFIT: bases[REFIT]}
     few = data[: affordable(template.graph, original, data)]

@@ -1,7 +1,8 @@
 """Polish: train one size on its own, without labels, from the best that is known of it (ours).
 
-The same training as `tune`'s (see `student`), for one plan: its factors are its own and need not be prefixes of
-anything. A size that many devices take is worth that.
+The same teacher as `tune`'s (see `student`), for one plan: its factors are its own and need not be prefixes of
+anything. It starts near the original, so that batch norms keep what statistics they have. A size that many devices
+take is worth that.
 """
 
 from __future__ import annotations
@@ -11,18 +12,17 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from models import variant
 from models.emit.template import Template
 from models.student import Recipe, Student, Training, device_of
 from models.variant import Parts
 
-STEPS, STUDENTS, RATE = 300, 1, 1e-2
-# It is done with the recipe's rate and with a quarter of it, to the end: deep networks and those without batch norm
-# want less, and a short trial favours the lower rate. `improve` keeps what is better.
+STEPS, STUDENTS, RATE, MUON = 300, 1, 5e-3, 4.0
+# It is done with the recipe's rate and with a quarter of it, to the end: deep networks want less, and a short trial
+# favours the lower rate. `improve` keeps what is better.
 DIVISORS = (1, 4)
 # More calibration inputs than these are not kept for it.
-INPUTS, STATISTICS = 20_000, 512
-RECIPE = Recipe(steps=STEPS, students=STUDENTS, rate=RATE)
+INPUTS = 20_000
+RECIPE = Recipe(steps=STEPS, students=STUDENTS, rate=RATE, muon=MUON)
 
 Progress = Callable[[str, int, int, str], None]
 
@@ -46,17 +46,15 @@ def polish(
     found = []
     for number, divisor in enumerate(DIVISORS):
         before = number * recipe.steps
-        student = Student(template, original, start.factors, device_of(device), start.whole)
+        student = Student(template, original, start.factors, device_of(device), start.whole, settled=True)
         Training(student, replace(recipe, rate=recipe.rate / divisor)).go(
             data,
             batch,
             lambda generator: (None, share),
             lambda done, before=before: progress("polish", before + done, steps, "steps"),  # type: ignore[misc]
         )
-        lessons = [student.teach(images) for images in variant.batches(data[: max(STATISTICS, batch)], batch)]
-        statistics = student.statistics(None, lessons)
         learnt = student.learnt()
         factors = {each.weight: (learnt[f"down/{each.name}"], learnt[f"up/{each.name}"]) for each in student.factored}
-        found.append(start.with_({name: learnt[name] for name in start.whole if name in learnt} | statistics, factors))
+        found.append(start.with_({name: learnt[name] for name in start.whole if name in learnt}, factors))
     progress("polish", steps, steps, "steps")
     return found

@@ -18,51 +18,56 @@ from torch import Tensor
 from torch.nn import functional
 
 from models import correction, execute, factor
+from models.correction import BATCH_NORM
 from models.layers import LINEAR, Layer
-from models.program import Graph, Node
+from models.program import Graph, Node, Ref
 from models.statistics import Moments
 
-RIDGE = 1e-2
+RIDGE = 1e-3
 # More calibration inputs take longer and say hardly more.
 INPUTS = 1280
 ROWS = 40_000
 CHUNK = 64
 VALUES = 1 << 28
+ADD = "aten.add.Tensor"
+SMALLEST = 1e-2
 
 
 def refit(
     graph: Graph,
     tensors: Mapping[str, Tensor],
     layers: Sequence[Layer],
-    ranks: Sequence[int],
-    gradients: Sequence[Tensor],
+    ranks: Mapping[str, int],
+    gradients: Mapping[str, Tensor],
     inputs: Tensor,
     progress: Callable[[str, int, int, str], None],
 ) -> dict[str, Tensor]:
-    """New `down/…`, `up/…` and `corrected/…` tensors for one plan.
+    """New `down/…`, `up/…` and `corrected/…` tensors for one plan, and `dense/…` ones of layers that it leaves whole.
 
-    `layers` are the decomposed ones, `ranks` the plan (0 = dense), `gradients` (n, n) the second moments
-    of each layer's output gradients, `inputs` (N, …) calibration inputs. Layers called more than once
-    keep their cut.
+    `layers` are all of the program's, `ranks` those of the plan by weight (0, or none: whole), `gradients` (n, n)
+    the second moments of the output gradients of each layer with a rank, by weight; `inputs` (N, …) calibration
+    inputs. Layers called more than once keep their cut.
     """
     walk = _Walk(graph, tensors, inputs[: affordable(graph, tensors, inputs)])
-    cuts = {
-        layer.calls[0]: (layer, rank, gradient)
-        for layer, rank, gradient in zip(layers, ranks, gradients, strict=True)
-        if rank and len(layer.calls) == 1 and layer.kind in ("linear", "conv1d", "conv2d")
+    users = graph.users()
+    fitted = {
+        layer.calls[0]: layer
+        for layer in layers
+        if layer.kind in ("linear", "conv1d", "conv2d") and correction.once(graph, users, layer.weight)
     }
     found: dict[str, Tensor] = {}
     done = 0
     with torch.no_grad():
         for node in graph.nodes:
-            if node.name not in cuts:
+            layer = fitted.get(node.name)
+            rank = ranks.get(layer.weight, 0) if layer else 0
+            if layer is None or (not rank and walk.same(node)):
                 walk.step(node)
-                continue
-            progress("refit", done, len(cuts), "layers")
-            layer, rank, gradient = cuts[node.name]
-            found.update(walk.fit(node, layer, rank, gradient))
-            done += 1
-    progress("refit", len(cuts), len(cuts), "layers")
+            else:
+                progress("refit", done, len(fitted), "layers")
+                found.update(walk.fit(node, layer, rank, gradients.get(layer.weight)))
+            done += layer is not None
+    progress("refit", len(fitted), len(fitted), "layers")
     return found
 
 
@@ -74,43 +79,76 @@ class _Walk:
         self._whole: dict[str, Any] = {value: tensors[name] for value, name in graph.tensors.items()}
         self._whole[graph.inputs[0].name] = inputs
         self._cut = dict(self._whole)
+        self._users = graph.users()
         self._expiring = execute.last_uses(graph)
         self._samples = len(inputs)
 
     def step(self, node: Node) -> None:
         """Perform a call that is not cut, in both networks; once where both see the same."""
-        same = all(self._cut[name] is self._whole[name] for name in node.inputs())
         whole = self._call(node, self._whole)
-        self._keep(node, whole, whole if same else self._call(node, self._cut))
+        self._keep(node, whole, whole if self.same(node) else self._call(node, self._cut))
 
-    def fit(self, node: Node, layer: Layer, rank: int, gradient: Tensor) -> dict[str, Tensor]:
-        """Perform a cut layer's call: fit its factors and what they leave to correct."""
+    def same(self, node: Node) -> bool:
+        """Whether both networks do the same here, on the same values."""
+        return all(self._cut[name] is self._whole[name] for name in node.inputs())
+
+    def fit(self, node: Node, layer: Layer, rank: int, gradient: Tensor | None) -> dict[str, Tensor]:
+        """Perform a layer's call: fit its factors, or all of it where `rank` is 0, and what they leave to correct."""
         data, weight = (argument.name for argument in node.args[:2])  # type: ignore[union-attr]
         stored: Tensor = self._whole[weight]
         whole = self._call(node, self._whole)
         original = stored.reshape(layer.n, layer.m).double()
         bias = execute.evaluate(node.args[2], self._whole, whole.device) if len(node.args) > 2 else None
-        normal, cross, mean_in, mean_out = self._equations(node, layer, self._cut[data], whole, bias)
-        ridge = RIDGE * normal.diagonal().mean()
-        damped = normal + ridge * torch.eye(layer.m, dtype=torch.float64)
-        solved = torch.cholesky_solve(cross + ridge * original.T, torch.linalg.cholesky(damped)).T
-        moments = Moments(solved @ mean_in, solved @ normal @ solved.T, gradient)
-        factors = factor.decompose_in_metric(solved, moments)
-        down, up = factors.down[:rank], factors.up[:rank]
-        kept = (up.T @ down).to(stored.dtype)
+        wanted = whole + self._missing(node)
+        normal, cross, mean_in, mean_out = self._equations(node, layer, self._cut[data], wanted, bias)
+        solved = _solve(normal, cross, original)
+        found = {}
+        kept = solved
+        if rank and gradient is not None:
+            moments = Moments(solved @ mean_in, solved @ normal @ solved.T, gradient)
+            factors = factor.decompose_in_metric(solved, moments)
+            down, up = factors.down[:rank].to(stored.dtype), factors.up[:rank].to(stored.dtype)
+            found = {f"down/{layer.name}": down.contiguous(), f"up/{layer.name}": up.contiguous()}
+            kept = up.T @ down
+        kept = kept.to(stored.dtype)
+        if not rank:
+            found = {f"dense/{layer.weight}": kept.reshape(stored.shape)}
         shift = kept.double() @ mean_in - mean_out
-        found = {
-            f"down/{layer.name}": down.to(stored.dtype).contiguous(),
-            f"up/{layer.name}": up.to(stored.dtype).contiguous(),
-        }
         for target in correction.targets(self._graph, layer):
             value = next(v for v, name in self._graph.tensors.items() if name == target.tensor)
             moved = {"mean": shift, "bias": -shift, "variance": torch.zeros_like(shift)}[target.role]
             self._cut[value] = (self._whole[value].double() + moved).to(stored.dtype)
-            found[f"corrected/{target.tensor}"] = self._cut[value].unsqueeze(0)
+            entry = ("corrected", self._cut[value].unsqueeze(0)) if rank else ("dense", self._cut[value])
+            found[f"{entry[0]}/{target.tensor}"] = entry[1]
         self._cut[weight] = kept.reshape(stored.shape)
         self._keep(node, whole, self._call(node, self._cut))
         return found
+
+    def _missing(self, node: Node) -> Tensor | float:
+        """What the cut network lacks in the sum that the call's output is added to, as seen before a batch norm.
+
+        Where the other term is there already and is off, the layer can make that good: the next layers
+        read the sum. (He et al., arXiv:1707.06168, section 3.3, do so for pruned residual networks.)
+        """
+        norm, users = None, self._users.get(node.outputs[0], [])
+        value = node.outputs[0]
+        if len(users) == 1 and users[0].op == BATCH_NORM and correction.statistics_of(self._graph, users[0]):
+            norm = users[0]
+            value = norm.outputs[0]
+            users = self._users.get(value, [])
+        if len(users) != 1 or users[0].op != ADD or users[0].kwargs:
+            return 0.0
+        others = [a.name for a in users[0].args if isinstance(a, Ref) and a.name != value]
+        if len(others) != 1 or others[0] not in self._cut:
+            return 0.0
+        missing: Tensor = self._whole[others[0]] - self._cut[others[0]]
+        if norm is None:
+            return missing
+        weight, _, _, variance = (execute.evaluate(a, self._whole, missing.device) for a in norm.args[1:5])
+        deviation = (variance + norm.args[7]).sqrt()
+        scale = (torch.ones_like(deviation) if weight is None else weight) / deviation
+        factor: Tensor = torch.where(scale.abs() > SMALLEST * scale.abs().max(), 1 / scale, torch.zeros_like(scale))
+        return missing * factor.reshape(-1, *(1,) * (missing.ndim - 2))
 
     def _equations(
         self, node: Node, layer: Layer, data: Tensor, whole: Tensor, bias: Tensor | None
@@ -118,6 +156,7 @@ class _Walk:
         """Centred normal equations over a sample of positions, and the means of inputs and outputs."""
         normal = torch.zeros(layer.m, layer.m, dtype=torch.float64)
         cross = torch.zeros(layer.m, layer.n, dtype=torch.float64)
+        origin: Tensor | None = None
         total_in = torch.zeros(layer.m, dtype=torch.float64)
         total_out = torch.zeros(layer.n, dtype=torch.float64)
         count = 0
@@ -127,16 +166,20 @@ class _Walk:
             chunk = slice(start, start + CHUNK)
             x, y = _pairs(node, layer, data[chunk], whole[chunk], positions, generator)
             y = y if bias is None else y - bias
+            # Near the mean, so that single precision does not lose the variance beside it.
+            origin = x.mean(0) if origin is None else origin
+            x = x - origin
             normal += (x.T @ x).double()
             cross += (x.T @ y).double()
             total_in += x.sum(0).double()
             total_out += y.sum(0).double()
             count += len(x)
+        assert origin is not None
         mean_in, mean_out = total_in / count, total_out / count
         return (
             normal / count - torch.outer(mean_in, mean_in),
             cross / count - torch.outer(mean_in, mean_out),
-            mean_in,
+            mean_in + origin,
             mean_out,
         )
 
@@ -172,6 +215,19 @@ def _pairs(
         patches.transpose(1, 2).reshape(-1, layer.m),
         outputs.flatten(2)[:, :, chosen].transpose(1, 2).reshape(-1, layer.n),
     )
+
+
+def _solve(normal: Tensor, cross: Tensor, original: Tensor) -> Tensor:
+    """The weight (n, m) of least squares, with as small a ridge toward the original, from `RIDGE` up, as can be
+    solved with; the original where that overflowed."""
+    if not (normal.isfinite().all() and cross.isfinite().all()):
+        return original
+    mean = float(normal.diagonal().mean())
+    ridge = RIDGE * mean if mean > 0 else 1.0
+    unit = torch.eye(len(normal), dtype=normal.dtype)
+    while int((found := torch.linalg.cholesky_ex(normal + ridge * unit)).info):
+        ridge *= 10
+    return torch.cholesky_solve(cross + ridge * original.T, found.L).T
 
 
 def _choose(available: int, wanted: int, generator: torch.Generator) -> Tensor:

@@ -1,9 +1,10 @@
 """A network that learns to do with few bases what the uploaded one does, without labels (ours).
 
 The uploaded network teaches, on inputs that nobody has labelled: its outputs are to be given, and on the way
-there what each of its layers puts out. Before each batch norm the learner's activations are brought to the mean
-and variance that the teacher has there on the same inputs, so that at full size it is the teacher; afterwards
-`statistics` says with which stored mean and variance a file does the same.
+there what each of its layers puts out. A learner that comes from far has its activations brought, before each batch
+norm, to the mean and variance that the teacher has there on the same inputs, so that at full size it is the teacher;
+afterwards `statistics` says with which stored mean and variance a file does the same. One that is near already keeps
+the statistics that it comes with, as a file does.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from models.variant import Factors
 EPSILON = 7
 TINY = 1e-12
 LARGEST_GRADIENT = 1.0
+MOMENTUM = 0.9
 
 # For each batch norm (by the name of its call) the mean and variance, per channel, of what comes before it.
 Moments: TypeAlias = dict[str, tuple[Tensor, Tensor]]
@@ -63,6 +65,9 @@ class Lesson:
 class Recipe:
     """How to train: Adam with a rate that rises over a twentieth of the steps and falls to zero.
 
+    With `muon` above zero, factors learn by Muon instead (momentum whose step is made orthogonal: as large in every
+    direction; Jordan et al. 2024), at so many times the rate.
+
     In each of `steps`, `students` networks learn from one batch of `batch` inputs. `hint` is the weight of the
     layers' outputs in the loss, at the beginning and for a network with all parameters: it is less in proportion
     for a smaller one, which cannot give them, and falls to zero evenly. `seconds` ends the training early,
@@ -74,6 +79,7 @@ class Recipe:
     rate: float
     batch: int = 64
     hint: float = 5.0
+    muon: float = 0.0
     classes: bool = True
     seconds: float | None = None
     seed: int = 0
@@ -84,7 +90,7 @@ class Student:
 
     `original` are the whole tensors of the template's program, by name, `factors` those of the layers that are
     cut. Of a layer without factors the whole weight learns. `start` replaces some of the whole tensors where the
-    learning starts.
+    learning starts. With `settled`, batch norms keep the statistics that they start with.
     """
 
     def __init__(
@@ -94,17 +100,19 @@ class Student:
         factors: Factors,
         device: torch.device,
         start: Mapping[str, Tensor] | None = None,
+        settled: bool = False,
     ) -> None:
         self.template = template
         self.device = device
         self.graph = template.graph
-        self.norms = _norms(self.graph)
+        self.norms = {} if settled else _norms(self.graph)
         self.learning = _training(self.graph, self.norms)
         self.watched = frozenset(call for layer in template.decomposed for call in layer.calls)
         self.original = {name: original[name].to(device) for name in template.tensors}
         if any(t.is_floating_point() and t.dtype != torch.float32 for t in self.original.values()):
             raise DataError("Only float32 networks can be tuned.", "Export the network in float32.")
         self.parameters: dict[str, Tensor] = {}
+        self.bases: set[str] = set()
         self.factored = [layer for layer in template.decomposed if layer.weight in factors]
         for layer in self.factored:
             down, up = factors[layer.weight]
@@ -112,6 +120,7 @@ class Student:
             balance = (up.norm(dim=1) / down.norm(dim=1).clamp_min(TINY)).clamp(1e-6, 1e6).sqrt().unsqueeze(1)
             self._learn(f"down/{layer.name}", down * balance)
             self._learn(f"up/{layer.name}", up / balance)
+            self.bases |= {f"down/{layer.name}", f"up/{layer.name}"}
         self.start = self.original | {name: value.to(device) for name, value in (start or {}).items()}
         for name in sorted(self.graph.parameters - {layer.weight for layer in self.factored}):
             if self.start[name].is_floating_point():
@@ -159,7 +168,7 @@ class Student:
         return Lesson(images, outputs, moments, seen)
 
     def run(self, ranks: Mapping[str, int] | None, lesson: Lesson, visit: execute.Visitor) -> list[Tensor]:
-        """The outputs at these ranks (see `program`), each batch norm's input brought to the teacher's moments.
+        """The outputs at these ranks (see `program`), each of the `norms`' input brought to the teacher's moments.
 
         Where two factors are fewer numbers than their product, the layer is two calls, as in the file.
         """
@@ -227,7 +236,16 @@ class Training:
 
     def __init__(self, student: Student, recipe: Recipe) -> None:
         self.student, self.recipe = student, recipe
-        self.optimizer = torch.optim.Adam(student.parameters.values(), lr=recipe.rate)
+        by_muon = [value for key, value in student.parameters.items() if recipe.muon and key in student.bases]
+        taken = {id(value) for value in by_muon}
+        rest = [value for value in student.parameters.values() if id(value) not in taken]
+        self.optimizer = torch.optim.Adam(rest, lr=recipe.rate)
+        self.optimizers: list[torch.optim.Optimizer] = [self.optimizer]
+        if by_muon:
+            self.optimizers.append(
+                torch.optim.Muon(by_muon, lr=recipe.rate * recipe.muon, momentum=MOMENTUM, weight_decay=0.0)
+            )
+        self._rates = [(group, group["lr"]) for each in self.optimizers for group in each.param_groups]
         self.done, self.spent = 0, 0.0
 
     def go(
@@ -252,19 +270,21 @@ class Training:
             if part >= 1:
                 break
             progress(self.done)
-            for group in self.optimizer.param_groups:
-                rise = min(1.0, part * 20 + 1 / recipe.steps)
-                group["lr"] = recipe.rate * rise * 0.5 * (1 + math.cos(math.pi * part))
+            height = min(1.0, part * 20 + 1 / recipe.steps) * 0.5 * (1 + math.cos(math.pi * part))
+            for group, rate in self._rates:
+                group["lr"] = rate * height
             generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + self.done)
             images = _mix(data[torch.randint(len(data), (batch,), generator=generator)], generator)
             lesson = student.teach(images, layers=recipe.hint > 0)
-            self.optimizer.zero_grad()
+            for optimizer in self.optimizers:
+                optimizer.zero_grad()
             for _ in range(recipe.students):
                 ranks, share = draw(generator)
                 loss = student.loss(ranks, lesson, recipe.classes, recipe.hint * share * (1 - part))
                 (loss / recipe.students).backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(parameters, LARGEST_GRADIENT)
-            self.optimizer.step()
+            for optimizer in self.optimizers:
+                optimizer.step()
             self.done += 1
             self.spent = time.monotonic() - began
             after()

@@ -69,7 +69,7 @@ def tune(
 
     def draw(generator: torch.Generator) -> Draw:
         share = most * (least / most) ** float(torch.rand((), generator=generator))
-        return by_weight(template, planner.plan(max_params=math.ceil(share * template.params)).ranks), share
+        return template.by_weight(planner.plan(max_params=math.ceil(share * template.params)).ranks), share
 
     least = min(max(SMALLEST, planner.smallest.params / template.params), 1.0)
     most = max(largest, least)
@@ -81,7 +81,7 @@ def tune(
     curve = []
     for index, knot in enumerate(knots):
         progress("settle", index, len(knots), "sizes")
-        ranks = by_weight(template, knot.ranks)
+        ranks = template.by_weight(knot.ranks)
         tables.append(student.statistics(ranks, lessons))
         tuned = {name: value.detach().cpu() for name, value in student.program(ranks).items()} | tables[-1]
         programs = [variant.parts(template, stored, knot.ranks).program(), tuned]
@@ -122,11 +122,6 @@ def divided(template: Template, inputs: Tensor, recipe: Recipe) -> tuple[Tensor,
             f"Tuning needs at least {5 * batch} floating-point calibration inputs.", "Upload more; labels are not used."
         )
     return inputs[:count], inputs[count:], batch
-
-
-def by_weight(template: Template, ranks: Sequence[int]) -> dict[str, int]:
-    """A plan's ranks by the weights of their layers."""
-    return {layer.weight: rank for layer, rank in zip(template.decomposed, ranks, strict=True)}
 
 
 def _knots(planner: Planner) -> list[Plan]:

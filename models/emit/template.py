@@ -92,6 +92,10 @@ class Template:
         )
         return self.params - sum(gains)
 
+    def by_weight(self, ranks: Sequence[int]) -> dict[str, int]:
+        """A plan's ranks by the weights of their layers."""
+        return {layer.weight: rank for layer, rank in zip(self.decomposed, ranks, strict=True)}
+
     def knot(self, ranks: Sequence[int]) -> int | None:
         """The knot whose statistics these ranks use, or None where they are a plain cut or the original."""
         if self.tuned is None or not any(ranks) or (params := self.params_at(ranks)) > self.tuned.below:

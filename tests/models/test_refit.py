@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,19 @@ def prepared(
     return graph, dict(tensors), decomposed, statistics.gather(graph, tensors, decomposed, x, master.silent)
 
 
+def refitted(
+    graph: Graph,
+    tensors: Mapping[str, Tensor],
+    ranks: Sequence[int],
+    moments: Sequence[statistics.Moments],
+    x: Tensor,
+) -> dict[str, Tensor]:
+    template = master.survey(graph, tensors)
+    weights = [layer.weight for layer in template.decomposed]
+    gradients = {weight: each.gradient for weight, each in zip(weights, moments, strict=True)}
+    return refit.refit(graph, tensors, template.layers, template.by_weight(ranks), gradients, x, master.silent)
+
+
 def substituted(
     tensors: dict[str, Tensor], decomposed: tuple[layers.Layer, ...], found: dict[str, Tensor]
 ) -> dict[str, Tensor]:
@@ -33,6 +47,7 @@ def substituted(
             weight = found[f"up/{layer.name}"].T @ found[f"down/{layer.name}"]
             result[layer.weight] = weight.reshape(layer.shape)
     result |= {name.removeprefix("corrected/"): row[0] for name, row in found.items() if name.startswith("corrected/")}
+    result |= {name.removeprefix("dense/"): value for name, value in found.items() if name.startswith("dense/")}
     return result
 
 
@@ -46,28 +61,78 @@ def test_a_refit_network_is_nearer_to_the_original_than_the_cut_on_images_it_has
     for layer, rank, moment in zip(decomposed, ranks, moments, strict=True):
         factors = decompose_in_metric(tensors[layer.weight], moment)
         cut |= {f"down/{layer.name}": factors.down[:rank], f"up/{layer.name}": factors.up[:rank]}
-    gradients = [moment.gradient for moment in moments]
-    refitted = refit.refit(graph, tensors, decomposed, ranks, gradients, seen, master.silent)
+    better = refitted(graph, tensors, ranks, moments, seen)
     whole = execute.run(graph, tensors, [unseen])[0]
     errors = [
         float((execute.run(graph, substituted(tensors, decomposed, found), [unseen])[0] - whole).square().mean())
-        for found in (cut, refitted)
+        for found in (cut, better)
     ]
     assert errors[1] < errors[0]
 
 
-def test_dense_layers_are_left_alone(tmp_path: Path) -> None:
+def test_where_nothing_is_cut_nothing_is_refit(tmp_path: Path) -> None:
     x = torch.randn(64, *SHAPES[Small])
     graph, tensors, decomposed, moments = prepared(make(Small), SHAPES[Small], x, tmp_path)
-    gradients = [moment.gradient for moment in moments]
-    assert refit.refit(graph, tensors, decomposed, [0] * len(decomposed), gradients, x, master.silent) == {}
+    assert refitted(graph, tensors, [0] * len(decomposed), moments, x) == {}
+
+
+def test_a_whole_layer_makes_good_what_a_cut_one_before_it_lost(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    data = torch.randn(320, *SHAPES[Small]).cumsum(2)
+    seen, unseen = data[:256], data[256:]
+    graph, tensors, decomposed, moments = prepared(make(Small), SHAPES[Small], seen, tmp_path)
+    ranks = [1, *[0] * (len(decomposed) - 1)]
+    found = refitted(graph, tensors, ranks, moments, seen)
+    first = {name: value for name, value in found.items() if not name.startswith("dense/")}
+    assert {f"dense/{layer.weight}" for layer in decomposed[1:]} <= found.keys()
+    wanted = execute.run(graph, tensors, [unseen])[0]
+    errors = [
+        float((execute.run(graph, substituted(tensors, decomposed, each), [unseen])[0] - wanted).square().mean())
+        for each in (first, found)
+    ]
+    assert errors[1] < 0.7 * errors[0]
+
+
+class Residual(nn.Module):
+    """The shortcut of a sum is cut; its branch can make that good, before a batch norm or without one."""
+
+    def __init__(self, norm: bool) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.branch = nn.Conv2d(8, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8) if norm else nn.Identity()
+        if norm:
+            nn.init.uniform_(self.norm.weight, 0.2, 2)
+            nn.init.uniform_(self.norm.running_var, 0.2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        return x + self.norm(self.branch(torch.relu(x)))
+
+
+@pytest.mark.parametrize("norm", [True, False])
+def test_a_branch_makes_good_what_its_shortcut_lacks(
+    norm: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    data = torch.randn(320, 3, 8, 8)
+    seen, unseen = data[:256], data[256:]
+    graph, tensors, decomposed, moments = prepared(make(partial(Residual, norm)), (3, 8, 8), seen, tmp_path)
+    wanted = execute.run(graph, tensors, [unseen])[0]
+
+    def error() -> float:
+        program = substituted(tensors, decomposed, refitted(graph, tensors, [2, 0], moments, seen))
+        return float((execute.run(graph, program, [unseen])[0] - wanted).square().mean())
+
+    with_it = error()
+    monkeypatch.setattr(refit._Walk, "_missing", lambda walk, node: 0.0)
+    assert with_it < 0.9 * error()
 
 
 def test_factors_have_the_plans_ranks_and_the_weights_type(tmp_path: Path) -> None:
     x = torch.randn(64, *SHAPES[Small])
     graph, tensors, decomposed, moments = prepared(make(Small), SHAPES[Small], x, tmp_path)
-    gradients = [moment.gradient for moment in moments]
-    found = refit.refit(graph, tensors, decomposed, [2] * len(decomposed), gradients, x, master.silent)
+    found = refitted(graph, tensors, [2] * len(decomposed), moments, x)
     for layer in decomposed:
         down, up = found[f"down/{layer.name}"], found[f"up/{layer.name}"]
         assert (down.shape, up.shape, down.dtype) == ((2, layer.m), (2, layer.n), torch.float32)
@@ -91,7 +156,7 @@ class One(nn.Module):
 def test_the_mean_of_the_outputs_is_kept(tmp_path: Path) -> None:
     x = torch.randn(300, 12) + 1
     graph, tensors, decomposed, moments = prepared(make(One), (12,), x, tmp_path)
-    found = refit.refit(graph, tensors, decomposed, [2], [moments[0].gradient], x, master.silent)
+    found = refitted(graph, tensors, [2], moments, x)
     whole, less = (execute.run(graph, t, [x])[0] for t in (tensors, substituted(tensors, decomposed, found)))
     assert torch.allclose(whole.mean(0), less.mean(0), atol=1e-4)
 
@@ -122,8 +187,8 @@ def test_a_refit_is_never_worse_than_the_cut_by_what_it_minimises(
     x = torch.randn(200, 14, generator=generator) * torch.logspace(0, -spread, 14) + 0.5
     decomposed = master.survey(graph, tensors).decomposed
     moments = statistics.gather(graph, tensors, decomposed, x, master.silent)
-    ranks, gradients = (first, second), [moment.gradient for moment in moments]
-    found = refit.refit(graph, tensors, decomposed, ranks, gradients, x, master.silent)
+    ranks = (first, second)
+    found = refitted(graph, tensors, ranks, moments, x)
     plain = {}
     for layer, rank, moment in zip(decomposed, ranks, moments, strict=True):
         factors = decompose_in_metric(tensors[layer.weight], moment)

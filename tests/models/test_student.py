@@ -87,3 +87,25 @@ def test_steps_and_seconds_bound_a_training(folder: Path) -> None:
     late = Training(student_of(folder), replace(recipe, steps=10**6, seconds=0.2))
     late.go(images(100), 32, lambda generator: (None, 1.0), seen.append)
     assert 0 < late.done < 10**6
+
+
+@pytest.mark.parametrize("muon", [0.0, 4.0])
+def test_a_settled_student_learns_with_the_statistics_it_came_with(folder: Path, muon: float) -> None:
+    template, stored = Planner.open(folder).template, load_file(folder / "master.safetensors")
+    original = {name: stored[f"dense/{name}"] for name in template.tensors}
+    factors = {
+        layer.weight: (stored[f"down/{layer.name}"][:2], stored[f"up/{layer.name}"][:2])
+        for layer in template.decomposed
+    }
+    student = Student(template, original, factors, CPU, settled=True)
+    lesson = student.teach(images(64))
+    with torch.no_grad():
+        learnt = student.run(None, lesson, ignore)[0]
+        torch.testing.assert_close(execute.run(student.graph, student.program(), [lesson.images])[0], learnt)
+        before = student.loss(None, lesson, classes=False, hint=0.0).item()
+    start = student.learnt()
+    Training(student, Recipe(steps=40, students=1, rate=3e-3, batch=32, muon=muon, classes=False)).go(
+        images(200), 32, lambda generator: (None, 0.3), lambda done: None
+    )
+    assert student.loss(None, lesson, classes=False, hint=0.0).item() < before
+    assert all(not torch.equal(start[key], student.learnt()[key]) for key in student.bases)
