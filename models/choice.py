@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from models import execute, variant
+from models.nearness import nearness
 from models.plan import Planner
 from models.program import Graph
 
@@ -34,7 +35,7 @@ def choose(inputs: Tensor, folder: Path, make: Callable[[str, Tensor, Path], Non
 
     Of at most 512 calibration `inputs` (N, …) a fifth is held back, and the rest is what `make(criterion, inputs,
     out)` builds a master from; `folder` is for these. The answer is the mean over budgets of the divergence of the
-    classes' probabilities (see `variant.distance`); not of its logarithm, since what hardly differs from the
+    classes' probabilities (see `nearness`); not of its logarithm, since what hardly differs from the
     original must not outweigh what does (on the demo, which fits its training images, that chose `fisher`).
     """
     held, data = inputs[: _held(inputs)], inputs[_held(inputs) : INPUTS]
@@ -55,5 +56,7 @@ def _far(folder: Path, held: Tensor) -> float:
     sizes = [max(int(budget * template.params), planner.smallest.params) for budget in BUDGETS]
     programs = [variant.parts(template, stored, planner.plan(max_params=size).ranks).program() for size in sizes]
     original: Mapping[str, Tensor] = {name: stored[f"dense/{name}"] for name in template.tensors}
-    errors = variant.distances(template.graph, original, programs, held, min(BATCH, len(held)), True)
+    batch = min(BATCH, len(held))
+    measure = nearness(template.graph, original, held, batch, classes=True)
+    errors = measure.distances(template.graph, original, programs, held, batch)
     return sum(errors) / len(errors)

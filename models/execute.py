@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -116,3 +116,9 @@ def evaluate(argument: Argument, values: Mapping[str, Any], device: torch.device
     if isinstance(argument, Constant):
         return device if argument.type == "device" else getattr(torch, argument.value)
     return argument
+
+
+def batches(inputs: Tensor, batch: int) -> Iterator[Tensor]:
+    """Whole batches in order; what does not fill one is left out."""
+    for start in range(0, len(inputs) // batch * batch, batch):
+        yield inputs[start : start + batch]

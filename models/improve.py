@@ -19,6 +19,7 @@ from torch import Tensor
 
 from models import variant
 from models.emit.template import Template
+from models.nearness import nearness
 from models.polish import polish
 from models.refit import INPUTS, affordable, refit
 from models.renorm import renorm
@@ -28,7 +29,7 @@ from models.variant import Parts
 BATCH = 64
 CUT, TUNED, REFIT, POLISHED = "cut", "tuned", "refit", "polished"
 METHOD = "method"
-# A candidate as near as this (see `variant.distance`) is not trained further: nothing would be seen of it.
+# A candidate as near as this (see `nearness`) is not trained further: nothing would be seen of it.
 NEAR = 1e-3
 
 Progress = Callable[[str, int, int, str], None]
@@ -46,7 +47,7 @@ def improve(
 
     The answer says what won: "cut", "cut+bn", "refit", "refit+bn", "tuned", or with a recipe for `training` perhaps
     "polished". At most 256 of the calibration inputs, a fifth, are held back to decide; `classes` says what nearness
-    is (see `variant.distance`).
+    is (see `nearness`).
     """
     template, master = Template.open(folder), load_file(folder / "master.safetensors")
     kept = load_file(folder / "refit.safetensors")
@@ -67,10 +68,12 @@ def improve(
             few = data[: INPUTS - count]
             candidates |= _fitted(plain, master, ranks, original, gradients, few, progress)
 
+        measure = nearness(template.graph, original, held, batch, classes)
+
         def distances(several: Mapping[str, Parts]) -> dict[str, float]:
             progress("compare", 0, 1, "plans")
             programs = [each.program() for each in several.values()]
-            found = variant.distances(template.graph, original, programs, held, batch, classes)
+            found = measure.distances(template.graph, original, programs, held, batch)
             return dict(zip(several, found, strict=True))
 
         found = distances(candidates)

@@ -19,12 +19,13 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from models import execute, variant
+from models import execute
 from models.correction import BATCH_NORM, statistics_of
 from models.emit.template import Template
 from models.emit.torchscript import factor_shapes
 from models.errors import DataError
 from models.layers import CONVOLUTION, Layer
+from models.nearness import SAMPLES, Nearness, nearness
 from models.program import Argument, Graph, Node, Ref
 from models.variant import Factors
 
@@ -71,7 +72,7 @@ class Recipe:
     In each of `steps`, `students` networks learn from one batch of `batch` inputs. `hint` is the weight of the
     layers' outputs in the loss, at the beginning and for a network with all parameters: it is less in proportion
     for a smaller one, which cannot give them, and falls to zero evenly. `seconds` ends the training early,
-    rate and hint falling accordingly. `classes` says what nearness is (see `variant.distance`).
+    rate and hint falling accordingly. `classes` says what nearness is (see `nearness`).
     """
 
     steps: int
@@ -192,7 +193,7 @@ class Student:
             tensors[f"shift of {name}"] = bias + scale * (mean - stored_mean)
         return execute.run(_in_two(self.learning, split), tensors, [lesson.images], visit=visit)
 
-    def loss(self, ranks: Mapping[str, int] | None, lesson: Lesson, classes: bool, hint: float) -> Tensor:
+    def loss(self, ranks: Mapping[str, int] | None, lesson: Lesson, measure: Nearness, hint: float) -> Tensor:
         """How far the outputs are from the teacher's, and `hint` times how far the layers' are: the squared
         difference as a share of the variance, the mean over layers."""
         missed: list[Tensor] = []
@@ -204,7 +205,7 @@ class Student:
             return result
 
         outputs = self.run(ranks, lesson, watch)
-        found = torch.stack([variant.distance(*pair, classes) for pair in zip(outputs, lesson.outputs, strict=True)])
+        found = torch.stack([measure.distance(*pair) for pair in zip(outputs, lesson.outputs, strict=True)])
         return found.sum() + (hint * torch.stack(missed).mean() if missed else 0.0)
 
     @torch.no_grad()
@@ -262,6 +263,8 @@ class Training:
         `after` is called after each.
         """
         student, recipe, parameters = self.student, self.recipe, list(self.student.parameters.values())
+        some = data[: max(SAMPLES, batch)].to(student.device)
+        measure = nearness(student.graph, student.original, some, batch, recipe.classes)
         began = time.monotonic() - self.spent
         while self.done < recipe.steps:
             part = self.done / recipe.steps
@@ -280,7 +283,7 @@ class Training:
                 optimizer.zero_grad()
             for _ in range(recipe.students):
                 ranks, share = draw(generator)
-                loss = student.loss(ranks, lesson, recipe.classes, recipe.hint * share * (1 - part))
+                loss = student.loss(ranks, lesson, measure, recipe.hint * share * (1 - part))
                 (loss / recipe.students).backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(parameters, LARGEST_GRADIENT)
             for optimizer in self.optimizers:

@@ -19,9 +19,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from models import variant
+from models import execute, variant
 from models.emit.template import Template, Tuned
 from models.errors import DataError
+from models.nearness import nearness
 from models.plan import Plan, Planner
 from models.student import Draw, Recipe, Student, Training, device_of
 
@@ -76,7 +77,8 @@ def tune(
     training.go(data, batch, draw, lambda done: progress("tune", done, recipe.steps, "steps"), after)
     progress("tune", recipe.steps, recipe.steps, "steps")
     knots = _knots(planner)
-    lessons = [student.teach(images) for images in variant.batches(data[:STATISTICS], batch)]
+    measure = nearness(template.graph, original, held, batch, recipe.classes)
+    lessons = [student.teach(images) for images in execute.batches(data[:STATISTICS], batch)]
     tables: list[dict[str, Tensor]] = []
     curve = []
     for index, knot in enumerate(knots):
@@ -85,7 +87,7 @@ def tune(
         tables.append(student.statistics(ranks, lessons))
         tuned = {name: value.detach().cpu() for name, value in student.program(ranks).items()} | tables[-1]
         programs = [variant.parts(template, stored, knot.ranks).program(), tuned]
-        errors = variant.distances(template.graph, original, programs, held, batch, recipe.classes)
+        errors = measure.distances(template.graph, original, programs, held, batch)
         curve.append({"params": knot.params, "cut": errors[0], "tuned": errors[1]})
     learnt = student.learnt()
     whole = {name: value.detach().cpu().contiguous() for name, value in student.program().items()}

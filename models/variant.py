@@ -6,20 +6,15 @@ what is handed out is measured from its own bytes (`measure`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from models import execute
 from models.emit.template import Template
 from models.emit.torchscript import SIDES, Script, Slot
-from models.program import Graph
-
-TINY = 1e-12
 
 Factors: TypeAlias = Mapping[str, tuple[Tensor, Tensor]]
 
@@ -79,45 +74,3 @@ def changes(template: Template, stored: Mapping[str, Tensor], ranks: Sequence[in
 def _entry(slot: Slot, stored: Mapping[str, Tensor]) -> Tensor:
     value = stored[slot.source]
     return value if slot.rows is None else value[slice(*slot.rows)]
-
-
-@torch.no_grad()
-def distances(
-    graph: Graph,
-    original: Mapping[str, Tensor],
-    programs: Sequence[Mapping[str, Tensor]],
-    inputs: Tensor,
-    batch: int,
-    classes: bool,
-) -> list[float]:
-    """How far each program's outputs are from the original's, the mean of `distance` over whole batches."""
-    totals, count = [0.0] * len(programs), 0
-    for images in batches(inputs, batch):
-        wanted = execute.run(graph, original, [images])
-        count += 1
-        for index, program in enumerate(programs):
-            outputs = execute.run(graph, program, [images])
-            totals[index] += sum(float(distance(a, b, classes)) for a, b in zip(outputs, wanted, strict=True))
-    return [total / max(count, 1) for total in totals]
-
-
-def distance(outputs: Tensor, wanted: Tensor, classes: bool) -> Tensor:
-    """How far `outputs` are from `wanted`, both (N, …), as one number of at least 0.
-
-    With `classes`, for outputs (N, C): the Kullback-Leibler divergence of the classes' probabilities, the
-    outputs being their logits, or the probabilities themselves where they are that. Otherwise the squared
-    difference, as a share of how much the wanted outputs vary from sample to sample.
-    """
-    if classes and wanted.ndim == 2 and wanted.shape[1] > 1:
-        if bool((wanted >= 0).all()) and bool(((wanted.sum(1) - 1).abs() < 1e-3).all()):
-            outputs, wanted = outputs.clamp_min(TINY).log(), wanted.clamp_min(TINY).log()
-        outputs, wanted = functional.log_softmax(outputs, 1), functional.log_softmax(wanted, 1)
-        return functional.kl_div(outputs, wanted, reduction="batchmean", log_target=True)
-    spread = (wanted - wanted.mean(0)).square().mean() + TINY
-    return (outputs - wanted).square().mean() / spread
-
-
-def batches(inputs: Tensor, batch: int) -> Iterator[Tensor]:
-    """Whole batches in order; what does not fill one is left out."""
-    for start in range(0, len(inputs) // batch * batch, batch):
-        yield inputs[start : start + batch]

@@ -33,33 +33,6 @@ def test_a_replaced_entry_takes_the_place_of_the_masters(tmp_path: Path) -> None
     assert changed.program()["norm.weight"].tolist() == [7.0] * 16
 
 
-def test_a_program_is_as_far_from_itself_as_nothing(tmp_path: Path) -> None:
-    _, folder, planner_ = planner(Small, tmp_path)
-    graph, stored = planner_.template.graph, load_file(folder / "master.safetensors")
-    original = variant.parts(planner_.template, stored, planner_.plan(1.0).ranks).program()
-    flat = {**original, "head.weight": original["head.weight"] * 0}
-    x = torch.randn(70, *SHAPES[Small])
-    for classes in (True, False):
-        same, off = variant.distances(graph, original, [original, flat], x, 32, classes)
-        assert abs(same) < 1e-7 and off > 1e-6
-
-
-def test_logits_and_probabilities_of_classes_are_equally_far() -> None:
-    a, b = torch.randn(2, 50, 7)
-    logits = variant.distance(a, b, True)
-    torch.testing.assert_close(variant.distance(a.softmax(1), b.softmax(1), True), logits)
-    torch.testing.assert_close(variant.distance(a + 3, b, True), logits)
-    expected = (b.softmax(1) * (b.log_softmax(1) - a.log_softmax(1))).sum(1).mean()
-    torch.testing.assert_close(logits, expected)
-
-
-def test_numbers_are_as_far_as_they_differ_for_how_much_they_vary() -> None:
-    wanted = torch.tensor([[0.0], [2.0]])
-    assert float(variant.distance(wanted + 1, wanted, True)) == pytest.approx(1.0)
-    a, b = torch.randn(2, 40, 3)
-    assert float(variant.distance(5 * a, 5 * b, False)) == pytest.approx(float(variant.distance(a, b, False)))
-
-
 def test_without_zero_channels_the_smaller_program_and_the_uploaded_one_can_both_be_run(tmp_path: Path) -> None:
     module, folder, planner_ = planner(Halved, tmp_path)
     template, stored, x = planner_.template, load_file(folder / "master.safetensors"), torch.randn(5, *SHAPES[Halved])

@@ -1,0 +1,96 @@
+"""Nearness: how far a variant's outputs are from the original's, as one number (ours).
+
+Of classes it is the Kullback-Leibler divergence of their probabilities, at a temperature. A network that fits its
+training images is sure of every one of them, and its probabilities then say next to nothing of what it will make of
+others; raised to a temperature they do (Hinton et al., arXiv:1503.02531).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from models import execute
+from models.program import Graph
+
+TINY = 1e-12
+# The original's probabilities shall have so much of the entropy that they could have at most, on average.
+ENTROPY = 0.2
+HOTTEST, HALVINGS = 16.0, 20
+SAMPLES = 512
+
+
+@dataclass(frozen=True)
+class Nearness:
+    """With `classes`, for outputs (N, C), `temperature` times the divergence of the classes' probabilities at that
+    temperature, the outputs being their logits, or the probabilities themselves where they are that. Otherwise the
+    squared difference, as a share of how much the wanted outputs vary from sample to sample."""
+
+    classes: bool = True
+    temperature: float = 1.0
+
+    def distance(self, outputs: Tensor, wanted: Tensor) -> Tensor:
+        """How far `outputs` are from `wanted`, both (N, …): at least 0."""
+        if not (self.classes and _tells_apart(wanted)):
+            spread = (wanted - wanted.mean(0)).square().mean() + TINY
+            return (outputs - wanted).square().mean() / spread
+        if _probabilities(wanted):
+            outputs, wanted = outputs.clamp_min(TINY).log(), wanted.clamp_min(TINY).log()
+        outputs, wanted = (functional.log_softmax(each / self.temperature, 1) for each in (outputs, wanted))
+        return self.temperature * functional.kl_div(outputs, wanted, reduction="batchmean", log_target=True)
+
+    @torch.no_grad()
+    def distances(
+        self,
+        graph: Graph,
+        original: Mapping[str, Tensor],
+        programs: Sequence[Mapping[str, Tensor]],
+        inputs: Tensor,
+        batch: int,
+    ) -> list[float]:
+        """How far each program's outputs are from the original's: summed over outputs, the mean over whole batches."""
+        totals, count = [0.0] * len(programs), 0
+        for images in execute.batches(inputs, batch):
+            wanted = execute.run(graph, original, [images])
+            count += 1
+            for index, program in enumerate(programs):
+                outputs = execute.run(graph, program, [images])
+                totals[index] += sum(float(self.distance(*pair)) for pair in zip(outputs, wanted, strict=True))
+        return [total / max(count, 1) for total in totals]
+
+
+@torch.no_grad()
+def nearness(graph: Graph, original: Mapping[str, Tensor], inputs: Tensor, batch: int, classes: bool) -> Nearness:
+    """The measure for a network: of the lowest temperature, from 1 up, at which it is unsure enough on `inputs`."""
+    if not classes:
+        return Nearness(False)
+    seen = [execute.run(graph, original, [images]) for images in execute.batches(inputs[: max(SAMPLES, batch)], batch)]
+    outputs = [torch.cat(each) for each in zip(*seen, strict=True)]
+    logits = [each.clamp_min(TINY).log() if _probabilities(each) else each for each in outputs if _tells_apart(each)]
+    if not logits or all(_share(each, 1.0) >= ENTROPY for each in logits):
+        return Nearness()
+    low, high = 1.0, HOTTEST
+    for _ in range(HALVINGS):
+        middle = math.sqrt(low * high)
+        enough = all(_share(each, middle) >= ENTROPY for each in logits)
+        low, high = (low, middle) if enough else (middle, high)
+    return Nearness(temperature=high)
+
+
+def _tells_apart(outputs: Tensor) -> bool:
+    return outputs.ndim == 2 and outputs.shape[1] > 1
+
+
+def _probabilities(outputs: Tensor) -> bool:
+    return bool((outputs >= 0).all()) and bool(((outputs.sum(1) - 1).abs() < 1e-3).all())
+
+
+def _share(logits: Tensor, temperature: float) -> float:
+    """The mean entropy of the classes' probabilities, as a share of the largest that it can be."""
+    logs = functional.log_softmax(logits.double() / temperature, 1)
+    return float(-(logs.exp() * logs).sum(1).mean()) / math.log(logits.shape[1])
