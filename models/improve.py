@@ -99,8 +99,9 @@ def _fitted(
     progress: Progress,
 ) -> dict[str, Parts]:
     """The refit of a plan, and the cut and the refit with batch norms taken anew."""
-    fits = refit(template.graph, original, template.layers, template.by_weight(ranks), gradients, data, progress)
-    bases = {CUT: variant.parts(template, master, ranks), REFIT: variant.parts(template, master, ranks, fits)}
+    cut, by_weight = variant.parts(template, master, ranks), template.by_weight(ranks)
+    fits = refit(template.graph, original, template.layers, by_weight, gradients, cut.program(), data, progress)
+    bases = {CUT: cut, REFIT: variant.parts(template, master, ranks, fits)}
     found = {REFIT: bases[REFIT]}
     few = data[: affordable(template.graph, original, data)]
     for name, base in bases.items():

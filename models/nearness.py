@@ -69,16 +69,18 @@ def nearness(graph: Graph, original: Mapping[str, Tensor], inputs: Tensor, batch
     """The measure for a network: of the lowest temperature, from 1 up, at which it is unsure enough on `inputs`."""
     if not classes:
         return Nearness(False)
-    seen = [execute.run(graph, original, [images]) for images in execute.batches(inputs[: max(SAMPLES, batch)], batch)]
-    outputs = [torch.cat(each) for each in zip(*seen, strict=True)]
-    logits = [each.clamp_min(TINY).log() if _probabilities(each) else each for each in outputs if _tells_apart(each)]
-    if not logits or all(_share(each, 1.0) >= ENTROPY for each in logits):
+    logits: list[Tensor] = []
+    for images in execute.batches(inputs[: max(SAMPLES, batch)], batch):
+        found = [each for each in execute.run(graph, original, [images]) if _tells_apart(each)]
+        if not found:
+            break
+        logits += [each.clamp_min(TINY).log() if _probabilities(each) else each for each in found]
+    if not logits or _share(logits, 1.0) >= ENTROPY:
         return Nearness()
     low, high = 1.0, HOTTEST
     for _ in range(HALVINGS):
         middle = math.sqrt(low * high)
-        enough = all(_share(each, middle) >= ENTROPY for each in logits)
-        low, high = (low, middle) if enough else (middle, high)
+        low, high = (low, middle) if _share(logits, middle) >= ENTROPY else (middle, high)
     return Nearness(temperature=high)
 
 
@@ -90,7 +92,10 @@ def _probabilities(outputs: Tensor) -> bool:
     return bool((outputs >= 0).all()) and bool(((outputs.sum(1) - 1).abs() < 1e-3).all())
 
 
-def _share(logits: Tensor, temperature: float) -> float:
+def _share(logits: Sequence[Tensor], temperature: float) -> float:
     """The mean entropy of the classes' probabilities, as a share of the largest that it can be."""
-    logs = functional.log_softmax(logits.double() / temperature, 1)
-    return float(-(logs.exp() * logs).sum(1).mean()) / math.log(logits.shape[1])
+    shares = []
+    for each in logits:
+        logs = functional.log_softmax(each.double() / temperature, 1)
+        shares.append(-(logs.exp() * logs).sum(1).mean() / math.log(each.shape[1]))
+    return float(torch.stack(shares).mean())

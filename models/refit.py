@@ -1,16 +1,16 @@
-"""Refit: fit each truncated layer to the original's outputs, given the inputs that the cut network makes.
+"""Refit: fit each layer of a cut network to the original's outputs, given the inputs that the layers before it make.
 
-One walk over the graph with the calibration inputs, the original and the cut network side by side
-(ours). At each cut layer: least squares from the cut network's inputs to the original's outputs, with
-a ridge toward the original weight; then the best rank-r part of that, in the metric that the master
-was decomposed in; then the mean of what is left goes to the bias or the batch norm that follows. Errors
-of earlier layers are thus made good by later ones instead of adding up.
+One walk over the graph with the calibration inputs, the original and the cut network side by side (ours). At each
+layer: least squares from the cut network's inputs to the original's outputs, with a ridge toward the original
+weight; where the plan has a rank for it, the best part of that rank, in the metric that the master was decomposed
+in; then the mean of what is left goes to the bias or the batch norm that follows. Errors of earlier layers are thus
+made good by later ones, most of all by those left whole, instead of adding up.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ from models.statistics import Moments
 RIDGE = 1e-3
 # More calibration inputs take longer and say hardly more.
 INPUTS = 1280
-ROWS = 40_000
+ROWS, PART = 40_000, 8192
 CHUNK = 64
 VALUES = 1 << 28
 ADD = "aten.add.Tensor"
@@ -39,34 +39,39 @@ def refit(
     layers: Sequence[Layer],
     ranks: Mapping[str, int],
     gradients: Mapping[str, Tensor],
+    cut: Mapping[str, Tensor],
     inputs: Tensor,
     progress: Callable[[str, int, int, str], None],
 ) -> dict[str, Tensor]:
     """New `down/…`, `up/…` and `corrected/…` tensors for one plan, and `dense/…` ones of layers that it leaves whole.
 
     `layers` are all of the program's, `ranks` those of the plan by weight (0, or none: whole), `gradients` (n, n)
-    the second moments of the output gradients of each layer with a rank, by weight; `inputs` (N, …) calibration
-    inputs. Layers called more than once keep their cut.
+    the second moments of the output gradients of each layer with a rank, by weight, `cut` the plain cut's
+    tensors, `inputs` (N, …) calibration inputs. Layers called more than once keep their cut.
     """
-    walk = _Walk(graph, tensors, inputs[: affordable(graph, tensors, inputs)])
     users = graph.users()
     fitted = {
         layer.calls[0]: layer
         for layer in layers
         if layer.kind in ("linear", "conv1d", "conv2d") and correction.once(graph, users, layer.weight)
     }
+    kept: set[str] = set()
+    for layer in layers:
+        if ranks.get(layer.weight) and layer.calls[0] not in fitted:
+            kept |= {layer.weight, *(target.tensor for target in correction.targets(graph, layer))}
+    start = {**tensors, **{name: cut[name] for name in kept}}
+    walk = _Walk(graph, tensors, start, inputs[: affordable(graph, tensors, inputs)])
     found: dict[str, Tensor] = {}
     done = 0
     with torch.no_grad():
         for node in graph.nodes:
-            layer = fitted.get(node.name)
-            rank = ranks.get(layer.weight, 0) if layer else 0
-            if layer is None or (not rank and walk.same(node)):
+            if node.name not in fitted:
                 walk.step(node)
-            else:
-                progress("refit", done, len(fitted), "layers")
-                found.update(walk.fit(node, layer, rank, gradients.get(layer.weight)))
-            done += layer is not None
+                continue
+            progress("refit", done, len(fitted), "layers")
+            layer = fitted[node.name]
+            found.update(walk.fit(node, layer, ranks.get(layer.weight, 0), gradients.get(layer.weight)))
+            done += 1
     progress("refit", len(fitted), len(fitted), "layers")
     return found
 
@@ -74,17 +79,18 @@ def refit(
 class _Walk:
     """The values of both networks at the point that the walk has reached."""
 
-    def __init__(self, graph: Graph, tensors: Mapping[str, Tensor], inputs: Tensor) -> None:
+    def __init__(
+        self, graph: Graph, tensors: Mapping[str, Tensor], cut: Mapping[str, Tensor], inputs: Tensor
+    ) -> None:
         self._graph = graph
         self._whole: dict[str, Any] = {value: tensors[name] for value, name in graph.tensors.items()}
-        self._whole[graph.inputs[0].name] = inputs
-        self._cut = dict(self._whole)
+        self._cut: dict[str, Any] = {value: cut[name] for value, name in graph.tensors.items()}
+        self._whole[graph.inputs[0].name] = self._cut[graph.inputs[0].name] = inputs
         self._users = graph.users()
         self._expiring = execute.last_uses(graph)
-        self._samples = len(inputs)
 
     def step(self, node: Node) -> None:
-        """Perform a call that is not cut, in both networks; once where both see the same."""
+        """Perform a call as it is, in both networks; once where both see the same."""
         whole = self._call(node, self._whole)
         self._keep(node, whole, whole if self.same(node) else self._call(node, self._cut))
 
@@ -93,15 +99,25 @@ class _Walk:
         return all(self._cut[name] is self._whole[name] for name in node.inputs())
 
     def fit(self, node: Node, layer: Layer, rank: int, gradient: Tensor | None) -> dict[str, Tensor]:
-        """Perform a layer's call: fit its factors, or all of it where `rank` is 0, and what they leave to correct."""
+        """Perform a layer's call: fit its factors, or all of it where `rank` is 0, and what they leave to correct.
+
+        Nothing where there is nothing to make good, or values have overflowed.
+        """
         data, weight = (argument.name for argument in node.args[:2])  # type: ignore[union-attr]
         stored: Tensor = self._whole[weight]
         whole = self._call(node, self._whole)
         original = stored.reshape(layer.n, layer.m).double()
         bias = execute.evaluate(node.args[2], self._whole, whole.device) if len(node.args) > 2 else None
-        wanted = whole + self._missing(node)
-        normal, cross, mean_in, mean_out = self._equations(node, layer, self._cut[data], wanted, bias)
-        solved = _solve(normal, cross, original)
+        missing = self._missing(node, whole)
+        if not rank and missing is None and self.same(node):
+            self._keep(node, whole, whole)
+            return {}
+        wanted = whole if missing is None else whole + missing
+        normal, cross, mean_in, mean_out, count = _equations(node, layer, self._cut[data], wanted, bias)
+        if not all(bool(each.isfinite().all()) for each in (normal, cross, mean_in, mean_out)):
+            self._keep(node, whole, self._call(node, self._cut))
+            return {}
+        solved = _solve(normal, cross, original, count)
         found = {}
         kept = solved
         if rank and gradient is not None:
@@ -124,64 +140,36 @@ class _Walk:
         self._keep(node, whole, self._call(node, self._cut))
         return found
 
-    def _missing(self, node: Node) -> Tensor | float:
+    def _missing(self, node: Node, whole: Tensor) -> Tensor | None:
         """What the cut network lacks in the sum that the call's output is added to, as seen before a batch norm.
 
         Where the other term is there already and is off, the layer can make that good: the next layers
         read the sum. (He et al., arXiv:1707.06168, section 3.3, do so for pruned residual networks.)
         """
-        norm, users = None, self._users.get(node.outputs[0], [])
-        value = node.outputs[0]
-        if len(users) == 1 and users[0].op == BATCH_NORM and correction.statistics_of(self._graph, users[0]):
+        graph, norm, value = self._graph, None, node.outputs[0]
+        users = self._users.get(value, [])
+        if len(users) == 1 and users[0].op == BATCH_NORM and correction.statistics_of(graph, users[0]):
             norm = users[0]
             value = norm.outputs[0]
             users = self._users.get(value, [])
-        if len(users) != 1 or users[0].op != ADD or users[0].kwargs:
-            return 0.0
+        if len(users) != 1 or users[0].op != ADD or users[0].kwargs or {node.outputs[0], value} & {*graph.outputs}:
+            return None
         others = [a.name for a in users[0].args if isinstance(a, Ref) and a.name != value]
-        if len(others) != 1 or others[0] not in self._cut:
-            return 0.0
-        missing: Tensor = self._whole[others[0]] - self._cut[others[0]]
+        there, here = (values.get(others[0]) if len(others) == 1 else None for values in (self._whole, self._cut))
+        if here is there or not (isinstance(there, Tensor) and isinstance(here, Tensor)):
+            return None
+        if (there.shape, there.dtype) != (whole.shape, whole.dtype):
+            return None
+        missing = there - here
         if norm is None:
             return missing
+        if not (norm.args[1] is None or (isinstance(norm.args[1], Ref) and norm.args[1].name in graph.tensors)):
+            return None
         weight, _, _, variance = (execute.evaluate(a, self._whole, missing.device) for a in norm.args[1:5])
         deviation = (variance + norm.args[7]).sqrt()
         scale = (torch.ones_like(deviation) if weight is None else weight) / deviation
-        factor: Tensor = torch.where(scale.abs() > SMALLEST * scale.abs().max(), 1 / scale, torch.zeros_like(scale))
-        return missing * factor.reshape(-1, *(1,) * (missing.ndim - 2))
-
-    def _equations(
-        self, node: Node, layer: Layer, data: Tensor, whole: Tensor, bias: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Centred normal equations over a sample of positions, and the means of inputs and outputs."""
-        normal = torch.zeros(layer.m, layer.m, dtype=torch.float64)
-        cross = torch.zeros(layer.m, layer.n, dtype=torch.float64)
-        origin: Tensor | None = None
-        total_in = torch.zeros(layer.m, dtype=torch.float64)
-        total_out = torch.zeros(layer.n, dtype=torch.float64)
-        count = 0
-        positions = max(1, ROWS // self._samples)
-        generator = torch.Generator().manual_seed(0)
-        for start in range(0, self._samples, CHUNK):
-            chunk = slice(start, start + CHUNK)
-            x, y = _pairs(node, layer, data[chunk], whole[chunk], positions, generator)
-            y = y if bias is None else y - bias
-            # Near the mean, so that single precision does not lose the variance beside it.
-            origin = x.mean(0) if origin is None else origin
-            x = x - origin
-            normal += (x.T @ x).double()
-            cross += (x.T @ y).double()
-            total_in += x.sum(0).double()
-            total_out += y.sum(0).double()
-            count += len(x)
-        assert origin is not None
-        mean_in, mean_out = total_in / count, total_out / count
-        return (
-            normal / count - torch.outer(mean_in, mean_in),
-            cross / count - torch.outer(mean_in, mean_out),
-            mean_in + origin,
-            mean_out,
-        )
+        inverse = torch.where(scale.abs() > SMALLEST * scale.abs().max(), 1 / scale, torch.zeros_like(scale))
+        return missing * inverse.reshape(-1, *(1,) * (missing.ndim - 2))
 
     def _call(self, node: Node, values: Mapping[str, Any]) -> Any:
         device = torch.device("cpu")
@@ -196,42 +184,72 @@ class _Walk:
             del self._whole[name], self._cut[name]
 
 
-def _pairs(
-    node: Node, layer: Layer, data: Tensor, outputs: Tensor, positions: int, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Rows of layer inputs (k, m) and outputs (k, n) at up to `positions` places of each sample."""
+def _equations(
+    node: Node, layer: Layer, data: Tensor, outputs: Tensor, bias: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
+    """Centred normal equations over a sample of positions, the means of inputs and outputs, and how many they were."""
+    normal = torch.zeros(layer.m, layer.m, dtype=torch.float64)
+    cross = torch.zeros(layer.m, layer.n, dtype=torch.float64)
+    origin: Tensor | None = None
+    total_in = torch.zeros(layer.m, dtype=torch.float64)
+    total_out = torch.zeros(layer.n, dtype=torch.float64)
+    count = 0
+    for x, y in _pairs(node, layer, data, outputs):
+        y = y if bias is None else y - bias
+        # Near the mean, so that single precision does not lose the variance beside it.
+        origin = x.mean(0) if origin is None else origin
+        x = x - origin
+        normal += (x.T @ x).double()
+        cross += (x.T @ y).double()
+        total_in += x.sum(0).double()
+        total_out += y.sum(0).double()
+        count += len(x)
+    assert origin is not None
+    mean_in, mean_out = total_in / count, total_out / count
+    return (
+        normal / count - torch.outer(mean_in, mean_in),
+        cross / count - torch.outer(mean_in, mean_out),
+        mean_in + origin,
+        mean_out,
+        count,
+    )
+
+
+def _pairs(node: Node, layer: Layer, data: Tensor, outputs: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Rows of layer inputs (k, m) and outputs (k, n), about `ROWS` in all, a part at a time."""
+    generator = torch.Generator().manual_seed(0)
     if node.op == LINEAR:
-        x, y = data.reshape(len(data), -1, layer.m), outputs.reshape(len(data), -1, layer.n)
-        chosen = _choose(x.shape[1], positions, generator)
-        return x[:, chosen].reshape(-1, layer.m), y[:, chosen].reshape(-1, layer.n)
+        x, y = data.reshape(-1, layer.m), outputs.reshape(-1, layer.n)
+        for chosen in torch.split(torch.randperm(len(x), generator=generator)[:ROWS], PART):
+            yield x[chosen], y[chosen]
+        return
     stride, padding, dilation = (tuple(a) for a in node.args[3:6])  # type: ignore[arg-type]
     kernel = layer.shape[2:]
     if len(kernel) == 1:
         data, outputs = data.unsqueeze(2), outputs.unsqueeze(2)
         kernel, stride, padding, dilation = (1, *kernel), (1, *stride), (0, *padding), (1, *dilation)
-    chosen = _choose(math.prod(outputs.shape[2:]), positions, generator)
-    patches = functional.unfold(data, kernel, dilation, padding, stride)[:, :, chosen]  # type: ignore[arg-type]
-    return (
-        patches.transpose(1, 2).reshape(-1, layer.m),
-        outputs.flatten(2)[:, :, chosen].transpose(1, 2).reshape(-1, layer.n),
-    )
+    positions = max(1, ROWS // len(data))
+    for x, y in zip(torch.split(data, CHUNK), torch.split(outputs, CHUNK), strict=True):
+        chosen = torch.randperm(math.prod(y.shape[2:]), generator=generator)[:positions]
+        patches = functional.unfold(x, kernel, dilation, padding, stride)[:, :, chosen]  # type: ignore[arg-type]
+        yield (
+            patches.transpose(1, 2).reshape(-1, layer.m),
+            y.flatten(2)[:, :, chosen].transpose(1, 2).reshape(-1, layer.n),
+        )
 
 
-def _solve(normal: Tensor, cross: Tensor, original: Tensor) -> Tensor:
-    """The weight (n, m) of least squares, with as small a ridge toward the original, from `RIDGE` up, as can be
-    solved with; the original where that overflowed."""
-    if not (normal.isfinite().all() and cross.isfinite().all()):
-        return original
+def _solve(normal: Tensor, cross: Tensor, original: Tensor, count: int) -> Tensor:
+    """The weight (n, m) of least squares over `count` rows, with as small a ridge toward the original, from `RIDGE`
+    up, as can be solved with; a larger one where rows are fewer than the m unknowns."""
     mean = float(normal.diagonal().mean())
-    ridge = RIDGE * mean if mean > 0 else 1.0
-    unit = torch.eye(len(normal), dtype=normal.dtype)
-    while int((found := torch.linalg.cholesky_ex(normal + ridge * unit)).info):
+    ridge = RIDGE * mean * max(1.0, len(normal) / count) if mean > 0 else 1.0
+    while True:
+        damped = normal.clone()
+        damped.diagonal().add_(ridge)
+        root, failed = torch.linalg.cholesky_ex(damped)
+        if not failed:
+            return torch.cholesky_solve(cross + ridge * original.T, root).T
         ridge *= 10
-    return torch.cholesky_solve(cross + ridge * original.T, found.L).T
-
-
-def _choose(available: int, wanted: int, generator: torch.Generator) -> Tensor:
-    return torch.randperm(available, generator=generator)[:wanted]
 
 
 def affordable(graph: Graph, tensors: Mapping[str, Tensor], inputs: Tensor) -> int:

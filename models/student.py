@@ -208,6 +208,10 @@ class Student:
         found = torch.stack([measure.distance(*pair) for pair in zip(outputs, lesson.outputs, strict=True)])
         return found.sum() + (hint * torch.stack(missed).mean() if missed else 0.0)
 
+    def measure(self, data: Tensor, batch: int, classes: bool) -> Nearness:
+        """What nearness to this teacher is, by some of the inputs."""
+        return nearness(self.graph, self.original, data[: max(SAMPLES, batch)].to(self.device), batch, classes)
+
     @torch.no_grad()
     def statistics(self, ranks: Mapping[str, int] | None, lessons: Sequence[Lesson]) -> dict[str, Tensor]:
         """The mean and variance with which each batch norm does for these ranks what `run` does, over `lessons`."""
@@ -240,8 +244,9 @@ class Training:
         by_muon = [value for key, value in student.parameters.items() if recipe.muon and key in student.bases]
         taken = {id(value) for value in by_muon}
         rest = [value for value in student.parameters.values() if id(value) not in taken]
-        self.optimizer = torch.optim.Adam(rest, lr=recipe.rate)
-        self.optimizers: list[torch.optim.Optimizer] = [self.optimizer]
+        self.optimizers: list[torch.optim.Optimizer] = []
+        if rest:
+            self.optimizers.append(torch.optim.Adam(rest, lr=recipe.rate))
         if by_muon:
             self.optimizers.append(
                 torch.optim.Muon(by_muon, lr=recipe.rate * recipe.muon, momentum=MOMENTUM, weight_decay=0.0)
@@ -263,8 +268,7 @@ class Training:
         `after` is called after each.
         """
         student, recipe, parameters = self.student, self.recipe, list(self.student.parameters.values())
-        some = data[: max(SAMPLES, batch)].to(student.device)
-        measure = nearness(student.graph, student.original, some, batch, recipe.classes)
+        measure = student.measure(data, batch, recipe.classes)
         began = time.monotonic() - self.spent
         while self.done < recipe.steps:
             part = self.done / recipe.steps

@@ -148,7 +148,7 @@ def _threshold(curve: Sequence[Mapping[str, float]]) -> int:
 def _save(training: Training, path: Path) -> None:
     tensors = {f"value/{key}": value for key, value in training.student.learnt().items()}
     for key, value in training.student.parameters.items():
-        moments = training.optimizer.state.get(value, {})
+        moments = _state(training).get(value, {})
         tensors |= {f"{name}/{key}": moments[name].cpu() for name in ("exp_avg", "exp_avg_sq") if name in moments}
     partial = path.with_suffix(".partial")
     save_file(tensors, partial, {"done": str(training.done), "spent": str(training.spent)})
@@ -167,8 +167,13 @@ def _load(training: Training, path: Path) -> None:
         for key, value in training.student.parameters.items():
             value.copy_(kept[f"value/{key}"])
             if f"exp_avg/{key}" in kept:
-                training.optimizer.state[value] = {
+                _state(training)[value] = {
                     "step": torch.tensor(float(training.done)),
                     "exp_avg": kept[f"exp_avg/{key}"].to(value.device),
                     "exp_avg_sq": kept[f"exp_avg_sq/{key}"].to(value.device),
                 }
+
+
+def _state(training: Training) -> dict[Tensor, dict[str, Tensor]]:
+    (adam,) = training.optimizers
+    return adam.state

@@ -15,6 +15,7 @@ from models import improve as improve_module
 from models.emit import torchscript
 from models.emit.template import Template
 from models.improve import improve, method_of
+from models.nearness import Nearness
 from models.plan import Plan, Planner
 from models.program import Graph
 from models.refit import INPUTS
@@ -174,7 +175,9 @@ def tuned(kept: tuple[nn.Module, Path, Tensor], tmp_path: Path) -> tuple[nn.Modu
 def favouring(wanted: str, programs_of: dict[str, Mapping[str, Tensor]]) -> Callable[..., list[float]]:
     """Distances by which the candidate `wanted` wins; notes the programs that it is asked about."""
 
-    def distances(graph: Graph, original: object, programs: list[Mapping[str, Tensor]], *_: object) -> list[float]:
+    def distances(
+        measure: Nearness, graph: Graph, original: object, programs: list[Mapping[str, Tensor]], *_: object
+    ) -> list[float]:
         names = ["cut", "tuned", "refit", "cut+bn", "refit+bn"] if len(programs) > 2 else ["slow", "polished"]
         programs_of.update(zip(names, programs, strict=True))
         return [float(name != wanted) + 0.5 for name in names]
@@ -196,7 +199,7 @@ def test_of_a_tuned_master_every_candidate_gives_its_own_file(
         for wanted in ("cut", "tuned", "refit", "polished"):
             programs_of: dict[str, Mapping[str, Tensor]] = {}
 
-            monkeypatch.setattr(improve_module.variant, "distances", favouring(wanted, programs_of))
+            monkeypatch.setattr(Nearness, "distances", favouring(wanted, programs_of))
             training = TRAINING if wanted == "polished" else None
             own = tmp_path / "own.safetensors"
             assert improve(folder, plan.ranks, own, master.silent, False, training) == wanted

@@ -35,7 +35,12 @@ def refitted(
     template = master.survey(graph, tensors)
     weights = [layer.weight for layer in template.decomposed]
     gradients = {weight: each.gradient for weight, each in zip(weights, moments, strict=True)}
-    return refit.refit(graph, tensors, template.layers, template.by_weight(ranks), gradients, x, master.silent)
+    cut = dict(tensors)
+    for layer, rank, moment in zip(template.decomposed, ranks, moments, strict=True):
+        if rank:
+            factors = decompose_in_metric(tensors[layer.weight], moment)
+            cut[layer.weight] = (factors.up[:rank].T @ factors.down[:rank]).reshape(layer.shape)
+    return refit.refit(graph, tensors, template.layers, template.by_weight(ranks), gradients, cut, x, master.silent)
 
 
 def substituted(
@@ -125,7 +130,8 @@ def test_a_branch_makes_good_what_its_shortcut_lacks(
         return float((execute.run(graph, program, [unseen])[0] - wanted).square().mean())
 
     with_it = error()
-    monkeypatch.setattr(refit._Walk, "_missing", lambda walk, node: 0.0)
+    assert refitted(graph, tensors, [2, 0], moments, seen).keys() >= {"dense/branch.weight"}
+    monkeypatch.setattr(refit._Walk, "_missing", lambda walk, node, whole: None)
     assert with_it < 0.9 * error()
 
 
@@ -209,3 +215,66 @@ def test_a_refit_is_never_worse_than_the_cut_by_what_it_minimises(
         return float(fit + ridge * (moved.T @ metric * moved.T).sum())
 
     assert objective(found) <= objective(plain) * (1 + 1e-3) + 1e-9
+
+
+class Context(nn.Module):
+    """A sum whose terms have different shapes: nothing can be told of what it lacks at one place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.context = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        return x + self.context(x.mean((2, 3), keepdim=True))
+
+
+class Turned(nn.Module):
+    """A linear layer whose first dimension is not the samples, and more samples than that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(12, 24), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(self.first(x)).reshape(-1, 3, 8).permute(1, 0, 2)
+        return self.second(x).permute(1, 0, 2).flatten(1)
+
+
+class Tied(nn.Module):
+    """A layer that is called twice keeps its cut; the one after it can make that good."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.twice, self.last = nn.Linear(16, 16), nn.Linear(16, 12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.tanh(self.twice(torch.tanh(self.twice(x)))))
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "ranks"), [(Context, (3, 8, 8), (2, 0)), (Turned, (12,), (2, 0)), (Tied, (16,), (3, 0))]
+)
+def test_the_layer_that_is_left_whole_helps_whatever_is_around_it(
+    kind: type[nn.Module], shape: tuple[int, ...], ranks: tuple[int, ...], tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    seen = torch.randn(320, *shape) * torch.logspace(0, -1, shape[-1])
+    graph, tensors, decomposed, moments = prepared(make(kind), shape, seen, tmp_path)
+    found = refitted(graph, tensors, ranks, moments, seen)
+    assert f"dense/{decomposed[1].weight}" in found
+    factors = decompose_in_metric(tensors[decomposed[0].weight], moments[0])
+    cut = {f"down/{decomposed[0].name}": factors.down[: ranks[0]], f"up/{decomposed[0].name}": factors.up[: ranks[0]]}
+    wanted = execute.run(graph, tensors, [seen])[0]
+    errors = [
+        float((execute.run(graph, substituted(tensors, decomposed, each), [seen])[0] - wanted).square().mean())
+        for each in (cut, {**cut, **found})
+    ]
+    assert errors[1] < errors[0]
+
+
+def test_what_overflows_is_left_as_it_was(tmp_path: Path) -> None:
+    x = torch.randn(64, 14)
+    graph, tensors, decomposed, moments = prepared(make(Chain), (14,), x, tmp_path)
+    x[3] = torch.inf
+    assert refitted(graph, tensors, [2, 2], moments, x) == {}

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from models import execute, master
 from models.nearness import Nearness
@@ -35,6 +35,24 @@ def student_of(folder: Path) -> Student:
     template, stored = Planner.open(folder).template, load_file(folder / "master.safetensors")
     factors = {each.weight: (stored[f"down/{each.name}"], stored[f"up/{each.name}"]) for each in template.decomposed}
     return Student(template, {name: stored[f"dense/{name}"] for name in template.tensors}, factors, CPU)
+
+
+class Bare(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.only = nn.Linear(12, 9, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.only(x)
+
+
+def test_a_student_of_nothing_but_factors_learns_by_muon_alone(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(200, 12)
+    master.build(source(make(Bare), (12,), tmp_path / "source", x), tmp_path / "master")
+    training = Training(student_of(tmp_path / "master"), Recipe(2, 1, 1e-3, batch=32, muon=4.0, classes=False))
+    training.go(x, 32, lambda generator: ({"only.weight": 2}, 0.3), lambda done: None)
+    assert training.done == 2 and len(training.optimizers) == 1
 
 
 def ignore(node: object, arguments: list[Any], result: Any) -> Any:
