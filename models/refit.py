@@ -23,7 +23,7 @@ from models.layers import LINEAR, Layer
 from models.program import Graph, Node, Ref
 from models.statistics import Moments
 
-RIDGE = 1e-3
+RIDGE, FEW = 1e-3, 1e-2
 # More calibration inputs take longer and say hardly more.
 INPUTS = 1280
 ROWS, PART = 40_000, 8192
@@ -239,10 +239,10 @@ def _pairs(node: Node, layer: Layer, data: Tensor, outputs: Tensor) -> Iterator[
 
 
 def _solve(normal: Tensor, cross: Tensor, original: Tensor, count: int) -> Tensor:
-    """The weight (n, m) of least squares over `count` rows, with as small a ridge toward the original, from `RIDGE`
-    up, as can be solved with; a larger one where rows are fewer than the m unknowns."""
+    """The weight (n, m) of least squares over `count` rows with a ridge toward the original: light where rows are
+    many for the m unknowns of each output, heavier where they are few, and as heavy as it takes to be solved."""
     mean = float(normal.diagonal().mean())
-    ridge = RIDGE * mean * max(1.0, len(normal) / count) if mean > 0 else 1.0
+    ridge = mean * (RIDGE + FEW * len(normal) / count) if mean > 0 else 1.0
     while True:
         damped = normal.clone()
         damped.diagonal().add_(ridge)
