@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from models import choice, master
@@ -70,3 +71,14 @@ def test_outputs_that_are_not_classes_leave_no_choice(folder: Path, tmp_path: Pa
 def test_too_few_inputs_leave_no_choice(tmp_path: Path) -> None:
     few = source(make(Small), SHAPES[Small], tmp_path / "source", images(60))
     assert master.build(few, tmp_path / "out")["tried"] == {}
+
+
+@pytest.mark.parametrize("scale", [100.0, math.nan])
+def test_what_is_lost_counts_as_much_as_knowing_nothing_and_no_more(
+    folder: Path, tmp_path: Path, scale: float
+) -> None:
+    master.build(folder, tmp_path / "out", criterion="logit")
+    stored = load_file(tmp_path / "out" / "master.safetensors")
+    spoilt = {name: value * scale if name.startswith("up/") else value for name, value in stored.items()}
+    save_file(spoilt, tmp_path / "out" / "master.safetensors")
+    assert choice._far(tmp_path / "out", images(40)) == 1.0
