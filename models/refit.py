@@ -23,6 +23,7 @@ from models.layers import LINEAR, Layer
 from models.program import Graph, Node, Ref
 from models.statistics import Moments
 
+# The ridge, as a share of the inputs' mean variance, and what is added to it for each unknown a row.
 RIDGE, FEW = 1e-3, 1e-2
 # More calibration inputs take longer and say hardly more.
 INPUTS = 1280
@@ -30,6 +31,7 @@ ROWS, PART = 40_000, 8192
 CHUNK = 64
 VALUES = 1 << 28
 ADD = "aten.add.Tensor"
+# A batch norm that scales a channel by less than this share of its largest scale lets nothing be made good there.
 SMALLEST = 1e-2
 
 

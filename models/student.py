@@ -241,9 +241,9 @@ class Training:
 
     def __init__(self, student: Student, recipe: Recipe) -> None:
         self.student, self.recipe = student, recipe
-        by_muon = [value for key, value in student.parameters.items() if recipe.muon and key in student.bases]
-        taken = {id(value) for value in by_muon}
-        rest = [value for value in student.parameters.values() if id(value) not in taken]
+        orthogonal = student.bases if recipe.muon else set()
+        by_muon = [value for key, value in student.parameters.items() if key in orthogonal]
+        rest = [value for key, value in student.parameters.items() if key not in orthogonal]
         self.optimizers: list[torch.optim.Optimizer] = []
         if rest:
             self.optimizers.append(torch.optim.Adam(rest, lr=recipe.rate))
