@@ -93,6 +93,11 @@ class Rule:
     metric: Literal["svd", "outputs", "logits", "loss"] = "svd"
     per_parameter: bool = False
 
+    @property
+    def spatial(self) -> bool:
+        """Whether layers may take the spatial form: where what a basis is worth is the same unit in both."""
+        return self.metric in ("logits", "loss")
+
 
 CRITERIA: Mapping[str, Rule] = {
     "uniform": Rule(uniform),

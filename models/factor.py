@@ -1,12 +1,18 @@
 """A layer's matrix as bases sorted by how much each carries.
 
-For `W ∈ R^{m×n}` (paper 1's y = Wᵀx) two nested factors are kept, `down` (R×m) and `up` (R×n) with
-`W = downᵀ·up`; their leading r rows are the best rank-r layer, so every size is a prefix.
+For `W ∈ R^{m×n}` (paper 1's y = Wᵀx; `layers.Layer` says which matrix a weight is) two nested factors are kept,
+`down` (R×m) and `up` (R×n) with `W = downᵀ·up`; their leading r rows are the best rank-r layer, so every size is a
+prefix.
 
 Best in which sense is the metric's to say. Without data it is the Frobenius norm: the SVD. With
 calibration data it is the expected change of the network's outputs (ours): for output covariance S and
 output-gradient moment G, the eigenvectors U of `G^{1/2} S G^{1/2}` give `up = Uᵀ G^{-1/2}` and
 `down = Uᵀ G^{1/2} Wᵀ`, and the eigenvalues are what each basis is worth. G = I is one-sided whitening.
+
+In the spatial form the inputs' covariance is needed itself. Of a k_h×k_w patch it is taken to be a product, C ⊗ K
+(C between the C_in·k_h numbers of a column, K between the k_w columns), so that with the matrix M (C_in·k_h,
+C_out·k_w) of the weight the SVD of `C^{1/2} M (G ⊗ K)^{1/2}` is best (ours). On the networks that were tried the loss
+that this predicts is within a tenth of the loss under the whole covariance.
 
 Singular vectors come from the eigenvectors of the smaller Gram matrix, in double precision: for a 3×3
 convolution of 512 channels that is a 512×512 symmetric problem instead of a 4608×512 SVD. Squaring in
@@ -15,14 +21,18 @@ double keeps singular values to about 1e-8 of the largest, finer than a float32 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from models.statistics import Moments
+from models.layers import Layer
+from models.statistics import Columns, Moments
 
 RIDGE = 1e-4
+# Of `fit_columns`.
+LIGHT, ROUNDS, STEPS = 1e-9, 2, 4
 
 
 @dataclass(frozen=True)
@@ -30,7 +40,7 @@ class Factors:
     """`down` (R×m) and `up` (R×n) in the weight's dtype; `sigma` (R,) in double, never rising: the
     singular values, or with a metric the roots of what the bases are worth in it.
 
-    With data also, both (R×n) and in double: `shift`, row r-1 the mean of the rank-r layer's outputs
+    With data also, both (R×C_out) and in double: `shift`, row r-1 the mean of the rank-r layer's outputs
     minus the whole layer's, and `scale`, its variance over the whole layer's.
     """
 
@@ -39,6 +49,31 @@ class Factors:
     sigma: Tensor
     shift: Tensor | None = None
     scale: Tensor | None = None
+
+    def keep(self, rank: int) -> tuple[Tensor, Tensor]:
+        """The leading rows of both."""
+        return self.down[:rank].contiguous(), self.up[:rank].contiguous()
+
+
+def product(down: Tensor, up: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The weight of this shape, (C_out, C_in, …), that two factors make; their widths tell the form."""
+    whole = up.T @ down
+    if down.shape[1] == math.prod(shape[1:]):
+        return whole.reshape(shape)
+    outputs, inputs, height, width = shape
+    return whole.reshape(outputs, width, inputs, height).permute(0, 2, 3, 1).contiguous()
+
+
+def call_weights(layer: Layer, down: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
+    """The weights of the two calls that replace a layer, of its factors (r×m) and (r×n)."""
+    first, second = layer.factor_shapes(len(down))
+    return down.reshape(first), up.reshape(len(up), layer.outputs, -1).transpose(0, 1).reshape(second)
+
+
+def matrix(weight: Tensor) -> Tensor:
+    """A convolution's weight (C_out, C_in, k_h, k_w) in the spatial form: (C_in·k_h, C_out·k_w)."""
+    outputs, inputs, height, width = weight.shape
+    return weight.permute(1, 2, 0, 3).reshape(inputs * height, outputs * width)
 
 
 def decompose(weight: Tensor) -> Factors:
@@ -65,11 +100,7 @@ def decompose_in_metric(weight: Tensor, moments: Moments, gradient: bool = True)
     gram = matrix @ matrix.T
     energy = moments.covariance.diagonal().sum() / gram.diagonal().sum().clamp_min(1e-300)
     spread = moments.covariance + RIDGE * energy * gram
-    metric = moments.gradient if gradient else torch.eye(n, dtype=torch.float64)
-    metric = metric + (RIDGE * metric.diagonal().mean() + 1e-30) * torch.eye(n, dtype=torch.float64)
-    values, vectors = _eigen(metric)
-    root = (vectors * values.sqrt()) @ vectors.T
-    inverse = (vectors / values.sqrt()) @ vectors.T
+    root, inverse = _roots(moments.gradient if gradient else torch.eye(n, dtype=torch.float64))
     worth, basis = _eigen(root @ spread @ root)
     worth, basis = worth[:rank], basis[:, :rank]
     up = basis.T @ inverse
@@ -83,6 +114,110 @@ def decompose_in_metric(weight: Tensor, moments: Moments, gradient: bool = True)
         shift=means - means[-1],
         scale=torch.where(variances[-1] > 0, variances / variances[-1].clamp_min(1e-300), 1.0),
     )
+
+
+def decompose_columns(weight: Tensor, moments: Moments, columns: Columns) -> Factors:
+    """The same in the spatial form, of a convolution's weight (C_out, C_in, k_h, k_w).
+
+    What the bases are worth adds up to what the whole layer is worth in the channel form. The `scale` follows from the
+    covariance being a product; all else is exact.
+    """
+    outputs, width = len(weight), weight.shape[3]
+    left, left_inverse = _roots(columns.covariance)
+    right, right_inverse = _roots(moments.gradient)
+    across, across_inverse = _roots(columns.across)
+
+    def by(rows: Tensor, for_outputs: Tensor, for_columns: Tensor) -> Tensor:
+        """Rows (k, C_out·k_w) times a product of matrices."""
+        return torch.einsum("kox,op,xy->kpy", rows.reshape(-1, outputs, width), for_outputs, for_columns).flatten(1)
+
+    plain = matrix(weight.double())
+    whitened = by(left @ plain, right, across)
+    if len(whitened) <= whitened.shape[1]:
+        worth, basis = _eigen(whitened @ whitened.T)
+        down, up = basis.T @ left_inverse, basis.T @ left @ plain
+    else:
+        worth, basis = _eigen(whitened.T @ whitened)
+        down, up = by(basis.T, right, across) @ plain.T, by(basis.T, right_inverse, across_inverse)
+    per_output = up.reshape(-1, outputs, width)
+    passed = ((down @ columns.covariance) * down).sum(1)
+    means = torch.cumsum(torch.einsum("kox,kx->ko", per_output, down @ columns.mean), 0)
+    variances = torch.einsum("kox,xy,koy,k->ko", per_output, columns.across, per_output, passed).cumsum(0)
+    energy = (moments.covariance * moments.gradient).sum()
+    return Factors(
+        down=down.to(weight.dtype).contiguous(),
+        up=up.to(weight.dtype).contiguous(),
+        sigma=(worth * (energy / worth.sum().clamp_min(1e-300))).sqrt(),
+        shift=means - means[-1],
+        scale=torch.where(variances[-1] > 0, variances / variances[-1].clamp_min(1e-300), 1.0),
+    )
+
+
+def fit_columns(
+    weight: Tensor, normal: Tensor, gradient: Tensor, down: Tensor, up: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Factors in the spatial form, of the same rank, that are nearer to a weight (C_out, C_in, k_h, k_w).
+
+    Near is `tr(Gᵀ E N Eᵀ)` of the difference E (C_out, C_in·k_h·k_w), for the whole covariance N of the inputs and the
+    moment G of the outputs' gradients, where `decompose_columns` takes N for a product. Alternating least squares:
+    `up` exactly, `down` by conjugate gradients, which that product makes quick. All in double.
+    """
+    outputs, width = len(weight), weight.shape[3]
+    rank, count = down.shape
+    target = weight.reshape(outputs, -1)
+    inputs = normal.reshape(count, width, count, width)
+    spread, across = torch.einsum("pxqx->pq", inputs), torch.einsum("pxpy->xy", inputs)
+
+    def missed(down: Tensor, up: Tensor) -> Tensor:
+        return target - product(down, up, tuple(weight.shape)).reshape(outputs, -1)
+
+    def pulled(difference: Tensor, up: Tensor) -> Tensor:
+        """Minus the slope of half the distance along `down`."""
+        slope = (gradient @ difference @ normal).reshape(outputs, count, width)
+        return torch.einsum("kox,opx->kp", up.reshape(rank, outputs, width), slope)
+
+    def best_up(down: Tensor) -> Tensor:
+        seen = torch.einsum("kp,pxqy->kxqy", down, inputs)
+        features = torch.einsum("kxqy,lq->kxly", seen, down).reshape(rank * width, -1)
+        found = _solve(features, seen.reshape(rank * width, -1) @ target.T)
+        return found.reshape(rank, width, outputs).transpose(1, 2).reshape(rank, -1)
+
+    for _ in range(ROUNDS):
+        up = best_up(down)
+        per_output = up.reshape(rank, outputs, width)
+        inner = torch.einsum("kox,op,xy,lpy->kl", per_output, gradient, across, per_output)
+        rest = pulled(missed(down, up), up)
+        step = _solve(inner, _solve(spread, rest.T).T)
+        energy = (rest * step).sum()
+        for _ in range(STEPS):
+            if float(energy) <= 0:
+                break
+            moved = pulled(product(step, up, tuple(weight.shape)).reshape(outputs, -1), up)
+            length = energy / (step * moved).sum().clamp_min(1e-300)
+            down, rest = down + length * step, rest - length * moved
+            turned = _solve(inner, _solve(spread, rest.T).T)
+            before, energy = energy, (rest * turned).sum()
+            step = turned + energy / before * step
+    return down, best_up(down)
+
+
+def _solve(normal: Tensor, right: Tensor) -> Tensor:
+    """Least squares by normal equations (k, k), directly, with as light a ridge as it takes."""
+    ridge = LIGHT * float(normal.diagonal().mean()) or 1.0
+    while True:
+        damped = normal.clone()
+        damped.diagonal().add_(ridge)
+        root, failed = torch.linalg.cholesky_ex(damped)
+        if not failed:
+            return torch.cholesky_solve(right, root)
+        ridge *= 10
+
+
+def _roots(metric: Tensor) -> tuple[Tensor, Tensor]:
+    """A second moment's square root and the inverse of that, directions never seen counting a little."""
+    identity = torch.eye(len(metric), dtype=torch.float64)
+    values, vectors = _eigen(metric + (RIDGE * metric.diagonal().mean() + 1e-30) * identity)
+    return (vectors * values.sqrt()) @ vectors.T, (vectors / values.sqrt()) @ vectors.T
 
 
 def _eigen(symmetric: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, TypeAlias
 
 from models.program import Graph, Node, Ref
 
 CONVOLUTION = "aten.convolution.default"
 LINEAR = "aten.linear.default"
 
+Form: TypeAlias = Literal["channel", "spatial"]
+# Stride, padding and dilation of a convolution, each with a number for every dimension.
+Geometry: TypeAlias = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+
 
 @dataclass(frozen=True)
 class Layer:
-    """One weight as the matrix `W ∈ R^{m×n}` of paper 1 (m = k_h·k_w·C_in, n = C_out).
+    """One weight as the matrix `W ∈ R^{m×n}` that is decomposed, and what it costs.
 
-    `calls` are the nodes that apply it; a weight shared by several calls is one layer. `params` is
-    m·n; `macs` counts one sample through all calls. `decomposed` layers may be cut; for the others
-    `reason` says why not.
+    In the channel form, which is paper 1's, m = k_h·k_w·C_in and n = C_out: the two factors are a convolution
+    like the layer's with r outputs, and one of 1×1. In the spatial form (arXiv:1405.3866) m = C_in·k_h and
+    n = C_out·k_w: one of k_h×1, then one of 1×k_w.
+
+    `calls` are the nodes that apply it; a weight shared by several calls is one layer. `macs` counts one sample
+    through all calls, which have so many `positions`. `columns` are the positions of the first factor in the
+    spatial form; 0 where the layer cannot take that. `decomposed` layers may be cut; for the others `reason` says
+    why not.
     """
 
     name: str
@@ -32,6 +41,18 @@ class Layer:
     positions: int
     decomposed: bool
     reason: str = ""
+    form: Form = "channel"
+    columns: int = 0
+
+    @property
+    def outputs(self) -> int:
+        """C_out."""
+        return self.shape[0]
+
+    @property
+    def inputs(self) -> int:
+        """What one output is a weighted sum of: C_in·k_h·k_w numbers."""
+        return math.prod(self.shape[1:])
 
     @property
     def params(self) -> int:
@@ -48,8 +69,41 @@ class Layer:
 
     @property
     def break_even(self) -> int:
-        """The largest rank whose two factors, (m+n)·r numbers, are fewer than the m·n they replace."""
-        return (self.m * self.n - 1) // (self.m + self.n)
+        """The largest rank whose two factors, (m+n)·r numbers, are fewer than those they replace."""
+        return (self.params - 1) // self.width
+
+    @property
+    def width(self) -> int:
+        """The parameters of one basis."""
+        return self.m + self.n
+
+    @property
+    def basis_macs(self) -> int:
+        """The multiply-accumulates of one basis."""
+        return self.m * (self.columns if self.form == "spatial" else self.positions) + self.n * self.positions
+
+    def spatial(self) -> Layer:
+        """The same layer in the spatial form; only where `columns` says that it can take it."""
+        outputs, inputs, height, width = self.shape
+        return replace(self, form="spatial", m=inputs * height, n=outputs * width)
+
+    def factor_shapes(self, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The weights of the two calls that replace the layer at a rank."""
+        if self.form == "spatial":
+            outputs, inputs, height, width = self.shape
+            return (rank, inputs, height, 1), (outputs, rank, 1, width)
+        return (rank, *self.shape[1:]), (self.outputs, rank, *(1 for _ in self.shape[2:]))
+
+    def geometries(self, geometry: Geometry) -> tuple[Geometry, Geometry]:
+        """Those of the two convolutions that replace one of this geometry."""
+        stride, padding, dilation = geometry
+        ones, zeros = (1,) * len(stride), (0,) * len(stride)
+        if self.form == "channel":
+            return geometry, (ones, zeros, ones)
+        return (
+            ((stride[0], 1), (padding[0], 0), (dilation[0], 1)),
+            ((1, stride[1]), (0, padding[1]), (1, dilation[1])),
+        )
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -57,6 +111,12 @@ class Layer:
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Layer:
         return Layer(**{**data, "shape": tuple(data["shape"]), "calls": tuple(data["calls"])})
+
+
+def geometry_of(node: Node) -> Geometry:
+    """What a call of `CONVOLUTION` says of it."""
+    stride, padding, dilation = (tuple(argument) for argument in node.args[3:6])  # type: ignore[arg-type]
+    return stride, padding, dilation  # type: ignore[return-value]
 
 
 def find(graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Layer, ...]:
@@ -102,11 +162,13 @@ def _layer(
     transposed = not linear and any(node.args[6] for node in nodes)
     groups = 1 if linear else max(int(node.args[8]) for node in nodes)  # type: ignore[arg-type]
     n, m = shape[0], math.prod(shape[1:])
-    positions = 0
+    positions = columns = 0
     for node in nodes:
-        spatial = shapes[node.args[0].name if transposed else node.outputs[0]]  # type: ignore[union-attr]
-        channels = spatial[-1] if linear else spatial[1]
-        positions += math.prod(spatial) // channels
+        given, made = shapes[node.args[0].name], shapes[node.outputs[0]]  # type: ignore[union-attr]
+        size = given if transposed else made
+        positions += math.prod(size) // (size[-1] if linear else size[1])
+        if kind == "conv2d" and min(shape[2:]) > 1:
+            columns += made[0] * made[2] * given[3]
     reason = ""
     if transposed:
         kind, reason = f"{kind}-transposed", "transposed convolutions are kept as they are"
@@ -129,4 +191,5 @@ def _layer(
         positions=max(1, positions // batch),
         decomposed=not reason,
         reason=reason,
+        columns=columns // batch if not reason else 0,
     )

@@ -31,10 +31,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from models import choice, correction, criteria, execute, factor, layers, path, plan, sparsity, statistics
+from models import choice, correction, criteria, execute, factor, form, path, plan, sparsity, statistics
 from models.criteria import Importance, Rule, Spectrum
 from models.emit.template import Template, TensorSpec
 from models.errors import CheckpointError, DataError, MalformedCheckpoint, UnsupportedCheckpoint
+from models.layers import Layer, find
 from models.program import Graph
 from models.sparsity import Report
 from models.statistics import Moments
@@ -58,6 +59,7 @@ def build(
     criterion: str | None = None,
     keep: int = 0,
     classes: bool = True,
+    spatial: bool = True,
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """Decompose the program in `source` (`program.json`, `weights.safetensors`, and perhaps
@@ -65,9 +67,10 @@ def build(
 
     Zero channels are removed first, where that changes nothing.
     Without `criterion` the best that the data at hand allow is taken; where it tells `classes` apart, tried out
-    (see `choice`). `keep` is how many calibration inputs are kept to `improve` plans later, and needs a criterion
-    that uses calibration data. Returns a description:
-    parameters, MACs and file size of the original, its inputs, the smallest budgets, and each layer.
+    (see `choice`). With calibration data convolutions take the form that keeps more, if they may be `spatial` (see
+    `form`). `keep` is how many calibration inputs are kept to `improve` plans later, and needs a criterion that uses
+    calibration data. Returns a description: parameters, MACs and file size of the original, its inputs, the smallest
+    budgets, and each layer.
     `progress(phase, completed, total, unit)` is called per layer and batch and may raise to stop.
     Raises MalformedCheckpoint for a program that does not run, DataError where a criterion lacks data.
     """
@@ -90,13 +93,13 @@ def build(
     if given is None and classes and inputs is not None and choice.possible(graph, tensors, inputs):
 
         def make(criterion: str, inputs: Tensor, out: Path) -> None:
-            program.decompose(criterion, inputs, out, 0, progress)
+            program.decompose(criterion, inputs, out, 0, spatial, progress)
 
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out) as folder:
             tried = choice.choose(inputs, Path(folder), make)
         criterion = next(iter(tried))
-    program.decompose(criterion, inputs, out, keep, progress)
+    program.decompose(criterion, inputs, out, keep, spatial, progress)
     described = describe(plan.Planner.open(out))
     return {"criterion": criterion, "tried": tried, **described, "eliminated": report.to_json()}
 
@@ -110,25 +113,31 @@ class Program:
     template: Template
     uploaded: Mapping[str, Tensor]
 
-    def decompose(self, criterion: str, inputs: Tensor | None, out: Path, keep: int, progress: Progress) -> None:
+    def decompose(
+        self, criterion: str, inputs: Tensor | None, out: Path, keep: int, spatial: bool, progress: Progress
+    ) -> None:
         """Writes the master by a criterion, from calibration `inputs` where it uses them, to `out`."""
         rule, graph, tensors, template = find_rule(criterion), self.graph, self.tensors, self.template
         moments: list[Moments] | None = None
         if inputs is not None and rule.metric != "svd":
             gradient: statistics.Gradient = "loss" if rule.metric == "loss" else "logits"
             few = inputs[:STATISTICS_INPUTS]
-            moments = statistics.gather(graph, tensors, template.decomposed, few, progress, gradient=gradient)
+            moments = statistics.gather(
+                graph, tensors, template.decomposed, few, progress, gradient=gradient, columns=rule.spatial and spatial
+            )
         stored = {f"dense/{name}": tensor for name, tensor in tensors.items()}
         stored |= {template.original.entry(name): self.uploaded[name] for name in template.original.apart}
         sigmas = []
         corrected: dict[str, str] = {}
+        formed: dict[str, Layer] = {}
         for index, layer in enumerate(template.decomposed):
             progress("decompose", index, len(template.decomposed), "layers")
             weight = tensors[layer.weight]
             if moments is None:
                 factors = factor.decompose(weight)
             else:
-                factors = factor.decompose_in_metric(weight, moments[index], rule.metric != "outputs")
+                layer, factors = form.decompose(layer, weight, moments[index], rule.metric != "outputs")
+                formed[layer.name] = layer
                 for target in correction.targets(graph, layer):
                     corrected[target.tensor] = layer.name
                     rows = list(correction.rows(target, tensors[target.tensor], factors))[: layer.break_even]
@@ -136,7 +145,8 @@ class Program:
             stored[f"down/{layer.name}"], stored[f"up/{layer.name}"] = factors.down, factors.up
             sigmas.append(factors.sigma.numpy())
         progress("decompose", len(template.decomposed), len(template.decomposed), "layers")
-        template = dataclasses.replace(template, corrected=corrected)
+        layers = tuple(formed.get(layer.name, layer) for layer in template.layers)
+        template = dataclasses.replace(template, layers=layers, corrected=corrected)
         importance = rate(template, sigmas, rule)
         out.mkdir(parents=True, exist_ok=True)
         save_file(stored, out / "master.safetensors")
@@ -185,7 +195,7 @@ def survey(graph: Graph, tensors: Mapping[str, Tensor]) -> Template:
             "Export it again with torch.export.export on an example input and check that it runs.",
         ) from error
     shapes |= {value: tuple(tensors[name].shape) for value, name in graph.tensors.items()}
-    found = layers.find(graph, shapes)
+    found = find(graph, shapes)
     if not graph.inputs:
         raise UnsupportedCheckpoint("The program takes no tensor input.", "Export a model that takes one.")
     used = {graph.tensors[n] for node in graph.nodes for n in node.inputs() if n in graph.tensors}
@@ -242,7 +252,7 @@ def rate(template: Template, sigmas: list[NDArray[np.float64]], rule: Rule) -> I
         return []
     return rule.rate(
         [
-            Spectrum(sigma, layer.params, layer.macs, layer.m + layer.n)
+            Spectrum(sigma, layer.params, layer.macs, layer.width)
             for sigma, layer in zip(sigmas, template.decomposed, strict=True)
         ]
     )
@@ -276,6 +286,7 @@ def describe(planner: plan.Planner) -> dict[str, Any]:
                 "name": layer.name,
                 "kind": layer.kind,
                 "shape": list(layer.shape),
+                "form": layer.form,
                 "m": layer.m,
                 "n": layer.n,
                 "rank": layer.rank,

@@ -39,7 +39,7 @@ def order(layers: Sequence[Layer], importance: Importance, per_mac: bool = False
     )
     owners, worth = [], []
     for index, (layer, values) in enumerate(zip(layers, importance, strict=True)):
-        values = values / layer.positions if per_mac else values
+        values = values * layer.width / layer.basis_macs if per_mac else values
         steps = np.minimum.accumulate(values[: layer.break_even + 1])[floor[index] :]
         if floor[index] <= layer.break_even:
             owners.append(np.full(steps.size, index, dtype=np.int32))
@@ -62,28 +62,25 @@ class PlanPath:
 
     def __init__(self, template: Template, growth: Growth) -> None:
         layers, self._growth = template.decomposed, growth
-        widths = np.array([layer.m + layer.n for layer in layers], dtype=np.int64)
-        positions = np.array([layer.positions for layer in layers], dtype=np.int64)
         full = np.array([layer.break_even + 1 for layer in layers], dtype=np.int64)
-        dense = np.array([layer.params for layer in layers], dtype=np.int64)
         self._full = full
         floor = growth.floor.astype(np.int64)
-        start = np.where(floor == full, dense, floor * widths)
         steps = growth.steps
         level = np.zeros(steps.size, dtype=np.int64)
         for index in range(len(layers)):
             mine = steps == index
             level[mine] = floor[index] + 1 + np.arange(int(mine.sum()))
-        jump = dense - (full - 1) * widths
-        cost = np.where(level == full[steps], jump[steps], widths[steps]) if steps.size else level
-        rest = template.params - int(dense.sum())
-        rest_macs = template.macs - int((dense * positions).sum())
-        self.params = np.concatenate([[0], np.cumsum(cost)]) + int(start.sum()) + rest
-        self.macs = (
-            np.concatenate([[0], np.cumsum(cost * (positions[steps] if steps.size else 1))])
-            + int((start * positions).sum())
-            + rest_macs
-        )
+
+        def totals(whole: int, dense: list[int], basis: list[int]) -> NDArray[np.int64]:
+            """Along the path, of what each layer has when dense, and for every basis when it is cut."""
+            all_of, each = np.array(dense, dtype=np.int64), np.array(basis, dtype=np.int64)
+            last = all_of - (full - 1) * each
+            cost = np.where(level == full[steps], last[steps], each[steps]) if steps.size else level
+            start = np.where(floor == full, all_of, floor * each)
+            return np.asarray(np.concatenate([[0], np.cumsum(cost)]) + int(start.sum()) + whole - int(all_of.sum()))
+
+        self.params = totals(template.params, [x.params for x in layers], [x.width for x in layers])
+        self.macs = totals(template.macs, [x.macs for x in layers], [x.basis_macs for x in layers])
         whole, tables = Script(template).sizes
         # Of each layer the bytes at ranks 1, 2, … up to break-even, and then dense.
         by_level = [np.concatenate([table[1:], table[:1]]) for table in tables]
@@ -109,8 +106,9 @@ class PlanPath:
     def largest(*limits: tuple[NDArray[np.int64], int]) -> int | None:
         """The last step of the path at which every total is within its limit, if there is one.
 
-        Parameters and MACs only grow along the path; bytes can shrink a little where a layer turns dense. The
-        last step within each limit is never lower for a higher limit, so plans stay nested.
+        Parameters only grow along the path; bytes can shrink a little where a layer turns dense, and MACs where that
+        one was in the spatial form. The last step within each limit is never lower for a higher limit, so plans stay
+        nested.
         """
         count = min(
             int(np.searchsorted(np.minimum.accumulate(totals[::-1])[::-1], limit, side="right")) - 1

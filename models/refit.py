@@ -17,11 +17,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from models import correction, execute, factor
+from models import correction, execute, factor, form
 from models.correction import BATCH_NORM
 from models.layers import LINEAR, Layer
 from models.program import Graph, Node, Ref
-from models.statistics import Moments
 
 # The ridge, as a share of the inputs' mean variance, and what is added to it for each unknown a row.
 RIDGE, FEW = 1e-3, 1e-2
@@ -108,7 +107,7 @@ class _Walk:
         data, weight = (argument.name for argument in node.args[:2])  # type: ignore[union-attr]
         stored: Tensor = self._whole[weight]
         whole = self._call(node, self._whole)
-        original = stored.reshape(layer.n, layer.m).double()
+        original = stored.reshape(layer.outputs, layer.inputs).double()
         bias = execute.evaluate(node.args[2], self._whole, whole.device) if len(node.args) > 2 else None
         missing = self._missing(node, whole)
         if not rank and missing is None and self.same(node):
@@ -123,11 +122,11 @@ class _Walk:
         found = {}
         kept = solved
         if rank and gradient is not None:
-            moments = Moments(solved @ mean_in, solved @ normal @ solved.T, gradient)
-            factors = factor.decompose_in_metric(solved, moments)
-            down, up = factors.down[:rank].to(stored.dtype), factors.up[:rank].to(stored.dtype)
-            found = {f"down/{layer.name}": down.contiguous(), f"up/{layer.name}": up.contiguous()}
-            kept = up.T @ down
+            solved = solved.reshape(stored.shape)
+            pair = form.best(layer, solved, rank, normal, mean_in, gradient)
+            down, up = (each.to(stored.dtype).contiguous() for each in pair)
+            found = {f"down/{layer.name}": down, f"up/{layer.name}": up}
+            kept = factor.product(down, up, layer.shape).reshape(layer.outputs, layer.inputs)
         kept = kept.to(stored.dtype)
         if not rank:
             found = {f"dense/{layer.weight}": kept.reshape(stored.shape)}
@@ -190,11 +189,11 @@ def _equations(
     node: Node, layer: Layer, data: Tensor, outputs: Tensor, bias: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
     """Centred normal equations over a sample of positions, the means of inputs and outputs, and how many they were."""
-    normal = torch.zeros(layer.m, layer.m, dtype=torch.float64)
-    cross = torch.zeros(layer.m, layer.n, dtype=torch.float64)
+    normal = torch.zeros(layer.inputs, layer.inputs, dtype=torch.float64)
+    cross = torch.zeros(layer.inputs, layer.outputs, dtype=torch.float64)
     origin: Tensor | None = None
-    total_in = torch.zeros(layer.m, dtype=torch.float64)
-    total_out = torch.zeros(layer.n, dtype=torch.float64)
+    total_in = torch.zeros(layer.inputs, dtype=torch.float64)
+    total_out = torch.zeros(layer.outputs, dtype=torch.float64)
     count = 0
     for x, y in _pairs(node, layer, data, outputs):
         y = y if bias is None else y - bias
@@ -221,7 +220,7 @@ def _pairs(node: Node, layer: Layer, data: Tensor, outputs: Tensor) -> Iterator[
     """Rows of layer inputs (k, m) and outputs (k, n), about `ROWS` in all, a part at a time."""
     generator = torch.Generator().manual_seed(0)
     if node.op == LINEAR:
-        x, y = data.reshape(-1, layer.m), outputs.reshape(-1, layer.n)
+        x, y = data.reshape(-1, layer.inputs), outputs.reshape(-1, layer.outputs)
         for chosen in torch.split(torch.randperm(len(x), generator=generator)[:ROWS], PART):
             yield x[chosen], y[chosen]
         return
@@ -235,8 +234,8 @@ def _pairs(node: Node, layer: Layer, data: Tensor, outputs: Tensor) -> Iterator[
         chosen = torch.randperm(math.prod(y.shape[2:]), generator=generator)[:positions]
         patches = functional.unfold(x, kernel, dilation, padding, stride)[:, :, chosen]  # type: ignore[arg-type]
         yield (
-            patches.transpose(1, 2).reshape(-1, layer.m),
-            y.flatten(2)[:, :, chosen].transpose(1, 2).reshape(-1, layer.n),
+            patches.transpose(1, 2).reshape(-1, layer.inputs),
+            y.flatten(2)[:, :, chosen].transpose(1, 2).reshape(-1, layer.outputs),
         )
 
 

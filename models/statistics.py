@@ -20,10 +20,12 @@ from torch.nn import functional
 
 from models import execute
 from models.errors import DataError
-from models.layers import LINEAR, Layer
+from models.layers import LINEAR, Geometry, Layer, geometry_of
 from models.program import Graph, Node
 
 BATCH = 64
+# Columns are taken out of so many inputs at a time that they are about as many numbers as this.
+NUMBERS = 1 << 24
 Gradient: TypeAlias = Literal["logits", "loss"]
 
 
@@ -36,6 +38,76 @@ class Moments:
     mean: Tensor
     covariance: Tensor
     gradient: Tensor
+    columns: Columns | None = None
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Of a convolution's inputs, in double: of the C_in·k_h numbers of a column of the kernel the `covariance`, mean
+    over the k_w columns, and the `mean` (C_in·k_h, k_w); `across` (k_w, k_w), the covariance between the columns
+    summed over those numbers, as a share of its mean diagonal."""
+
+    covariance: Tensor
+    mean: Tensor
+    across: Tensor
+
+
+def columns_of(covariance: Tensor, mean: Tensor, width: int) -> Columns:
+    """The same from the covariance and the mean of all C_in·k_h·k_w numbers."""
+    count = len(mean) // width
+    inputs = covariance.reshape(count, width, count, width)
+    return Columns(
+        torch.einsum("pxqx->pq", inputs) / width, mean.reshape(count, width), _share(torch.einsum("pxpy->xy", inputs))
+    )
+
+
+def _share(across: Tensor) -> Tensor:
+    """As a share of the mean diagonal; of nothing, columns that have nothing to do with each other."""
+    scale = float(across.diagonal().mean())
+    return across / scale if scale > 0 else torch.eye(len(across), dtype=torch.float64)
+
+
+class _ColumnSums:
+    """Padding counts as the zeros that it is."""
+
+    def __init__(self, layer: Layer) -> None:
+        self._height, self._width = layer.shape[2:]
+        count = layer.shape[1] * self._height
+        self._positions = 0
+        self._square = torch.zeros(count, count, dtype=torch.float64)
+        self._total = torch.zeros(count, self._width, dtype=torch.float64)
+        self._across = torch.zeros(self._width, self._width, dtype=torch.float64)
+
+    def add(self, data: Tensor, geometry: Geometry, places: int) -> None:
+        """Inputs (N, C_in, h, w) of a call whose outputs are `places` wide."""
+        for part in torch.split(data, max(1, NUMBERS // (data[0].numel() * self._height))):
+            self._add(part, geometry, places)
+
+    def _add(self, data: Tensor, geometry: Geometry, places: int) -> None:
+        (down, along), (top, side), (spread, apart) = geometry
+        kernel, padding = (self._height, 1), (top, 0)
+        patches = functional.unfold(data, kernel, (spread, 1), padding, (down, 1))
+        patches = patches.reshape(*patches.shape[:2], -1, data.shape[3])  # (N, C_in·k_h, outputs high, w)
+        padded = functional.pad(patches, (side, side))
+        reach = along * (places - 1) + 1
+        views = [padded[..., x * apart : x * apart + reach : along] for x in range(self._width)]
+        used = torch.zeros(padded.shape[3])
+        for x, view in enumerate(views):
+            used[x * apart : x * apart + reach : along] += 1
+            self._total[:, x] += view.sum((0, 2, 3)).double()
+            for y in range(x + 1):
+                shared = float((view * views[y]).sum(dtype=torch.float64))
+                self._across[x, y] += shared
+                self._across[y, x] += shared if x != y else 0.0
+        weighed = (padded * used.sqrt()).movedim(1, -1).flatten(0, 2)
+        self._square += (weighed.T @ weighed).double()
+        self._positions += len(data) * views[0].shape[2] * places
+
+    def columns(self) -> Columns:
+        mean = self._total / self._positions
+        covariance = (self._square / self._positions - mean @ mean.T) / self._width
+        across = self._across / self._positions - mean.T @ mean
+        return Columns(covariance, mean, _share(across))
 
 
 class _Sums:
@@ -53,10 +125,10 @@ class _Sums:
     def add_gradient(self, rows: Tensor) -> None:
         self.gradient += (rows.T @ rows).double()
 
-    def moments(self, samples: int) -> Moments:
+    def moments(self, samples: int, columns: Columns | None) -> Moments:
         mean = self.total / self.positions
         covariance = self.square / self.positions - torch.outer(mean, mean)
-        return Moments(mean, covariance, self.gradient / samples)
+        return Moments(mean, covariance, self.gradient / samples, columns)
 
 
 def gather(
@@ -67,14 +139,17 @@ def gather(
     progress: Callable[[str, int, int, str], None],
     seed: int = 0,
     gradient: Gradient = "logits",
+    columns: bool = False,
 ) -> list[Moments]:
-    """The moments of every layer's outputs over `inputs` (N, …), one entry per layer.
+    """The moments of every layer's outputs over `inputs` (N, …), one entry per layer; with `columns` also those of
+    its inputs where it can take the spatial form.
 
     The random projections, or the classes, are drawn from `seed`. A static batch size in the program is respected; what
     does not fill a batch is left out.
     """
     generator = torch.Generator().manual_seed(seed)
-    sums = [_Sums(layer.n) for layer in layers]
+    sums = [_Sums(layer.outputs) for layer in layers]
+    inner = {index: _ColumnSums(layer) for index, layer in enumerate(layers) if columns and layer.columns}
     owner = {call: index for index, layer in enumerate(layers) for call in layer.calls}
 
     def watch(node: Node, arguments: list[Any], result: Any) -> Any:
@@ -85,6 +160,8 @@ def gather(
         bias = arguments[2] if len(arguments) > 2 else None
         values = _rows(result.detach(), linear)
         sums[index].add(values if bias is None else values - bias)
+        if index in inner:
+            inner[index].add(arguments[0].detach(), geometry_of(node), result.shape[3])
         if result.requires_grad:
             result.register_hook(lambda g: sums[index].add_gradient(_rows(g, linear)))
         # A later in-place call must not change what the hook belongs to.
@@ -108,7 +185,8 @@ def gather(
             "Give more, or export the model with a dynamic batch size.",
         )
     progress("calibrate", len(inputs), len(inputs), "samples")
-    return [each.moments(samples) for each in sums]
+    found = {index: each.columns() for index, each in inner.items()}
+    return [each.moments(samples, found.get(index)) for index, each in enumerate(sums)]
 
 
 def _scalar(outputs: Tensor, gradient: Gradient, generator: torch.Generator) -> Tensor:

@@ -22,9 +22,9 @@ from torch import Tensor
 from models import execute
 from models.correction import BATCH_NORM, statistics_of
 from models.emit.template import Template
-from models.emit.torchscript import factor_shapes
 from models.errors import DataError
-from models.layers import CONVOLUTION, Layer
+from models.factor import call_weights, product
+from models.layers import CONVOLUTION, Layer, geometry_of
 from models.nearness import SAMPLES, Nearness, nearness
 from models.program import Argument, Graph, Node, Ref
 from models.variant import Factors
@@ -135,7 +135,7 @@ class Student:
         bases, as many as `ranks` says, or all."""
         tensors = self._whole()
         for layer, down, up in self._prefixes(ranks):
-            tensors[layer.weight] = (up.T @ down).reshape(layer.shape)
+            tensors[layer.weight] = product(down, up, layer.shape)
         return tensors
 
     def _whole(self) -> dict[str, Tensor]:
@@ -174,15 +174,14 @@ class Student:
         Where two factors are fewer numbers than their product, the layer is two calls, as in the file.
         """
         tensors = self._whole()
-        split: dict[str, str] = {}
+        split: dict[str, Layer] = {}
         for layer, down, up in self._prefixes(ranks):
             if len(down) > layer.break_even:
-                tensors[layer.weight] = (up.T @ down).reshape(layer.shape)
+                tensors[layer.weight] = product(down, up, layer.shape)
                 continue
-            shapes = factor_shapes(layer, len(down))
-            tensors[f"down of {layer.weight}"] = down.reshape(shapes[0])
-            tensors[f"up of {layer.weight}"] = up.T.reshape(shapes[1])
-            split |= dict.fromkeys(layer.calls, layer.weight)
+            first, second = call_weights(layer, down, up)
+            tensors |= {f"down of {layer.weight}": first, f"up of {layer.weight}": second}
+            split |= dict.fromkeys(layer.calls, layer)
         for name, norm in self.norms.items():
             mean, variance = lesson.moments[name]
             stored_mean, stored_variance = self.original[norm.mean], self.original[norm.variance]
@@ -338,26 +337,25 @@ def _training(graph: Graph, norms: Mapping[str, Norm]) -> Graph:
     return graph.replace(nodes=tuple(map(change, graph.nodes)), tensors={**graph.tensors, **extra})
 
 
-def _in_two(graph: Graph, split: Mapping[str, str]) -> Graph:
-    """The same program with each call in `split`, by its name, as the two factors of the weight said there."""
+def _in_two(graph: Graph, split: Mapping[str, Layer]) -> Graph:
+    """The same program with each call in `split`, by its name, as the two factors of the layer said there."""
 
     def calls(node: Node) -> Iterator[Node]:
         if node.name not in split:
             yield node
             return
-        inner, weight = f"inside {node.name}", split[node.name]
+        inner, layer = f"inside {node.name}", split[node.name]
         data, bias = node.args[0], node.args[2] if len(node.args) > 2 else None
-        down, up = Ref(f"down of {weight}"), Ref(f"up of {weight}")
+        down, up = Ref(f"down of {layer.weight}"), Ref(f"up of {layer.weight}")
         first: tuple[Argument, ...] = (data, down)
         second: tuple[Argument, ...] = (Ref(inner), up, bias)
         if node.op == CONVOLUTION:
-            dimensions = len(node.args[3])  # type: ignore[arg-type]
-            ones, zeros = (1,) * dimensions, (0,) * dimensions
-            first, second = (*first, None, *node.args[3:]), (*second, ones, zeros, ones, False, zeros, 1)
+            before, after = layer.geometries(geometry_of(node))
+            first, second = (*first, None, *before, *node.args[6:]), (*second, *after, *node.args[6:])
         yield dataclasses.replace(node, name=inner, args=first, outputs=(inner,))
         yield dataclasses.replace(node, args=second)
 
-    extra = {f"{side} of {weight}": f"{side} of {weight}" for weight in split.values() for side in ("down", "up")}
+    extra = {name: name for each in split.values() for name in (f"down of {each.weight}", f"up of {each.weight}")}
     return graph.replace(
         nodes=tuple(each for node in graph.nodes for each in calls(node)), tensors={**graph.tensors, **extra}
     )

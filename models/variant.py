@@ -15,6 +15,7 @@ from torch import Tensor
 
 from models.emit.template import Template
 from models.emit.torchscript import SIDES, Script, Slot
+from models.factor import product
 
 Factors: TypeAlias = Mapping[str, tuple[Tensor, Tensor]]
 
@@ -29,7 +30,7 @@ class Parts:
 
     def program(self) -> dict[str, Tensor]:
         """The program's tensors, by name."""
-        made = {name: (up.T @ down).reshape(self.whole[name].shape) for name, (down, up) in self.factors.items()}
+        made = {name: product(*pair, tuple(self.whole[name].shape)) for name, pair in self.factors.items()}
         return {**self.whole, **made}
 
     def with_(self, whole: Mapping[str, Tensor], factors: Factors | None = None) -> Parts:

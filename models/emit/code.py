@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 
-from models.layers import CONVOLUTION
+from models.layers import CONVOLUTION, Layer, geometry_of
 from models.program import Argument, Constant, Graph, Node, Ref
 
 DTYPES = {
@@ -60,17 +60,18 @@ def call(node: Node, names: Mapping[str, str]) -> str:
     return _assign(node, f"torch.{_function(node.op)}({', '.join(arguments)})", names)
 
 
-def factored_call(node: Node, names: Mapping[str, str], down: str, up: str) -> str:
-    """A convolution or linear call as its two factors; stride, padding, dilation stay on the first,
-    the bias on the second (arXiv:1910.13141, channel form)."""
+def factored_call(node: Node, names: Mapping[str, str], layer: Layer, down: str, up: str) -> str:
+    """A convolution or linear call of a layer as its two factors, the bias on the second."""
     result = names[node.outputs[0]]
     data, bias = render(node.args[0], names), render(node.args[2], names) if len(node.args) > 2 else "None"
     if node.op != CONVOLUTION:
         first = f"torch.linear({data}, {down})"
         return f"    {result}_ = {first}\n    {result} = torch.linear({result}_, {up}, {bias})\n"
-    first = _convolution(node, data, down, "None", names)
-    dimensions = len(node.args[3])  # type: ignore[arg-type]
-    return f"    {result}_ = {first}\n    {result} = torch.conv{dimensions}d({result}_, {up}, {bias})\n"
+    inner, outer = layer.geometries(geometry_of(node))
+    name = f"torch.conv{len(inner[0])}d"
+    first = f"{name}({', '.join([data, down, 'None', *(render(each, names) for each in inner)])})"
+    second = f"{name}({', '.join([f'{result}_', up, bias, *(render(each, names) for each in outer)])})"
+    return f"    {result}_ = {first}\n    {result} = {second}\n"
 
 
 def _convolution(node: Node, data: str, weight: str, bias: str, names: Mapping[str, str]) -> str:

@@ -28,7 +28,6 @@ from numpy.typing import NDArray
 
 from models.emit import archive, code, pickle
 from models.emit.template import Template
-from models.layers import Layer
 from models.tensorfile import WIDTHS, TensorFile
 
 STORAGES = {
@@ -69,10 +68,12 @@ class Slot:
     rows: tuple[int, int] | None = None
     side: str = ""
 
-    @property
-    def transpose(self) -> bool:
-        """Whether the master's (r, n) becomes (n, r)."""
-        return self.side == "up"
+    def arrange(self, array: NDArray[Any]) -> NDArray[Any]:
+        """What the master has, as the file has it: of an up factor (r, C_out·k) becomes (C_out, r, k)."""
+        if self.side != "up":
+            return array
+        outputs, rank = self.shape[:2]
+        return array.reshape(rank, outputs, -1).swapaxes(0, 1)
 
     @property
     def count(self) -> int:
@@ -117,7 +118,7 @@ class Script:
                 yield Slot(name, attribute, 2 * index, source, spec.dtype, spec.shape, parameter, row)
                 continue
             layer = self._template.decomposed[position]
-            for key, side, shape in zip((2 * index, 2 * index + 1), SIDES, factor_shapes(layer, rank), strict=True):
+            for key, side, shape in zip((2 * index, 2 * index + 1), SIDES, layer.factor_shapes(rank), strict=True):
                 source = f"{factors}{side}/{layer.name}"
                 yield Slot(name, f"{attribute}_{side}", key, source, spec.dtype, shape, parameter, (0, rank), side)
 
@@ -158,8 +159,9 @@ class Script:
         for node in self._template.graph.nodes:
             index, factored = self._layer_of_call.get(node.name), ""
             if index is not None:
-                factor = f"self.{self._attributes[self._template.decomposed[index].weight]}"
-                factored = code.factored_call(node, self._names, f"{factor}_down", f"{factor}_up")
+                layer = self._template.decomposed[index]
+                factor = f"self.{self._attributes[layer.weight]}"
+                factored = code.factored_call(node, self._names, layer, f"{factor}_down", f"{factor}_up")
             calls.append((index, code.call(node, self._names), factored))
         return calls
 
@@ -240,12 +242,6 @@ def _record(key: int) -> str:
     return f"{TOP}/data/{key}"
 
 
-def factor_shapes(layer: Layer, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The weights of the two calls that replace a layer: `(r, …)` and `(n, r, 1, …)`."""
-    ones = (1,) * (len(layer.shape) - 2)
-    return (rank, *layer.shape[1:]), (layer.n, rank, *ones)
-
-
 def write(folder: Path, plan: Cut, file: BinaryIO, refit: Path | None = None) -> None:
     """The variant at `plan` of the master in `folder`, as a TorchScript file, to `file`.
 
@@ -277,7 +273,7 @@ def _records(
             array = master.array(slot.source, WIDTHS[slot.dtype])
             if slot.rows is not None:
                 array = array[slice(*slot.rows)]
-        data: NDArray[Any] = np.ascontiguousarray(array.T if slot.transpose else array)
+        data: NDArray[Any] = np.ascontiguousarray(slot.arrange(array))
         yield _record(slot.key), data.reshape(-1).view(np.uint8).data if data.size else b"", True
     for name, text in script.text_records(ranks):
         yield f"{TOP}/{name}", text, False
