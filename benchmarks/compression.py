@@ -10,6 +10,7 @@ bytes of its file. 1,024 training images without labels serve as calibration, 5,
     whitened                   one-sided whitening, energy normalised per layer: the best published without training
     … + bn                     the same with batch-norm statistics recomputed from the calibration images
     cut                        ours: what effort `cut` serves
+    channel                    the same with convolutions in the channel form alone
     refit, tune, polish        ours: what efforts `refit`, `tune` and `polish` serve
     tune + refit               ours: the tuned network decomposed anew and refit
 
@@ -51,7 +52,7 @@ from models.student import Recipe
 
 BUDGETS = (0.7, 0.5, 0.4, 0.3, 0.2, 0.1)
 PLAIN = ("uniform", "c1", "c1c2", "sigma", "whitened")
-OURS = ("cut", "refit", "tune", "polish", "tune + refit")
+OURS = ("cut", "refit", "tune", "polish", "channel", "tune + refit")
 METHODS = (*OURS, *(f"{name}{bn}" for name in reversed(PLAIN) for bn in ("", " + bn")))
 CALIBRATION, TUNING = 1024, 5000
 
@@ -208,7 +209,7 @@ class Study:
         elif base == "polish":
             self._to_polish(self._master("tune"), partial)
         else:
-            master.build(self.program, partial, keep=refit.INPUTS, progress=self._say)
+            master.build(self.program, partial, keep=refit.INPUTS, spatial=base != "channel", progress=self._say)
         if base == "tune":
             state = self.folder / "tuning-state.safetensors"
             inputs = load_file(self.folder / "tuning.safetensors")["inputs"]

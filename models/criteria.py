@@ -87,16 +87,13 @@ class Rule:
     """A criterion and the decomposition that it ranks: "svd", or, from calibration data, "outputs"
     (one-sided whitening), "logits" or "loss" (whitening weighed by gradients of either, see `statistics`).
     `per_parameter`: it says what a basis is worth for each parameter spent, so that for a budget of MACs there is
-    another order; the paper's have one order for both."""
+    another order; the paper's have one order for both. `spatial`: layers may take the spatial form (see `form`); the
+    criteria of others are for the channel form."""
 
     rate: Criterion
     metric: Literal["svd", "outputs", "logits", "loss"] = "svd"
     per_parameter: bool = False
-
-    @property
-    def spatial(self) -> bool:
-        """Whether layers may take the spatial form: where what a basis is worth is the same unit in both."""
-        return self.metric in ("logits", "loss")
+    spatial: bool = False
 
 
 CRITERIA: Mapping[str, Rule] = {
@@ -104,9 +101,9 @@ CRITERIA: Mapping[str, Rule] = {
     "c1": Rule(c1),
     "c1c2": Rule(c1c2),
     "sigma": Rule(sigma),
-    "energy": Rule(energy, per_parameter=True),
+    "energy": Rule(energy, per_parameter=True, spatial=True),
     "whitened": Rule(energy, "outputs", per_parameter=True),
-    "logit": Rule(loss, "logits", per_parameter=True),
-    "fisher": Rule(loss, "loss", per_parameter=True),
+    "logit": Rule(loss, "logits", per_parameter=True, spatial=True),
+    "fisher": Rule(loss, "loss", per_parameter=True, spatial=True),
 }
 WITHOUT_DATA, WITH_DATA = "energy", "logit"

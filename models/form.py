@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from models import factor
 from models.factor import Factors, decompose_columns, decompose_in_metric, fit_columns
 from models.layers import Layer
 from models.statistics import Moments, columns_of
@@ -12,16 +13,22 @@ from models.statistics import Moments, columns_of
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 
 
-def decompose(layer: Layer, weight: Tensor, moments: Moments, gradient: bool = True) -> tuple[Layer, Factors]:
-    """The layer in the form that loses least, averaged over its possible sizes, and its factors.
-
-    The spatial form is tried where there are `moments.columns`; the rest as in `factor.decompose_in_metric`.
-    """
-    factors = decompose_in_metric(weight, moments, gradient)
-    if moments.columns is None:
-        return layer, factors
-    spatial, others = layer.spatial(), decompose_columns(weight, moments, moments.columns)
-    return (spatial, others) if _lost(spatial, others) < _lost(layer, factors) else (layer, factors)
+def decompose(
+    layer: Layer, weight: Tensor, moments: Moments | None, spatial: bool, gradient: bool = True
+) -> tuple[Layer, Factors]:
+    """The layer in the form that loses least, averaged over its possible sizes, and its factors: by the SVD, or where
+    there are `moments`, with `columns` where the layer has some, in their metric (see `factor`). Without `spatial` it
+    is the channel form."""
+    whole = factor.decompose(weight) if moments is None else decompose_in_metric(weight, moments, gradient)
+    if not (spatial and layer.columns):
+        return layer, whole
+    if moments is None:
+        columns = factor.decompose(factor.matrix(weight).T)
+    else:
+        assert moments.columns is not None
+        columns = decompose_columns(weight, moments, moments.columns)
+    other = layer.spatial()
+    return (other, columns) if _lost(other, columns) < _lost(layer, whole) else (layer, whole)
 
 
 def best(

@@ -31,7 +31,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from models import choice, correction, criteria, execute, factor, form, path, plan, sparsity, statistics
+from models import choice, correction, criteria, execute, form, path, plan, sparsity, statistics
 from models.criteria import Importance, Rule, Spectrum
 from models.emit.template import Template, TensorSpec
 from models.errors import CheckpointError, DataError, MalformedCheckpoint, UnsupportedCheckpoint
@@ -132,12 +132,10 @@ class Program:
         formed: dict[str, Layer] = {}
         for index, layer in enumerate(template.decomposed):
             progress("decompose", index, len(template.decomposed), "layers")
-            weight = tensors[layer.weight]
-            if moments is None:
-                factors = factor.decompose(weight)
-            else:
-                layer, factors = form.decompose(layer, weight, moments[index], rule.metric != "outputs")
-                formed[layer.name] = layer
+            weight, seen = tensors[layer.weight], None if moments is None else moments[index]
+            layer, factors = form.decompose(layer, weight, seen, rule.spatial and spatial, rule.metric != "outputs")
+            formed[layer.name] = layer
+            if seen is not None:
                 for target in correction.targets(graph, layer):
                     corrected[target.tensor] = layer.name
                     rows = list(correction.rows(target, tensors[target.tensor], factors))[: layer.break_even]

@@ -62,7 +62,31 @@ class Shared(nn.Module):
         return self.head(x) + nn.functional.linear(x * self.table.sum(0), self.table)
 
 
-SHAPES = {Small: (3, 12, 12), Halved: (3, 12, 12), Shared: (16,)}
+class Separable(nn.Module):
+    """Convolutions of every geometry, nearly of the product form k_h×1 then 1×k_w, and one of one column."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 12, 3, stride=2, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(12)
+        self.uneven = nn.Conv2d(12, 16, (3, 5), stride=(1, 2), padding=(2, 2), dilation=(2, 1))
+        self.open = nn.Conv2d(16, 16, 2)
+        self.column = nn.Conv2d(16, 16, (3, 1))
+        self.head = nn.Linear(16, 10)
+        with torch.no_grad():
+            for layer in (self.stem, self.uneven, self.open):
+                outputs, inputs, height, width = layer.weight.shape
+                down, up = torch.randn(4, inputs, height), torch.randn(4, outputs, width)
+                separable = torch.einsum("kiy,kox->oiyx", down, up) / (4 * inputs * height * width) ** 0.5
+                layer.weight.copy_(separable + 0.02 * torch.randn(layer.weight.shape))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.norm(self.stem(x)))
+        x = torch.relu(self.open(torch.relu(self.uneven(x))))
+        return self.head(torch.relu(self.column(x)).mean((2, 3)))
+
+
+SHAPES = {Small: (3, 12, 12), Halved: (3, 12, 12), Shared: (16,), Separable: (3, 16, 16)}
 
 
 def make(kind: type[nn.Module], seed: int = 0) -> nn.Module:

@@ -4,10 +4,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from models import factor
 from models.factor import Factors
-from models.statistics import Moments
+from models.layers import Layer
+from models.statistics import Columns, Moments, columns_of
 
 SHAPES = [(6, 4), (4, 6), (5, 5), (8, 3, 3, 3), (3, 8, 1, 5)]
 
@@ -91,3 +93,123 @@ def test_the_shift_and_scale_of_a_cut_are_those_that_the_data_show() -> None:
         cut = inputs @ rebuilt(factors, rank, (8, 12)).T
         assert torch.allclose(factors.shift[rank - 1], cut.mean(0) - outputs.mean(0), atol=1e-3)
         assert torch.allclose(factors.scale[rank - 1], cut.var(0) / outputs.var(0), atol=1e-2)
+
+
+def positive(n: int) -> Tensor:
+    rows = torch.randn(2 * n, n).double()
+    return rows.T @ rows / (2 * n)
+
+
+def columns_case(shape: tuple[int, ...], product: bool) -> tuple[Tensor, Moments, Columns, Tensor]:
+    """A weight, its moments, and the whole covariance of its inputs, which is a product or not."""
+    outputs, inputs, height, width = shape
+    weight = torch.randn(shape).double()
+    column, across = positive(inputs * height), positive(width)
+    across = across / across.diagonal().mean()
+    normal = torch.kron(column, across) if product else positive(inputs * height * width)
+    mean, flat = torch.randn(len(normal)).double(), weight.reshape(outputs, -1)
+    moments = Moments(flat @ mean, flat @ normal @ flat.T, positive(outputs))
+    return weight, moments, columns_of(normal, mean, width), normal
+
+
+def harm(weight: Tensor, down: Tensor, up: Tensor, normal: Tensor, gradient: Tensor) -> float:
+    missed = (weight - factor.product(down, up, tuple(weight.shape))).reshape(len(weight), -1)
+    return float(torch.trace(gradient @ missed @ normal @ missed.T))
+
+
+CONVOLUTIONS = [(6, 4, 3, 3), (4, 9, 3, 2), (12, 2, 2, 5)]
+
+
+@pytest.mark.parametrize("shape", CONVOLUTIONS)
+def test_all_bases_of_the_spatial_form_are_the_weight_even_if_columns_are_never_seen(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    weight, moments, columns, _ = columns_case(shape, product=True)
+    dark = Columns(columns.covariance.clone(), columns.mean, torch.zeros_like(columns.across))
+    dark.covariance[:2] = dark.covariance[:, :2] = 0
+    for each in (columns, dark):
+        factors = factor.decompose_columns(weight, moments, each)
+        assert len(factors.down) == min(shape[1] * shape[2], shape[0] * shape[3])
+        assert torch.allclose(factor.product(factors.down, factors.up, shape), weight, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", CONVOLUTIONS)
+def test_where_the_covariance_is_a_product_the_bases_are_worth_what_they_say(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(1)
+    weight, moments, columns, normal = columns_case(shape, product=True)
+    factors = factor.decompose_columns(weight, moments, columns)
+    whole = harm(weight, factors.down[:0], factors.up[:0], normal, moments.gradient)
+    assert float(factors.sigma.square().sum()) == pytest.approx(whole, rel=1e-9)
+    for rank in range(1, len(factors.down), 2):
+        found = harm(weight, *factors.keep(rank), normal, moments.gradient)
+        assert found == pytest.approx(float(factors.sigma[rank:].square().sum()), rel=0.01, abs=1e-3 * whole)
+
+
+@pytest.mark.parametrize("product", [True, False])
+@pytest.mark.parametrize("shape", CONVOLUTIONS)
+def test_the_shift_of_a_spatial_cut_is_exact_and_its_scale_if_the_covariance_is_a_product(
+    shape: tuple[int, ...], product: bool
+) -> None:
+    torch.manual_seed(2)
+    weight, moments, columns, normal = columns_case(shape, product)
+    factors = factor.decompose_columns(weight, moments, columns)
+    assert factors.shift is not None and factors.scale is not None
+    mean, flat = columns.mean.flatten(), weight.reshape(len(weight), -1)
+    for rank in (1, 2, len(factors.down)):
+        cut = factor.product(*factors.keep(rank), shape).reshape(len(weight), -1)
+        assert torch.allclose(factors.shift[rank - 1], cut @ mean - flat @ mean, atol=1e-6)
+        if product:
+            scale = torch.diag(cut @ normal @ cut.T) / torch.diag(flat @ normal @ flat.T)
+            assert torch.allclose(factors.scale[rank - 1], scale, atol=0.02)
+    assert torch.allclose(factors.scale[-1], torch.ones(()).double())
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.sampled_from(CONVOLUTIONS), st.integers(1, 4), st.booleans(), st.integers(0, 1000))
+def test_factors_fitted_to_the_whole_covariance_are_never_further_off(
+    shape: tuple[int, ...], rank: int, product: bool, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    weight, moments, columns, normal = columns_case(shape, product)
+    start = factor.decompose_columns(weight, moments, columns).keep(rank)
+    fitted = factor.fit_columns(weight, normal, moments.gradient, *start)
+    before, after = (harm(weight, *pair, normal, moments.gradient) for pair in (start, fitted))
+    whole = harm(weight, start[0][:0], start[1][:0], normal, moments.gradient)
+    assert after <= before + 1e-9 * whole
+    assert [tuple(each.shape) for each in fitted] == [tuple(each.shape) for each in start]
+
+
+def test_no_step_of_any_size_makes_fitted_factors_much_better() -> None:
+    torch.manual_seed(3)
+    weight, moments, columns, normal = columns_case((6, 4, 3, 3), product=False)
+    start = factor.decompose_columns(weight, moments, columns).keep(3)
+    fitted = factor.fit_columns(weight, normal, moments.gradient, *start)
+    pair = [each.clone().requires_grad_() for each in start]
+    optimizer = torch.optim.LBFGS(pair, max_iter=500, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        missed = (weight - factor.product(*pair, tuple(weight.shape))).reshape(len(weight), -1)
+        loss = torch.trace(moments.gradient @ missed @ normal @ missed.T)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    best = float(closure().detach())
+    found, began = (harm(weight, *each, normal, moments.gradient) for each in (fitted, start))
+    assert found - best < 0.2 * (began - best)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_the_two_calls_of_either_form_do_what_their_product_does(data: st.DataObject) -> None:
+    numbers = data.draw(st.tuples(*[st.integers(1, 3)] * 4, *[st.integers(0, 2)] * 2, *[st.integers(2, 4)] * 2))
+    geometry = (numbers[0:2], numbers[4:6], numbers[2:4])
+    shape, rank, torch_input = (5, 3, *numbers[6:]), data.draw(st.integers(1, 4)), torch.randn(2, 3, 14, 15).double()
+    layer = Layer("a", "a.weight", "conv2d", shape, 3 * numbers[6] * numbers[7], 5, ("a",), 1, True, columns=1)
+    form = data.draw(st.sampled_from([layer, layer.spatial()]))
+    down, up = torch.randn(rank, form.m).double(), torch.randn(rank, form.n).double()
+    first, second = factor.call_weights(form, down, up)
+    inner, outer = form.geometries(geometry)
+    within = torch.conv2d(torch_input, first, None, *inner)
+    whole = torch.conv2d(torch_input, factor.product(down, up, shape), None, *geometry)
+    assert torch.allclose(torch.conv2d(within, second, None, *outer), whole, atol=1e-9)

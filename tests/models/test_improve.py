@@ -104,7 +104,7 @@ def distances(folder: Path, plan: Plan, files: list[Path | None], module: nn.Mod
 
 def test_a_polished_plan_is_nearer_than_a_refit_one(kept: tuple[nn.Module, Path, Tensor], tmp_path: Path) -> None:
     module, folder, unseen = kept
-    plan, fitted, own = Planner.open(folder).plan(max_params=1900), tmp_path / "f", tmp_path / "p"
+    plan, fitted, own = Planner.open(folder).plan(max_params=2300), tmp_path / "f", tmp_path / "p"
     improve(folder, plan.ranks, fitted, master.silent, False)
     assert improve(folder, plan.ranks, own, master.silent, False, TRAINING) == "polished" == method_of(own)
     before, after = distances(folder, plan, [fitted, own], module, unseen)

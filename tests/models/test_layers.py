@@ -7,7 +7,7 @@ from torch import nn
 
 from models import execute, layers
 from models.layers import Layer
-from tests.models.nets import SHAPES, Shared, Small, make, read
+from tests.models.nets import SHAPES, Separable, Shared, Small, make, read
 
 
 def found(module: nn.Module, shape: tuple[int, ...], folder: Path) -> dict[str, Layer]:
@@ -53,3 +53,24 @@ def test_a_weight_that_something_else_reads_stays_whole(tmp_path: Path) -> None:
 def test_a_layer_too_thin_to_gain_stays_whole(tmp_path: Path) -> None:
     layer = found(nn.Sequential(nn.Linear(9, 1)), (9,), tmp_path)["0"]
     assert not layer.decomposed and torch.Size(layer.shape) == (1, 9)
+
+
+def test_a_convolution_in_the_spatial_form_is_the_papers_matrix_and_each_factor_has_its_own_positions(
+    tmp_path: Path,
+) -> None:
+    layer = found(make(Separable), SHAPES[Separable], tmp_path)["uneven"]
+    assert layer.columns == 8 * 8 and layer.positions == 8 * 4
+    spatial = layer.spatial()
+    assert (spatial.m, spatial.n, spatial.params) == (12 * 3, 16 * 5, layer.params)
+    assert spatial.basis_macs == 12 * 3 * 8 * 8 + 16 * 5 * 8 * 4
+    assert layer.basis_macs == (layer.m + layer.n) * layer.positions
+    assert spatial.width * spatial.break_even < spatial.params <= spatial.width * (spatial.break_even + 1)
+    assert Layer.from_json(spatial.to_json()) == spatial
+
+
+def test_only_two_dimensional_kernels_that_can_be_cut_take_the_spatial_form(tmp_path: Path) -> None:
+    layers_ = found(make(Separable), SHAPES[Separable], tmp_path)
+    assert [name for name, layer in layers_.items() if layer.columns] == ["stem", "uneven", "open"]
+    assert not found(make(Small), SHAPES[Small], tmp_path)["grouped"].columns
+    assert not found(nn.Conv1d(4, 4, 3), (4, 9), tmp_path)["weight"].columns
+    assert not found(nn.Conv3d(4, 4, 3), (4, 5, 5, 5), tmp_path)["weight"].columns

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from models.errors import DataError
 from models.layers import Layer
 from models.master import silent
 from models.program import Graph
-from tests.models.nets import make, read
+from tests.models.nets import SHAPES, Small, make, read
 
 
 class Two(nn.Module):
@@ -79,3 +80,47 @@ def test_the_weights_are_left_without_gradients(tmp_path: Path) -> None:
     _, graph, tensors, found = prepared(tmp_path)
     statistics.gather(graph, tensors, found, torch.randn(10, 6), silent)
     assert all(tensor.grad is None for tensor in tensors.values())
+
+
+GEOMETRIES = [
+    {"kernel_size": 3, "padding": 1},
+    {"kernel_size": 3, "padding": 1, "stride": 2},
+    {"kernel_size": (3, 5), "stride": (1, 2), "padding": (2, 2), "dilation": (2, 1)},
+    {"kernel_size": 2, "stride": 3},
+]
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
+def test_the_columns_moments_are_those_of_the_patches(
+    geometry: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(statistics, "NUMBERS", 4000)  # several parts a batch
+    torch.manual_seed(0)
+    module = nn.Conv2d(4, 6, **geometry).eval()
+    graph, tensors = read(module, (4, 11, 12), tmp_path)
+    x = torch.randn(70, 4, 11, 12).cumsum(3) + 1
+    (layer,) = master.survey(graph, tensors).decomposed
+    (found,) = statistics.gather(graph, tensors, (layer,), x, silent, columns=True)
+    kernel, stride, padding, dilation = module.kernel_size, module.stride, module.padding, module.dilation
+    patches = nn.functional.unfold(x, kernel, dilation, padding, stride).movedim(1, 2).flatten(0, 1).double()  # type: ignore[arg-type]
+    covariance = torch.cov(patches.T, correction=0)
+    expected = statistics.columns_of(covariance, patches.mean(0), kernel[1])
+    assert found.columns is not None
+    for name in ("covariance", "mean", "across"):
+        torch.testing.assert_close(getattr(found.columns, name), getattr(expected, name), rtol=1e-4, atol=1e-4)
+
+
+def test_columns_are_gathered_where_they_are_asked_for_and_can_be(tmp_path: Path) -> None:
+    graph, tensors = read(make(Small), SHAPES[Small], tmp_path)
+    found, x = master.survey(graph, tensors).decomposed, torch.randn(8, *SHAPES[Small])
+    assert all(each.columns is None for each in statistics.gather(graph, tensors, found, x, silent))
+    moments = statistics.gather(graph, tensors, found, x, silent, columns=True)
+    assert [layer.name for layer, each in zip(found, moments, strict=True) if each.columns] == ["stem", "dilated"]
+
+
+def test_inputs_that_are_always_zero_have_columns_too(tmp_path: Path) -> None:
+    graph, tensors = read(nn.Conv2d(4, 6, 3, padding=1).eval(), (4, 5, 5), tmp_path)
+    found = master.survey(graph, tensors).decomposed
+    (moments,) = statistics.gather(graph, tensors, found, torch.zeros(8, 4, 5, 5), silent, columns=True)
+    assert moments.columns is not None
+    assert torch.equal(moments.columns.across, torch.eye(3).double())
