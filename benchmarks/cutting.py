@@ -24,8 +24,9 @@ import torch
 from torch import nn
 
 from benchmarks import programs
-from models import factor, master
+from models import factor, form, master
 from models.emit.torchscript import Script, pieces
+from models.layers import Layer
 from models.plan import Planner
 from models.tensorfile import TensorFile
 
@@ -60,15 +61,17 @@ def measure(name: str, arguments: dict[str, int], repeats: int) -> dict[str, flo
         artifact = one_cut()
         layers = planner.template.decomposed
         weights = [module.state_dict()[layer.weight] for layer in layers]
-        ranks = dict(zip((layer.name for layer in layers), planner.plan(BUDGET).ranks, strict=True))
+        matrices = [w.flatten(1) for w in weights]
+        matrices += [factor.matrix(w) for layer, w in zip(layers, weights, strict=True) if layer.columns]
+        ranks = dict(zip(layers, planner.plan(BUDGET).ranks, strict=True))
         cut_s, copy_s = alternate(one_cut, lambda: copy_and_hash(artifact), repeats)
         plan_s, _ = alternate(lambda: planner.plan(BUDGET), lambda: None, repeats)
         afresh_s, cut_again_s = alternate(
             lambda: afresh(name, arguments, checkpoint, ranks), one_cut, max(1, repeats // 5)
         )
         ours_s, svd_s = alternate(
-            lambda: [factor.decompose(w) for w in weights],
-            lambda: [torch.linalg.svd(w.flatten(1), full_matrices=False) for w in weights],
+            lambda: [form.decompose(*pair, None, spatial=True) for pair in zip(layers, weights, strict=True)],
+            lambda: [torch.linalg.svd(each, full_matrices=False) for each in matrices],
             max(1, repeats // 5),
         )
         return {
@@ -90,7 +93,7 @@ def copy_and_hash(data: bytes) -> None:
     hashlib.sha256(bytearray(data)).digest()
 
 
-def afresh(name: str, arguments: dict[str, int], checkpoint: Path, ranks: dict[str, int]) -> None:
+def afresh(name: str, arguments: dict[str, int], checkpoint: Path, ranks: dict[Layer, int]) -> None:
     """The same result without a master: what a script would do for each request."""
     module = programs.build(name, arguments)
     module.load_state_dict(torch.load(checkpoint, weights_only=True))
@@ -104,29 +107,27 @@ def afresh(name: str, arguments: dict[str, int], checkpoint: Path, ranks: dict[s
     hashlib.sha256(file.getbuffer()).digest()
 
 
-def truncate(module: nn.Module, name: str, rank: int) -> None:
-    """Replace a convolution or linear layer by its two leading factors, from LAPACK's SVD."""
-    parent, _, child = name.rpartition(".")
+def truncate(module: nn.Module, layer: Layer, rank: int) -> None:
+    """Replace a convolution or linear layer by its two leading factors, in its form, from LAPACK's SVD."""
+    parent, _, child = layer.name.rpartition(".")
     owner = module.get_submodule(parent)
-    layer = owner.get_submodule(child)
-    assert isinstance(layer, nn.Conv2d | nn.Linear)
-    weight = layer.weight.detach()
-    u, s, v = torch.linalg.svd(weight.flatten(1), full_matrices=False)
-    up, down = u[:, :rank] * s[:rank], v[:rank]
+    whole = owner.get_submodule(child)
+    assert isinstance(whole, nn.Conv2d | nn.Linear)
+    weight = whole.weight.detach()
+    u, s, v = torch.linalg.svd(factor.matrix(weight).T if layer.form == "spatial" else weight.flatten(1), False)
     first: nn.Conv2d | nn.Linear
     second: nn.Conv2d | nn.Linear
-    if isinstance(layer, nn.Conv2d):
-        first = nn.Conv2d(
-            layer.in_channels, rank, layer.kernel_size, layer.stride, layer.padding, bias=False  # type: ignore[arg-type]
-        )
-        second = nn.Conv2d(rank, layer.out_channels, 1, bias=layer.bias is not None)
+    if isinstance(whole, nn.Conv2d):
+        inner, outer = layer.geometries((whole.stride, whole.padding, whole.dilation))  # type: ignore[arg-type]
+        kernels = [shape[2:] for shape in layer.factor_shapes(rank)]
+        first = nn.Conv2d(whole.in_channels, rank, kernels[0], *inner, bias=False)  # type: ignore[arg-type]
+        second = nn.Conv2d(rank, whole.out_channels, kernels[1], *outer, bias=whole.bias is not None)  # type: ignore[arg-type]
     else:
         first = nn.Linear(weight.shape[1], rank, bias=False)
-        second = nn.Linear(rank, weight.shape[0], bias=layer.bias is not None)
-    first.weight.data = down.reshape(first.weight.shape)
-    second.weight.data = up.reshape(second.weight.shape)
-    if layer.bias is not None:
-        second.bias = layer.bias
+        second = nn.Linear(rank, weight.shape[0], bias=whole.bias is not None)
+    first.weight.data, second.weight.data = factor.call_weights(layer, v[:rank], (u[:, :rank] * s[:rank]).T)
+    if whole.bias is not None:
+        second.bias = whole.bias
     setattr(owner, child, nn.Sequential(first, second).eval())
 
 

@@ -11,11 +11,12 @@ output-gradient moment G, the eigenvectors U of `G^{1/2} S G^{1/2}` give `up = U
 
 In the spatial form the inputs' covariance is needed itself. Of a k_h×k_w patch it is taken to be a product, C ⊗ K
 (C between the C_in·k_h numbers of a column, K between the k_w columns), so that with the matrix M (C_in·k_h,
-C_out·k_w) of the weight the SVD of `C^{1/2} M (G ⊗ K)^{1/2}` is best (ours). On 3×3 layers that were tried the loss that
-this predicts is mostly within a tenth of the loss under the whole covariance.
+C_out·k_w) of the weight the SVD of `C^{1/2} M (G ⊗ K)^{1/2}` is best (ours). On 3×3 layers that were tried the loss
+that this predicts is mostly within a tenth of the loss under the whole covariance.
 
 Singular vectors come from the eigenvectors of the smaller Gram matrix, in double precision: for a 3×3
-convolution of 512 channels that is a 512×512 symmetric problem instead of a 4608×512 SVD. Squaring in
+convolution of 512 channels in the channel form that is a 512×512 symmetric problem instead of a 4608×512 SVD, in
+the spatial form one of 1536×1536. Squaring in
 double keeps singular values to about 1e-8 of the largest, finer than a float32 weight resolves.
 """
 
@@ -28,6 +29,7 @@ import torch
 from torch import Tensor
 
 from models.layers import Layer
+from models.solve import solve
 from models.statistics import Columns, Moments
 
 RIDGE = 1e-4
@@ -140,10 +142,10 @@ def decompose_columns(weight: Tensor, moments: Moments, columns: Columns) -> Fac
         worth, basis = _eigen(whitened.T @ whitened)
         down, up = by(basis.T, right, across) @ plain.T, by(basis.T, right_inverse, across_inverse)
     per_output = up.reshape(-1, outputs, width)
-    passed = ((down @ columns.covariance) * down).sum(1)
+    passed = (down @ left).square().sum(1)
     means = torch.cumsum(torch.einsum("kox,kx->ko", per_output, down @ columns.mean), 0)
-    variances = torch.einsum("kox,xy,koy,k->ko", per_output, columns.across, per_output, passed).cumsum(0)
-    energy = (moments.covariance * moments.gradient).sum()
+    variances = torch.einsum("kox,xy,k->koy", per_output, across, passed.sqrt()).square().sum(2).cumsum(0)
+    energy = (moments.covariance * moments.gradient).sum().clamp_min(0)
     return Factors(
         down=down.to(weight.dtype).contiguous(),
         up=up.to(weight.dtype).contiguous(),
@@ -160,16 +162,22 @@ def fit_columns(
 
     Near is `tr(Gᵀ E N Eᵀ)` of the difference E (C_out, C_in·k_h·k_w), for the whole covariance N of the inputs and the
     moment G of the outputs' gradients, where `decompose_columns` takes N for a product. Alternating least squares:
-    `up` exactly, `down` by conjugate gradients, which that product makes quick. All in double.
+    `up` exactly, `down` by conjugate gradients, which that product makes quick. All in double. Factors that are not
+    finite are not taken: then it is those given.
     """
     outputs, width = len(weight), weight.shape[3]
     rank, count = down.shape
     target = weight.reshape(outputs, -1)
     inputs = normal.reshape(count, width, count, width)
     spread, across = torch.einsum("pxqx->pq", inputs), torch.einsum("pxpy->xy", inputs)
+    root, _ = _roots(gradient)  # a gradient of low rank would leave directions of `down` free
+    gradient = root @ root
 
     def missed(down: Tensor, up: Tensor) -> Tensor:
         return target - product(down, up, tuple(weight.shape)).reshape(outputs, -1)
+
+    def light(normal: Tensor, right: Tensor) -> Tensor:
+        return solve(normal, right, LIGHT * float(normal.diagonal().mean()))
 
     def pulled(difference: Tensor, up: Tensor) -> Tensor:
         """Minus the slope of half the distance along `down`."""
@@ -179,44 +187,36 @@ def fit_columns(
     def best_up(down: Tensor) -> Tensor:
         seen = torch.einsum("kp,pxqy->kxqy", down, inputs)
         features = torch.einsum("kxqy,lq->kxly", seen, down).reshape(rank * width, -1)
-        found = _solve(features, seen.reshape(rank * width, -1) @ target.T)
+        found = light(features, seen.reshape(rank * width, -1) @ target.T)
         return found.reshape(rank, width, outputs).transpose(1, 2).reshape(rank, -1)
 
+    given, kept = (down, up), (down, best_up(down))
     for _ in range(ROUNDS):
-        up = best_up(down)
+        down, up = kept
         per_output = up.reshape(rank, outputs, width)
         inner = torch.einsum("kox,op,xy,lpy->kl", per_output, gradient, across, per_output)
         rest = pulled(missed(down, up), up)
-        step = _solve(inner, _solve(spread, rest.T).T)
+        step = light(inner, light(spread, rest.T).T)
         energy = (rest * step).sum()
         for _ in range(STEPS):
-            if float(energy) <= 0:
-                break
             moved = pulled(product(step, up, tuple(weight.shape)).reshape(outputs, -1), up)
-            length = energy / (step * moved).sum().clamp_min(1e-300)
-            down, rest = down + length * step, rest - length * moved
-            turned = _solve(inner, _solve(spread, rest.T).T)
+            curvature = (step * moved).sum()
+            if not (energy > 0 and curvature > 0):
+                break
+            down, rest = down + energy / curvature * step, rest - energy / curvature * moved
+            turned = light(inner, light(spread, rest.T).T)
             before, energy = energy, (rest * turned).sum()
             step = turned + energy / before * step
-    return down, best_up(down)
-
-
-def _solve(normal: Tensor, right: Tensor) -> Tensor:
-    """Least squares by normal equations (k, k), directly, with as light a ridge as it takes."""
-    ridge = LIGHT * float(normal.diagonal().mean()) or 1.0
-    while True:
-        damped = normal.clone()
-        damped.diagonal().add_(ridge)
-        root, failed = torch.linalg.cholesky_ex(damped)
-        if not failed:
-            return torch.cholesky_solve(right, root)
-        ridge *= 10
+        kept = down, best_up(down)
+    return kept if all(bool(each.isfinite().all()) for each in kept) else given
 
 
 def _roots(metric: Tensor) -> tuple[Tensor, Tensor]:
-    """A second moment's square root and the inverse of that, directions never seen counting a little."""
-    identity = torch.eye(len(metric), dtype=torch.float64)
-    values, vectors = _eigen(metric + (RIDGE * metric.diagonal().mean() + 1e-30) * identity)
+    """A second moment's square root and the inverse of that, directions never seen counting a little.
+
+    Rounding may have left it with eigenvalues below zero; they count as zero."""
+    values, vectors = _eigen(metric)
+    values = values + RIDGE * values.mean() + 1e-30
     return (vectors * values.sqrt()) @ vectors.T, (vectors / values.sqrt()) @ vectors.T
 
 

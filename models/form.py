@@ -27,8 +27,8 @@ def decompose(
     else:
         assert moments.columns is not None
         columns = decompose_columns(weight, moments, moments.columns)
-    other = layer.spatial()
-    return (other, columns) if _lost(other, columns) < _lost(layer, whole) else (layer, whole)
+    other, usable = layer.spatial(), bool(columns.down.isfinite().all() and columns.up.isfinite().all())
+    return (other, columns) if usable and _lost(other, columns) < _lost(layer, whole) else (layer, whole)
 
 
 def best(

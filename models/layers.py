@@ -13,6 +13,11 @@ CONVOLUTION = "aten.convolution.default"
 LINEAR = "aten.linear.default"
 
 Form: TypeAlias = Literal["channel", "spatial"]
+# The work of a decomposition grows with the cube of this.
+WIDE = 6144
+# The first factor of a k_h×1 convolution has all the columns of its input, so with a stride the two may have more MACs
+# than the whole at the same number of parameters: half as many more with a stride of two.
+DEAR = 1.5
 # Stride, padding and dilation of a convolution, each with a number for every dimension.
 Geometry: TypeAlias = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 
@@ -27,8 +32,9 @@ class Layer:
 
     `calls` are the nodes that apply it; a weight shared by several calls is one layer. `macs` counts one sample
     through all calls, which have so many `positions`. `columns` are the positions of the first factor in the
-    spatial form; 0 where the layer cannot take that. `decomposed` layers may be cut; for the others `reason` says
-    why not.
+    spatial form; 0 where the layer does not take that: it can where its kernel has rows and columns, and does where
+    neither side of the matrix is too `WIDE` to decompose and strides do not make it `DEAR` in MACs. `decomposed`
+    layers may be cut; for the others `reason` says why not.
     """
 
     name: str
@@ -180,7 +186,7 @@ def _layer(
         reason = "its weight is shared by a convolution and a linear layer"
     elif min(m, n) < 2 or m + n >= m * n:
         reason = "no rank is smaller than the whole"
-    return Layer(
+    layer = Layer(
         name=weight.removesuffix(".weight"),
         weight=weight,
         kind=kind,
@@ -193,3 +199,9 @@ def _layer(
         reason=reason,
         columns=columns // batch if not reason else 0,
     )
+    return layer if layer.columns and _suits(layer.spatial()) else replace(layer, columns=0)
+
+
+def _suits(layer: Layer) -> bool:
+    """Whether a layer may be in the spatial form that it is given in."""
+    return max(layer.m, layer.n) <= WIDE and layer.basis_macs * layer.break_even <= DEAR * layer.macs

@@ -67,7 +67,7 @@ def build(
 
     Zero channels are removed first, where that changes nothing.
     Without `criterion` the best that the data at hand allow is taken; where it tells `classes` apart, tried out
-    (see `choice`). With calibration data convolutions take the form that keeps more, if they may be `spatial` (see
+    (see `choice`). By criteria of ours convolutions take the form that keeps more, if they may be `spatial` (see
     `form`). `keep` is how many calibration inputs are kept to `improve` plans later, and needs a criterion that uses
     calibration data. Returns a description: parameters, MACs and file size of the original, its inputs, the smallest
     budgets, and each layer.

@@ -394,7 +394,10 @@ def _symmetric(padding: str, bound: _Bound, dims: int, context: _Context) -> Arg
 
 
 def _convolution(node: Node, bound: _Bound, context: _Context) -> Node:
-    parameters = _schema("aten.convolution.default").arguments
+    parameters, rank = _schema("aten.convolution.default").arguments, context.rank(bound["input"])
+    if rank is not None and rank > 3:
+        names = ("stride", "padding", "dilation", "output_padding")
+        bound = {**bound, **{name: _spread(bound[name], rank - 2) for name in names}}
     return _call(node, "aten.convolution.default", *(bound[parameter.name] for parameter in parameters))
 
 

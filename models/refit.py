@@ -3,8 +3,9 @@
 One walk over the graph with the calibration inputs, the original and the cut network side by side (ours). At each
 layer: least squares from the cut network's inputs to the original's outputs, with a ridge toward the original
 weight; where the plan has a rank for it, the best part of that rank, in the metric that the master was decomposed
-in; then the mean of what is left goes to the bias or the batch norm that follows. Errors of earlier layers are thus
-made good by later ones, most of all by those left whole, instead of adding up.
+in, or for the spatial form in the whole one that this approximates (see `form.best`); then the mean of what is left
+goes to the bias or the batch norm that follows. Errors of earlier layers are thus made good by later ones, most of
+all by those left whole, instead of adding up.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from torch.nn import functional
 
 from models import correction, execute, factor, form
 from models.correction import BATCH_NORM
-from models.layers import LINEAR, Layer
+from models.layers import LINEAR, Layer, geometry_of
 from models.program import Graph, Node, Ref
+from models.solve import solve
 
 # The ridge, as a share of the inputs' mean variance, and what is added to it for each unknown a row.
 RIDGE, FEW = 1e-3, 1e-2
@@ -217,14 +219,14 @@ def _equations(
 
 
 def _pairs(node: Node, layer: Layer, data: Tensor, outputs: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Rows of layer inputs (k, m) and outputs (k, n), about `ROWS` in all, a part at a time."""
+    """Rows of layer inputs (k, inputs) and outputs (k, outputs), about `ROWS` in all, a part at a time."""
     generator = torch.Generator().manual_seed(0)
     if node.op == LINEAR:
         x, y = data.reshape(-1, layer.inputs), outputs.reshape(-1, layer.outputs)
         for chosen in torch.split(torch.randperm(len(x), generator=generator)[:ROWS], PART):
             yield x[chosen], y[chosen]
         return
-    stride, padding, dilation = (tuple(a) for a in node.args[3:6])  # type: ignore[arg-type]
+    stride, padding, dilation = geometry_of(node)
     kernel = layer.shape[2:]
     if len(kernel) == 1:
         data, outputs = data.unsqueeze(2), outputs.unsqueeze(2)
@@ -232,7 +234,7 @@ def _pairs(node: Node, layer: Layer, data: Tensor, outputs: Tensor) -> Iterator[
     positions = max(1, ROWS // len(data))
     for x, y in zip(torch.split(data, CHUNK), torch.split(outputs, CHUNK), strict=True):
         chosen = torch.randperm(math.prod(y.shape[2:]), generator=generator)[:positions]
-        patches = functional.unfold(x, kernel, dilation, padding, stride)[:, :, chosen]  # type: ignore[arg-type]
+        patches = functional.unfold(x, kernel, dilation, padding, stride)[:, :, chosen]
         yield (
             patches.transpose(1, 2).reshape(-1, layer.inputs),
             y.flatten(2)[:, :, chosen].transpose(1, 2).reshape(-1, layer.outputs),
@@ -240,17 +242,10 @@ def _pairs(node: Node, layer: Layer, data: Tensor, outputs: Tensor) -> Iterator[
 
 
 def _solve(normal: Tensor, cross: Tensor, original: Tensor, count: int) -> Tensor:
-    """The weight (n, m) of least squares over `count` rows with a ridge toward the original: light where rows are
-    many for the m unknowns of each output, heavier where they are few, and as heavy as it takes to be solved."""
-    mean = float(normal.diagonal().mean())
-    ridge = mean * (RIDGE + FEW * len(normal) / count) if mean > 0 else 1.0
-    while True:
-        damped = normal.clone()
-        damped.diagonal().add_(ridge)
-        root, failed = torch.linalg.cholesky_ex(damped)
-        if not failed:
-            return torch.cholesky_solve(cross + ridge * original.T, root).T
-        ridge *= 10
+    """The weight (outputs, inputs) of least squares over `count` rows with a ridge toward the original: light where
+    rows are many for the unknowns of each output, heavier where they are few."""
+    ridge = float(normal.diagonal().mean()) * (RIDGE + FEW * len(normal) / count)
+    return original + solve(normal, cross - normal @ original.T, ridge).T
 
 
 def affordable(graph: Graph, tensors: Mapping[str, Tensor], inputs: Tensor) -> int:

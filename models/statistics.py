@@ -68,12 +68,14 @@ def _share(across: Tensor) -> Tensor:
 
 
 class _ColumnSums:
-    """Padding counts as the zeros that it is."""
+    """Padding counts as the zeros that it is. Sums are of differences from the first inputs' mean, so that single
+    precision does not lose a variance beside a large mean."""
 
     def __init__(self, layer: Layer) -> None:
         self._height, self._width = layer.shape[2:]
         count = layer.shape[1] * self._height
         self._positions = 0
+        self._origin: Tensor | None = None
         self._square = torch.zeros(count, count, dtype=torch.float64)
         self._total = torch.zeros(count, self._width, dtype=torch.float64)
         self._across = torch.zeros(self._width, self._width, dtype=torch.float64)
@@ -89,6 +91,9 @@ class _ColumnSums:
         patches = functional.unfold(data, kernel, (spread, 1), padding, (down, 1))
         patches = patches.reshape(*patches.shape[:2], -1, data.shape[3])  # (N, C_in·k_h, outputs high, w)
         padded = functional.pad(patches, (side, side))
+        if self._origin is None:
+            self._origin = padded.mean((0, 2, 3))
+        padded = padded - self._origin.reshape(-1, 1, 1)
         reach = along * (places - 1) + 1
         views = [padded[..., x * apart : x * apart + reach : along] for x in range(self._width)]
         used = torch.zeros(padded.shape[3])
@@ -107,7 +112,8 @@ class _ColumnSums:
         mean = self._total / self._positions
         covariance = (self._square / self._positions - mean @ mean.T) / self._width
         across = self._across / self._positions - mean.T @ mean
-        return Columns(covariance, mean, _share(across))
+        origin = 0.0 if self._origin is None else self._origin.double().unsqueeze(1)
+        return Columns(covariance, mean + origin, _share(across))
 
 
 class _Sums:

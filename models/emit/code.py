@@ -67,11 +67,11 @@ def factored_call(node: Node, names: Mapping[str, str], layer: Layer, down: str,
     if node.op != CONVOLUTION:
         first = f"torch.linear({data}, {down})"
         return f"    {result}_ = {first}\n    {result} = torch.linear({result}_, {up}, {bias})\n"
-    inner, outer = layer.geometries(geometry_of(node))
-    name = f"torch.conv{len(inner[0])}d"
-    first = f"{name}({', '.join([data, down, 'None', *(render(each, names) for each in inner)])})"
-    second = f"{name}({', '.join([f'{result}_', up, bias, *(render(each, names) for each in outer)])})"
-    return f"    {result}_ = {first}\n    {result} = {second}\n"
+    inner, outer = ([render(each, names) for each in geometry] for geometry in layer.geometries(geometry_of(node)))
+    name = f"torch.conv{len(layer.shape) - 2}d"
+    first = ", ".join([data, down, "None", *inner, "1"])
+    second = ", ".join([f"{result}_", up, bias, *(outer if layer.form == "spatial" else ())])
+    return f"    {result}_ = {name}({first})\n    {result} = {name}({second})\n"
 
 
 def _convolution(node: Node, data: str, weight: str, bias: str, names: Mapping[str, str]) -> str:

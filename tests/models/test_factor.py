@@ -213,3 +213,46 @@ def test_the_two_calls_of_either_form_do_what_their_product_does(data: st.DataOb
     within = torch.conv2d(torch_input, first, None, *inner)
     whole = torch.conv2d(torch_input, factor.product(down, up, shape), None, *geometry)
     assert torch.allclose(torch.conv2d(within, second, None, *outer), whole, atol=1e-9)
+
+
+def few_rows(shape: tuple[int, ...], rows: int) -> tuple[Tensor, Tensor]:
+    inputs = torch.randn(rows, shape[1] * shape[2] * shape[3]).double()
+    return inputs.T @ inputs / rows, inputs.mean(0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(CONVOLUTIONS), st.integers(1, 4), st.integers(0, 3), st.integers(1, 4), st.integers(0, 1000))
+def test_however_little_the_data_say_factors_are_finite_and_fitting_ends(
+    shape: tuple[int, ...], rank: int, outputs: int, rows: int, seed: int
+) -> None:
+    """Gradients of few outputs in single precision, and fewer rows than unknowns."""
+    torch.manual_seed(seed)
+    weight, seen = torch.randn(shape).double(), torch.randn(outputs, shape[0])
+    gradient, (normal, mean) = (seen.T @ seen).double(), few_rows(shape, rows)
+    flat = weight.reshape(len(weight), -1)
+    moments = Moments(flat @ mean, flat @ normal @ flat.T, gradient)
+    factors = factor.decompose_columns(weight, moments, columns_of(normal, mean, shape[3]))
+    fitted = factor.fit_columns(weight, normal, gradient, *factors.keep(rank))
+    assert factors.scale is not None and bool((factors.scale >= 0).all())
+    assert all(bool(each.isfinite().all()) for each in (factors.down, factors.up, factors.sigma, *fitted))
+
+
+def test_moments_that_rounding_left_indefinite_give_finite_factors() -> None:
+    torch.manual_seed(0)
+    weight, moments, columns, _ = columns_case((6, 4, 3, 3), product=True)
+    off = [each - 0.5 * torch.eye(len(each)).double() for each in (columns.covariance, columns.across)]
+    gradient = moments.gradient - 0.5 * torch.eye(6).double()
+    factors = factor.decompose_columns(
+        weight, Moments(moments.mean, moments.covariance, gradient), Columns(off[0], columns.mean, off[1])
+    )
+    assert factors.scale is not None and bool((factors.scale >= 0).all())
+    assert all(bool(each.isfinite().all()) for each in (factors.down, factors.up, factors.sigma))
+
+
+def test_factors_that_cannot_be_fitted_are_left_as_they_are() -> None:
+    weight, moments, columns, normal = columns_case((6, 4, 3, 3), product=True)
+    start = factor.decompose_columns(weight, moments, columns).keep(2)
+    broken = normal.clone()
+    broken[0, 0] = torch.nan
+    kept = factor.fit_columns(weight, broken, moments.gradient, *start)
+    assert all(torch.equal(one, other) for one, other in zip(kept, start, strict=True))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from models import criteria, execute, form, improve, master, tune, variant
 from models.emit import torchscript
@@ -161,6 +161,36 @@ def test_spatial_factors_are_tuned_and_polished_in_their_form(tmp_path: Path) ->
     )
 
 
+class Regressor(nn.Module):
+    """Gradients of one output, and a last convolution that all of them pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 16, 3)
+        self.last = nn.Conv2d(16, 32, 3)
+        self.norm = nn.BatchNorm2d(32)
+        self.head = nn.Linear(32, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.norm(self.last(torch.relu(self.first(x)))).mean((2, 3)))
+
+
+@pytest.mark.parametrize("constant", [False, True])
+@pytest.mark.parametrize("share", [0.45, 0.6, 0.8])
+def test_a_network_of_one_output_is_refit_at_every_size(share: float, constant: bool, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    x = torch.full((200, 3, 12, 12), 0.1) if constant else torch.randn(200, 3, 12, 12) + 100
+    data = source(Regressor().eval(), (3, 12, 12), tmp_path / "source", x)
+    master.build(data, tmp_path / "master", criterion="logit", keep=200)
+    stored = load_file(tmp_path / "master" / "master.safetensors")
+    assert all(bool(tensor.isfinite().all()) for tensor in stored.values() if tensor.is_floating_point())
+    found = Planner.open(tmp_path / "master")
+    plan = found.plan(max_params=int(share * found.template.params))
+    improve.improve(tmp_path / "master", plan.ranks, tmp_path / "changes", master.silent, classes=False)
+    changes = load_file(tmp_path / "changes")
+    assert all(bool(tensor.isfinite().all()) for tensor in changes.values() if tensor.is_floating_point())
+
+
 def test_with_columns_the_closed_form_moves_batch_norms_as_far_as_recomputing_does(folder: Path) -> None:
     """The spatial cut of the one layer before a batch norm."""
     found, x = Planner.open(folder), images(256)
@@ -175,4 +205,4 @@ def test_with_columns_the_closed_form_moves_batch_norms_as_far_as_recomputing_do
     expected = seen["cut"][0] - seen["whole"][0]
     torch.testing.assert_close(moved.double(), expected, rtol=0, atol=0.1 * float(expected.abs().max()))
     ratio = cut["norm.running_var"] / stored["dense/norm.running_var"]
-    torch.testing.assert_close(ratio.double(), seen["cut"][1] / seen["whole"][1], rtol=0, atol=0.05)
+    torch.testing.assert_close(ratio.double(), seen["cut"][1] / seen["whole"][1], rtol=0, atol=0.1)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 from torch import nn
 
@@ -63,8 +64,7 @@ def test_a_convolution_in_the_spatial_form_is_the_papers_matrix_and_each_factor_
     spatial = layer.spatial()
     assert (spatial.m, spatial.n, spatial.params) == (12 * 3, 16 * 5, layer.params)
     assert spatial.basis_macs == 12 * 3 * 8 * 8 + 16 * 5 * 8 * 4
-    assert layer.basis_macs == (layer.m + layer.n) * layer.positions
-    assert spatial.width * spatial.break_even < spatial.params <= spatial.width * (spatial.break_even + 1)
+    assert layer.basis_macs == (12 * 3 * 5 + 16) * 8 * 4
     assert Layer.from_json(spatial.to_json()) == spatial
 
 
@@ -74,3 +74,20 @@ def test_only_two_dimensional_kernels_that_can_be_cut_take_the_spatial_form(tmp_
     assert not found(make(Small), SHAPES[Small], tmp_path)["grouped"].columns
     assert not found(nn.Conv1d(4, 4, 3), (4, 9), tmp_path)["weight"].columns
     assert not found(nn.Conv3d(4, 4, 3), (4, 5, 5, 5), tmp_path)["weight"].columns
+
+
+def test_a_stride_that_makes_the_first_factor_dear_rules_the_spatial_form_out(tmp_path: Path) -> None:
+    def columns(stride: tuple[int, int]) -> int:
+        net = nn.Conv2d(16, 16, 3, stride=stride, padding=1)
+        return found(net, (16, 24, 24), tmp_path)["weight"].columns
+
+    assert columns((1, 1)) == columns((1, 2)) == 24 * 24 and columns((6, 1)) and not columns((1, 6))
+
+
+def test_a_side_too_wide_to_decompose_rules_the_spatial_form_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = nn.Conv2d(8, 4, 3)
+    assert found(net, (8, 9, 9), tmp_path)["weight"].columns
+    monkeypatch.setattr(layers, "WIDE", 23)
+    assert not found(net, (8, 9, 9), tmp_path)["weight"].columns

@@ -124,3 +124,16 @@ def test_inputs_that_are_always_zero_have_columns_too(tmp_path: Path) -> None:
     (moments,) = statistics.gather(graph, tensors, found, torch.zeros(8, 4, 5, 5), silent, columns=True)
     assert moments.columns is not None
     assert torch.equal(moments.columns.across, torch.eye(3).double())
+
+
+def test_a_mean_far_above_the_spread_does_not_cost_the_columns_covariance(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    graph, tensors = read(nn.Conv2d(4, 6, 3).eval(), (4, 9, 9), tmp_path)
+    found, spread = master.survey(graph, tensors).decomposed, torch.randn(64, 4, 9, 9)
+    near, far = (
+        statistics.gather(graph, tensors, found, spread + mean, silent, columns=True)[0].columns for mean in (0, 1000)
+    )
+    assert near is not None and far is not None
+    torch.testing.assert_close(far.covariance, near.covariance, rtol=0, atol=0.01)
+    torch.testing.assert_close(far.across, near.across, rtol=0, atol=0.01)
+    torch.testing.assert_close(far.mean, near.mean + 1000, rtol=0, atol=0.01)
