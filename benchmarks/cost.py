@@ -11,8 +11,9 @@ the disk is left out.
 * decompose    the rest of `master.build`: reading, factors, corrections, importance, writing
 * choice       trying two criteria, where none is given: `choice.choose` in `master.build`
 * refit        `improve.improve` for the plan at 0.3 of the parameters
-* tune         `tune.tune`: some steps, the statistics of the original, and one of the sizes that it settles are
-               timed; the whole, with its 600 steps and all sizes, is worked out from those
+* tune         `tune.tune`: some steps, the statistics of the original, and two of the sizes that it settles, one of
+               them compared with the cut, are timed; the whole, with its 600 steps and all sizes, is worked out
+               from those
 * polish       `polish.polish` of the plan at 0.3: some steps are timed; the whole, 300 steps at each of two
                rates, is worked out from those
 
@@ -25,6 +26,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import math
 import statistics
 import tempfile
 import time
@@ -125,9 +127,10 @@ def measure(name: str, arguments: dict[str, Any], steps: int, advance: Advance) 
         advance("refit")
         one = polishing(out, ranks, inputs, steps)
         advance("polish")
-        step, original, size, sizes = tuning(out, inputs, steps)
+        step, original, compared, size, sizes = tuning(out, inputs, steps)
         advance("tune")
-    whole = tune.STEPS * step + original + sizes * size
+    comparisons = math.ceil(sizes / tune.EACH)
+    whole = tune.STEPS * step + original + comparisons * compared + (sizes - comparisons) * size
     works = {
         "forward": forward,
         "statistics": gathered,
@@ -137,6 +140,7 @@ def measure(name: str, arguments: dict[str, Any], steps: int, advance: Advance) 
         "tune, a step": step,
         "tune, statistics of the original": original,
         "tune, one size": size,
+        "tune, one size compared": compared,
         "polish, a step": one,
     }
     rows = [Row(name, INPUTS, work, *rounded(taken, forward), True) for work, taken in works.items()]
@@ -165,15 +169,17 @@ def pass_over(folder: Path, inputs: Tensor) -> float:
     return min(seconds(run) for _ in range(2))
 
 
-def tuning(folder: Path, inputs: Tensor, steps: int) -> tuple[float, float, float, int]:
-    """Core seconds of a step (the median), of the original's statistics, and of settling a size; how many sizes."""
-    clock = Clock(until=("settle", 1))
+def tuning(folder: Path, inputs: Tensor, steps: int) -> tuple[float, float, float, float, int]:
+    """Core seconds of a step (the median), of the original's statistics, of settling a size that is compared with the
+    cut, and one that is not; how many sizes."""
+    clock = Clock(until=("settle", 2))
     recipe = dataclasses.replace(tune.RECIPE, steps=steps + 1)
     with contextlib.suppress(Stopped):
         tune.tune(folder, inputs, recipe, state=folder / "tuning", progress=clock, device="cpu")
     each = [clock.between(("tune", number), ("tune", number + 1)) for number in range(1, steps + 1)]
     original = clock.between(("tune", steps + 1), ("settle", 0))
-    return statistics.median(each), original, clock.between(("settle", 0), ("settle", 1)), clock.total["settle"]
+    compared, size = (clock.between(("settle", number), ("settle", number + 1)) for number in (0, 1))
+    return statistics.median(each), original, compared, size, clock.total["settle"]
 
 
 def polishing(folder: Path, ranks: Sequence[int], inputs: Tensor, steps: int) -> float:
