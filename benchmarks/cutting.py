@@ -62,7 +62,7 @@ def measure(name: str, arguments: dict[str, int], repeats: int) -> dict[str, flo
         layers = planner.template.decomposed
         weights = [module.state_dict()[layer.weight] for layer in layers]
         matrices = [w.flatten(1) for w in weights]
-        matrices += [factor.matrix(w) for layer, w in zip(layers, weights, strict=True) if layer.columns]
+        matrices += [factor.spatial_matrix(w) for layer, w in zip(layers, weights, strict=True) if layer.columns]
         ranks = dict(zip(layers, planner.plan(BUDGET).ranks, strict=True))
         cut_s, copy_s = alternate(one_cut, lambda: copy_and_hash(artifact), repeats)
         plan_s, _ = alternate(lambda: planner.plan(BUDGET), lambda: None, repeats)
@@ -114,7 +114,7 @@ def truncate(module: nn.Module, layer: Layer, rank: int) -> None:
     whole = owner.get_submodule(child)
     assert isinstance(whole, nn.Conv2d | nn.Linear)
     weight = whole.weight.detach()
-    u, s, v = torch.linalg.svd(factor.matrix(weight).T if layer.form == "spatial" else weight.flatten(1), False)
+    u, s, v = torch.linalg.svd(factor.spatial_matrix(weight).T if layer.form == "spatial" else weight.flatten(1), False)
     first: nn.Conv2d | nn.Linear
     second: nn.Conv2d | nn.Linear
     if isinstance(whole, nn.Conv2d):

@@ -72,7 +72,7 @@ def call_weights(layer: Layer, down: Tensor, up: Tensor) -> tuple[Tensor, Tensor
     return down.reshape(first), up.reshape(len(up), layer.outputs, -1).transpose(0, 1).reshape(second)
 
 
-def matrix(weight: Tensor) -> Tensor:
+def spatial_matrix(weight: Tensor) -> Tensor:
     """A convolution's weight (C_out, C_in, k_h, k_w) in the spatial form: (C_in·k_h, C_out·k_w)."""
     outputs, inputs, height, width = weight.shape
     return weight.permute(1, 2, 0, 3).reshape(inputs * height, outputs * width)
@@ -133,7 +133,7 @@ def decompose_columns(weight: Tensor, moments: Moments, columns: Columns) -> Fac
         """Rows (k, C_out·k_w) times a product of matrices."""
         return torch.einsum("kox,op,xy->kpy", rows.reshape(-1, outputs, width), for_outputs, for_columns).flatten(1)
 
-    plain = matrix(weight.double())
+    plain = spatial_matrix(weight.double())
     whitened = by(left @ plain, right, across)
     if len(whitened) <= whitened.shape[1]:
         worth, basis = _eigen(whitened @ whitened.T)

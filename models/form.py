@@ -23,7 +23,7 @@ def decompose(
     if not (spatial and layer.columns):
         return layer, whole
     if moments is None:
-        columns = factor.decompose(factor.matrix(weight).T)
+        columns = factor.decompose(factor.spatial_matrix(weight).T)
     else:
         assert moments.columns is not None
         columns = decompose_columns(weight, moments, moments.columns)

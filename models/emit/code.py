@@ -53,8 +53,8 @@ def value_names(graph: Graph) -> dict[str, str]:
 def call(node: Node, names: Mapping[str, str]) -> str:
     """The node as statements, each ending in a newline; `names` maps values to expressions."""
     if node.op == CONVOLUTION and not node.args[6]:
-        data, weight, bias = (render(node.args[index], names) for index in range(3))
-        return _assign(node, _convolution(node, data, weight, bias, names), names)
+        values = [render(node.args[index], names) for index in (0, 1, 2, 3, 4, 5, 8)]
+        return _assign(node, _convolution(len(geometry_of(node)[0]), *values), names)
     arguments = [render(a, names) for a in node.args]
     arguments += [f"{key}={render(value, names)}" for key, value in node.kwargs]
     return _assign(node, f"torch.{_function(node.op)}({', '.join(arguments)})", names)
@@ -68,16 +68,15 @@ def factored_call(node: Node, names: Mapping[str, str], layer: Layer, down: str,
         first = f"torch.linear({data}, {down})"
         return f"    {result}_ = {first}\n    {result} = torch.linear({result}_, {up}, {bias})\n"
     inner, outer = ([render(each, names) for each in geometry] for geometry in layer.geometries(geometry_of(node)))
-    name = f"torch.conv{len(layer.shape) - 2}d"
-    first = ", ".join([data, down, "None", *inner, "1"])
-    second = ", ".join([f"{result}_", up, bias, *(outer if layer.form == "spatial" else ())])
-    return f"    {result}_ = {name}({first})\n    {result} = {name}({second})\n"
+    dimensions = len(layer.shape) - 2
+    first = _convolution(dimensions, data, down, "None", *inner, "1")
+    second = _convolution(dimensions, f"{result}_", up, bias, *(outer if layer.form == "spatial" else ()))
+    return f"    {result}_ = {first}\n    {result} = {second}\n"
 
 
-def _convolution(node: Node, data: str, weight: str, bias: str, names: Mapping[str, str]) -> str:
+def _convolution(dimensions: int, *arguments: str) -> str:
     """By the name for its dimensions: `torch.jit.freeze` folds a batch norm into that, not into `convolution`."""
-    geometry = [render(node.args[index], names) for index in (3, 4, 5, 8)]
-    return f"torch.conv{len(node.args[3])}d({', '.join([data, weight, bias, *geometry])})"  # type: ignore[arg-type]
+    return f"torch.conv{dimensions}d({', '.join(arguments)})"
 
 
 def render(argument: Argument, names: Mapping[str, str]) -> str:

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from models import execute, layers
 from models.layers import Layer
@@ -63,6 +64,8 @@ def test_a_convolution_in_the_spatial_form_is_the_papers_matrix_and_each_factor_
     assert layer.columns == 8 * 8 and layer.positions == 8 * 4
     spatial = layer.spatial()
     assert (spatial.m, spatial.n, spatial.params) == (12 * 3, 16 * 5, layer.params)
+    numbers = [sum(map(math.prod, spatial.factor_shapes(spatial.break_even + more))) for more in (0, 1)]
+    assert numbers[0] < layer.params <= numbers[1]
     assert spatial.basis_macs == 12 * 3 * 8 * 8 + 16 * 5 * 8 * 4
     assert layer.basis_macs == (12 * 3 * 5 + 16) * 8 * 4
     assert Layer.from_json(spatial.to_json()) == spatial
@@ -91,3 +94,23 @@ def test_a_side_too_wide_to_decompose_rules_the_spatial_form_out(
     assert found(net, (8, 9, 9), tmp_path)["weight"].columns
     monkeypatch.setattr(layers, "WIDE", 23)
     assert not found(net, (8, 9, 9), tmp_path)["weight"].columns
+
+
+class Terse(nn.Module):
+    """A convolution called as the operator, with one number for both dimensions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(8, 4, 3, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.ops.aten.convolution.default(x, self.weight, None, [1], [1], [1], False, [0], 1)
+
+
+def test_one_number_for_all_dimensions_is_a_geometry_too(tmp_path: Path) -> None:
+    graph, tensors = read(Terse().eval(), (4, 9, 9), tmp_path)
+    (node,) = (node for node in graph.nodes if node.op == layers.CONVOLUTION)
+    assert layers.geometry_of(node) == ((1, 1), (1, 1), (1, 1))
+    x = torch.randn(2, 4, 9, 9)
+    wanted = torch.conv2d(x, tensors["weight"], None, 1, 1)
+    assert torch.equal(execute.run(graph, tensors, [x])[0], wanted)

@@ -66,6 +66,8 @@ def test_the_next_larger_plan_is_above_the_limit(any_planner: Planner, share: fl
     totals = [getattr(any_planner._at(count, path), of) for count in range(len(path))]
     # MACs can fall where a layer turns dense: it is the last plan within the limit.
     assert getattr(plan, of) <= limit
+    if totals == sorted(totals):
+        assert min(size for size in [*totals, limit + 1] if size > getattr(plan, of)) > limit
     assert all(size > limit for size in totals[len(totals) - totals[::-1].index(getattr(plan, of)) :])
 
 
