@@ -72,8 +72,10 @@ class Slot:
         """What the master has, as the file has it: of an up factor (r, C_out·k) becomes (C_out, r, k)."""
         if self.side != "up":
             return array
-        outputs, rank = self.shape[:2]
-        return array.reshape(rank, outputs, -1).swapaxes(0, 1)
+        together = array.shape[1] // self.shape[0]
+        if together > 1:  # k numbers move as one item: twice as fast as a copy of them one by one
+            array = np.ascontiguousarray(array).view(np.dtype((np.void, together * array.itemsize)))
+        return array.T
 
     @property
     def count(self) -> int:
@@ -133,10 +135,9 @@ class Script:
             return f"corrected/{name}", (rank - 1, rank)
         return self._template.entry(name), None
 
-    def source(self, ranks: Sequence[int]) -> bytes:
+    def source(self, ranks: Sequence[int], slots: Sequence[Slot]) -> bytes:
         """The module's class as TorchScript text."""
         graph = self._template.graph
-        slots = list(self.slots(ranks))
         results = ", ".join(self._names[name] for name in graph.outputs)
         lines = [
             "class Variant(Module):\n",
@@ -165,11 +166,11 @@ class Script:
             calls.append((index, code.call(node, self._names), factored))
         return calls
 
-    def object(self, ranks: Sequence[int]) -> bytes:
+    def object(self, slots: Iterable[Slot]) -> bytes:
         """The pickle of the module's attributes."""
         memo = pickle.Memo()
         state = [("training", pickle.FALSE), ("_is_full_backward_hook", pickle.NONE)]
-        for slot in self.slots(ranks):
+        for slot in slots:
             strides = contiguous(slot.shape)
             state.append(
                 (
@@ -213,13 +214,13 @@ class Script:
         return total, tables
 
     def _text_bytes(self, ranks: Sequence[int]) -> int:
-        records = self.text_records(ranks)
+        records = self.text_records(ranks, list(self.slots(ranks)))
         return sum(archive.LOCAL.size + archive.CENTRAL.size + 2 * len(f"{TOP}/{n}") + len(t) for n, t in records)
 
-    def text_records(self, ranks: Sequence[int]) -> list[tuple[str, bytes]]:
+    def text_records(self, ranks: Sequence[int], slots: Sequence[Slot]) -> list[tuple[str, bytes]]:
         return [
-            ("data.pkl", self.object(ranks)),
-            ("code/__torch__.py", self.source(ranks)),
+            ("data.pkl", self.object(slots)),
+            ("code/__torch__.py", self.source(ranks, slots)),
             ("constants.pkl", pickle.HEAD + pickle.EMPTY_TUPLE + pickle.END),
             ("version", VERSION),
             ("byteorder", b"little"),
@@ -266,7 +267,8 @@ def pieces(
 def _records(
     script: Script, master: TensorFile, ranks: Sequence[int], refit: TensorFile | None
 ) -> Iterator[tuple[str, archive.Data, bool]]:
-    for slot in script.slots(ranks):
+    slots = list(script.slots(ranks))
+    for slot in slots:
         if refit is not None and slot.source in refit:
             array = refit.array(slot.source, WIDTHS[slot.dtype])
         else:
@@ -275,7 +277,7 @@ def _records(
                 array = array[slice(*slot.rows)]
         data: NDArray[Any] = np.ascontiguousarray(slot.arrange(array))
         yield _record(slot.key), data.reshape(-1).view(np.uint8).data if data.size else b"", True
-    for name, text in script.text_records(ranks):
+    for name, text in script.text_records(ranks, slots):
         yield f"{TOP}/{name}", text, False
 
 
