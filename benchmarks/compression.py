@@ -1,6 +1,6 @@
 """Accuracy at each size, by every way there is to get there, on networks trained here.
 
-    python -m benchmarks.compression [--quick] [--seeds 0,1,2] [--networks ResNet-14,VGG,ViT] [--methods …]
+    python -m benchmarks.compression [--quick] [--seeds 0,1,2] [--networks …] [--methods …] [--budgets .3,.2]
 
 ResNet-14, a VGG-15 a quarter as wide as the paper's and a small vision transformer are trained on
 Fashion-MNIST, then cut to shares of *all* their parameters and measured on the whole test set, each from the
@@ -78,12 +78,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Setting:
-    """How much is done: `folder` for what is made on the way, epochs of training (0: as many as it takes), how
-    all sizes are trained together, and one on its own."""
+    """How much is done: `folder` for what is made on the way, epochs of training (0: as many as it takes), the
+    sizes, how all sizes are trained together, and one on its own."""
 
     folder: Path
     table: Table[Row]
     epochs: int = 0
+    budgets: Sequence[float] = BUDGETS
     tune: Recipe = tune.RECIPE
     polish: Recipe = polish.RECIPE
 
@@ -94,8 +95,10 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--networks", default=",".join(NETWORKS))
     parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--budgets", default=",".join(map(str, BUDGETS)))
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     given = parser.parse_args()
+    budgets = [float(budget) for budget in given.budgets.split(",")]
     torch.set_num_threads(given.threads)
     torch.set_flush_denormal(True)
     methods = [name.strip() for name in given.methods.split(",")]
@@ -106,13 +109,14 @@ def main() -> None:
                 folder,
                 Table(folder / "compression.csv", Row),
                 epochs=15,
+                budgets=budgets,
                 tune=dataclasses.replace(tune.RECIPE, steps=40, batch=32),
                 polish=dataclasses.replace(polish.RECIPE, steps=20, batch=32),
             )
             run(digits(), ["ResNet-14"], [0], methods, setting)
         else:
             folder = Path("build/compression")
-            setting = Setting(folder, Table(RESULTS / "compression.csv", Row))
+            setting = Setting(folder, Table(RESULTS / "compression.csv", Row), budgets=budgets)
             run(fashion_mnist(), given.networks.split(","), [int(s) for s in given.seeds.split(",")], methods, setting)
         show(setting.table.rows)
         draw(setting.table.rows, setting.table.path.with_suffix(".svg"))
@@ -152,7 +156,7 @@ class Study:
     def add(self, method: str) -> None:
         """Measure the method at every budget; the rows that are there already are not done again."""
         key = {"data": self.data.name, "network": self.name, "seed": self.seed, "method": method}
-        missing = [budget for budget in BUDGETS if not self.setting.table.has(**key, budget=budget)]
+        missing = [budget for budget in self.setting.budgets if not self.setting.table.has(**key, budget=budget)]
         if not missing:
             return
         self._prepare()
