@@ -31,20 +31,26 @@ def possible(graph: Graph, tensors: Mapping[str, Tensor], inputs: Tensor) -> boo
     return len(shape) == 2 and shape[1] > 1
 
 
-def choose(inputs: Tensor, folder: Path, make: Callable[[str, Tensor, Path], None]) -> dict[str, float]:
+def split(inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of calibration inputs (N, …): what candidates are made from, what is held back to decide between them (a fifth of
+    the first 512), and the rest."""
+    held = _held(inputs)
+    return inputs[held:INPUTS], inputs[:held], inputs[INPUTS:]
+
+
+def choose(held: Tensor, folder: Path, make: Callable[[str, Path], None]) -> dict[str, float]:
     """How far cuts by each candidate are from the original, the nearest first.
 
-    Of at most 512 calibration `inputs` (N, …) a fifth is held back, and the rest is what `make(criterion, inputs,
-    out)` builds a master from; `folder` is for these. The answer is the mean over budgets of the divergence of the
-    classes' probabilities (see `nearness`), as a share of that of outputs that are the same for every input, and no
-    more than 1: between two networks that know nothing there is nothing to choose (ResNet-56 cut to a fifth, where
-    both are lost, outweighed 0.5 and 0.3). Not of its logarithm, since what hardly differs from the original must not
-    outweigh what does (on the demo, which fits its training images, that chose `fisher`).
+    `make(criterion, out)` builds a master by it from inputs that were not `held` back (N, …); `folder` is for these.
+    The answer is the mean over budgets of the divergence of the classes' probabilities (see `nearness`), as a share of
+    that of outputs that are the same for every input, and no more than 1: between two networks that know nothing there
+    is nothing to choose (ResNet-56 cut to a fifth, where both are lost, outweighed 0.5 and 0.3). Not of its logarithm,
+    since what hardly differs from the original must not outweigh what does (on the demo, which fits its training
+    images, that chose `fisher`).
     """
-    held, data = inputs[: _held(inputs)], inputs[_held(inputs) : INPUTS]
     found: dict[str, float] = {}
     for criterion in CANDIDATES:
-        make(criterion, data, folder / criterion)
+        make(criterion, folder / criterion)
         found[criterion] = _far(folder / criterion, held)
     return dict(sorted(found.items(), key=lambda pair: pair[1]))
 

@@ -95,6 +95,11 @@ class Rule:
     per_parameter: bool = False
     spatial: bool = False
 
+    @property
+    def gradient(self) -> Literal["logits", "loss"]:
+        """Of what calibration data are asked the gradient."""
+        return "loss" if self.metric == "loss" else "logits"
+
 
 CRITERIA: Mapping[str, Rule] = {
     "uniform": Rule(uniform),

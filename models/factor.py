@@ -28,9 +28,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from models.columns import Columns
 from models.layers import Layer
 from models.solve import solve
-from models.statistics import Columns, Moments
+from models.statistics import Moments
 
 RIDGE = 1e-4
 # Of `fit_columns`.

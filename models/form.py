@@ -5,9 +5,10 @@ from __future__ import annotations
 from torch import Tensor
 
 from models import factor
+from models.columns import columns_of
 from models.factor import Factors, decompose_columns, decompose_in_metric, fit_columns
 from models.layers import Layer
-from models.statistics import Moments, columns_of
+from models.statistics import Moments
 
 # Both are compared at these shares of the layer's parameters.
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)

@@ -19,7 +19,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -31,14 +31,14 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from models import choice, correction, criteria, execute, form, path, plan, sparsity, statistics
+from models import choice, correction, criteria, execute, form, path, plan, sparsity
 from models.criteria import Importance, Rule, Spectrum
 from models.emit.template import Template, TensorSpec
 from models.errors import CheckpointError, DataError, MalformedCheckpoint, UnsupportedCheckpoint
 from models.layers import Layer, find
 from models.program import Graph
 from models.sparsity import Report
-from models.statistics import Moments
+from models.statistics import Gathering, Moments
 
 # More take longer and say hardly more of what the layers do.
 STATISTICS_INPUTS = 2048
@@ -87,53 +87,80 @@ def build(
     progress("eliminate", 0, 1, "models")
     graph, tensors, template, report = without_zeros(graph, uploaded, template, comparable(calibration, graph))
     progress("eliminate", 1, 1, "models")
-    program = Program(graph, tensors, template, uploaded)
-    inputs = None if rule.metric == "svd" else load_calibration(calibration, criterion)
+    program = Program(graph, tensors, template, uploaded, spatial, progress)
     tried: dict[str, float] = {}
-    if given is None and classes and inputs is not None and choice.possible(graph, tensors, inputs):
-
-        def make(criterion: str, inputs: Tensor, out: Path) -> None:
-            program.decompose(criterion, inputs, out, 0, spatial, progress)
-
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out) as folder:
-            tried = choice.choose(inputs, Path(folder), make)
-        criterion = next(iter(tried))
-    program.decompose(criterion, inputs, out, keep, spatial, progress)
+    if rule.metric == "svd":
+        program.decompose(criterion, None, out)
+    else:
+        inputs = load_calibration(calibration, criterion)
+        few = inputs[:STATISTICS_INPUTS]
+        choosing = given is None and classes and choice.possible(graph, tensors, few)
+        criterion, tried, moments = program.learn(few, choice.CANDIDATES if choosing else (criterion,), out)
+        program.decompose(criterion, moments, out)
+        if keep:
+            gradients = zip(template.decomposed, moments, strict=True)
+            kept = {f"gradient/{layer.name}": each.gradient.float() for layer, each in gradients}
+            save_file({**kept, "inputs": inputs[:keep].contiguous()}, out / "refit.safetensors")
     described = describe(plan.Planner.open(out))
     return {"criterion": criterion, "tried": tried, **described, "eliminated": report.to_json()}
 
 
 @dataclass(frozen=True)
 class Program:
-    """A program without zero channels, its tensors and template, and the tensors as uploaded."""
+    """A program without zero channels, its tensors and template, and the tensors as uploaded; whether convolutions may
+    take the spatial form; who hears of progress."""
 
     graph: Graph
     tensors: Mapping[str, Tensor]
     template: Template
     uploaded: Mapping[str, Tensor]
+    spatial: bool
+    progress: Progress
 
-    def decompose(
-        self, criterion: str, inputs: Tensor | None, out: Path, keep: int, spatial: bool, progress: Progress
-    ) -> None:
-        """Writes the master by a criterion, from calibration `inputs` where it uses them, to `out`."""
+    def learn(
+        self, inputs: Tensor, candidates: Sequence[str], out: Path
+    ) -> tuple[str, dict[str, float], list[Moments]]:
+        """What calibration inputs (N, …) say, for the best of criteria, and how far each was in the trial (see
+        `choice`), which takes a folder in `out` for a while."""
+        rules = [find_rule(name) for name in candidates]
+        columns = self.spatial and any(rule.spatial for rule in rules)
+        gradients = [rule.gradient for rule in rules]
+        gathering = Gathering(self.graph, self.tensors, self.template.decomposed, gradients, columns)
+
+        def tell(done: int) -> None:
+            self.progress("calibrate", done, len(inputs), "samples")
+
+        def make(criterion: str, out: Path) -> None:
+            self.decompose(criterion, gathering.moments(find_rule(criterion).gradient), out)
+
+        # In the same parts whether there is a choice or not: sums in another order are other sums.
+        fixed = self.graph.inputs[0].shape[0] is not None
+        first, held, rest = (inputs, inputs[:0], inputs[:0]) if fixed else choice.split(inputs)
+        gathering.add(first, tell)
+        criterion, tried = candidates[0], {}
+        if len(candidates) > 1:
+            out.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=out) as folder:
+                tried = choice.choose(held, Path(folder), make)
+            criterion = next(iter(tried))
+        gradient = find_rule(criterion).gradient
+        gathering.only(gradient)
+        gathering.add(torch.cat([held, rest]), tell)
+        return criterion, tried, gathering.moments(gradient)
+
+    def decompose(self, criterion: str, moments: list[Moments] | None, out: Path) -> None:
+        """Writes the master by a criterion, from what calibration inputs said where it uses them, to `out`."""
         rule, graph, tensors, template = find_rule(criterion), self.graph, self.tensors, self.template
-        moments: list[Moments] | None = None
-        if inputs is not None and rule.metric != "svd":
-            gradient: statistics.Gradient = "loss" if rule.metric == "loss" else "logits"
-            few = inputs[:STATISTICS_INPUTS]
-            moments = statistics.gather(
-                graph, tensors, template.decomposed, few, progress, gradient=gradient, columns=rule.spatial and spatial
-            )
         stored = {f"dense/{name}": tensor for name, tensor in tensors.items()}
         stored |= {template.original.entry(name): self.uploaded[name] for name in template.original.apart}
+        spatial = rule.spatial and self.spatial
         sigmas = []
         corrected: dict[str, str] = {}
         formed: dict[str, Layer] = {}
         for index, layer in enumerate(template.decomposed):
-            progress("decompose", index, len(template.decomposed), "layers")
+            self.progress("decompose", index, len(template.decomposed), "layers")
             weight, seen = tensors[layer.weight], None if moments is None else moments[index]
-            layer, factors = form.decompose(layer, weight, seen, rule.spatial and spatial, rule.metric != "outputs")
+            layer, factors = form.decompose(layer, weight, seen, spatial, rule.metric != "outputs")
             formed[layer.name] = layer
             if seen is not None:
                 for target in correction.targets(graph, layer):
@@ -142,7 +169,7 @@ class Program:
                     stored[f"corrected/{target.tensor}"] = torch.stack(rows)
             stored[f"down/{layer.name}"], stored[f"up/{layer.name}"] = factors.down, factors.up
             sigmas.append(factors.sigma.numpy())
-        progress("decompose", len(template.decomposed), len(template.decomposed), "layers")
+        self.progress("decompose", len(template.decomposed), len(template.decomposed), "layers")
         layers = tuple(formed.get(layer.name, layer) for layer in template.layers)
         template = dataclasses.replace(template, layers=layers, corrected=corrected)
         importance = rate(template, sigmas, rule)
@@ -150,10 +177,6 @@ class Program:
         save_file(stored, out / "master.safetensors")
         (out / "template.json").write_text(json.dumps(template.to_json(), separators=(",", ":")))
         save_plans(template, importance, rule, out)
-        if keep and inputs is not None and moments is not None:
-            gradients = zip(template.decomposed, moments, strict=True)
-            kept = {f"gradient/{layer.name}": each.gradient.float() for layer, each in gradients}
-            save_file({**kept, "inputs": inputs[:keep].contiguous()}, out / "refit.safetensors")
 
 
 def default_criterion(calibration: Path) -> str:

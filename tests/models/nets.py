@@ -11,8 +11,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from models import checkpoint, master
+from models.layers import Layer
 from models.plan import Planner
 from models.program import Graph
+from models.statistics import Gathering, Gradient, Moments
 
 
 class Small(nn.Module):
@@ -127,3 +129,17 @@ def planner(
     module = make(kind)
     master.build(source(module, SHAPES[kind], folder / "source", calibration), folder / "master", criterion=criterion)
     return module, folder / "master", Planner.open(folder / "master")
+
+
+def gather(
+    graph: Graph,
+    tensors: Mapping[str, Tensor],
+    layers: tuple[Layer, ...],
+    inputs: Tensor,
+    gradient: Gradient = "logits",
+    columns: bool = False,
+) -> list[Moments]:
+    """The moments of inputs that are added at once."""
+    gathering = Gathering(graph, tensors, layers, [gradient], columns)
+    gathering.add(inputs, lambda done: None)
+    return gathering.moments(gradient)

@@ -6,10 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models import correction, execute, factor, layers, statistics
+from models import correction, execute, factor, layers
 from models.correction import Target
-from models.master import silent
-from tests.models.nets import SHAPES, Small, make, read
+from tests.models.nets import SHAPES, Small, gather, make, read
 
 
 class Normed(nn.Module):
@@ -61,7 +60,7 @@ def test_the_closed_form_is_what_recomputing_gives_on_a_single_layer_net(rank: i
     shapes = execute.shapes(graph, tensors)
     shapes |= {value: tuple(tensors[name].shape) for value, name in graph.tensors.items()}
     (layer,) = layers.find(graph, shapes)
-    (moments,) = statistics.gather(graph, tensors, (layer,), x, silent)
+    (moments,) = gather(graph, tensors, (layer,), x)
     factors = factor.decompose_in_metric(tensors["conv.weight"], moments)
     cut = (factors.up[:rank].T @ factors.down[:rank]).reshape(12, 3, 3, 3)
     with torch.no_grad():
@@ -82,7 +81,7 @@ def test_at_full_rank_nothing_moves(tmp_path: Path) -> None:
     shapes = execute.shapes(graph, tensors)
     shapes |= {value: tuple(tensors[name].shape) for value, name in graph.tensors.items()}
     (layer,) = layers.find(graph, shapes)
-    (moments,) = statistics.gather(graph, tensors, (layer,), torch.randn(50, 3, 10, 10), silent)
+    (moments,) = gather(graph, tensors, (layer,), torch.randn(50, 3, 10, 10))
     factors = factor.decompose_in_metric(tensors["conv.weight"], moments)
     for target in correction.targets(graph, layer):
         *_, last = correction.rows(target, tensors[target.tensor], factors)

@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from models import factor
+from models.columns import Columns, columns_of
 from models.factor import Factors
 from models.layers import Layer
-from models.statistics import Columns, Moments, columns_of
+from models.statistics import Moments
 
 SHAPES = [(6, 4), (4, 6), (5, 5), (8, 3, 3, 3), (3, 8, 1, 5)]
 

@@ -14,7 +14,7 @@ from models import execute, layers, master, refit, statistics
 from models.errors import DataError
 from models.factor import decompose_in_metric
 from models.program import Graph
-from tests.models.nets import SHAPES, Small, make, read, source
+from tests.models.nets import SHAPES, Small, gather, make, read, source
 
 
 def prepared(
@@ -22,7 +22,7 @@ def prepared(
 ) -> tuple[Graph, dict[str, Tensor], tuple[layers.Layer, ...], list[statistics.Moments]]:
     graph, tensors = read(module, shape, folder)
     decomposed = master.survey(graph, tensors).decomposed
-    return graph, dict(tensors), decomposed, statistics.gather(graph, tensors, decomposed, x, master.silent)
+    return graph, dict(tensors), decomposed, gather(graph, tensors, decomposed, x)
 
 
 def refitted(
@@ -192,7 +192,7 @@ def test_a_refit_is_never_worse_than_the_cut_by_what_it_minimises(
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(200, 14, generator=generator) * torch.logspace(0, -spread, 14) + 0.5
     decomposed = master.survey(graph, tensors).decomposed
-    moments = statistics.gather(graph, tensors, decomposed, x, master.silent)
+    moments = gather(graph, tensors, decomposed, x)
     ranks = (first, second)
     found = refitted(graph, tensors, ranks, moments, x)
     plain = {}

@@ -7,12 +7,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models import execute, layers, master, statistics
+from models import checkpoint, columns, execute, layers, master
+from models.columns import columns_of
 from models.errors import DataError
 from models.layers import Layer
-from models.master import silent
 from models.program import Graph
-from tests.models.nets import SHAPES, Small, make, read
+from models.statistics import Gathering
+from tests.models.nets import SHAPES, Small, gather, make, read
 
 
 class Two(nn.Module):
@@ -36,7 +37,7 @@ def prepared(folder: Path) -> tuple[nn.Module, Graph, dict[str, Tensor], tuple[L
 def test_mean_and_covariance_are_those_of_the_outputs_without_the_bias(tmp_path: Path) -> None:
     module, graph, tensors, found = prepared(tmp_path)
     x = torch.randn(150, 6)
-    first, _ = statistics.gather(graph, tensors, found, x, silent)
+    first, _ = gather(graph, tensors, found, x)
     y = (x @ module.first.weight.T).double()  # type: ignore[union-attr,operator]
     assert torch.allclose(first.mean, y.mean(0), atol=1e-5)
     assert torch.allclose(first.covariance, torch.cov(y.T, correction=0), atol=1e-4)
@@ -45,7 +46,7 @@ def test_mean_and_covariance_are_those_of_the_outputs_without_the_bias(tmp_path:
 def test_the_gradient_moment_is_that_of_random_projections_of_the_outputs(tmp_path: Path) -> None:
     module, graph, tensors, found = prepared(tmp_path)
     x = torch.randn(4000, 6)
-    first, last = statistics.gather(graph, tensors, found, x, silent)
+    first, last = gather(graph, tensors, found, x)
     assert torch.allclose(last.gradient, torch.eye(3).double(), atol=0.15)
     weight = module.last.weight.detach().double()  # type: ignore[union-attr,operator]
     slope = 1 - torch.tanh(module.first(x).detach()).double() ** 2  # type: ignore[operator]
@@ -56,7 +57,7 @@ def test_the_gradient_moment_is_that_of_random_projections_of_the_outputs(tmp_pa
 def test_the_gradient_of_the_loss_has_the_fisher_matrix_for_its_moment(tmp_path: Path) -> None:
     _, graph, tensors, found = prepared(tmp_path)
     x = torch.randn(6000, 6)
-    last = statistics.gather(graph, tensors, found, x, silent, gradient="loss")[1]
+    last = gather(graph, tensors, found, x, gradient="loss")[1]
     p = execute.run(graph, tensors, [x])[0].softmax(1).double()
     expected = (torch.diag_embed(p) - p.unsqueeze(2) * p.unsqueeze(1)).mean(0)
     assert torch.allclose(last.gradient, expected, atol=0.02)
@@ -66,19 +67,19 @@ def test_classes_are_drawn_from_two_dimensional_outputs_only(tmp_path: Path) -> 
     graph, tensors = read(nn.Conv2d(2, 3, 3).eval(), (2, 5, 5), tmp_path)
     found = master.survey(graph, tensors).layers
     with pytest.raises(DataError, match="classes"):
-        statistics.gather(graph, tensors, found, torch.randn(8, 2, 5, 5), silent, gradient="loss")
+        gather(graph, tensors, found, torch.randn(8, 2, 5, 5), gradient="loss")
 
 
 def test_the_same_seed_gives_the_same_moments(tmp_path: Path) -> None:
     _, graph, tensors, found = prepared(tmp_path)
     x = torch.randn(70, 6)
-    one, other = (statistics.gather(graph, tensors, found, x, silent) for _ in range(2))
+    one, other = (gather(graph, tensors, found, x) for _ in range(2))
     assert all(torch.equal(a.gradient, b.gradient) for a, b in zip(one, other, strict=True))
 
 
 def test_the_weights_are_left_without_gradients(tmp_path: Path) -> None:
     _, graph, tensors, found = prepared(tmp_path)
-    statistics.gather(graph, tensors, found, torch.randn(10, 6), silent)
+    gather(graph, tensors, found, torch.randn(10, 6))
     assert all(tensor.grad is None for tensor in tensors.values())
 
 
@@ -94,17 +95,17 @@ GEOMETRIES = [
 def test_the_columns_moments_are_those_of_the_patches(
     geometry: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(statistics, "NUMBERS", 4000)  # several parts a batch
+    monkeypatch.setattr(columns, "NUMBERS", 4000)  # several parts a batch
     torch.manual_seed(0)
     module = nn.Conv2d(4, 6, **geometry).eval()
     graph, tensors = read(module, (4, 11, 12), tmp_path)
     x = torch.randn(70, 4, 11, 12).cumsum(3) + 1
     (layer,) = master.survey(graph, tensors).decomposed
-    (found,) = statistics.gather(graph, tensors, (layer,), x, silent, columns=True)
+    (found,) = gather(graph, tensors, (layer,), x, columns=True)
     kernel, stride, padding, dilation = module.kernel_size, module.stride, module.padding, module.dilation
     patches = nn.functional.unfold(x, kernel, dilation, padding, stride).movedim(1, 2).flatten(0, 1).double()  # type: ignore[arg-type]
     covariance = torch.cov(patches.T, correction=0)
-    expected = statistics.columns_of(covariance, patches.mean(0), kernel[1])
+    expected = columns_of(covariance, patches.mean(0), kernel[1])
     assert found.columns is not None
     for name in ("covariance", "mean", "across"):
         torch.testing.assert_close(getattr(found.columns, name), getattr(expected, name), rtol=1e-4, atol=1e-4)
@@ -113,15 +114,15 @@ def test_the_columns_moments_are_those_of_the_patches(
 def test_columns_are_gathered_where_they_are_asked_for_and_can_be(tmp_path: Path) -> None:
     graph, tensors = read(make(Small), SHAPES[Small], tmp_path)
     found, x = master.survey(graph, tensors).decomposed, torch.randn(8, *SHAPES[Small])
-    assert all(each.columns is None for each in statistics.gather(graph, tensors, found, x, silent))
-    moments = statistics.gather(graph, tensors, found, x, silent, columns=True)
+    assert all(each.columns is None for each in gather(graph, tensors, found, x))
+    moments = gather(graph, tensors, found, x, columns=True)
     assert [layer.name for layer, each in zip(found, moments, strict=True) if each.columns] == ["stem", "dilated"]
 
 
 def test_inputs_that_are_always_zero_have_columns_too(tmp_path: Path) -> None:
     graph, tensors = read(nn.Conv2d(4, 6, 3, padding=1).eval(), (4, 5, 5), tmp_path)
     found = master.survey(graph, tensors).decomposed
-    (moments,) = statistics.gather(graph, tensors, found, torch.zeros(8, 4, 5, 5), silent, columns=True)
+    (moments,) = gather(graph, tensors, found, torch.zeros(8, 4, 5, 5), columns=True)
     assert moments.columns is not None
     assert torch.equal(moments.columns.across, torch.eye(3).double())
 
@@ -131,9 +132,35 @@ def test_a_mean_far_above_the_spread_does_not_cost_the_columns_covariance(tmp_pa
     graph, tensors = read(nn.Conv2d(4, 6, 3).eval(), (4, 9, 9), tmp_path)
     found, spread = master.survey(graph, tensors).decomposed, torch.randn(64, 4, 9, 9)
     near, far = (
-        statistics.gather(graph, tensors, found, spread + mean, silent, columns=True)[0].columns for mean in (0, 1000)
+        gather(graph, tensors, found, spread + mean, columns=True)[0].columns for mean in (0, 1000)
     )
     assert near is not None and far is not None
     torch.testing.assert_close(far.covariance, near.covariance, rtol=0, atol=0.01)
     torch.testing.assert_close(far.across, near.across, rtol=0, atol=0.01)
     torch.testing.assert_close(far.mean, near.mean + 1000, rtol=0, atol=0.01)
+
+
+def test_two_kinds_of_gradient_gathered_together_are_each_as_alone(tmp_path: Path) -> None:
+    _, graph, tensors, found = prepared(tmp_path)
+    x = torch.randn(150, 6)
+    gathering = Gathering(graph, tensors, found, ("logits", "loss"))
+    gathering.add(x[:128], lambda done: None)
+    both = [moments.gradient for moments in gathering.moments("loss")]
+    assert all(map(torch.equal, both, [moments.gradient for moments in gather(graph, tensors, found, x[:128], "loss")]))
+    gathering.only("logits")
+    heard: list[int] = []
+    gathering.add(x[128:], heard.append)
+    assert heard == [128, 150]
+    expected = gather(graph, tensors, found, x)
+    for one, other in zip(gathering.moments("logits"), expected, strict=True):
+        assert torch.equal(one.gradient, other.gradient) and torch.equal(one.covariance, other.covariance)
+    with pytest.raises(KeyError):
+        gathering.moments("loss")
+
+
+def test_inputs_that_fill_no_batch_are_refused_in_words(tmp_path: Path) -> None:
+    torch.export.save(torch.export.export(nn.Linear(6, 4).eval(), (torch.randn(32, 6),)), tmp_path / "static.pt2")
+    graph, tensors = checkpoint.read(tmp_path / "static.pt2", None)
+    found = master.survey(graph, tensors).decomposed
+    with pytest.raises(DataError, match="20 calibration inputs do not fill one batch of 32"):
+        gather(graph, tensors, found, torch.randn(20, 6))
