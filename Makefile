@@ -48,8 +48,16 @@ bench: install
 	$(BIN)/python -m benchmarks
 
 # Each adds to its table in docs/results: a stopped run goes on where it was, and what is there is not done again.
-bench-compression: install
+bench-compression: install build/aimet
 	$(BIN)/python -m benchmarks.compression
+
+# AIMET, one of the methods compared with, wants packages that this project does not. torchvision is only imported.
+build/aimet: benchmarks/aimet.txt
+	$(PYTHON) -m venv $@.partial
+	$@.partial/bin/pip install --quiet torch==$(RIGHTRANK_TORCH)
+	$@.partial/bin/pip install --quiet --requirement benchmarks/aimet.txt
+	$@.partial/bin/pip install --quiet --no-deps aimet-torch==2.42.0 torchvision==0.28.0
+	mv $@.partial $@
 
 CIFAR := build/cifar
 

@@ -13,6 +13,7 @@ bytes of its file. 1,024 training images without labels serve as calibration, 5,
     channel                    the same with convolutions in the channel form alone
     refit, tune, polish        ours: what efforts `refit`, `tune` and `polish` serve
     tune + refit               ours: the tuned network decomposed anew and refit
+    AIMET weight, spatial      AIMET's greedy SVD, with its classes for the calibration images (see `aimet`)
 
 It goes on where it was stopped: docs/results/compression.csv grows row by row, trained networks lie in
 build/compression. `--quick` takes scikit-learn's digits, one network, few steps, and a temporary folder.
@@ -25,6 +26,7 @@ import dataclasses
 import json
 import shutil
 import statistics
+import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -54,6 +56,8 @@ BUDGETS = (0.7, 0.5, 0.4, 0.3, 0.2, 0.1)
 PLAIN = ("uniform", "c1", "c1c2", "sigma", "whitened")
 OURS = ("cut", "refit", "tune", "polish", "channel", "tune + refit")
 METHODS = (*OURS, *(f"{name}{bn}" for name in reversed(PLAIN) for bn in ("", " + bn")))
+AIMET = ("AIMET weight", "AIMET spatial")
+AIMET_PYTHON = Path("build/aimet/bin/python")
 CALIBRATION, TUNING = 1024, 5000
 
 
@@ -94,14 +98,18 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="digits, one network, few steps; writes no file")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--networks", default=",".join(NETWORKS))
-    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--methods", help=f"default: {', '.join(METHODS)}; without --quick also {', '.join(AIMET)}")
     parser.add_argument("--budgets", default=",".join(map(str, BUDGETS)))
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     given = parser.parse_args()
     budgets = [float(budget) for budget in given.budgets.split(",")]
     torch.set_num_threads(given.threads)
     torch.set_flush_denormal(True)
-    methods = [name.strip() for name in given.methods.split(",")]
+    methods = METHODS if given.quick else (*METHODS, *AIMET)
+    if given.methods:
+        methods = tuple(name.strip() for name in given.methods.split(","))
+    if set(methods) & set(AIMET) and not AIMET_PYTHON.exists():
+        parser.error(f"{AIMET_PYTHON} is missing: `make build/aimet`, or name --methods without AIMET's")
     with tempfile.TemporaryDirectory() as temporary:
         if given.quick:
             folder = Path(temporary)
@@ -130,7 +138,8 @@ def run(data: Data, networks: Sequence[str], seeds: Sequence[int], methods: Sequ
             for name in networks:
                 study = Study(data, name, seed, setting, bars)
                 for method in methods:
-                    if not (method.endswith(" + bn") and name == "ViT"):  # it has no batch norm
+                    # It has no batch norm, and no layer for the spatial SVD but the first, which has few parameters.
+                    if not (method.endswith((" + bn", " spatial")) and name == "ViT"):
                         study.add(method)
                     bars.advance(whole)
 
@@ -165,6 +174,8 @@ class Study:
         if not self._baseline:
             self._baseline = self._measure(out, planner.plan(1.0), None)
         original = Template.open(out).original.params
+        if method in AIMET:
+            return self._aimet(method, missing, original)
         for budget in missing:
             try:
                 plan = planner.plan(max_params=int(budget * original))
@@ -173,9 +184,29 @@ class Study:
             self.bars.update(self.task, description=f"{self.name}, seed {self.seed}: {method} at {budget}")
             changes, won = self._changes(method, out, plan)
             accuracy = self._measure(out, plan, changes)
-            reached = round(plan.params / original, 5)
-            place = (self.data.name, self.name, self.seed, method, budget, reached, plan.params, plan.macs)
-            self.setting.table.add(Row(*place, accuracy, self._baseline, len(self.data.test_labels), won))
+            self._keep(method, budget, plan.params, plan.macs, original, accuracy, won)
+
+    def _keep(
+        self, method: str, budget: float, params: int, macs: int, original: int, accuracy: float, won: str
+    ) -> None:
+        place = (self.data.name, self.name, self.seed, method, budget, round(params / original, 5), params, macs)
+        self.setting.table.add(Row(*place, accuracy, self._baseline, len(self.data.test_labels), won))
+
+    def _aimet(self, method: str, budgets: Sequence[float], original: int) -> None:
+        """What AIMET makes of the network, which is another process's: it lives in an environment of its own."""
+        scheme = method.removeprefix("AIMET ")
+        self.bars.update(self.task, description=f"{self.name}, seed {self.seed}: {method}")
+        labelled = {"inputs": self.data.images[:CALIBRATION].contiguous(), "targets": self.data.labels[:CALIBRATION]}
+        save_file({name: each.clone() for name, each in labelled.items()}, self.folder / "labelled.safetensors")
+        command = [AIMET_PYTHON, "-m", "benchmarks.aimet", self.name, self.folder, scheme, *map(str, budgets)]
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"AIMET failed: {done.stderr[-2000:]}")
+        for budget in budgets:
+            file = self.folder / f"aimet-{scheme}-{budget:g}.pt"
+            cost = json.loads(file.with_suffix(".json").read_bytes())
+            accuracy = measure(file, self.folder / "evaluation.safetensors").value
+            self._keep(method, budget, cost["params"], cost["macs"], original, accuracy, "")
 
     def _prepare(self) -> None:
         """The trained network's program, its calibration and evaluation data."""
@@ -198,7 +229,7 @@ class Study:
 
     def _master(self, method: str) -> Path:
         """The folder of the master that the method cuts."""
-        base = method.removesuffix(" + bn")
+        base = "whitened" if method in AIMET else method.removesuffix(" + bn")  # whose original they are compared with
         out = self.folder / base.replace(" ", "")
         if (out / "plans.npz").exists():
             return out

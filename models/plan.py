@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from decimal import Decimal
 from functools import cached_property
@@ -134,9 +134,9 @@ class Planner:
         shares = [totals / max(int(totals[-1]), 1) for totals in self._budgeted(of)[1]]
         return math.ceil(float(np.max(shares, axis=0).min()) * 10**6) / 10**6
 
-    def common(self) -> list[float]:
-        """The budgets worth measuring ahead of any request: those of a fixed list that can be met."""
-        return [budget for budget in COMMON if budget >= self.least()]
+    def possible(self, budgets: Sequence[float] = COMMON) -> list[float]:
+        """Those of a list of budgets, of parameters, that can be met."""
+        return [budget for budget in budgets if budget >= self.least()]
 
     def importance(self) -> list[dict[str, Any]]:
         """For each layer that can be cut, its bases' importance (infinite: never cut, given as null)."""

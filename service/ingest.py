@@ -47,7 +47,7 @@ def run(job: Job) -> Mapping[str, Any]:
                 raise Problem("upload-incomplete", "The upload ended early.", "Upload the model again.") from error
             _build(job, upload, folder)
     published = catalogue.publish_wanted(id)
-    job.parts.measure_common(catalogue.open(id))
+    job.parts.measure_ahead(catalogue.open(id))
     versions = [{"name": name, "version": version} for name, version in published.items()]
     return {"model": id, "url": f"/models/{id}", **(versions[0] if versions else {})}
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from redis.exceptions import RedisError
 
-from models.plan import Plan
+from models.plan import COMMON, Plan
 from service.cache import Cache
 from service.catalogue import Catalogue, Model, manifest_key, upload_key
 from service.jobs import BACKGROUND, INGEST, WAITING, Jobs
@@ -52,11 +52,11 @@ class Parts:
             self.jobs.send(queue, operation)
         return operation
 
-    def measure_common(self, model: Model) -> None:
-        """Has the common budgets measured while nobody waits for them."""
+    def measure_ahead(self, model: Model) -> None:
+        """Has the budgets that its publisher named, or the common ones, measured while nobody waits for them."""
         if not model.manifest["evaluation"]:
             return
-        for budget in model.planner.common():
+        for budget in model.planner.possible(model.manifest["options"].get("budgets", COMMON)):
             plan = model.planner.plan(budget=budget)
             if self.catalogue.record(model.id, plan.digest) is None:
                 self.cut(model.id, plan, BACKGROUND)
@@ -96,7 +96,7 @@ class Parts:
     def _recover(self, id: str) -> None:
         if self.catalogue.exists(id):
             self.catalogue.publish_wanted(id)
-            self.measure_common(self.catalogue.open(id))
+            self.measure_ahead(self.catalogue.open(id))
         elif self.store.exists(upload_key(id)):
             self.ingest(id)
         elif not self.catalogue.exists(id):

@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 from models.criteria import CRITERIA
+from models.plan import COMMON
 from service.api.forms import Form, Upload
 from service.auth import Key
 from service.catalogue import ID, NAME, checkpoint_key, model_id, upload_key, wanted_key
@@ -21,6 +22,8 @@ METRICS = ("top1", "top5", "mse", "agreement")
 # training, at ingest, for all sizes; that, and then a training of each size.
 EFFORTS = ("cut", "refit", "tune", "polish")
 NUMBERS = (("tune_steps", 1_000_000), ("tune_seconds", 7 * 24 * 3600))
+# How many budgets may be measured ahead of any request.
+AHEAD = 32
 
 FORM_SCHEMA = {
     "required": True,
@@ -54,6 +57,13 @@ FORM_SCHEMA = {
                                 "metric": {"enum": list(METRICS)},
                                 "effort": {"enum": list(EFFORTS), "default": "cut"},
                                 **{name: {"type": "integer", "minimum": 1, "maximum": most} for name, most in NUMBERS},
+                                "budgets": {
+                                    "type": "array",
+                                    "items": {"type": "number", "exclusiveMinimum": 0, "maximum": 1},
+                                    "maxItems": AHEAD,
+                                    "default": list(COMMON),
+                                    "description": "Made and measured right after the upload, those that can be met.",
+                                },
                             },
                         },
                     },
@@ -150,8 +160,10 @@ def options_of(form: Form) -> dict[str, Any]:
         elif option in numbers:
             if type(value) is not int or not 1 <= value <= numbers[option]:
                 raise Problem("invalid-request", f"{option} is not a whole number from 1 to {numbers[option]}.")
+        elif option == "budgets":
+            check_budgets(value)
         else:
-            known = ", ".join([*words, *numbers])
+            known = ", ".join([*words, *numbers, "budgets"])
             raise Problem("invalid-request", f"There is no option {option[:100]!r}.", f"Known: {known}.")
     effort = options.get("effort", "cut")
     if effort != "cut" and "calibration" not in form.files:
@@ -161,6 +173,16 @@ def options_of(form: Form) -> dict[str, Any]:
     if numbers.keys() & options.keys() and effort not in ("tune", "polish"):
         raise Problem("invalid-request", f"{', '.join(numbers)} go with effort tune or polish.")
     return options
+
+
+def check_budgets(value: Any) -> None:
+    listed = isinstance(value, list) and len(value) <= AHEAD
+    if not listed or not all(type(each) in (int, float) and 0 < each <= 1 for each in value):
+        raise Problem(
+            "invalid-request",
+            f"budgets is not a list of at most {AHEAD} numbers above 0, up to 1.",
+            "For example [0.5, 0.3].",
+        )
 
 
 def name_of(form: Form) -> str | None:

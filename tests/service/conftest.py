@@ -118,7 +118,7 @@ def shared(valkey: Settings, files: Files) -> Iterator[Running]:
     with at_work(valkey), serving(valkey) as running:
         id = running.publish(files, name="demo")
         deadline = time.monotonic() + 60
-        while len(running.parts.catalogue.records(id)) < len(running.parts.catalogue.open(id).planner.common()):
+        while len(running.parts.catalogue.records(id)) < len(running.parts.catalogue.open(id).planner.possible()):
             assert time.monotonic() < deadline
             time.sleep(0.05)
         yield running

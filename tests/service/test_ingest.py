@@ -14,6 +14,7 @@ from models.measure import METRICS
 from service import ingest
 from service.api import uploads
 from service.catalogue import manifest_key, record_key
+from service.operations import cut_id
 from service.settings import Settings
 from tests.service.conftest import Files, Running, at_work
 
@@ -35,7 +36,27 @@ def test_the_operation_says_what_the_model_is_called(shared: Running, demo: str)
 def test_common_budgets_have_been_measured_in_the_background(shared: Running, demo: str) -> None:
     planner = shared.parts.catalogue.open(demo).planner
     points = {point["plan"] for point in shared.client.get(f"/models/{demo}/curve").json()["points"]}
-    assert {planner.plan(budget=budget).digest for budget in planner.common()} <= points
+    assert {planner.plan(budget=budget).digest for budget in planner.possible()} <= points
+
+
+def test_the_publisher_says_which_budgets_are_measured_ahead(service: Running, files: Files) -> None:
+    pushed = {"checkpoint": files.checkpoint, "evaluation": files.evaluation}
+    answer = service.push(pushed, name="named", options='{"budgets": [0.25, 1, 0.000001]}').json()
+    assert service.end(answer["operation"])["error"] is None
+    model = service.parts.catalogue.open(answer["id"])
+    plan = model.planner.plan(budget=0.25).digest
+    assert service.end(cut_id(model.id, plan))["error"] is None
+    kept = {record.plan.digest for record in service.parts.catalogue.records(model.id)}
+    assert kept == {plan, model.planner.plan(budget=1).digest}
+    waiting = {model.planner.plan(budget=budget).digest for budget in model.planner.possible()} - kept
+    assert waiting and all(service.parts.operations.get(cut_id(model.id, each)) is None for each in waiting)
+
+
+@pytest.mark.parametrize("budgets", ["0.5", "[0]", "[1.5]", "[true]", '["0.5"]', "[NaN]", str([0.5] * 33)])
+def test_budgets_that_are_none_are_refused(web: Running, files: Files, budgets: str) -> None:
+    answer = web.push({"checkpoint": files.checkpoint}, options=f'{{"budgets": {budgets}}}')
+    assert answer.status_code == 422 and "budgets" in answer.json()["detail"]
+    assert web.parts.store.keys("") == []
 
 
 def test_a_file_that_is_no_model_leaves_nothing(service: Running, files: Files, tmp_path: Path) -> None:
