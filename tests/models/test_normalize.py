@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from models import execute
 from models.checkpoint import read
 from models.errors import UnsupportedCheckpoint
-from models.normalize import bind, functional_twin, normalize
+from models.normalize import normalize
+from models.normalize.binding import bind
+from models.normalize.inplace import functional_twin
 from models.operators import ALLOWED, IN_PLACE
 from models.program import Graph, Input, Node, Ref
 

@@ -1,0 +1,80 @@
+"""One spelling for every program: eval mode, no mutation, canonical operators.
+
+Training-time calls become what the module does in eval mode; in-place calls become their functional
+twins where nothing else sees the change, and the program is refused otherwise; each layer gets one
+spelling. Every rewrite calls the same kernel on the same operands as the original, so the outputs do
+not change by a bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from models.normalize.binding import renamed
+from models.normalize.inplace import functional
+from models.normalize.spelling import canonical
+from models.operators import VANISHING, names
+from models.program import Graph, Node, Ref
+
+__all__ = ["normalize"]
+
+_IDENTITIES = names(
+    "aten",
+    """
+    dropout feature_dropout alpha_dropout native_dropout detach alias
+    dropout_ feature_dropout_ alpha_dropout_ detach_
+    """,
+)
+
+
+def normalize(graph: Graph, tensors: Mapping[str, Tensor], ranks: Mapping[str, int]) -> Graph:
+    """The same function in eval mode and canonical spelling; see the module's docstring.
+
+    `ranks` is the number of dimensions of tensor values, where known: it tells a batched convolution
+    from one without a batch dimension, which keeps its spelling. Raises UnsupportedCheckpoint for
+    mutation that cannot be removed.
+    """
+    graph = _drop(graph, VANISHING)
+    graph = _without_identities(graph, _IDENTITIES)
+    graph = functional(graph)
+    graph = _without_identities(graph, frozenset({"aten.lift_fresh_copy.default"}))
+    graph = canonical(graph, tensors, ranks)
+    return _without_dead(graph)
+
+
+def _drop(graph: Graph, ops: frozenset[str]) -> Graph:
+    return graph.replace(nodes=tuple(node for node in graph.nodes if node.op not in ops))
+
+
+def _without_identities(graph: Graph, ops: frozenset[str]) -> Graph:
+    """Calls that return their first argument unchanged (in eval mode), replaced by that argument."""
+    sources: dict[str, str] = {}
+    kept = []
+    for node in graph.nodes:
+        node = renamed(node, sources)
+        source = node.args[0] if node.args else None
+        if node.op in ops and isinstance(source, Ref):
+            sources[node.outputs[0]] = source.name
+        else:
+            kept.append(node)
+    return graph.replace(nodes=tuple(kept), outputs=tuple(sources.get(name, name) for name in graph.outputs))
+
+
+def _without_dead(graph: Graph) -> Graph:
+    """Only calls that an output depends on; results that nobody reads lose their name. Parameters stay, as they
+    count; buffers that nobody reads go."""
+    read = set(graph.outputs)
+    kept = []
+    for node in reversed(graph.nodes):
+        if not read.isdisjoint(node.outputs):
+            outputs = tuple(name if name in read else "" for name in node.outputs)
+            kept.append(Node(node.name, node.op, node.args, node.kwargs, outputs, node.listed))
+            read.update(node.inputs())
+    tensors = {
+        name: qualified
+        for name, qualified in graph.tensors.items()
+        if name in read or qualified in graph.parameters
+    }
+    return graph.replace(nodes=tuple(reversed(kept)), tensors=tensors)
