@@ -313,7 +313,9 @@ def show(rows: Sequence[Row]) -> None:
 
 
 def cell(values: Sequence[float]) -> str:
-    return f"{statistics.mean(values):.2f} ±{(max(values) - min(values)) / 2:.2f}" if values else ""
+    """The mean, and with several values half their range."""
+    spread = f" ±{(max(values) - min(values)) / 2:.2f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.2f}{spread}" if values else ""
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:

@@ -25,12 +25,12 @@ def printed() -> str:
 def test_every_method_has_a_figure_at_every_budget(printed: str) -> None:
     for method in METHODS:
         (line,) = [line for line in printed.splitlines() if line.startswith(f"{method}  ")]
-        assert len(line.removeprefix(method).split("±")) == len(BUDGETS) + 1
+        assert len(line.removeprefix(method).split()) == len(BUDGETS)
 
 
 def test_a_refit_loses_less_than_a_cut_of_the_same_size(printed: str) -> None:
     lost = {
-        method: float(next(line for line in printed.splitlines() if line.startswith(f"{method}  ")).split()[-2])
+        method: float(next(line for line in printed.splitlines() if line.startswith(f"{method}  ")).split()[-1])
         for method in ("cut", "refit")
     }
     assert lost["refit"] < lost["cut"]
