@@ -16,7 +16,8 @@ help:
 	@echo "make test     lint, types and tests"
 	@echo "make verify   a running service's answers, checked from outside with curl and torch alone"
 	@echo "make bench    the figures that the README quotes"
-	@echo "make bench-compression  accuracy at each size by every method, on networks trained here: hours"
+	@echo "make bench-compression  accuracy at each size by every method, on networks trained here: hours;"
+	@echo "                        installs AIMET, one of them, and a second torch into build/aimet"
 	@echo "make bench-cifar        the same of networks that others trained, through a running service: hours"
 	@echo "make bench-learning  learning to be cut (arXiv:1910.13141) against normal training; 40 minutes of a core"
 	@echo "make bench-sparsity  zero channels from Adam and L2 (arXiv:1812.08119), and their removal; 30 minutes of a core"
@@ -53,6 +54,7 @@ bench-compression: install build/aimet
 
 # AIMET, one of the methods compared with, wants packages that this project does not. torchvision is only imported.
 build/aimet: benchmarks/aimet.txt
+	rm -rf $@ $@.partial
 	$(PYTHON) -m venv $@.partial
 	$@.partial/bin/pip install --quiet torch==$(RIGHTRANK_TORCH)
 	$@.partial/bin/pip install --quiet --requirement benchmarks/aimet.txt

@@ -3,10 +3,10 @@
     build/aimet/bin/python -m benchmarks.aimet NETWORK FOLDER SCHEME BUDGET [BUDGET …]
 
 FOLDER has the network's `network.safetensors`, and `labelled.safetensors`: calibration `inputs` and their classes
-`targets`, on which AIMET rates each layer at ten ranks, greedily ("weight", "spatial": its two schemes). It counts
-the weights of the layers that it may split; the target that it is given makes the whole network, all parameters
-counted, as large as each BUDGET. What it really reaches is told. For each there will be aimet-SCHEME-BUDGET.pt,
-traced, and a .json with its `params` and `macs`.
+`targets`, on which AIMET rates each layer at nine ratios and then chooses greedily ("weight", "spatial": its two
+schemes). It counts the weights of all convolutions and linear layers; the target that it is given makes the whole
+network, all parameters counted, as large as each BUDGET. What it really reaches is told. For each there will be
+aimet-SCHEME-BUDGET.pt, traced, and a .json with its `params` and `macs`.
 
 AIMET 2.42 wants a torchvision that imports; where that lacks an operator of its own, declaring the operator is enough.
 """
@@ -69,10 +69,8 @@ def compress(
     from aimet_torch.compress import ModelCompressor
     from aimet_torch.defs import SpatialSvdParameters, WeightSvdParameters
 
-    kinds = (nn.Conv2d, nn.Linear) if scheme == "weight" else (nn.Conv2d,)
-    split = sum(module.weight.numel() for module in model.modules() if isinstance(module, kinds))
-    whole = count(model)
-    target = min(max((budget * whole - (whole - split)) / split, 0.01), 0.99)
+    counted = sum(module.weight.numel() for module in model.modules() if isinstance(module, (nn.Conv2d, nn.Linear)))
+    target = target_of(budget, count(model), counted)
     scores = Path("data/greedy_selection_eval_scores_dict.pkl")  # another target wants no other scores
     kept = scores.with_name(f"{scheme}.pkl")
     greedy = GreedySelectionParameters(target, saved_eval_scores_dict=str(kept) if kept.exists() else None)
@@ -88,6 +86,11 @@ def compress(
     if not kept.exists():
         scores.rename(kept)
     return smaller
+
+
+def target_of(budget: float, params: int, counted: int) -> float:
+    """The share of the `counted` weights that makes all `params` a share `budget`; AIMET takes none below 0.01."""
+    return min(max((budget * params - (params - counted)) / counted, 0.01), 0.99)
 
 
 def rated_on(data: dict[str, Tensor]) -> Callable[[nn.Module, int, bool], float]:

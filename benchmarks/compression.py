@@ -198,11 +198,11 @@ class Study:
         self.bars.update(self.task, description=f"{self.name}, seed {self.seed}: {method}")
         labelled = {"inputs": self.data.images[:CALIBRATION].contiguous(), "targets": self.data.labels[:CALIBRATION]}
         save_file({name: each.clone() for name, each in labelled.items()}, self.folder / "labelled.safetensors")
-        command = [AIMET_PYTHON, "-m", "benchmarks.aimet", self.name, self.folder, scheme, *map(str, budgets)]
-        done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
-        if done.returncode:
-            raise RuntimeError(f"AIMET failed: {done.stderr[-2000:]}")
         for budget in budgets:
+            command = [AIMET_PYTHON, "-m", "benchmarks.aimet", self.name, self.folder, scheme, budget]
+            done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+            if done.returncode:
+                raise RuntimeError(f"AIMET failed: {done.stderr[-2000:]}")
             file = self.folder / f"aimet-{scheme}-{budget:g}.pt"
             cost = json.loads(file.with_suffix(".json").read_bytes())
             accuracy = measure(file, self.folder / "evaluation.safetensors").value
@@ -305,10 +305,11 @@ def show(rows: Sequence[Row]) -> None:
         seeds = sorted({row.seed for row in mine})
         baseline = 100 * statistics.mean({row.seed: row.baseline for row in mine}.values())
         print(f"\n{network}: {baseline:.2f} % on {mine[0].n} images of {mine[0].data}, seeds {seeds}")
-        print(f"{'':16}" + "".join(f"{budget:>14g}" for budget in BUDGETS))
+        budgets = sorted({row.budget for row in mine}, reverse=True)
+        print(f"{'':16}" + "".join(f"{budget:>14g}" for budget in budgets))
         for method in dict.fromkeys(row.method for row in mine):
             lost = {b: [100 * (r.baseline - r.accuracy) for r in mine if (r.method, r.budget) == (method, b)]
-                    for b in BUDGETS}  # fmt: skip
+                    for b in budgets}  # fmt: skip
             print(f"{method:16}" + "".join(f"{cell(values):>14}" for values in lost.values()))
 
 
@@ -325,7 +326,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         panels[network] = {
             method: [
                 (b, 100 * statistics.mean(same))
-                for b in BUDGETS
+                for b in sorted({row.budget for row in mine}, reverse=True)
                 if (same := [row.accuracy for row in mine if (row.method, row.budget) == (method, b)])
             ]
             for method in dict.fromkeys(row.method for row in mine)

@@ -7,9 +7,9 @@ Times are the process's CPU time, so that what else the machine does in these mi
 the disk is left out.
 
 * forward      the network once over all calibration inputs, without gradients: the unit of the rest
-* statistics   `statistics.gather` in `master.build`
+* statistics   passes over the inputs in `master.build` (see `models.statistics`)
 * decompose    the rest of `master.build`: reading, factors, corrections, importance, writing
-* choice       trying two criteria, where none is given: `choice.choose` in `master.build`
+* choice       what trying two criteria adds, where none is given: more passes back, and `models.choice`
 * refit        `improve.improve` for the plan at 0.3 of the parameters
 * tune         `tune.tune`: some steps, the statistics of the original, and two of the sizes that it settles, one of
                them compared with the cut, are timed; the whole, with its 600 steps and all sizes, is worked out

@@ -6,7 +6,7 @@ one, now the other keeps more (docs/cutting.md has measurements). The difference
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -32,13 +32,15 @@ def possible(graph: Graph, tensors: Mapping[str, Tensor], inputs: Tensor) -> boo
 
 
 def split(inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of calibration inputs (N, …): what candidates are made from, what is held back to decide between them (a fifth of
-    the first 512), and the rest."""
-    held = _held(inputs)
-    return inputs[held:INPUTS], inputs[:held], inputs[INPUTS:]
+    """Of calibration inputs (N, …): what candidates are made from, what decides between them (the last fifth of the
+    first 512), and all but the first of these."""
+    tried = min(len(inputs), INPUTS) - _held(inputs)
+    return inputs[:tried], inputs[tried:INPUTS], inputs[tried:]
 
 
-def choose(held: Tensor, folder: Path, make: Callable[[str, Path], None]) -> dict[str, float]:
+def choose(
+    candidates: Sequence[str], held: Tensor, folder: Path, make: Callable[[str, Path], None]
+) -> dict[str, float]:
     """How far cuts by each candidate are from the original, the nearest first.
 
     `make(criterion, out)` builds a master by it from inputs that were not `held` back (N, …); `folder` is for these.
@@ -49,7 +51,7 @@ def choose(held: Tensor, folder: Path, make: Callable[[str, Path], None]) -> dic
     images, that chose `fisher`).
     """
     found: dict[str, float] = {}
-    for criterion in CANDIDATES:
+    for criterion in candidates:
         make(criterion, folder / criterion)
         found[criterion] = _far(folder / criterion, held)
     return dict(sorted(found.items(), key=lambda pair: pair[1]))

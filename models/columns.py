@@ -6,6 +6,7 @@ They are taken from the inputs as they lie, without copying a patch for every po
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -43,10 +44,9 @@ class ColumnSums:
     from the first inputs' mean, so that single precision does not lose a variance beside a large mean."""
 
     def __init__(self, layer: Layer) -> None:
-        self._channels, self._height, self._width = layer.shape[1:]
+        channels, height, width = self._channels, self._height, self._width = layer.shape[1:]
         self._positions = 0
         self._origin: Tensor | None = None  # (C_in,)
-        channels, height, width = layer.shape[1:]
         self._square = torch.zeros(channels, height, channels, height, dtype=torch.float64)
         self._total = torch.zeros(channels, height, width, dtype=torch.float64)
         self._across = torch.zeros(width, width, dtype=torch.float64)
@@ -54,7 +54,7 @@ class ColumnSums:
     def add(self, data: Tensor, geometry: Geometry, outputs: tuple[int, int]) -> None:
         """Inputs (N, C_in, h, w) of a call whose outputs are (high, wide)."""
         if self._origin is None:
-            self._origin = data.mean((0, 2, 3))
+            self._origin = single(data).mean((0, 2, 3))
         for part in torch.split(data, max(1, NUMBERS // data[0].numel())):
             self._add(part, geometry, outputs)
             self._positions += len(part) * outputs[0] * outputs[1]
@@ -62,9 +62,9 @@ class ColumnSums:
     def _add(self, data: Tensor, geometry: Geometry, outputs: tuple[int, int]) -> None:
         (down, along), (top, side), (spread, apart) = geometry
         assert self._origin is not None
-        padded = functional.pad(data, (side, side, top, top)).permute(2, 0, 3, 1).contiguous()
-        padded -= self._origin  # (h, N, w, C_in)
-        # Which of the inputs' rows, and columns, a row or column of the kernel meets.
+        padded = single(functional.pad(data, (side, side, top, top))).permute(2, 0, 3, 1)  # (h, N, w, C_in)
+        padded = torch.sub(padded, self._origin, out=padded.new_empty(padded.shape))
+        # Which of the inputs' rows, and columns, each row and column of the kernel meets.
         rows = [slice(i * spread, i * spread + down * (outputs[0] - 1) + 1, down) for i in range(self._height)]
         columns = [slice(x * apart, x * apart + along * (outputs[1] - 1) + 1, along) for x in range(self._width)]
 
@@ -72,21 +72,16 @@ class ColumnSums:
         for i, x in self._pairs(self._height, self._width):
             self._total[:, i, x] += total[rows[i], columns[x]].sum((0, 1))
 
-        met = torch.zeros(padded.shape[0])
-        for each in rows:
-            met[each] += 1
+        times = _times_met(rows, padded.shape[0]).double()
         for lag in range(self._width):
-            shifted = padded[:, :, lag * apart :]
-            shared = (padded[:, :, : shifted.shape[2]] * shifted).sum((1, 3)).double().T @ met.double()
+            later = padded[:, :, lag * apart :]
+            shared = (padded[:, :, : later.shape[2]] * later).sum((1, 3)).double().T @ times
             for x in range(self._width - lag):
                 value = shared[columns[x]].sum()
                 self._across[x, x + lag] += value
                 self._across[x + lag, x] += value if lag else 0
 
-        met = torch.zeros(padded.shape[2])
-        for each in columns:
-            met[each] += 1
-        padded *= met.sqrt().unsqueeze(1)
+        padded *= _times_met(columns, padded.shape[2]).sqrt().unsqueeze(1)
         flat = [padded[each].reshape(-1, self._channels) for each in rows]
         for i, j in self._pairs(self._height, self._height):
             if j <= i:
@@ -107,6 +102,19 @@ class ColumnSums:
         origin = torch.zeros(self._channels) if self._origin is None else self._origin
         shifted = mean + origin.double().repeat_interleave(self._height).unsqueeze(1)
         return Columns((square - mean @ mean.T) / self._width, shifted, _share(across))
+
+
+def single(values: Tensor) -> Tensor:
+    """In single precision, or what is finer: sums in half of it overflow."""
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+
+
+def _times_met(slices: Sequence[slice], count: int) -> Tensor:
+    """How many of the slices of `count` things each is in."""
+    times = torch.zeros(count)
+    for each in slices:
+        times[each] += 1
+    return times
 
 
 def _share(across: Tensor) -> Tensor:

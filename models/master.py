@@ -135,17 +135,17 @@ class Program:
 
         # In the same parts whether there is a choice or not: sums in another order are other sums.
         fixed = self.graph.inputs[0].shape[0] is not None
-        first, held, rest = (inputs, inputs[:0], inputs[:0]) if fixed else choice.split(inputs)
+        first, held, others = (inputs, inputs[:0], inputs[:0]) if fixed else choice.split(inputs)
         gathering.add(first, tell)
         criterion, tried = candidates[0], {}
         if len(candidates) > 1:
             out.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=out) as folder:
-                tried = choice.choose(held, Path(folder), make)
+                tried = choice.choose(candidates, held, Path(folder), make)
             criterion = next(iter(tried))
         gradient = find_rule(criterion).gradient
         gathering.only(gradient)
-        gathering.add(torch.cat([held, rest]), tell)
+        gathering.add(others, tell)
         return criterion, tried, gathering.moments(gradient)
 
     def decompose(self, criterion: str, moments: list[Moments] | None, out: Path) -> None:

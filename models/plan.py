@@ -136,7 +136,8 @@ class Planner:
 
     def possible(self, budgets: Sequence[float] = COMMON) -> list[float]:
         """Those of a list of budgets, of parameters, that can be met."""
-        return [budget for budget in budgets if budget >= self.least()]
+        least = self.least()
+        return [budget for budget in budgets if budget >= least]
 
     def importance(self) -> list[dict[str, Any]]:
         """For each layer that can be cut, its bases' importance (infinite: never cut, given as null)."""

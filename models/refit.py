@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from models import correction, execute, factor, form
+from models.columns import single
 from models.correction import BATCH_NORM
 from models.layers import LINEAR, Layer, geometry_of
 from models.program import Graph, Node, Ref
@@ -198,7 +199,7 @@ def _equations(
     total_out = torch.zeros(layer.outputs, dtype=torch.float64)
     count = 0
     for x, y in _pairs(node, layer, data, outputs):
-        y = y if bias is None else y - bias
+        x, y = single(x), single(y if bias is None else y - bias)
         # Near the mean, so that single precision does not lose the variance beside it.
         origin = x.mean(0) if origin is None else origin
         x = x - origin

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from models import execute
-from models.columns import Columns, ColumnSums
+from models.columns import Columns, ColumnSums, single
 from models.errors import DataError
 from models.layers import LINEAR, Layer, geometry_of
 from models.program import Graph, Node
@@ -48,11 +48,13 @@ class _Sums:
         self.gradients = {kind: torch.zeros(n, n, dtype=torch.float64) for kind in gradients}
 
     def add(self, rows: Tensor) -> None:
+        rows = single(rows)
         self.positions += len(rows)
         self.total += rows.sum(0).double()
         self.square += (rows.T @ rows).double()
 
     def add_gradient(self, kind: Gradient, rows: Tensor) -> None:
+        rows = single(rows)
         self.gradients[kind] += (rows.T @ rows).double()
 
     def moments(self, samples: int, kind: Gradient, columns: Columns | None) -> Moments:
@@ -128,7 +130,7 @@ class Gathering:
         # A later in-place call must not change what the hook belongs to.
         return result.clone() if result.requires_grad else result
 
-    def moments(self, kind: Gradient = "logits") -> list[Moments]:
+    def moments(self, kind: Gradient) -> list[Moments]:
         """One entry per layer. DataError where what was added does not fill a batch."""
         if not self._samples:
             raise DataError(

@@ -161,7 +161,7 @@ def options_of(form: Form) -> dict[str, Any]:
             if type(value) is not int or not 1 <= value <= numbers[option]:
                 raise Problem("invalid-request", f"{option} is not a whole number from 1 to {numbers[option]}.")
         elif option == "budgets":
-            check_budgets(value)
+            options[option] = budgets_of(value)
         else:
             known = ", ".join([*words, *numbers, "budgets"])
             raise Problem("invalid-request", f"There is no option {option[:100]!r}.", f"Known: {known}.")
@@ -172,10 +172,13 @@ def options_of(form: Form) -> dict[str, Any]:
         )
     if numbers.keys() & options.keys() and effort not in ("tune", "polish"):
         raise Problem("invalid-request", f"{', '.join(numbers)} go with effort tune or polish.")
+    if "budgets" in options and "evaluation" not in form.files:
+        raise Problem("invalid-request", "budgets to measure need evaluation data.", "curl -F evaluation=@test.npz …")
     return options
 
 
-def check_budgets(value: Any) -> None:
+def budgets_of(value: Any) -> list[float]:
+    """The budgets to measure ahead, in their one spelling: each once, the largest first."""
     listed = isinstance(value, list) and len(value) <= AHEAD
     if not listed or not all(type(each) in (int, float) and 0 < each <= 1 for each in value):
         raise Problem(
@@ -183,6 +186,7 @@ def check_budgets(value: Any) -> None:
             f"budgets is not a list of at most {AHEAD} numbers above 0, up to 1.",
             "For example [0.5, 0.3].",
         )
+    return sorted({float(each) for each in value}, reverse=True)
 
 
 def name_of(form: Form) -> str | None:

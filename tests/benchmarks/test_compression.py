@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.aimet import target_of
 from benchmarks.compression import BUDGETS, Row, Table, cell, draw, show
 
 ROOT = Path(__file__).parents[2]
@@ -47,6 +48,11 @@ def test_what_is_lost_is_averaged_over_seeds(capsys: pytest.CaptureFixture[str],
     draw(rows, tmp_path / "plot.svg")
     assert (tmp_path / "plot.svg").read_text().count("</svg>") == 1
     assert cell([]) == ""
+
+
+def test_aimet_is_given_what_makes_the_whole_network_as_large_as_asked() -> None:
+    assert target_of(0.3, params=1000, counted=900) * 900 + 100 == pytest.approx(300)
+    assert target_of(0.05, params=1000, counted=900) == 0.01
 
 
 def test_rows_are_found_again(tmp_path: Path) -> None:

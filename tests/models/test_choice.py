@@ -53,6 +53,18 @@ def test_what_decides_is_how_far_cuts_are_on_inputs_that_were_held_back(
     assert [len(held) for held in seen] == [40, 40]
 
 
+@pytest.mark.parametrize("best", choice.CANDIDATES)
+def test_inputs_beyond_those_of_the_choice_count_as_if_there_had_been_none(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, best: str
+) -> None:
+    monkeypatch.setattr(choice, "INPUTS", 100)
+    monkeypatch.setattr(choice, "_far", lambda where, held: float(where.name != best))
+    assert master.build(folder, tmp_path / "chosen")["criterion"] == best
+    master.build(folder, tmp_path / "given", criterion=best)
+    for name in ("master.safetensors", "template.json", "plans.npz"):
+        assert (tmp_path / "chosen" / name).read_bytes() == (tmp_path / "given" / name).read_bytes()
+
+
 def test_a_cut_at_full_size_is_nearest(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     master.build(folder, tmp_path / "out", criterion="logit")
     held = images(40)

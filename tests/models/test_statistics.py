@@ -140,6 +140,36 @@ def test_a_mean_far_above_the_spread_does_not_cost_the_columns_covariance(tmp_pa
     torch.testing.assert_close(far.mean, near.mean + 1000, rtol=0, atol=0.01)
 
 
+def test_sums_of_half_precision_do_not_overflow(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = nn.Conv2d(64, 8, 3).half().eval()
+    torch.export.save(
+        torch.export.export(module, (torch.randn(2, 64, 8, 8).half(),), dynamic_shapes=({0: torch.export.Dim("b")},)),
+        tmp_path / "half.pt2",
+    )
+    graph, tensors = checkpoint.read(tmp_path / "half.pt2", None)
+    found = master.survey(graph, tensors).decomposed
+    x = torch.randn(64, 64, 8, 8) * 20
+    (half,) = gather(graph, tensors, found, x.half(), columns=True)
+    (whole,) = gather(graph, {name: each.float() for name, each in tensors.items()}, found, x, columns=True)
+    assert half.columns is not None and whole.columns is not None
+    for one, other in (
+        (half.covariance, whole.covariance),
+        (half.columns.covariance, whole.columns.covariance),
+        (half.columns.across, whole.columns.across),
+    ):
+        torch.testing.assert_close(one, other, rtol=0.02, atol=0.02 * float(other.abs().max()))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_what_is_gathered_leaves_the_inputs_as_they_are(tmp_path: Path, layout: torch.memory_format) -> None:
+    graph, tensors = read(nn.Conv2d(4, 6, 3).eval(), (4, 9, 9), tmp_path)
+    x = torch.randn(1, 4, 9, 9).contiguous(memory_format=layout)
+    layer, sums = master.survey(graph, tensors).decomposed[0], x.clone()
+    columns.ColumnSums(layer).add(x, ((1, 1), (0, 0), (1, 1)), (7, 7))
+    assert torch.equal(x, sums)
+
+
 def test_two_kinds_of_gradient_gathered_together_are_each_as_alone(tmp_path: Path) -> None:
     _, graph, tensors, found = prepared(tmp_path)
     x = torch.randn(150, 6)

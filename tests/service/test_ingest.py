@@ -52,6 +52,14 @@ def test_the_publisher_says_which_budgets_are_measured_ahead(service: Running, f
     assert waiting and all(service.parts.operations.get(cut_id(model.id, each)) is None for each in waiting)
 
 
+def test_budgets_have_one_spelling_and_are_for_what_can_be_measured(web: Running, files: Files) -> None:
+    pushed = {"checkpoint": files.checkpoint, "evaluation": files.evaluation}
+    spelled = [web.push(pushed, options=f'{{"budgets": {text}}}') for text in ("[0.5, 1, 0.5]", "[1.0, 0.5]")]
+    assert spelled[0].json()["id"] == spelled[1].json()["id"]
+    answer = web.push({"checkpoint": files.checkpoint}, options='{"budgets": [0.5]}')
+    assert answer.status_code == 422 and "evaluation" in answer.json()["detail"]
+
+
 @pytest.mark.parametrize("budgets", ["0.5", "[0]", "[1.5]", "[true]", '["0.5"]', "[NaN]", str([0.5] * 33)])
 def test_budgets_that_are_none_are_refused(web: Running, files: Files, budgets: str) -> None:
     answer = web.push({"checkpoint": files.checkpoint}, options=f'{{"budgets": {budgets}}}')
