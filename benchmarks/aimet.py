@@ -1,12 +1,12 @@
 """AIMET's weight SVD of one of the benchmark's networks, in an environment of its own (`make build/aimet`).
 
-    build/aimet/bin/python -m benchmarks.aimet NETWORK FOLDER SCHEME BUDGET [BUDGET …]
+    build/aimet/bin/python -m benchmarks.aimet NETWORK FOLDER SCHEME BUDGET
 
 FOLDER has the network's `network.safetensors`, and `labelled.safetensors`: calibration `inputs` and their classes
 `targets`, on which AIMET rates each layer at nine ratios and then chooses greedily ("weight", "spatial": its two
 schemes). It counts the weights of all convolutions and linear layers; the target that it is given makes the whole
-network, all parameters counted, as large as each BUDGET. What it really reaches is told. For each there will be
-aimet-SCHEME-BUDGET.pt, traced, and a .json with its `params` and `macs`.
+network, all parameters counted, as large as BUDGET. It leaves aimet-SCHEME-BUDGET.pt in FOLDER, traced, and a
+.json with the `params` and `macs` that it really reached.
 
 AIMET 2.42 wants a torchvision that imports; where that lacks an operator of its own, declaring the operator is enough.
 """
@@ -36,25 +36,22 @@ def main() -> None:
     parser.add_argument("network", choices=NETWORKS)
     parser.add_argument("folder", type=Path)
     parser.add_argument("scheme", choices=("weight", "spatial"))
-    parser.add_argument("budgets", nargs="+", type=float)
+    parser.add_argument("budget", type=float)
     given = parser.parse_args()
     torch.set_num_threads(1)
     data = load_file(given.folder / "labelled.safetensors")
     weights = load_file(given.folder / "network.safetensors")
     shape, classes = tuple(data["inputs"].shape[1:]), int(data["targets"].max()) + 1
-    folder = given.folder.resolve()
-    os.chdir(folder)  # AIMET writes its scores to ./data
-    for budget in given.budgets:
-        model = NETWORKS[given.network].build(shape, classes)
-        model.load_state_dict(weights)
-        smaller = compress(given.scheme, with_linear_layers(model.eval()), shape, rated_on(data), budget)
-        smaller.eval()
-        name = f"aimet-{given.scheme}-{budget:g}"
-        with torch.no_grad():
-            traced = torch.jit.trace(smaller, torch.zeros(2, *shape))  # type: ignore[no-untyped-call]
-        traced.save(f"{name}.pt")
-        cost = {"params": count(smaller), "macs": macs(smaller, shape)}
-        Path(f"{name}.json").write_text(json.dumps(cost))
+    os.chdir(given.folder)  # AIMET writes its scores to ./data
+    model = NETWORKS[given.network].build(shape, classes)
+    model.load_state_dict(weights)
+    smaller = compress(given.scheme, with_linear_layers(model.eval()), shape, rated_on(data), given.budget)
+    smaller.eval()
+    name = f"aimet-{given.scheme}-{given.budget:g}"
+    with torch.no_grad():
+        traced = torch.jit.trace(smaller, torch.zeros(2, *shape))  # type: ignore[no-untyped-call]
+    traced.save(f"{name}.pt")
+    Path(f"{name}.json").write_text(json.dumps({"params": count(smaller), "macs": macs(smaller, shape)}))
 
 
 def compress(

@@ -196,8 +196,8 @@ class Study:
         """What AIMET makes of the network, which is another process's: it lives in an environment of its own."""
         scheme = method.removeprefix("AIMET ")
         self.bars.update(self.task, description=f"{self.name}, seed {self.seed}: {method}")
-        labelled = {"inputs": self.data.images[:CALIBRATION].contiguous(), "targets": self.data.labels[:CALIBRATION]}
-        save_file({name: each.clone() for name, each in labelled.items()}, self.folder / "labelled.safetensors")
+        labelled = {"inputs": self.data.images[:CALIBRATION].clone(), "targets": self.data.labels[:CALIBRATION].clone()}
+        save_file(labelled, self.folder / "labelled.safetensors")
         for budget in budgets:
             command = [AIMET_PYTHON, "-m", "benchmarks.aimet", self.name, self.folder, scheme, budget]
             done = subprocess.run(list(map(str, command)), capture_output=True, text=True)

@@ -6,6 +6,7 @@ They are taken from the inputs as they lie, without copying a patch for every po
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -69,7 +70,7 @@ class ColumnSums:
         columns = [slice(x * apart, x * apart + along * (outputs[1] - 1) + 1, along) for x in range(self._width)]
 
         total = padded.sum(1).double()
-        for i, x in self._pairs(self._height, self._width):
+        for i, x in itertools.product(range(self._height), range(self._width)):
             self._total[:, i, x] += total[rows[i], columns[x]].sum((0, 1))
 
         times = _times_met(rows, padded.shape[0]).double()
@@ -83,16 +84,11 @@ class ColumnSums:
 
         padded *= _times_met(columns, padded.shape[2]).sqrt().unsqueeze(1)
         flat = [padded[each].reshape(-1, self._channels) for each in rows]
-        for i, j in self._pairs(self._height, self._height):
-            if j <= i:
-                square = (flat[i].T @ flat[j]).double()
-                self._square[:, i, :, j] += square
-                if j < i:
-                    self._square[:, j, :, i] += square.T
-
-    @staticmethod
-    def _pairs(one: int, other: int) -> list[tuple[int, int]]:
-        return [(i, j) for i in range(one) for j in range(other)]
+        for i, j in itertools.combinations_with_replacement(range(self._height), 2):
+            square = (flat[i].T @ flat[j]).double()
+            self._square[:, i, :, j] += square
+            if i != j:
+                self._square[:, j, :, i] += square.T
 
     def columns(self) -> Columns:
         count = self._channels * self._height

@@ -24,7 +24,7 @@ from models.errors import DataError
 from models.layers import LINEAR, Layer, geometry_of
 from models.program import Graph, Node
 
-BATCH = 64
+BATCH, SEED = 64, 0
 Gradient: TypeAlias = Literal["logits", "loss"]
 
 
@@ -67,8 +67,8 @@ class Gathering:
     """The moments of every layer's outputs, over as many inputs as are added; with `columns` also those of its
     inputs where it can take the spatial form.
 
-    Each kind of gradient is another pass back. Its random projections, or classes, are drawn from `seed`, whatever the
-    others draw. A static batch size in the program is respected; what does not fill a batch is left out.
+    Each kind of gradient is another pass back. Its random projections, or classes, are the same at each run, whatever
+    the others draw. A static batch size in the program is respected; what does not fill a batch is left out.
     """
 
     def __init__(
@@ -76,13 +76,12 @@ class Gathering:
         graph: Graph,
         tensors: Mapping[str, Tensor],
         layers: tuple[Layer, ...],
-        gradients: Sequence[Gradient] = ("logits",),
-        columns: bool = False,
-        seed: int = 0,
+        gradients: Sequence[Gradient],
+        columns: bool,
     ) -> None:
         self._graph, self._tensors = graph, tensors
         self._batch = graph.inputs[0].shape[0] if graph.inputs[0].shape else None
-        self._generators = {kind: torch.Generator().manual_seed(seed) for kind in gradients}
+        self._generators = {kind: torch.Generator().manual_seed(SEED) for kind in gradients}
         self._sums = [_Sums(layer.outputs, gradients) for layer in layers]
         self._inner = {i: ColumnSums(layer) for i, layer in enumerate(layers) if columns and layer.columns}
         self._owner = {call: index for index, layer in enumerate(layers) for call in layer.calls}

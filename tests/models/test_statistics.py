@@ -173,7 +173,7 @@ def test_what_is_gathered_leaves_the_inputs_as_they_are(tmp_path: Path, layout: 
 def test_two_kinds_of_gradient_gathered_together_are_each_as_alone(tmp_path: Path) -> None:
     _, graph, tensors, found = prepared(tmp_path)
     x = torch.randn(150, 6)
-    gathering = Gathering(graph, tensors, found, ("logits", "loss"))
+    gathering = Gathering(graph, tensors, found, ("logits", "loss"), columns=False)
     gathering.add(x[:128], lambda done: None)
     both = [moments.gradient for moments in gathering.moments("loss")]
     assert all(map(torch.equal, both, [moments.gradient for moments in gather(graph, tensors, found, x[:128], "loss")]))
