@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from models.factor import Factors
@@ -59,6 +60,12 @@ def statistics_of(graph: Graph, norm: Node) -> tuple[str, str] | None:
     """The stored tensors that a batch norm takes its mean and variance from, where they are stored."""
     mean, variance = _stored(graph, norm, 3, "mean"), _stored(graph, norm, 4, "variance")
     return (mean.tensor, variance.tensor) if mean and variance else None
+
+
+def moments(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of each channel (dimension 1) of (N, C, …), in the precision of the values."""
+    variance, mean = torch.var_mean(values, [0, *range(2, values.dim())], correction=0)
+    return mean, variance
 
 
 def _stored(graph: Graph, node: Node, position: int, role: str) -> Target | None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from models import execute
-from models.correction import BATCH_NORM, statistics_of
+from models.correction import BATCH_NORM, moments, statistics_of
 from models.program import Graph, Node
 
 TINY = 1e-12
@@ -36,7 +36,7 @@ def renorm(
 
     def note(node: Node, arguments: list[Any], result: Any) -> Any:
         if pairs.get(node.name):
-            before[node.name] = _moments(arguments[0])
+            before[node.name] = moments(arguments[0].double())
         return result
 
     if relative:
@@ -47,7 +47,7 @@ def renorm(
         pair = pairs.get(node.name)
         if pair is None:
             return result
-        mean, variance = _moments(arguments[0])
+        mean, variance = moments(arguments[0].double())
         if relative:
             mean = original[pair[0]] + mean - before[node.name][0]
             variance = original[pair[1]] * variance / before[node.name][1].clamp_min(TINY)
@@ -57,9 +57,3 @@ def renorm(
 
     execute.run(graph, cut, [inputs], visit=renew)
     return found
-
-
-def _moments(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance of each channel (dimension 1) of (N, C, …)."""
-    rows = values.movedim(1, 0).flatten(1).double()
-    return rows.mean(1), rows.var(1, correction=0)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from models import execute
-from models.correction import BATCH_NORM, statistics_of
+from models.correction import BATCH_NORM, moments, statistics_of
 from models.emit.template import Template
 from models.errors import DataError
 from models.factor import call_weights, product
@@ -154,19 +154,19 @@ class Student:
     @torch.no_grad()
     def teach(self, images: Tensor, layers: bool = False) -> Lesson:
         """The teacher's lesson on `images`; what its layers put out only with `layers`."""
-        moments: Moments = {}
+        before: Moments = {}
         seen: dict[str, tuple[Tensor, Tensor]] = {}
 
         def watch(node: Node, arguments: list[Any], result: Any) -> Any:
             if node.name in self.norms:
-                moments[node.name] = _moments(arguments[0])
+                before[node.name] = moments(arguments[0])
             if layers and node.name in self.watched and (spread := result.var(correction=0)) > TINY:
                 seen[node.name] = result, spread
             return result
 
         images = images.to(self.device)
         outputs = execute.run(self.graph, self.original, [images], visit=watch)
-        return Lesson(images, outputs, moments, seen)
+        return Lesson(images, outputs, before, seen)
 
     def run(self, ranks: Mapping[str, int] | None, lesson: Lesson, visit: execute.Visitor) -> list[Tensor]:
         """The outputs at these ranks (see `program`), each of the `norms`' input brought to the teacher's moments.
@@ -218,7 +218,7 @@ class Student:
 
         def watch(node: Node, arguments: list[Any], result: Any) -> Any:
             if node.name in self.norms:
-                seen[-1][node.name] = _moments(arguments[0])
+                seen[-1][node.name] = moments(arguments[0])
             return result
 
         for lesson in lessons:
@@ -226,7 +226,7 @@ class Student:
             self.run(ranks, lesson, watch)
         found = {}
         for name, norm in self.norms.items():
-            mean, variance = _overall([moments[name] for moments in seen])
+            mean, variance = _overall([each[name] for each in seen])
             teachers_mean, teachers_variance = _overall([lesson.moments[name] for lesson in lessons])
             ratio = (variance + norm.epsilon) / (teachers_variance + norm.epsilon)
             stored_mean, stored_variance = self.original[norm.mean].double(), self.original[norm.variance].double()
@@ -361,14 +361,8 @@ def _in_two(graph: Graph, split: Mapping[str, Layer]) -> Graph:
     )
 
 
-def _moments(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance of each channel (dimension 1) of (N, C, …)."""
-    variance, mean = torch.var_mean(values, [0, *range(2, values.dim())], correction=0)
-    return mean, variance
-
-
-def _overall(moments: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+def _overall(batches: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     """Mean and variance over batches of one size, from those of each."""
-    means = torch.stack([mean.double() for mean, _ in moments])
-    variances = torch.stack([variance.double() for _, variance in moments])
+    means = torch.stack([mean.double() for mean, _ in batches])
+    variances = torch.stack([variance.double() for _, variance in batches])
     return means.mean(0), variances.mean(0) + means.var(0, correction=0)
