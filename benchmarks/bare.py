@@ -1,6 +1,6 @@
 """The least that a 304 costs in this framework: one route without a body, under uvicorn as the service runs it.
 
-    python -m benchmarks.bare PORT
+python -m benchmarks.bare PORT
 """
 
 from __future__ import annotations

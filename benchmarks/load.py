@@ -1,6 +1,6 @@
 """Requests per second of one URL over kept-alive connections: by wrk, or by this module where wrk is missing.
 
-    python -m benchmarks.load URL CONNECTIONS SECONDS [NAME:VALUE …]
+python -m benchmarks.load URL CONNECTIONS SECONDS [NAME:VALUE …]
 """
 
 from __future__ import annotations

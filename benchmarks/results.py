@@ -1,8 +1,8 @@
 """What a long benchmark has found so far: a CSV file that it adds to, so that it can be stopped and taken up.
 
-    table = Table(RESULTS / "x.csv", Row)
-    if not table.has(network="VGG", seed=0):
-        table.add(Row(…))
+table = Table(RESULTS / "x.csv", Row)
+if not table.has(network="VGG", seed=0):
+    table.add(Row(…))
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
 """What can go wrong with a model, as one tree.
 
-    RightRankError
-    ├── CheckpointError        the uploaded bytes cannot be used
-    │   ├── UnsafeCheckpoint       they carry, or could carry, code or a bomb
-    │   ├── UnsupportedCheckpoint  a format or an operator that is not read
-    │   └── MalformedCheckpoint    cut, empty, inconsistent, NaN weights, wrong tensors
-    ├── DataError              evaluation or calibration data do not fit
-    ├── BudgetError            no plan satisfies the request
-    └── Cancelled              the caller asked to stop
+RightRankError
+├── CheckpointError        the uploaded bytes cannot be used
+│   ├── UnsafeCheckpoint       they carry, or could carry, code or a bomb
+│   ├── UnsupportedCheckpoint  a format or an operator that is not read
+│   └── MalformedCheckpoint    cut, empty, inconsistent, NaN weights, wrong tensors
+├── DataError              evaluation or calibration data do not fit
+├── BudgetError            no plan satisfies the request
+└── Cancelled              the caller asked to stop
 """
 
 from __future__ import annotations

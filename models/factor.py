@@ -156,9 +156,7 @@ def decompose_columns(weight: Tensor, moments: Moments, columns: Columns) -> Fac
     )
 
 
-def fit_columns(
-    weight: Tensor, normal: Tensor, gradient: Tensor, down: Tensor, up: Tensor
-) -> tuple[Tensor, Tensor]:
+def fit_columns(weight: Tensor, normal: Tensor, gradient: Tensor, down: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
     """Factors in the spatial form, of the same rank, that are nearer to a weight (C_out, C_in, k_h, k_w).
 
     Near is `tr(Gᵀ E N Eᵀ)` of the difference E (C_out, C_in·k_h·k_w), for the whole covariance N of the inputs and the

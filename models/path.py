@@ -34,9 +34,7 @@ def order(layers: Sequence[Layer], importance: Importance, per_mac: bool = False
     follows a weaker one waits for it. With `per_mac` an importance that is said per parameter is taken per
     multiply-accumulate instead: a parameter of a layer is used at each of its output positions.
     """
-    floor = np.array(
-        [_floor(layer, values) for layer, values in zip(layers, importance, strict=True)], dtype=np.int32
-    )
+    floor = np.array([_floor(layer, values) for layer, values in zip(layers, importance, strict=True)], dtype=np.int32)
     owners, worth = [], []
     for index, (layer, values) in enumerate(zip(layers, importance, strict=True)):
         values = values * layer.width / layer.basis_macs if per_mac else values

@@ -83,9 +83,7 @@ def refit(
 class _Walk:
     """The values of both networks at the point that the walk has reached."""
 
-    def __init__(
-        self, graph: Graph, tensors: Mapping[str, Tensor], cut: Mapping[str, Tensor], inputs: Tensor
-    ) -> None:
+    def __init__(self, graph: Graph, tensors: Mapping[str, Tensor], cut: Mapping[str, Tensor], inputs: Tensor) -> None:
         self._graph = graph
         self._whole: dict[str, Any] = {value: tensors[name] for value, name in graph.tensors.items()}
         self._cut: dict[str, Any] = {value: cut[name] for value, name in graph.tensors.items()}

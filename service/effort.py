@@ -1,9 +1,9 @@
 """What is done for a model's accuracy besides cutting it: the publisher's `effort`, on the worker's side.
 
-    cut     nothing: a size is a copy of prefixes
-    refit   work for each size when it is first asked for, kept in the store
-    tune    one training for all sizes, at ingest
-    polish  that; then, for each size when it is first asked for, the best of all these trained further on its own
+cut     nothing: a size is a copy of prefixes
+refit   work for each size when it is first asked for, kept in the store
+tune    one training for all sizes, at ingest
+polish  that; then, for each size when it is first asked for, the best of all these trained further on its own
 """
 
 from __future__ import annotations

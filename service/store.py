@@ -1,11 +1,11 @@
 """The object store: everything that must survive, under names that are written once.
 
-    checkpoints/<sha256>                    what was uploaded
-    models/<id>/upload.json                 the intent: written first
-    models/<id>/{master.safetensors,template.json,plans.safetensors,evaluation.safetensors}
-    models/<id>/measurements/<plan>.json
-    models/<id>/manifest.json               its presence is the model's: written last
-    names/<name>/<version>.json
+checkpoints/<sha256>                    what was uploaded
+models/<id>/upload.json                 the intent: written first
+models/<id>/{master.safetensors,template.json,plans.safetensors,evaluation.safetensors}
+models/<id>/measurements/<plan>.json
+models/<id>/manifest.json               its presence is the model's: written last
+names/<name>/<version>.json
 """
 
 from __future__ import annotations

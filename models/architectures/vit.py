@@ -36,8 +36,7 @@ class SelfAttention(nn.Module):
         projected = functional.linear(x, self.in_proj_weight, self.in_proj_bias)
         # (N, tokens, 3·dim) to three of (N, heads, tokens, dim / heads)
         query, key, value = (
-            part.reshape(batch, tokens, self.heads, dim // self.heads).transpose(1, 2)
-            for part in projected.chunk(3, 2)
+            part.reshape(batch, tokens, self.heads, dim // self.heads).transpose(1, 2) for part in projected.chunk(3, 2)
         )
         attended = functional.scaled_dot_product_attention(query, key, value)
         out: torch.Tensor = self.out_proj(attended.transpose(1, 2).flatten(2))

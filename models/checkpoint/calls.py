@@ -53,9 +53,7 @@ class Calls:
         args, kwargs = _arrange(op, given, self.kinds)
         outputs, listed = self._outputs(op, sequence(data.get("outputs"), f"the outputs of {op}"))
         if (len(outputs) if not listed else None) != results(op) or (outputs and not any(outputs)):
-            raise MalformedCheckpoint(
-                f"The program takes another number of results from {op} than it has.", _HINT
-            )
+            raise MalformedCheckpoint(f"The program takes another number of results from {op} than it has.", _HINT)
         return Node(name, op, args, kwargs, outputs, listed)
 
     def _argument_of(self, data: Any) -> tuple[str, Argument]:
@@ -175,9 +173,7 @@ def _arrange(
             continue
         value = values.pop(parameter.name)
         if not fits(str(parameter.real_type), value, kinds):
-            raise MalformedCheckpoint(
-                f"The program calls {op} with a wrong type for {parameter.name}.", _HINT
-            )
+            raise MalformedCheckpoint(f"The program calls {op} with a wrong type for {parameter.name}.", _HINT)
         if positional:
             args.append(value)
         else:
@@ -188,9 +184,7 @@ def _arrange(
 
 
 def _check_number(op: str, value: Argument, kinds: dict[str, str]) -> None:
-    numeric = isinstance(value, (bool, int, float)) or (
-        isinstance(value, Ref) and kinds.get(value.name) == "number"
-    )
+    numeric = isinstance(value, (bool, int, float)) or (isinstance(value, Ref) and kinds.get(value.name) == "number")
     if not numeric:
         raise MalformedCheckpoint(f"The program calls {op} with something that is not a number.", _HINT)
 
@@ -252,9 +246,7 @@ def _string(calls: Calls, value: Any) -> str:
 
 def _dtype(calls: Calls, value: Any) -> Constant:
     if value not in DTYPES:
-        raise UnsupportedCheckpoint(
-            "The program uses a number type that is not read.", "Complex numbers are not."
-        )
+        raise UnsupportedCheckpoint("The program uses a number type that is not read.", "Complex numbers are not.")
     return Constant("dtype", DTYPES[value])
 
 

@@ -40,9 +40,7 @@ def read_data(path: Path, graph: Graph, limits: Limits | None = None) -> dict[st
     if "inputs" not in found or not set(found) <= set(_NAMES):
         raise DataError(f"The data hold {', '.join(sorted(found)) or 'nothing'}.", _HINT)
     if len(graph.inputs) != 1:
-        raise DataError(
-            f"The model takes {len(graph.inputs)} inputs; data can be given for one.", "Leave them out."
-        )
+        raise DataError(f"The model takes {len(graph.inputs)} inputs; data can be given for one.", "Leave them out.")
     inputs = _inputs(found["inputs"], graph.inputs[0])
     targets = found.get("targets")
     return {"inputs": inputs, "targets": None if targets is None else _targets(targets, len(inputs))}
@@ -69,9 +67,7 @@ def _npz(path: Path, limits: Limits) -> dict[str, Tensor]:
             if {info.filename for info in infos} - {f"{name}.npy" for name in _NAMES} or len(infos) > 2:
                 raise DataError("The .npz holds something else than inputs and targets.", _HINT)
             if sum(info.file_size for info in infos) > most:
-                raise DataError(
-                    "The .npz unpacks to far more bytes than it has.", "Save it with numpy.savez."
-                )
+                raise DataError("The .npz unpacks to far more bytes than it has.", "Save it with numpy.savez.")
             return {info.filename.removesuffix(".npy"): _npy(archive, info) for info in infos}
     except (zipfile.BadZipFile, ValueError, EOFError, OSError, NotImplementedError, RuntimeError) as error:
         raise DataError("The .npz is cut or damaged.", _HINT) from error
@@ -91,9 +87,7 @@ def _npy(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Tensor:
     if dtype.hasobject or dtype.names or dtype.kind not in "biuf":
         raise DataError(f"The .npz holds {str(dtype)[:40]}, not numbers.", "Save plain numeric arrays.")
     if math.prod(shape) * dtype.itemsize != len(data) - stream.tell():
-        raise DataError(
-            "An array of the .npz declares another size than it has.", "Save it with numpy.savez."
-        )
+        raise DataError("An array of the .npz declares another size than it has.", "Save it with numpy.savez.")
     stream.seek(0)
     array = np.lib.format.read_array(stream, allow_pickle=False)
     return torch.from_numpy(np.ascontiguousarray(array.astype(dtype.newbyteorder("="))))
@@ -127,9 +121,7 @@ def _targets(found: Tensor, n: int) -> Tensor:
     if found.is_floating_point():
         return found.to(torch.float32)
     if found.dim() != 1:
-        raise DataError(
-            "The targets are integers in more than one dimension.", "Class indices are a list of n."
-        )
+        raise DataError("The targets are integers in more than one dimension.", "Class indices are a list of n.")
     found = found.to(torch.int64)
     if bool((found < 0).any()):
         raise DataError("The targets hold a negative class index.", "Class indices count from 0.")

@@ -39,9 +39,7 @@ _HINT = "Save the model again with torch.export.save."
 _READ = re.compile(
     r"data/(weights/(weight_\d+|[\w-]+_weights_config\.json)|constants/(tensor_\d+|[\w-]+_constants_config\.json))\Z"
 )
-_UNOPENED = re.compile(
-    r"(data/sample_inputs/[\w-]+\.pt|extra/.+|\.data/(version|serialization_id)|version)\Z"
-)
+_UNOPENED = re.compile(r"(data/sample_inputs/[\w-]+\.pt|extra/.+|\.data/(version|serialization_id)|version)\Z")
 _MODEL = re.compile(r"models/([\w-]{1,100})\.json\Z")
 _CONSTANTS = {"archive_format": b"pt2", "archive_version": b"0", "byteorder": b"little"}
 _QUALIFIED = re.compile(r"[A-Za-z0-9_.-]{1,512}\Z")
@@ -65,9 +63,7 @@ def read(archive: Archive, limits: Limits) -> Exported:
     """Raises UnsafeCheckpoint, UnsupportedCheckpoint, MalformedCheckpoint."""
     name = _check_layout(archive)
     payloads = _payloads(archive, name, limits)
-    program = mapping(
-        strictjson.loads(archive.read(f"models/{name}.json", JSON_BYTES), "The graph"), "the program"
-    )
+    program = mapping(strictjson.loads(archive.read(f"models/{name}.json", JSON_BYTES), "The graph"), "the program")
     module = mapping(program.get("graph_module"), "the graph module")
     graph = mapping(module.get("graph"), "the graph")
     _check_expressions(program, graph)
@@ -100,9 +96,7 @@ def _check_layout(archive: Archive) -> str:
         elif entry in _CONSTANTS:
             found = bytes(archive.read(entry, 64)).strip()
             if found != _CONSTANTS[entry]:
-                raise UnsupportedCheckpoint(
-                    f"The archive's {entry} is {found[:20]!r}, which is not read.", EXPORT
-                )
+                raise UnsupportedCheckpoint(f"The archive's {entry} is {found[:20]!r}, which is not read.", EXPORT)
         elif not _READ.match(entry) and not _UNOPENED.match(entry):
             raise UnsafeCheckpoint(
                 f"The archive has an entry {entry[:80]!r} that a plain exported model does not have.",
@@ -118,9 +112,7 @@ def _payloads(archive: Archive, name: str, limits: Limits) -> dict[str, Payload]
     found: dict[str, Payload] = {}
     described = set()
     for folder, file in (("data/weights/", "weights"), ("data/constants/", "constants")):
-        config = strictjson.loads(
-            archive.read(f"{folder}{name}_{file}_config.json", JSON_BYTES), f"The list of {file}"
-        )
+        config = strictjson.loads(archive.read(f"{folder}{name}_{file}_config.json", JSON_BYTES), f"The list of {file}")
         for qualified, where in payload.parse(config, folder, limits.tensors).items():
             if not _QUALIFIED.match(qualified) or qualified in found:
                 raise MalformedCheckpoint(f"The checkpoint has a bad tensor name, {qualified[:60]!r}.", _HINT)

@@ -51,9 +51,7 @@ def check(data: bytes | bytearray) -> None:
                 f"The file is a pickle that names {str(argument)[:80]!r}: opening it could run code.", STATE
             )
         if name not in _OPCODES:
-            raise UnsafeCheckpoint(
-                f"The file is a pickle with {name}, which no dictionary of tensors needs.", STATE
-            )
+            raise UnsafeCheckpoint(f"The file is a pickle with {name}, which no dictionary of tensors needs.", STATE)
 
 
 def refuse_bare(path: Path) -> NoReturn:
@@ -64,9 +62,7 @@ def refuse_bare(path: Path) -> NoReturn:
     for _ in range(5):
         for name, argument in _opcodes(stream, partial=True):
             if name in _NAMING and argument not in _GLOBALS:
-                raise UnsafeCheckpoint(
-                    "The file is a pickle that names code: opening it could run it.", STATE
-                )
+                raise UnsafeCheckpoint("The file is a pickle that names code: opening it could run it.", STATE)
     raise UnsupportedCheckpoint(
         "The file is a bare pickle, which torch wrote before version 1.6.",
         f"Load and save it with a newer torch. {STATE}",

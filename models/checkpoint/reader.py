@@ -60,9 +60,7 @@ def _read(path: Path, architecture: Mapping[str, Any] | None, limits: Limits) ->
     raise UnsupportedCheckpoint("The file is in no format that is read.", EXPORT)
 
 
-def _from_state(
-    state: Mapping[str, Tensor], architecture: Mapping[str, Any] | None, limits: Limits
-) -> Exported:
+def _from_state(state: Mapping[str, Tensor], architecture: Mapping[str, Any] | None, limits: Limits) -> Exported:
     """The named architecture with these weights, exported and read back: one road for every format."""
     if architecture is None:
         raise UnsupportedCheckpoint(

@@ -77,11 +77,7 @@ def load_into(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     state = _without_prefixes(state)
     wanted = module.state_dict()
     problems = [
-        *(
-            f"missing {name}"
-            for name in wanted
-            if name not in state and not name.endswith("num_batches_tracked")
-        ),
+        *(f"missing {name}" for name in wanted if name not in state and not name.endswith("num_batches_tracked")),
         *(f"not in the architecture: {name}" for name in state if name not in wanted),
         *(
             f"{name} is {_shape(state[name])}, not {_shape(wanted[name])}"
@@ -133,9 +129,7 @@ def _tensors(loaded: Any) -> dict[str, Tensor]:
 
 
 def _check_sizes(state: Mapping[str, Tensor], stored: int) -> None:
-    distinct = {
-        (t.data_ptr(), t.dtype, t.shape, t.stride()): t.nelement() * t.element_size() for t in state.values()
-    }
+    distinct = {(t.data_ptr(), t.dtype, t.shape, t.stride()): t.nelement() * t.element_size() for t in state.values()}
     if sum(distinct.values()) > stored + OVERLAP_BYTES:
         raise UnsafeCheckpoint("The tensors unfold to far more bytes than the file has.")
 

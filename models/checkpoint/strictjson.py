@@ -16,9 +16,7 @@ def loads(data: bytes | bytearray, what: str) -> Any:
     Raises UnsafeCheckpoint for nesting that exhausts the parser, MalformedCheckpoint for the rest.
     """
     try:
-        return json.loads(
-            data.decode(), object_pairs_hook=_unique, parse_int=_integer, parse_constant=_constant
-        )
+        return json.loads(data.decode(), object_pairs_hook=_unique, parse_int=_integer, parse_constant=_constant)
     except RecursionError:
         raise UnsafeCheckpoint(f"{what} is nested too deeply.") from None
     except (ValueError, UnicodeDecodeError) as error:

@@ -110,7 +110,5 @@ def _assign(node: Node, expression: str, names: Mapping[str, str]) -> str:
         tail = "," if len(results) > 1 else ""
         return f"    {', '.join(results)}{tail} = {expression}\n"
     whole = f"{names[next(name for name in node.outputs if name)]}_"
-    items = [
-        f"    {names[name]} = {whole}[{index}]\n" for index, name in enumerate(node.outputs) if name
-    ]
+    items = [f"    {names[name]} = {whole}[{index}]\n" for index, name in enumerate(node.outputs) if name]
     return f"    {whole} = {expression}\n" + "".join(items)

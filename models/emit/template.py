@@ -87,8 +87,7 @@ class Template:
     def params_at(self, ranks: Sequence[int]) -> int:
         """All parameters of the variant with these ranks (0: dense)."""
         gains = (
-            layer.params - layer.width * rank if rank else 0
-            for layer, rank in zip(self.decomposed, ranks, strict=True)
+            layer.params - layer.width * rank if rank else 0 for layer, rank in zip(self.decomposed, ranks, strict=True)
         )
         return self.params - sum(gains)
 

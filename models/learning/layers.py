@@ -55,9 +55,7 @@ def _candidates(model: nn.Module) -> dict[str, list[nn.Module]]:
     for module in model.modules():
         for parameter in module.parameters(recurse=False):
             users.setdefault(names[id(parameter)], []).append(module)
-    return {
-        name: modules for name, modules in users.items() if all(_multiplies(m, name, model) for m in modules)
-    }
+    return {name: modules for name, modules in users.items() if all(_multiplies(m, name, model) for m in modules)}
 
 
 def _multiplies(module: nn.Module, name: str, model: nn.Module) -> bool:

@@ -73,8 +73,6 @@ def _without_dead(graph: Graph) -> Graph:
             kept.append(Node(node.name, node.op, node.args, node.kwargs, outputs, node.listed))
             read.update(node.inputs())
     tensors = {
-        name: qualified
-        for name, qualified in graph.tensors.items()
-        if name in read or qualified in graph.parameters
+        name: qualified for name, qualified in graph.tensors.items() if name in read or qualified in graph.parameters
     }
     return graph.replace(nodes=tuple(reversed(kept)), tensors=tensors)

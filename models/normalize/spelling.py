@@ -228,9 +228,6 @@ _REWRITES: dict[str, Callable[[Node, Bound, _Context], Node]] = {
     "aten.scaled_dot_product_attention.default": _without_chance("dropout_p", 0.0),
     "aten._scaled_dot_product_flash_attention_for_cpu.default": _without_chance("dropout_p", 0.0),
     "aten.rrelu.default": _without_chance("training", False),
-    **{
-        f"aten.{name}.input": _without_chance("train", False)
-        for name in ("lstm", "gru", "rnn_tanh", "rnn_relu")
-    },
+    **{f"aten.{name}.input": _without_chance("train", False) for name in ("lstm", "gru", "rnn_tanh", "rnn_relu")},
     **dict.fromkeys(_BATCH_NORMS, _batch_norm),
 }

@@ -67,9 +67,7 @@ def _product(flow: Flow, node: Node, axis: int, groups: int, padded: bool) -> bo
     limit = columns.cut(zero, flow.threshold)
     offset = flow.tensors[bias].double() if bias else torch.zeros(len(matrix)).double()
     known, values = _outputs(matrix, offset, source, groups, padded, zero, limit)
-    flow.products.append(
-        Product(node, weight, bias, units, zero <= limit, source if groups == 1 else None, padded)
-    )
+    flow.products.append(Product(node, weight, bias, units, zero <= limit, source if groups == 1 else None, padded))
     return flow.give(node, Channels(axis, units, known, values))
 
 

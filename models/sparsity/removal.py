@@ -112,9 +112,7 @@ def _fold(graph: Graph, tensors: dict[str, Tensor], product: Product, removal: R
     tensors[name] = shift.to(weight.dtype)
     value = f"{product.node.outputs[0]}_folded_bias"
     nodes = tuple(_with(node, 2, Ref(value)) if node.name == product.node.name else node for node in graph.nodes)
-    return graph.replace(
-        nodes=nodes, tensors={**graph.tensors, value: name}, parameters=graph.parameters | {name}
-    )
+    return graph.replace(nodes=nodes, tensors={**graph.tensors, value: name}, parameters=graph.parameters | {name})
 
 
 def _with(node: Node, position: int, argument: Argument) -> Node:

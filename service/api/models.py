@@ -65,8 +65,10 @@ def list_models(
     "/models/{reference}",
     response_model=None,
     responses={
-        200: {"description": "The description (no parameter), or the TorchScript file.", "content": {
-            "application/json": {}, "application/octet-stream": {}}},
+        200: {
+            "description": "The description (no parameter), or the TorchScript file.",
+            "content": {"application/json": {}, "application/octet-stream": {}},
+        },
         202: {"description": "It is being cut and measured: the operation."},
         206: {"description": "The part of the file that was asked for."},
         304: {"description": "The client has it already."},

@@ -55,9 +55,7 @@ class Touch:
 def honest() -> bytes:
     """A small exported convnet, from which most cases are made by one change."""
     torch.manual_seed(0)
-    net = nn.Sequential(
-        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5)
-    ).eval()
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5)).eval()
     batch = {0: torch.export.Dim("batch")}
     program = torch.export.export(net, (torch.zeros(2, 3, 8, 8),), dynamic_shapes=(batch,))
     buffer = io.BytesIO()
@@ -355,9 +353,7 @@ def _sizes(base: bytes, canary: Path) -> Iterator[Raw]:
     found = entries(base)
 
     def meta(**changes: Any) -> bytes:
-        return edited(
-            found, WEIGHTS, lambda config: config["config"]["0.weight"]["tensor_meta"].update(changes)
-        )
+        return edited(found, WEIGHTS, lambda config: config["config"]["0.weight"]["tensor_meta"].update(changes))
 
     def sizes(*numbers: int) -> list[dict[str, int]]:
         return [{"as_int": n} for n in numbers]
@@ -425,9 +421,7 @@ def _twice(found: Entries) -> bytes:
 
 
 def _many(count: int) -> bytes:
-    record = (
-        struct.pack("<4s6H3L5H2L", b"PK\x01\x02", 20, 20, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0) + b"x"
-    )
+    record = struct.pack("<4s6H3L5H2L", b"PK\x01\x02", 20, 20, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0) + b"x"
     directory = record * count
     end64 = struct.pack("<4sQ2H2L4Q", b"PK\x06\x06", 44, 45, 45, 0, 0, count, count, len(directory), 4)
     locator = struct.pack("<4sLQL", b"PK\x06\x07", 0, 4 + len(directory), 1)
@@ -454,12 +448,7 @@ def _overlapping() -> bytes:
         )
         directory += name
     start = n + len(first)
-    return (
-        first
-        + second
-        + directory
-        + struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 2, 2, len(directory), start, 0)
-    )
+    return first + second + directory + struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 2, 2, len(directory), start, 0)
 
 
 def _directory_record(base: bytes, name: str) -> int:
@@ -587,9 +576,7 @@ def _safetensors() -> Iterator[Raw]:
 
     for name, data in {
         "offsets past the end": file(b'{"weight":' + tensor(0, 16) + b"}", b"x" * 8),
-        "offsets that overlap": file(
-            b'{"a":' + tensor(0, 16) + b',"weight":' + tensor(8, 24) + b"}", b"x" * 24
-        ),
+        "offsets that overlap": file(b'{"a":' + tensor(0, 16) + b',"weight":' + tensor(8, 24) + b"}", b"x" * 24),
         "offsets backwards": file(b'{"weight":' + tensor(16, 0) + b"}", b"x" * 16),
         "bytes of no tensor": file(b'{"weight":' + tensor(0, 16) + b"}", b"x" * 32),
         "giant shape": file(b'{"weight":' + tensor(0, 16, "[4611686018427387904,4]") + b"}", b"x" * 16),

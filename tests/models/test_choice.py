@@ -86,9 +86,7 @@ def test_too_few_inputs_leave_no_choice(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("scale", [100.0, math.nan])
-def test_what_is_lost_counts_as_much_as_knowing_nothing_and_no_more(
-    folder: Path, tmp_path: Path, scale: float
-) -> None:
+def test_what_is_lost_counts_as_much_as_knowing_nothing_and_no_more(folder: Path, tmp_path: Path, scale: float) -> None:
     master.build(folder, tmp_path / "out", criterion="logit")
     stored = load_file(tmp_path / "out" / "master.safetensors")
     spoilt = {name: value * scale if name.startswith("up/") else value for name, value in stored.items()}

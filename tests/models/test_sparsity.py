@@ -105,9 +105,7 @@ def test_the_report_adds_up_and_is_json(tmp_path: Path) -> None:
 
 
 def test_a_bias_that_relu_lets_through_folds_into_the_next_linear_layer(tmp_path: Path) -> None:
-    module = net(
-        lambda m, x: m.head(torch.relu(m.first(x))), first=nn.Linear(6, 8), head=nn.Linear(8, 3, bias=False)
-    )
+    module = net(lambda m, x: m.head(torch.relu(m.first(x))), first=nn.Linear(6, 8), head=nn.Linear(8, 3, bias=False))
     kill(module, ("first", [1, 2]))
     with torch.no_grad():
         module.first.bias[1:3] = torch.tensor([0.7, 1.9])
@@ -452,9 +450,7 @@ def test_real_architectures_lose_dead_channels_only(name: str, arguments: dict[s
 
 def test_a_smaller_program_is_one_that_a_master_can_be_built_from(tmp_path: Path) -> None:
     """With a folded bias, which is a tensor that the upload did not have."""
-    module = net(
-        lambda m, x: m.head(torch.relu(m.first(x))), first=nn.Linear(6, 12), head=nn.Linear(12, 9, bias=False)
-    )
+    module = net(lambda m, x: m.head(torch.relu(m.first(x))), first=nn.Linear(6, 12), head=nn.Linear(12, 9, bias=False))
     kill(module, ("first", [1, 2]))
     with torch.no_grad():
         module.first.bias[1:3] = 0.5

@@ -131,9 +131,7 @@ def test_a_mean_far_above_the_spread_does_not_cost_the_columns_covariance(tmp_pa
     torch.manual_seed(0)
     graph, tensors = read(nn.Conv2d(4, 6, 3).eval(), (4, 9, 9), tmp_path)
     found, spread = master.survey(graph, tensors).decomposed, torch.randn(64, 4, 9, 9)
-    near, far = (
-        gather(graph, tensors, found, spread + mean, columns=True)[0].columns for mean in (0, 1000)
-    )
+    near, far = (gather(graph, tensors, found, spread + mean, columns=True)[0].columns for mean in (0, 1000))
     assert near is not None and far is not None
     torch.testing.assert_close(far.covariance, near.covariance, rtol=0, atol=0.01)
     torch.testing.assert_close(far.across, near.across, rtol=0, atol=0.01)

@@ -78,9 +78,7 @@ def test_a_file_that_is_no_model_leaves_nothing(service: Running, files: Files, 
     assert list(service.parts.store.scratch.iterdir()) == []
 
 
-def test_evaluation_data_that_do_not_fit_fail_the_whole_upload(
-    service: Running, files: Files, tmp_path: Path
-) -> None:
+def test_evaluation_data_that_do_not_fit_fail_the_whole_upload(service: Running, files: Files, tmp_path: Path) -> None:
     targets = torch.zeros(4, dtype=torch.int64)
     save_file({"inputs": torch.zeros(4, 3, 9), "targets": targets}, tmp_path / "e.safetensors")
     answer = service.push({"checkpoint": files.checkpoint, "evaluation": tmp_path / "e.safetensors"})

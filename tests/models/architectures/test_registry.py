@@ -33,9 +33,7 @@ def test_an_exported_architecture_gives_the_same_outputs_at_another_batch_size(n
     torch.manual_seed(0)
     module = architectures.build(name, num_classes=7, **SMALL[name])
     shape = architectures.input_shape(name, **SMALL[name])
-    program = torch.export.export(
-        module, (torch.randn(2, *shape),), dynamic_shapes=({0: torch.export.Dim("batch")},)
-    )
+    program = torch.export.export(module, (torch.randn(2, *shape),), dynamic_shapes=({0: torch.export.Dim("batch")},))
     batch = torch.randn(3, *shape)
     assert torch.equal(program.module()(batch), module(batch))
     assert module(batch).shape == (3, 7)
@@ -56,9 +54,7 @@ def test_a_built_module_is_in_eval_mode(name: str) -> None:
     assert not any(part.training for part in architectures.build(name, **SMALL[name]).modules())
 
 
-@pytest.mark.parametrize(
-    "name", ["resnet", "", "RESNET50", "os.system", "timm:", "timm:no_such_model", 5, ["vit"]]
-)
+@pytest.mark.parametrize("name", ["resnet", "", "RESNET50", "os.system", "timm:", "timm:no_such_model", 5, ["vit"]])
 def test_an_unknown_name_is_refused_with_the_known_ones(name: str) -> None:
     with pytest.raises(UnsupportedCheckpoint) as caught:
         architectures.build(name)

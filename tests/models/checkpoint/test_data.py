@@ -44,9 +44,7 @@ def test_a_fixed_batch_does_not_fix_the_number_of_samples(tmp_path: Path) -> Non
 def test_integer_targets_are_classes_and_float_targets_are_values(
     targets: Any, dtype: torch.dtype, tmp_path: Path
 ) -> None:
-    found = read_data(npz(tmp_path / "a", inputs=np.zeros((3, 2), np.float32), targets=targets), takes())[
-        "targets"
-    ]
+    found = read_data(npz(tmp_path / "a", inputs=np.zeros((3, 2), np.float32), targets=targets), takes())["targets"]
     assert found is not None and found.dtype == dtype
     assert found.tolist() == targets.tolist()
 

@@ -111,16 +111,12 @@ def test_a_network_that_counts_its_calls_is_refused(tmp_path: Path) -> None:
 
 
 def test_files_that_the_publisher_added_are_ignored(tmp_path: Path) -> None:
-    path = saved(
-        nn.Linear(3, 2), (torch.zeros(4, 3),), tmp_path / "a.pt2", extra_files={"labels.txt": "cat dog"}
-    )
+    path = saved(nn.Linear(3, 2), (torch.zeros(4, 3),), tmp_path / "a.pt2", extra_files={"labels.txt": "cat dog"})
     assert read(path)[0].nodes
 
 
 def test_more_tensors_than_the_limit_are_unsafe(tmp_path: Path) -> None:
-    path = saved(
-        nn.Sequential(*(nn.Linear(2, 2) for _ in range(3))), (torch.zeros(1, 2),), tmp_path / "a.pt2"
-    )
+    path = saved(nn.Sequential(*(nn.Linear(2, 2) for _ in range(3))), (torch.zeros(1, 2),), tmp_path / "a.pt2")
     with pytest.raises(UnsafeCheckpoint, match="at most 5"):
         read(path, limits=Limits(tensors=5))
 

@@ -68,9 +68,7 @@ def test_sizes_of_a_real_export_match() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return torch.cat([x[::2], x[1::2]])[: x.size(0) // 2]
 
-    program = torch.export.export(
-        Halves(), (torch.zeros(8, 2),), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)
-    )
+    program = torch.export.export(Halves(), (torch.zeros(8, 2),), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
     import sympy
 
     seen = 0

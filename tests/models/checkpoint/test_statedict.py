@@ -31,9 +31,7 @@ def outputs(path: Path, x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("form", ["plain", "wrapped", "parallel", "compiled", "parameters"])
-def test_a_state_dict_gives_the_modules_outputs_however_training_wrapped_it(
-    form: str, tmp_path: Path
-) -> None:
+def test_a_state_dict_gives_the_modules_outputs_however_training_wrapped_it(form: str, tmp_path: Path) -> None:
     net = module()
     state: dict[str, Any] = dict(net.state_dict())
     shapes = {
@@ -74,12 +72,8 @@ def test_weights_that_do_not_fit_are_named(change: Any, said: str, tmp_path: Pat
         read(save(state, tmp_path / "a"), SMALL)
 
 
-@pytest.mark.parametrize(
-    "architecture", [{}, {"name": 5}, {"name": "mlp", "arguments": []}, {"name": "mlp", "x": 1}]
-)
-def test_an_architecture_that_is_not_a_name_with_arguments_is_malformed(
-    architecture: Any, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("architecture", [{}, {"name": 5}, {"name": "mlp", "arguments": []}, {"name": "mlp", "x": 1}])
+def test_an_architecture_that_is_not_a_name_with_arguments_is_malformed(architecture: Any, tmp_path: Path) -> None:
     with pytest.raises(MalformedCheckpoint, match="not a name with arguments"):
         read(save(module().state_dict(), tmp_path / "a"), architecture)
 

@@ -149,9 +149,7 @@ def test_a_client_that_has_it_gets_304_even_where_the_bytes_are_gone(shared: Run
     [("bytes=0-0", 0, 1), ("bytes=10-19", 10, 20), ("bytes=100-", 100, None), ("bytes=-7", -7, None),
      ("bytes=5-99999999", 5, None), ("bytes=-99999999", 0, None)],
 )  # fmt: skip
-def test_a_range_is_that_part_of_the_file(
-    shared: Running, demo: str, asked: str, start: int, stop: int | None
-) -> None:
+def test_a_range_is_that_part_of_the_file(shared: Running, demo: str, asked: str, start: int, stop: int | None) -> None:
     url = f"/models/{demo}?budget=0.5"
     whole = shared.client.get(url).content
     answer = shared.client.get(url, headers={"Range": asked})

@@ -53,9 +53,7 @@ def test_an_architecture_has_one_meaning_however_it_is_spelled(web: Running) -> 
     spellings = ("mlp", '{"name": "mlp"}', '{"arguments": {}, "name": "mlp"}')
     assert len({push(web, architecture=text).json()["id"] for text in spellings}) == 1
     nested = '{"name": "mlp", "arguments": {"hidden": [3]}}'
-    assert (
-        push(web, architecture='{"name": "mlp", "hidden": [3]}').json() == push(web, architecture=nested).json()
-    )
+    assert push(web, architecture='{"name": "mlp", "hidden": [3]}').json() == push(web, architecture=nested).json()
 
 
 def test_a_finished_model_is_published_at_once(stocked: Settings, demo: str, files: Files) -> None:
