@@ -8,8 +8,8 @@ where it was unpacked). `make bench-cifar` fetches both. 1,024 training images w
 calibration data, 10,000 where the effort is `tune` or `polish`; accuracy is the service's own, on the 10,000 test
 images, and is read off the answer's headers. Sizes are shares of *all* parameters, asked for as `max_params`: as
 `budget` they would bound the file too, which holds more than parameters. Goes on where it was stopped:
-docs/results/cifar.csv. `--quick` does the same with a small network trained for some seconds on scikit-learn's
-digits, in a temporary folder.
+docs/results/cifar.csv, of which cifar.md and cifar.svg are made. `--quick` does the same with a small network
+trained for some seconds on scikit-learn's digits, in a temporary folder.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from benchmarks import processes, programs
 from benchmarks.data import Data, cifar10, digits
 from benchmarks.networks import trained
-from benchmarks.results import RESULTS, Table, machine, plot
+from benchmarks.results import Table, machine, place, plot
 from service.client import Client, Problem
 
 BUDGETS = (1.0, 0.7, 0.5, 0.4, 0.3, 0.2, 0.1)
@@ -123,22 +123,21 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, default=Path("build/cifar/torchopt/model"))
     parser.add_argument("--networks", default=",".join(FILES))
     parser.add_argument("--efforts", default=",".join(OPTIONS))
+    parser.add_argument("--results", type=Path, metavar="FOLDER", help="where the tables and the plot go")
     parser.add_argument("--tune-steps", type=int)
     parser.add_argument("--data", type=Path, default=Path("build/cifar/service"), help="the service's folder")
     given = parser.parse_args()
     efforts = given.efforts.split(",")
-    with tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory() as temporary, place(given.quick, given.results) as folder:
+        table = Table(folder / "cifar.csv", Row)
         if given.quick:
-            data, folder, steps = digits(), Path(temporary), 20
-            model = trained("ResNet-14", data, 0, folder / "network.safetensors", lambda done, total: None, epochs=5)
-            table = Table(folder / "cifar.csv", Row)
-            run(table, {"ResNet-14": lambda: model}, efforts, lambda: data, folder / "service", steps)
+            data, made, steps = digits(), Path(temporary), 20
+            model = trained("ResNet-14", data, 0, made / "network.safetensors", lambda done, total: None, epochs=5)
+            run(table, {"ResNet-14": lambda: model}, efforts, lambda: data, made / "service", steps)
         else:
-            table = Table(RESULTS / "cifar.csv", Row)
             networks = {name: partial(load, name, given.weights) for name in given.networks.split(",")}
             run(table, networks, efforts, lambda: cifar10(given.images), given.data, given.tune_steps)
-        show(table.rows)
-        draw(table.rows, table.path.with_suffix(".svg"))
+        report(table)
 
 
 def run(
@@ -262,16 +261,29 @@ def fetch(client: Client, network: str, effort: str, budget: float, folder: Path
     )
 
 
-def show(rows: Sequence[Row]) -> None:
-    print(f"{machine()}; accuracy in % on {rows[0].n} test images, (share of all parameters)")
+def report(table: Table[Row]) -> None:
+    """Print the table of the rows, and put it and a plot beside them."""
+    kept = markdown(table.rows)
+    print(f"{machine()}; accuracy in % on {table.rows[0].n} test images, in brackets the points lost\n\n{kept}")
+    table.path.with_suffix(".md").write_text(kept)
+    draw(table.rows, table.path.with_suffix(".svg"))
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """The accuracy of every file in %, in brackets the difference to the original, in points."""
+    lines = []
+    budgets = [budget for budget in BUDGETS if any(row.budget == budget for row in rows)]
     for network in dict.fromkeys(row.network for row in rows):
-        print(f"\n{network}\n{'':10}" + "".join(f"{budget:>14g}" for budget in BUDGETS))
-        for effort in dict.fromkeys(row.effort for row in rows if row.network == network):
-            cells = []
-            for budget in BUDGETS:
-                same = [r for r in rows if (r.network, r.effort, r.budget) == (network, effort, budget)]
-                cells.append(f"{100 * same[0].accuracy:.2f} ({same[0].reached:.3f})" if same else "")
-            print(f"{effort:10}" + "".join(f"{cell:>14}" for cell in cells))
+        mine = [row for row in rows if row.network == network]
+        baseline = mine[0].baseline
+        lines.append(f"| **{network}**, {100 * baseline:.2f} % | {' | '.join(f'{b:g}' for b in budgets)} |")
+        if len(lines) == 1:
+            lines.append(f"| --- |{' --- |' * len(budgets)}")
+        for effort in (effort for effort in OPTIONS if any(row.effort == effort for row in mine)):
+            kept = {row.budget: row.accuracy for row in mine if row.effort == effort}
+            cells = [f"{100 * kept[b]:.2f} ({100 * (kept[b] - baseline):+.2f})" if b in kept else "" for b in budgets]
+            lines.append(f"| {effort} | {' | '.join(cells).replace('(-', '(−')} |")
+    return "\n".join(lines) + "\n"
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:

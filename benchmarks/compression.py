@@ -1,6 +1,7 @@
 """Accuracy at each size, by every way there is to get there, on networks trained here.
 
     python -m benchmarks.compression [--quick] [--seeds 0,1,2] [--networks …] [--methods …] [--budgets .3,.2]
+                                     [--results FOLDER]
 
 ResNet-14, a VGG-15 a quarter as wide as the paper's and a small vision transformer are trained on
 Fashion-MNIST, then cut to shares of *all* their parameters and measured on the whole test set, each from the
@@ -15,8 +16,9 @@ bytes of its file. 1,024 training images without labels serve as calibration, 5,
     tune + refit               ours: the tuned network decomposed anew and refit
     AIMET weight, spatial      AIMET's greedy SVD, with its classes for the calibration images (see `aimet`)
 
-It goes on where it was stopped: docs/results/compression.csv grows row by row, trained networks lie in
-build/compression. `--quick` takes scikit-learn's digits, one network, few steps, and a temporary folder.
+It goes on where it was stopped: docs/results/compression.csv grows row by row (compression.md, the table, and
+compression.svg are made of it), trained networks lie in build/compression. `--quick` takes scikit-learn's digits, one
+network, few steps, and a temporary folder.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ from safetensors.torch import load_file, save_file
 from benchmarks import programs
 from benchmarks.data import Data, digits, fashion_mnist
 from benchmarks.networks import NETWORKS, trained
-from benchmarks.results import RESULTS, Table, machine, plot
+from benchmarks.results import Table, machine, place, plot
 from models import master, polish, refit, tune, variant
 from models.emit import torchscript
 from models.emit.template import Template
@@ -57,6 +59,8 @@ PLAIN = ("uniform", "c1", "c1c2", "sigma", "whitened")
 OURS = ("cut", "refit", "tune", "polish", "channel", "tune + refit")
 METHODS = (*OURS, *(f"{name}{bn}" for name in reversed(PLAIN) for bn in ("", " + bn")))
 AIMET = ("AIMET weight", "AIMET spatial")
+# What the plot shows; the table has them all.
+DRAWN = {"cut", "refit", "tune", "polish", "channel", "whitened", "whitened + bn", "c1c2", *AIMET}
 AIMET_PYTHON = Path("build/aimet/bin/python")
 CALIBRATION, TUNING = 1024, 5000
 
@@ -100,6 +104,7 @@ def main() -> None:
     parser.add_argument("--networks", default=",".join(NETWORKS))
     parser.add_argument("--methods", help=f"default: {', '.join(METHODS)}; without --quick also {', '.join(AIMET)}")
     parser.add_argument("--budgets", default=",".join(map(str, BUDGETS)))
+    parser.add_argument("--results", type=Path, metavar="FOLDER", help="where the tables and the plot go")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     given = parser.parse_args()
     budgets = [float(budget) for budget in given.budgets.split(",")]
@@ -110,12 +115,12 @@ def main() -> None:
         methods = tuple(name.strip() for name in given.methods.split(","))
     if set(methods) & set(AIMET) and not AIMET_PYTHON.exists():
         parser.error(f"{AIMET_PYTHON} is missing: `make build/aimet`, or name --methods without AIMET's")
-    with tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory() as temporary, place(given.quick, given.results) as folder:
+        table = Table(folder / "compression.csv", Row)
         if given.quick:
-            folder = Path(temporary)
             setting = Setting(
-                folder,
-                Table(folder / "compression.csv", Row),
+                Path(temporary),
+                table,
                 epochs=15,
                 budgets=budgets,
                 tune=dataclasses.replace(tune.RECIPE, steps=40, batch=32),
@@ -123,11 +128,9 @@ def main() -> None:
             )
             run(digits(), ["ResNet-14"], [0], methods, setting)
         else:
-            folder = Path("build/compression")
-            setting = Setting(folder, Table(RESULTS / "compression.csv", Row), budgets=budgets)
+            setting = Setting(Path("build/compression"), table, budgets=budgets)
             run(fashion_mnist(), given.networks.split(","), [int(s) for s in given.seeds.split(",")], methods, setting)
-        show(setting.table.rows)
-        draw(setting.table.rows, setting.table.path.with_suffix(".svg"))
+        report(table)
 
 
 def run(data: Data, networks: Sequence[str], seeds: Sequence[int], methods: Sequence[str], setting: Setting) -> None:
@@ -297,20 +300,31 @@ class Study:
         return measure(path, self.folder / "evaluation.safetensors").value
 
 
-def show(rows: Sequence[Row]) -> None:
-    """Points lost against the original, averaged over seeds; `±` half the range over them."""
-    print(f"{machine()}; points of accuracy lost, mean over seeds ± half their range")
+def report(table: Table[Row]) -> None:
+    """Print the table of the rows, and put it and a plot beside them."""
+    lost = markdown(table.rows)
+    print(f"{machine()}\n\n{lost}")
+    table.path.with_suffix(".md").write_text(lost)
+    draw(table.rows, table.path.with_suffix(".svg"))
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """Points of accuracy lost against the original, in Markdown: the mean over seeds, `±` half their range."""
+    lines = []
+    budgets = sorted({row.budget for row in rows}, reverse=True)
     for network in dict.fromkeys(row.network for row in rows):
         mine = [row for row in rows if row.network == network]
-        seeds = sorted({row.seed for row in mine})
-        baseline = 100 * statistics.mean({row.seed: row.baseline for row in mine}.values())
-        print(f"\n{network}: {baseline:.2f} % on {mine[0].n} images of {mine[0].data}, seeds {seeds}")
-        budgets = sorted({row.budget for row in mine}, reverse=True)
-        print(f"{'':16}" + "".join(f"{budget:>14g}" for budget in budgets))
-        for method in dict.fromkeys(row.method for row in mine):
-            lost = {b: [100 * (r.baseline - r.accuracy) for r in mine if (r.method, r.budget) == (method, b)]
-                    for b in budgets}  # fmt: skip
-            print(f"{method:16}" + "".join(f"{cell(values):>14}" for values in lost.values()))
+        baselines = ", ".join(
+            f"{100 * kept:.2f}" for _, kept in sorted({row.seed: row.baseline for row in mine}.items())
+        )
+        lines.append(f"| **{network}**, {baselines} % | {' | '.join(f'{budget:g}' for budget in budgets)} |")
+        if len(lines) == 1:
+            lines.append(f"| --- |{' --- |' * len(budgets)}")
+        for method in sorted({row.method for row in mine}, key=(*METHODS, *AIMET).index):
+            lost = [[100 * (r.baseline - r.accuracy) for r in mine if (r.method, r.budget) == (method, b)]
+                    for b in budgets]  # fmt: skip
+            lines.append(f"| {method} | {' | '.join(map(cell, lost))} |")
+    return "\n".join(lines) + "\n"
 
 
 def cell(values: Sequence[float]) -> str:
@@ -329,7 +343,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
                 for b in sorted({row.budget for row in mine}, reverse=True)
                 if (same := [row.accuracy for row in mine if (row.method, row.budget) == (method, b)])
             ]
-            for method in dict.fromkeys(row.method for row in mine)
+            for method in dict.fromkeys(row.method for row in mine if row.method in DRAWN)
         }
     plot(path, panels, "share of all parameters", "accuracy, %")
 

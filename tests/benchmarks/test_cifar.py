@@ -6,20 +6,28 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.cifar import BUDGETS, FILES, load
+from benchmarks.cifar import BUDGETS, FILES, Row, load, markdown
+from benchmarks.results import Table
 
 ROOT = Path(__file__).parents[2]
 
 
-def test_a_network_is_published_and_fetched_at_every_size() -> None:
-    command = [sys.executable, "-m", "benchmarks.cifar", "--quick", "--efforts", "cut,refit"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+def test_a_network_is_published_and_fetched_at_every_size(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.cifar", "--quick", "--efforts", "cut,refit", "--results", tmp_path]
+    done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
+    rows = Table(tmp_path / "cifar.csv", Row).rows
     for effort in ("cut", "refit"):
-        (line,) = [line for line in done.stdout.splitlines() if line.startswith(f"{effort} ")]
-        shares = [float(part.split(")")[0]) for part in line.split("(")[1:]]
-        assert len(shares) == len(BUDGETS) and shares[0] == 1
-        assert shares == sorted(shares, reverse=True)
+        mine = [row for row in rows if row.effort == effort]
+        assert [row.budget for row in mine] == list(BUDGETS)
+        assert all(row.reached <= row.budget for row in mine)
+        assert mine[0].accuracy == mine[0].baseline
+    assert markdown(rows) in done.stdout and markdown(rows) == (tmp_path / "cifar.md").read_text()
+
+
+def test_a_cell_has_the_accuracy_and_what_was_lost() -> None:
+    row = Row("net", "cut", 0.5, 0.49, 100, 1000, 400, "cut", 0.5, 0.4, 0.6, 0.75, 500)
+    assert markdown([row]).splitlines() == ["| **net**, 75.00 % | 0.5 |", "| --- | --- |", "| cut | 50.00 (−25.00) |"]
 
 
 def test_a_file_of_weights_that_is_another_one_is_not_read(tmp_path: Path) -> None:
