@@ -141,8 +141,8 @@ def run(data: Data, networks: Sequence[str], seeds: Sequence[int], methods: Sequ
             for name in networks:
                 study = Study(data, name, seed, setting, bars)
                 for method in methods:
-                    # It has no batch norm, and no layer for the spatial SVD but the first, which has few parameters.
-                    if not (method.endswith((" + bn", " spatial")) and name == "ViT"):
+                    # It has no batch norm, and no layer for the spatial form but the first, which has few parameters.
+                    if not (method.endswith((" + bn", " spatial", "channel")) and name == "ViT"):
                         study.add(method)
                     bars.advance(whole)
 
