@@ -36,7 +36,9 @@ def targets(graph: Graph, layer: Layer) -> list[Target]:
     users = graph.users()
     call = next(node for node in graph.nodes if node.name == layer.calls[0])
     followers = users.get(call.outputs[0], [])
-    if len(followers) == 1 and followers[0].op == BATCH_NORM and call.outputs[0] not in graph.outputs:
+    # A linear layer's outputs lie in the last dimension, a batch norm's channels in the second.
+    apart = layer.kind == "linear" and layer.positions > 1
+    if len(followers) == 1 and followers[0].op == BATCH_NORM and call.outputs[0] not in graph.outputs and not apart:
         norm = followers[0]
         found = [_stored(graph, norm, 3, "mean"), _stored(graph, norm, 4, "variance")]
     else:
@@ -76,6 +78,6 @@ def _stored(graph: Graph, node: Node, position: int, role: str) -> Target | None
 
 
 def once(graph: Graph, users: dict[str, list[Node]], tensor: str) -> bool:
-    """Whether one call alone reads the stored tensor."""
+    """Whether one call alone reads the stored tensor, and nobody else gets it."""
     values = [value for value, name in graph.tensors.items() if name == tensor]
-    return sum(len(users.get(value, [])) for value in values) == 1
+    return sum(len(users.get(value, [])) for value in values) == 1 and not {*values} & {*graph.outputs}

@@ -139,6 +139,9 @@ def find(graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Layer, ..
         for name in node.inputs():
             if name in graph.tensors and graph.tensors[name] != weight:
                 readers.setdefault(graph.tensors[name], []).append(node.op)
+    for name in graph.outputs:
+        if name in graph.tensors:
+            readers.setdefault(graph.tensors[name], []).append("whoever calls the program")
     batch = shapes[graph.inputs[0].name][0] if shapes[graph.inputs[0].name] else 1
     return tuple(
         _layer(weight, nodes, readers.get(weight, []), graph, shapes, batch) for weight, nodes in calls.items()
@@ -184,6 +187,8 @@ def _layer(
         reason = f"its weight is also read by {readers[0]}"
     elif len({node.op for node in nodes}) > 1:
         reason = "its weight is shared by a convolution and a linear layer"
+    elif weight not in graph.parameters:
+        reason = "its weight is a buffer, not a parameter"
     elif min(m, n) < 2 or m + n >= m * n:
         reason = "no rank is smaller than the whole"
     layer = Layer(

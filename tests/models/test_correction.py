@@ -86,3 +86,37 @@ def test_at_full_rank_nothing_moves(tmp_path: Path) -> None:
     for target in correction.targets(graph, layer):
         *_, last = correction.rows(target, tensors[target.tensor], factors)
         assert torch.allclose(last, tensors[target.tensor])
+
+
+class Tokens(nn.Module):
+    """A batch norm over the tokens, which are as many as the linear layer has outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix, self.norm, self.head = nn.Linear(8, 12), nn.BatchNorm1d(12), nn.Linear(12, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.norm(self.mix(x))))
+
+
+def test_a_batch_norm_over_another_dimension_is_not_told_of_the_cut(tmp_path: Path) -> None:
+    assert targets(make(Tokens), (12, 8), tmp_path)["mix"] == [Target("mix.bias", "bias")]
+    assert targets(make(Tokens), (8,), tmp_path)["mix"] == [
+        Target("norm.running_mean", "mean"),
+        Target("norm.running_var", "variance"),
+    ]
+
+
+class Telling(nn.Module):
+    """Its bias is an output too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(8, 12), nn.Linear(12, 6)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.two(torch.relu(self.one(x))), self.one.bias
+
+
+def test_a_bias_that_the_caller_gets_is_left_alone(tmp_path: Path) -> None:
+    assert targets(Telling().eval(), (8,), tmp_path) == {"one": [], "two": [Target("two.bias", "bias")]}

@@ -114,3 +114,26 @@ def test_one_number_for_all_dimensions_is_a_geometry_too(tmp_path: Path) -> None
     x = torch.randn(2, 4, 9, 9)
     wanted = torch.conv2d(x, tensors["weight"], None, 1, 1)
     assert torch.equal(execute.run(graph, tensors, [x])[0], wanted)
+
+
+class Kept(nn.Module):
+    """A projection that is no parameter, and a weight that the caller gets too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("filters", torch.randn(16, 24))
+        self.given, self.head = nn.Linear(16, 20), nn.Linear(20, 10)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        projected = nn.functional.linear(x, self.filters)  # type: ignore[arg-type]
+        return self.head(self.given(projected).relu()), self.given.weight
+
+
+def test_buffers_and_weights_that_the_caller_gets_stay_whole(tmp_path: Path) -> None:
+    layers_ = found(Kept(), (24,), tmp_path)
+    assert {name: layer.decomposed for name, layer in layers_.items()} == {
+        "filters": False,
+        "given": False,
+        "head": True,
+    }
+    assert "buffer" in layers_["filters"].reason and "calls the program" in layers_["given"].reason
