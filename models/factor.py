@@ -108,10 +108,12 @@ def decompose_in_metric(weight: Tensor, moments: Moments, gradient: bool = True)
     worth, basis = worth[:rank], basis[:, :rank]
     up = basis.T @ inverse
     coordinates = basis.T @ root
+    down = coordinates @ matrix
     means = torch.cumsum(up * (coordinates @ moments.mean).unsqueeze(1), 0)
     variances = torch.cumsum(up**2 * worth.unsqueeze(1), 0)
+    down, up = _balanced(down, up)
     return Factors(
-        down=(coordinates @ matrix).to(weight.dtype).contiguous(),
+        down=down.to(weight.dtype).contiguous(),
         up=up.to(weight.dtype).contiguous(),
         sigma=worth.sqrt(),
         shift=means - means[-1],
@@ -147,6 +149,7 @@ def decompose_columns(weight: Tensor, moments: Moments, columns: Columns) -> Fac
     means = torch.cumsum(torch.einsum("kox,kx->ko", per_output, down @ columns.mean), 0)
     variances = torch.einsum("kox,xy,k->koy", per_output, across, passed.sqrt()).square().sum(2).cumsum(0)
     energy = (moments.covariance * moments.gradient).sum().clamp_min(0)
+    down, up = _balanced(down, up)
     return Factors(
         down=down.to(weight.dtype).contiguous(),
         up=up.to(weight.dtype).contiguous(),
@@ -208,6 +211,15 @@ def fit_columns(weight: Tensor, normal: Tensor, gradient: Tensor, down: Tensor, 
             step = turned + energy / before * step
         kept = down, best_up(down)
     return kept if all(bool(each.isfinite().all()) for each in kept) else given
+
+
+def _balanced(down: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
+    """The same bases, the rows of both factors as long as each other: where the outputs hardly depend on a layer, `up`
+    is beyond what half precision holds."""
+    lengths, others = down.norm(dim=1), up.norm(dim=1)
+    scale = torch.where(lengths > 0, (others / lengths).sqrt(), others)
+    scale = torch.where(scale > 0, scale, 1.0).unsqueeze(1)
+    return down * scale, up / scale
 
 
 def _roots(metric: Tensor) -> tuple[Tensor, Tensor]:

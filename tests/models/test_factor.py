@@ -257,3 +257,22 @@ def test_factors_that_cannot_be_fitted_are_left_as_they_are() -> None:
     broken[0, 0] = torch.nan
     kept = factor.fit_columns(weight, broken, moments.gradient, *start)
     assert all(torch.equal(one, other) for one, other in zip(kept, start, strict=True))
+
+
+@pytest.mark.parametrize("shape", [(6, 9), (8, 5, 3, 3)])
+def test_factors_of_a_layer_that_the_outputs_do_not_depend_on_fit_half_precision(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(shape).half()
+    normal = positive(weight[0].numel())
+    flat = weight.flatten(1).double()
+    moments = Moments(flat.mean(1), flat @ normal @ flat.T, torch.zeros(shape[0], shape[0], dtype=torch.float64))
+    if len(shape) == 2:
+        factors = factor.decompose_in_metric(weight, moments)
+    else:
+        columns = columns_of(normal, torch.zeros(len(normal), dtype=torch.float64), shape[3])
+        factors = factor.decompose_columns(weight, moments, columns)
+    assert bool(factors.down.isfinite().all() and factors.up.isfinite().all())
+    whole = factor.product(factors.down.float(), factors.up.float(), shape)
+    torch.testing.assert_close(whole, weight.float(), atol=2e-2, rtol=0)
+    lengths = factors.down.double().norm(dim=1), factors.up.double().norm(dim=1)
+    torch.testing.assert_close(*lengths, rtol=1e-2, atol=1e-3)
