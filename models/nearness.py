@@ -19,6 +19,8 @@ from models import execute
 from models.program import Graph
 
 TINY = 1e-12
+# Of the logarithm of a probability that is zero, as of a class that is masked.
+LOWEST = -1e4
 # The original's probabilities shall have so much of the entropy that they could have at most, on average.
 ENTROPY = 0.2
 HOTTEST, HALVINGS = 16.0, 20
@@ -35,13 +37,16 @@ class Nearness:
     temperature: float = 1.0
 
     def distance(self, outputs: Tensor, wanted: Tensor) -> Tensor:
-        """How far `outputs` are from `wanted`, both (N, …): at least 0."""
+        """How far `outputs` are from `wanted`, both (N, …): at least 0, but for rounding. Of outputs that are no
+        floating-point numbers, such as the class itself, nothing is asked."""
+        if not wanted.is_floating_point():
+            return torch.zeros((), device=wanted.device)
         if not (self.classes and _tells_apart(wanted)):
             spread = (wanted - wanted.mean(0)).square().mean() + TINY
             return (outputs - wanted).square().mean() / spread
         if _probabilities(wanted):
             outputs, wanted = outputs.clamp_min(TINY).log(), wanted.clamp_min(TINY).log()
-        outputs, wanted = (functional.log_softmax(each / self.temperature, 1) for each in (outputs, wanted))
+        outputs, wanted = (_logs(each, self.temperature) for each in (outputs, wanted))
         return self.temperature * functional.kl_div(outputs, wanted, reduction="batchmean", log_target=True)
 
     @torch.no_grad()
@@ -53,7 +58,8 @@ class Nearness:
         inputs: Tensor,
         batch: int,
     ) -> list[float]:
-        """How far each program's outputs are from the original's: summed over outputs, the mean over whole batches."""
+        """How far each program's outputs are from the original's: summed over outputs, the mean over whole batches.
+        Infinitely far where they are not numbers."""
         totals, count = [0.0] * len(programs), 0
         for images in execute.batches(inputs, batch):
             wanted = execute.run(graph, original, [images])
@@ -61,7 +67,7 @@ class Nearness:
             for index, program in enumerate(programs):
                 outputs = execute.run(graph, program, [images])
                 totals[index] += sum(float(self.distance(*pair)) for pair in zip(outputs, wanted, strict=True))
-        return [total / max(count, 1) for total in totals]
+        return [max(total, 0.0) / max(count, 1) if math.isfinite(total) else math.inf for total in totals]
 
 
 @torch.no_grad()
@@ -85,17 +91,22 @@ def nearness(graph: Graph, original: Mapping[str, Tensor], inputs: Tensor, batch
 
 
 def _tells_apart(outputs: Tensor) -> bool:
-    return outputs.ndim == 2 and outputs.shape[1] > 1
+    return outputs.is_floating_point() and outputs.ndim == 2 and outputs.shape[1] > 1
 
 
 def _probabilities(outputs: Tensor) -> bool:
     return bool((outputs >= 0).all()) and bool(((outputs.sum(1) - 1).abs() < 1e-3).all())
 
 
+def _logs(logits: Tensor, temperature: float) -> Tensor:
+    """The logarithms of the classes' probabilities."""
+    return functional.log_softmax(logits / temperature, 1).clamp_min(LOWEST)
+
+
 def _share(logits: Sequence[Tensor], temperature: float) -> float:
     """The mean entropy of the classes' probabilities, as a share of the largest that it can be."""
     shares = []
     for each in logits:
-        logs = functional.log_softmax(each.double() / temperature, 1)
+        logs = _logs(each.double(), temperature)
         shares.append(-(logs.exp() * logs).sum(1).mean() / math.log(each.shape[1]))
     return float(torch.stack(shares).mean())

@@ -287,6 +287,8 @@ class Training:
             for _ in range(recipe.students):
                 ranks, share = draw(generator)
                 loss = student.loss(ranks, lesson, measure, recipe.hint * share * (1 - part))
+                if not loss.requires_grad:
+                    raise DataError("None of the network's outputs can teach.", "Return floating-point ones too.")
                 (loss / recipe.students).backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(parameters, LARGEST_GRADIENT)
             for optimizer in self.optimizers:

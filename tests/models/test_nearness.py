@@ -80,3 +80,22 @@ def test_what_tells_nothing_apart_has_no_temperature(tmp_path: Path) -> None:
     graph, tensors = read(Logits(9.0, False).eval(), (10,), tmp_path)
     assert nearness(graph, tensors, torch.randn(64, 10), 32, classes=False) == Nearness(classes=False)
     assert nearness(graph, tensors, torch.randn(8, 10), 32, classes=True) == Nearness()  # not one batch
+
+
+def test_masked_classes_count_for_nothing() -> None:
+    a, b = torch.randn(2, 50, 7)
+    mask = torch.tensor([0, 0, 1, 0, 0, 1, 0]).bool()
+    expected = Nearness().distance(a[:, ~mask], b[:, ~mask])
+    masked = Nearness().distance(a.masked_fill(mask, -math.inf), b.masked_fill(mask, -math.inf))
+    torch.testing.assert_close(masked, expected)
+
+
+def test_outputs_that_are_no_floating_point_numbers_are_not_compared() -> None:
+    assert float(Nearness().distance(torch.tensor([1, 2]), torch.tensor([0, 0]))) == 0
+
+
+def test_what_is_not_a_number_is_infinitely_far(tmp_path: Path) -> None:
+    graph, tensors = read(nn.Linear(4, 3).eval(), (4,), tmp_path)
+    broken = {name: value * math.nan for name, value in tensors.items()}
+    found = Nearness().distances(graph, tensors, [broken, tensors], torch.randn(8, 4), 4)
+    assert found == [math.inf, 0.0]
