@@ -53,7 +53,10 @@ class ColumnSums:
         self._across = torch.zeros(width, width, dtype=torch.float64)
 
     def add(self, data: Tensor, geometry: Geometry, outputs: tuple[int, int]) -> None:
-        """Inputs (N, C_in, h, w) of a call whose outputs are (high, wide)."""
+        """Inputs (N, C_in, h, w) of a call whose outputs are (high, wide); what is not finite is left out."""
+        data = finite(data)
+        if not len(data):
+            return
         if self._origin is None:
             self._origin = single(data).mean((0, 2, 3))
         for part in torch.split(data, max(1, NUMBERS // data[0].numel())):
@@ -91,10 +94,10 @@ class ColumnSums:
                 self._square[:, j, :, i] += square.T
 
     def columns(self) -> Columns:
-        count = self._channels * self._height
-        mean = self._total.reshape(count, self._width) / self._positions
-        square = self._square.reshape(count, count) / self._positions
-        across = self._across / self._positions - mean.T @ mean
+        count, positions = self._channels * self._height, max(self._positions, 1)
+        mean = self._total.reshape(count, self._width) / positions
+        square = self._square.reshape(count, count) / positions
+        across = self._across / positions - mean.T @ mean
         origin = torch.zeros(self._channels) if self._origin is None else self._origin
         shifted = mean + origin.double().repeat_interleave(self._height).unsqueeze(1)
         return Columns((square - mean @ mean.T) / self._width, shifted, _share(across))
@@ -103,6 +106,11 @@ class ColumnSums:
 def single(values: Tensor) -> Tensor:
     """In single precision, or what is finer: sums in half of it overflow."""
     return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+
+
+def finite(values: Tensor) -> Tensor:
+    """Of (N, …) those whose numbers are all finite."""
+    return values if bool(values.sum().isfinite()) else values[values.flatten(1).isfinite().all(1)]
 
 
 def _times_met(slices: Sequence[slice], count: int) -> Tensor:

@@ -19,12 +19,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from models import execute
-from models.columns import Columns, ColumnSums, single
+from models.columns import Columns, ColumnSums, finite, single
 from models.errors import DataError
 from models.layers import LINEAR, Layer, geometry_of
 from models.program import Graph, Node
 
 BATCH, SEED = 64, 0
+USABLE = "Give inputs as the network takes them in use, normalised as in its training."
 Gradient: TypeAlias = Literal["logits", "loss"]
 
 
@@ -43,30 +44,47 @@ class Moments:
 class _Sums:
     def __init__(self, n: int, gradients: Sequence[Gradient]) -> None:
         self.positions = 0
+        self.origin: Tensor | None = None  # (n,)
         self.total = torch.zeros(n, dtype=torch.float64)
         self.square = torch.zeros(n, n, dtype=torch.float64)
         self.gradients = {kind: torch.zeros(n, n, dtype=torch.float64) for kind in gradients}
 
-    def add(self, rows: Tensor) -> None:
-        rows = single(rows)
+    def add(self, rows: Tensor, bias: Tensor | None) -> None:
+        """Outputs of a call (k, n), of which its bias is no part."""
+        rows = finite(single(rows))
+        if not len(rows):
+            return
+        offset = 0 if bias is None else single(bias)
+        # Near the mean, so that single precision does not lose a variance beside it.
+        if self.origin is None:
+            self.origin = rows.mean(0) - offset
+        rows = rows - (self.origin + offset)
         self.positions += len(rows)
         self.total += rows.sum(0).double()
         self.square += (rows.T @ rows).double()
 
     def add_gradient(self, kind: Gradient, rows: Tensor) -> None:
-        rows = single(rows)
+        rows = finite(single(rows))
         self.gradients[kind] += (rows.T @ rows).double()
 
     def moments(self, samples: int, kind: Gradient, columns: Columns | None) -> Moments:
+        """DataError where nothing finite was added, or sums are not."""
+        if self.origin is None:
+            raise DataError("The network's values are not finite on any calibration input.", USABLE)
         mean = self.total / self.positions
         covariance = self.square / self.positions - torch.outer(mean, mean)
-        return Moments(mean, covariance, self.gradients[kind] / samples, columns)
+        found = Moments(mean + self.origin.double(), covariance, self.gradients[kind] / samples, columns)
+        sums = [found.mean, found.covariance, found.gradient, *([columns.covariance, columns.mean] if columns else [])]
+        if not all(bool(each.isfinite().all()) for each in sums):
+            raise DataError("Squares of the network's values overflow on the calibration inputs.", USABLE)
+        return found
 
 
 class Gathering:
     """The moments of every layer's outputs, over as many inputs as are added; with `columns` also those of its
     inputs where it can take the spatial form.
 
+    What is not finite, as the gradient of a norm is at an input that is all zeros, is left out.
     Each kind of gradient is another pass back. Its random projections, or classes, are the same at each run, whatever
     the others draw. A static batch size in the program is respected; what does not fill a batch is left out.
     """
@@ -120,8 +138,8 @@ class Gathering:
             return result
         linear = node.op == LINEAR
         bias = arguments[2] if len(arguments) > 2 else None
-        values, sums = _rows(result.detach(), linear), self._sums[index]
-        sums.add(values if bias is None else values - bias)
+        sums = self._sums[index]
+        sums.add(_rows(result.detach(), linear), bias)
         if index in self._inner:
             self._inner[index].add(arguments[0].detach(), geometry_of(node), result.shape[2:])
         if result.requires_grad:
@@ -148,7 +166,13 @@ def _scalar(outputs: Tensor, gradient: Gradient, generator: torch.Generator) -> 
         raise DataError(
             f"Classes are drawn from outputs (batch, classes), not {tuple(outputs.shape)}.", "Choose criterion logit."
         )
-    drawn = torch.multinomial(outputs.detach().softmax(1), 1, generator=generator).squeeze(1)
+    shares = outputs.detach().softmax(1)
+    whole = shares.isfinite().all(1)
+    if not bool(whole.all()):
+        outputs, shares = outputs[whole], shares[whole]
+    if not len(shares):
+        return outputs.sum()
+    drawn = torch.multinomial(shares, 1, generator=generator).squeeze(1)
     return functional.cross_entropy(outputs, drawn, reduction="sum")
 
 

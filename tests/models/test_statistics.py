@@ -192,3 +192,68 @@ def test_inputs_that_fill_no_batch_are_refused_in_words(tmp_path: Path) -> None:
     found = master.survey(graph, tensors).decomposed
     with pytest.raises(DataError, match="20 calibration inputs do not fill one batch of 32"):
         gather(graph, tensors, found, torch.randn(20, 6))
+
+
+def test_a_mean_far_above_the_spread_costs_no_precision(tmp_path: Path) -> None:
+    module, graph, tensors, found = prepared(tmp_path)
+    x = torch.randn(150, 6) + 3000
+    first, _ = gather(graph, tensors, found, x)
+    y = x.double() @ module.first.weight.double().T  # type: ignore[union-attr,operator]
+    torch.testing.assert_close(first.mean, y.mean(0), rtol=1e-5, atol=1e-3)
+    torch.testing.assert_close(first.covariance, torch.cov(y.T, correction=0), rtol=1e-2, atol=1e-2)
+
+
+class Unit(nn.Module):
+    """The gradient of a norm is not a number where the input is all zeros."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 5, bias=False), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        return self.last(y / (y.square().sum(1, keepdim=True).sqrt() + 1e-6))
+
+
+@pytest.mark.parametrize("gradient", ["logits", "loss"])
+def test_inputs_whose_gradients_are_no_numbers_are_left_out_of_them(gradient: Any, tmp_path: Path) -> None:
+    graph, tensors = read(make(Unit), (6,), tmp_path)
+    found = master.survey(graph, tensors).layers
+    x = torch.randn(64, 6)
+    x[5] = 0
+    for each in gather(graph, tensors, found, x, gradient=gradient):
+        assert bool(each.gradient.isfinite().all()) and float(each.gradient.trace()) > 0
+
+
+@pytest.mark.parametrize("gradient", ["logits", "loss"])
+def test_inputs_that_make_no_numbers_are_left_out(gradient: Any, tmp_path: Path) -> None:
+    _, graph, tensors, found = prepared(tmp_path)
+    x = torch.randn(64, 6)
+    expected = gather(graph, tensors, found, x[:40], gradient=gradient)
+    x[40:] = torch.nan
+    for each, wanted in zip(gather(graph, tensors, found, x, gradient=gradient), expected, strict=True):
+        torch.testing.assert_close(each.mean, wanted.mean)
+        torch.testing.assert_close(each.covariance, wanted.covariance)
+        assert bool(each.gradient.isfinite().all())
+
+
+@pytest.mark.parametrize("value", [float("nan"), 1e30])
+def test_inputs_that_make_no_numbers_at_all_are_refused_in_words(value: float, tmp_path: Path) -> None:
+    _, graph, tensors, found = prepared(tmp_path)
+    tensors["first.bias"] = torch.zeros(5)
+    x = torch.randn(64, 6).sign() * value
+    with pytest.raises(DataError, match="not finite|overflow"):
+        gather(graph, tensors, found, x)
+
+
+def test_images_that_are_no_numbers_are_left_out_of_the_columns_too(tmp_path: Path) -> None:
+    graph, tensors = read(make(Small), SHAPES[Small], tmp_path)
+    found = master.survey(graph, tensors).layers
+    x = torch.randn(64, *SHAPES[Small])
+    expected = gather(graph, tensors, found, x[:40], columns=True)
+    x[40:] = torch.nan
+    for each, wanted in zip(gather(graph, tensors, found, x, columns=True), expected, strict=True):
+        assert (each.columns is None) == (wanted.columns is None)
+        if each.columns is not None and wanted.columns is not None:
+            torch.testing.assert_close(each.columns.covariance, wanted.columns.covariance)
+            torch.testing.assert_close(each.columns.across, wanted.columns.across)
