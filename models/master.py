@@ -80,9 +80,7 @@ def build(
     given, criterion = criterion, criterion or default_criterion(calibration)
     rule = find_rule(criterion)
     if keep and rule.metric == "svd":
-        raise DataError(
-            "A refit needs floating-point calibration data.", "Upload them, with criterion logit, fisher or whitened."
-        )
+        raise DataError("A refit needs calibration data.", "Upload them, with criterion logit, fisher or whitened.")
     template = survey(graph, uploaded)
     progress("eliminate", 0, 1, "models")
     graph, tensors, template, report = without_zeros(graph, uploaded, template, comparable(calibration, graph))
@@ -180,10 +178,8 @@ class Program:
 
 
 def default_criterion(calibration: Path) -> str:
-    """The best one that the data allow: gradients need calibration inputs of floating point."""
-    if calibration.exists() and load_file(calibration)["inputs"].is_floating_point():
-        return criteria.WITH_DATA
-    return criteria.WITHOUT_DATA
+    """The best one that the data allow."""
+    return criteria.WITH_DATA if calibration.exists() else criteria.WITHOUT_DATA
 
 
 def find_rule(criterion: str) -> Rule:
@@ -196,13 +192,10 @@ def find_rule(criterion: str) -> Rule:
 
 
 def load_calibration(path: Path, criterion: str) -> Tensor:
-    """The calibration inputs (N, …) as floating point, for a criterion that needs them."""
+    """The calibration inputs (N, …), for a criterion that needs them."""
     if not path.exists():
         raise DataError(f"The criterion {criterion} needs calibration data.", "Upload inputs as `calibration`.")
-    inputs = load_file(path)["inputs"]
-    if not inputs.is_floating_point():
-        raise DataError(f"The criterion {criterion} needs floating-point inputs.", "Choose c1c2 or energy.")
-    return inputs
+    return load_file(path)["inputs"]
 
 
 def survey(graph: Graph, tensors: Mapping[str, Tensor]) -> Template:

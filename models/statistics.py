@@ -117,7 +117,7 @@ class Gathering:
         batch = self._batch or BATCH
         for start in range(0, len(inputs) - (batch - 1 if self._batch else 0), batch):
             tell(self._given + start)
-            self._add(inputs[start : start + batch].clone().requires_grad_())
+            self._add(inputs[start : start + batch])
         self._given += len(inputs)
         tell(self._given)
 
@@ -142,10 +142,11 @@ class Gathering:
         sums.add(_rows(result.detach(), linear), bias)
         if index in self._inner:
             self._inner[index].add(arguments[0].detach(), geometry_of(node), result.shape[2:])
-        if result.requires_grad:
-            result.register_hook(lambda g: sums.add_gradient(self._kind, _rows(g, linear)))
+        if not result.requires_grad:  # nothing before it is a layer
+            result.requires_grad_()
+        result.register_hook(lambda g: sums.add_gradient(self._kind, _rows(g, linear)))
         # A later in-place call must not change what the hook belongs to.
-        return result.clone() if result.requires_grad else result
+        return result.clone()
 
     def moments(self, kind: Gradient) -> list[Moments]:
         """One entry per layer. DataError where what was added does not fill a batch."""

@@ -304,7 +304,10 @@ def device_of(name: str | None) -> torch.device:
 
 
 def _mix(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Half of the samples mixed with another one: inputs that the teacher can label and nobody uploaded."""
+    """Half of the samples mixed with another one: inputs that the teacher can label and nobody uploaded. Of what cannot
+    be mixed, such as tokens, the samples as they are."""
+    if not images.is_floating_point():
+        return images
     share = torch.rand(len(images), generator=generator)
     share = torch.where(torch.rand(len(images), generator=generator) < 0.5, share, torch.ones(()))
     share = share.reshape(-1, *(1,) * (images.dim() - 1))

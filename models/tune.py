@@ -123,10 +123,8 @@ def divided(template: Template, inputs: Tensor, recipe: Recipe) -> tuple[Tensor,
     batch = template.graph.inputs[0].shape[0] or recipe.batch
     if batch < 2:
         raise DataError("A program for single samples cannot be tuned.", "Export it with a dynamic batch size.")
-    if len(inputs) - count < batch or count < batch or not inputs.is_floating_point():
-        raise DataError(
-            f"Tuning needs at least {5 * batch} floating-point calibration inputs.", "Upload more; labels are not used."
-        )
+    if len(inputs) - count < batch or count < batch:
+        raise DataError(f"Tuning needs at least {5 * batch} calibration inputs.", "Upload more; labels are not used.")
     return inputs[:count], inputs[count:], batch
 
 

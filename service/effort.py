@@ -9,6 +9,7 @@ polish  that; then, for each size when it is first asked for, the best of all th
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -19,9 +20,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from models import polish, refit, tune
+from models.errors import DataError
 from models.improve import improve
 from models.measure import default_metric
 from models.plan import Plan
+from models.program import Graph
 from models.student import Recipe
 from service.catalogue import CALIBRATION, EVALUATION, improved_key, tuning_key
 from service.job import Job
@@ -29,6 +32,16 @@ from service.job import Job
 
 def of(options: Mapping[str, Any]) -> str:
     return str(options.get("effort", "cut"))
+
+
+def check(options: Mapping[str, Any], program: Path) -> None:
+    """Raises DataError where nothing would come of the effort."""
+    graph = Graph.from_json(json.loads((program / "program.json").read_bytes()))
+    if of(options) == "refit" and graph.inputs[0].shape[:1] != (None,):
+        raise DataError(
+            "A network for a fixed number of samples cannot be refit.",
+            "Export it with a dynamic batch size, or choose effort tune or polish.",
+        )
 
 
 def kept(options: Mapping[str, Any]) -> int:

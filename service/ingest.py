@@ -65,6 +65,7 @@ def temporary_files_in(folder: Path) -> Iterator[None]:
 def _build(job: Job, upload: Mapping[str, Any], folder: Path) -> None:
     id, store = job.model, job.parts.store
     program, out, options = folder / "program", folder / "master", upload["options"]
+    effort.check(options, program)
     keep = effort.kept(options)
     description = master.build(
         program,

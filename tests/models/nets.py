@@ -100,9 +100,9 @@ def make(kind: type[nn.Module], seed: int = 0) -> nn.Module:
     return module
 
 
-def export(module: nn.Module, shape: tuple[int, ...], path: Path) -> Path:
+def export(module: nn.Module, shape: tuple[int, ...], path: Path, dtype: torch.dtype = torch.float32) -> Path:
     batch = torch.export.Dim("batch", min=1)
-    program = torch.export.export(module, (torch.randn(2, *shape),), dynamic_shapes=({0: batch},))
+    program = torch.export.export(module, (torch.randn(2, *shape).to(dtype),), dynamic_shapes=({0: batch},))
     torch.export.save(program, path)
     return path
 
@@ -112,9 +112,10 @@ def read(module: nn.Module, shape: tuple[int, ...], folder: Path) -> tuple[Graph
 
 
 def source(module: nn.Module, shape: tuple[int, ...], folder: Path, calibration: Tensor | None = None) -> Path:
-    """A folder such as the sandbox leaves: program, weights, perhaps calibration inputs."""
+    """A folder such as the sandbox leaves: program, weights, perhaps calibration inputs, whose type it then takes."""
     folder.mkdir(parents=True, exist_ok=True)
-    graph, tensors = read(module, shape, folder)
+    dtype = torch.float32 if calibration is None else calibration.dtype
+    graph, tensors = checkpoint.read(export(module, shape, folder / "model.pt2", dtype), None)
     (folder / "program.json").write_text(json.dumps(graph.to_json()))
     save_file(dict(tensors), folder / "weights.safetensors")
     if calibration is not None:

@@ -219,3 +219,14 @@ def test_what_accuracy_is_says_whether_outputs_are_classes(
     assert effort.classes(options, file) == (options.get("metric") != "mse")
     save_file({"inputs": torch.zeros(4, 1)} | ({} if targets is None else {"targets": targets}), file)
     assert effort.classes(options, file) == expected
+
+
+def test_a_network_for_a_fixed_number_of_samples_is_not_refit(
+    service: Running, published: dict[str, Path], tmp_path: Path
+) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).eval()
+    torch.export.save(torch.export.export(model, (torch.randn(4, 1, 8, 8),)), tmp_path / "fixed.pt2")
+    files = {"checkpoint": tmp_path / "fixed.pt2", "calibration": published["calibration"]}
+    answer = service.push(files, name="fixed", options='{"effort": "refit"}')
+    error = service.end(answer.json()["operation"], 120)["error"]
+    assert error["type"] == "/problems/data-unusable" and "dynamic batch size" in str(error)
