@@ -180,6 +180,6 @@ class Planner:
 def _too_small(asked: str, nearest: float) -> BudgetError:
     return BudgetError(
         f"{asked} is below what this model can be cut to.",
-        f"The smallest that can be met is {nearest:g}.",
+        f"The smallest that can be met is {nearest if isinstance(nearest, int) else f'{nearest:g}'}.",
         nearest=nearest,
     )

@@ -6,13 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor, nn
 
+from models import master
 from models.criteria import CRITERIA
 from models.errors import BudgetError
 from models.plan import Plan, Planner
-from tests.models.nets import Halved, Separable, Small, planner
+from tests.models.nets import Halved, Separable, Small, planner, source
 
 WITHOUT_DATA = [name for name, rule in CRITERIA.items() if rule.metric == "svd"]
 
@@ -131,6 +134,27 @@ def test_what_cannot_be_met_is_refused_with_the_nearest_that_can(any_planner: Pl
     assert nearest is not None
     (key,) = limit
     any_planner.plan(**{key: nearest if key == "budget" else int(nearest)})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("limit", ["max_params", "max_bytes"])
+def test_a_limit_above_a_million_is_named_to_the_last_digit(tmp_path: Path, limit: str) -> None:
+    class Whole(nn.Linear):
+        """A layer that can be cut beside numbers that cannot."""
+
+        def __init__(self) -> None:
+            super().__init__(16, 16)
+            self.table = nn.Parameter(torch.zeros(1_503_011))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) + self.table.sum()
+
+    master.build(source(Whole(), (16,), tmp_path / "source"), tmp_path / "master")
+    planner = Planner.open(tmp_path / "master")
+    with pytest.raises(BudgetError) as refused:
+        planner.plan(**{limit: 1000})  # type: ignore[arg-type]
+    named = int(refused.value.hint.split()[-1].removesuffix("."))
+    assert named == refused.value.nearest
+    planner.plan(**{limit: named})  # type: ignore[arg-type]
 
 
 def test_a_plan_survives_json_and_keeps_its_digest(any_planner: Planner) -> None:
