@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -44,11 +44,13 @@ def measure(
     *,
     metric: str | None = None,
     original: Path | None = None,
+    batch: int | None = None,
     progress: Progress = silent,
 ) -> Measurement:
     """Run the TorchScript file `artifact` over the data in `evaluation` (`inputs`, maybe `targets`).
 
-    Without `metric`: top1 where the targets are class indices, mse where they are numbers, agreement
+    `batch` is the batch size that the program was exported for (`Graph.batch`), which its file does not say; None
+    where any will do. Without `metric`: top1 where the targets are class indices, mse where they are numbers, agreement
     with the file `original` where there are none. Raises DataError where data and outputs do not fit.
     """
     data = load_file(evaluation)
@@ -61,10 +63,12 @@ def measure(
         raise DataError(f"The metric {metric} needs targets.", "Upload evaluation data with `targets`.")
     scores: list[Tensor] = []
     with torch.inference_mode():
-        for start, batch in _batches(inputs):
+        size = batch or BATCH
+        for start in range(0, len(inputs), size):
             progress("measure", start, len(inputs), "samples")
-            outputs = _forward(model, batch)
-            truth = _forward(teacher, batch) if teacher is not None else targets[start : start + BATCH]  # type: ignore[index]
+            part = slice(start, start + size)
+            outputs = _forward(model, inputs[part], batch)
+            truth = _forward(teacher, inputs[part], batch) if teacher is not None else targets[part]  # type: ignore[index]
             scores.append(score(outputs, truth))
     progress("measure", len(inputs), len(inputs), "samples")
     return _summary(metric, torch.cat(scores))
@@ -131,21 +135,28 @@ def _load(path: Path) -> torch.jit.ScriptModule:
     return model.eval()
 
 
-def _forward(model: torch.jit.ScriptModule, batch: Tensor) -> Tensor:
+def _forward(model: torch.jit.ScriptModule, inputs: Tensor, batch: int | None) -> Tensor:
+    """The first output for `inputs`, row by row. Where the program takes `batch` rows at once and there are fewer,
+    the last one is repeated, and what comes of that is dropped."""
+    rows = len(inputs)
+    if batch is not None and rows < batch:
+        inputs = torch.cat([inputs, inputs[-1:].expand(batch - rows, *inputs.shape[1:])])
     try:
-        outputs = model(batch)
+        found = model(inputs)
     except RuntimeError as error:
         reason = str(error).strip().split("\n")[-1][:300]
         raise DataError(
-            f"The model does not run on evaluation inputs of shape {tuple(batch.shape)}: {reason}.",
+            f"The model does not run on evaluation inputs of shape {tuple(inputs.shape)}: {reason}.",
             "Give inputs of the shape that the model was exported with.",
         ) from error
-    return outputs[0] if isinstance(outputs, tuple) else outputs  # type: ignore[no-any-return]
-
-
-def _batches(inputs: Tensor) -> Iterator[tuple[int, Tensor]]:
-    for start in range(0, len(inputs), BATCH):
-        yield start, inputs[start : start + BATCH]
+    outputs: Tensor = found[0] if isinstance(found, tuple) else found
+    if outputs.shape[:1] != inputs.shape[:1]:
+        raise DataError(
+            f"The model's output {tuple(outputs.shape)} does not have a row for each of {len(inputs)} inputs.",
+            "Accuracy needs one: export the model with the batch as its first output's first dimension, or leave "
+            "the evaluation data out.",
+        )
+    return outputs[:rows]
 
 
 def _summary(metric: str, scores: Tensor) -> Measurement:

@@ -78,6 +78,12 @@ class Graph:
     nodes: tuple[Node, ...]
     outputs: tuple[str, ...]
 
+    @property
+    def batch(self) -> int | None:
+        """The batch size that the program was exported for, by its first input; None where any will do."""
+        shape = self.inputs[0].shape if self.inputs else ()
+        return shape[0] if shape else None
+
     def replace(self, **changes: Any) -> Graph:
         return dataclasses.replace(self, **changes)
 

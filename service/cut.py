@@ -64,12 +64,13 @@ class Cutter:
         evaluation = self.folder / EVALUATION
         if not evaluation.exists():
             return None
+        batch = Template.open(self.folder).graph.batch
         if not self._agreement(evaluation):
-            return measure(path, evaluation, metric=self.metric, progress=self.progress).to_json()
+            return measure(path, evaluation, metric=self.metric, batch=batch, progress=self.progress).to_json()
         original = path.with_suffix(".original")
         with open(original, "wb") as file:
             torchscript.write(self.folder, Planner.open(self.folder).plan(budget=1), file)
-        found = measure(path, evaluation, metric=self.metric, original=original, progress=self.progress)
+        found = measure(path, evaluation, metric=self.metric, original=original, batch=batch, progress=self.progress)
         original.unlink()
         return found.to_json()
 

@@ -55,6 +55,56 @@ def test_a_class_that_the_model_does_not_have_is_refused(identity: Path, tmp_pat
         measure(identity, data(tmp_path, torch.eye(4), torch.tensor(targets)))
 
 
+class Exported(torch.nn.Module):
+    """Its inputs as scores, as a program exported for `batch` rows gives them: the size is in its code."""
+
+    def __init__(self, batch: int) -> None:
+        super().__init__()
+        self.batch = batch
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.reshape(self.batch, -1)[:, :4]
+
+
+@pytest.fixture
+def in_twos(tmp_path: Path) -> Path:
+    path = tmp_path / "twos.pt"
+    torch.jit.script(Exported(2)).save(str(path))
+    return path
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 300])
+def test_a_program_for_one_batch_size_is_measured_at_that(in_twos: Path, tmp_path: Path, n: int) -> None:
+    torch.manual_seed(0)
+    inputs = torch.randn(n, 4)
+    targets = inputs.argmax(1)
+    targets[0] = (targets[0] + 1) % 4
+    result = measure(in_twos, data(tmp_path, inputs, targets), batch=2)
+    assert result.n == n and result.value == pytest.approx((n - 1) / n)
+    assert measure(in_twos, data(tmp_path, inputs, inputs + 2), batch=2).value == pytest.approx(4)
+    assert measure(in_twos, data(tmp_path, inputs), original=in_twos, batch=2).n == n
+
+
+@pytest.mark.parametrize("targets", [torch.zeros(6, dtype=torch.int64), torch.zeros(6, 4), None])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_outputs_without_a_row_for_each_input_are_refused(
+    tmp_path: Path, targets: torch.Tensor | None, batch: int
+) -> None:
+    """One row would be compared with every target, without a word from torch."""
+    path = tmp_path / "fixed.pt"
+    torch.jit.script(Exported(batch)).save(str(path))
+    with pytest.raises(DataError, match="a row for each of 6 inputs") as refused:
+        measure(path, data(tmp_path, torch.randn(6, 4), targets), original=path)
+    assert refused.value.hint
+
+
+def test_inputs_that_the_program_does_not_take_are_refused_at_its_own_batch_size(tmp_path: Path) -> None:
+    path = tmp_path / "linear.pt"
+    torch.jit.script(torch.nn.Linear(5, 4)).save(str(path))
+    with pytest.raises(DataError, match=r"of shape \(2, 4\)"):
+        measure(path, data(tmp_path, torch.eye(4), torch.arange(4)), batch=2)
+
+
 def test_a_measurement_survives_json(identity: Path, tmp_path: Path) -> None:
     result = measure(identity, data(tmp_path, torch.eye(4), torch.tensor([0, 1, 2, 0])))
     assert Measurement.from_json(result.to_json()) == result

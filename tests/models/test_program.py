@@ -25,6 +25,11 @@ def test_a_real_graph_survives_json(tmp_path: Path) -> None:
     assert Graph.from_json(json.loads(json.dumps(graph.to_json()))) == graph
 
 
+def test_the_batch_is_that_of_the_first_input_and_none_where_any_will_do() -> None:
+    for shape, batch in (((None, 3), None), ((2, 3), 2), ((), None)):
+        assert Graph((Input("a", "float32", shape),), {}, frozenset(), (), ()).batch == batch
+
+
 def test_references_are_found_inside_lists_and_keywords() -> None:
     node = Node("n", "aten.x.y", ((Ref("a"), (Ref("b"),)),), (("k", Ref("c")),), ("n",))
     assert list(node.inputs()) == ["a", "b", "c"]

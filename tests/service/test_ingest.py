@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from models import architectures
 from models.measure import METRICS
@@ -84,6 +85,26 @@ def test_evaluation_data_that_do_not_fit_fail_the_whole_upload(service: Running,
     answer = service.push({"checkpoint": files.checkpoint, "evaluation": tmp_path / "e.safetensors"})
     assert service.end(answer.json()["operation"])["error"]["type"] == "/problems/data-unusable"
     assert service.parts.store.keys("") == []
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_program_exported_for_one_batch_size_is_measured_at_that(
+    service: Running, tmp_path: Path, batch: int
+) -> None:
+    class Pooled(nn.Sequential):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            n, channels, _, _ = x.shape
+            return torch.as_tensor(super().forward(x.view(n, channels, -1).mean(2)))
+
+    torch.manual_seed(0)
+    model, inputs = Pooled(nn.Linear(24, 48), nn.ReLU(), nn.Linear(48, 4)).eval(), torch.randn(199, 24, 3, 3)
+    torch.export.save(torch.export.export(model, (inputs[:batch],)), tmp_path / "model.pt2")
+    data = {"targets": {"targets": model(inputs).argmax(1)}, "none": {}}
+    for name, targets in data.items():
+        save_file({"inputs": inputs, **targets}, tmp_path / f"{name}.safetensors")
+        id = service.publish(Files(tmp_path / "model.pt2", tmp_path / f"{name}.safetensors"))
+        baseline = service.client.get(f"/models/{id}").json()["baseline"]
+        assert (baseline["value"], baseline["n"]) == (1.0, 199)
 
 
 def test_an_upload_whose_files_never_arrived_is_taken_back(service: Running, files: Files) -> None:
