@@ -95,16 +95,18 @@ def top5(outputs: Tensor, targets: Tensor) -> Tensor:
 
 def agreement(outputs: Tensor, original: Tensor) -> Tensor:
     """1 where both networks' largest outputs are the same class."""
-    if outputs.ndim != 2:
-        raise DataError(f"Agreement needs outputs (batch, classes), not {tuple(outputs.shape)}.")
+    _check_scores(outputs)
     return (outputs.argmax(1) == original.argmax(1)).double()
 
 
 def mse(outputs: Tensor, targets: Tensor) -> Tensor:
     """Mean squared error of each sample over its outputs."""
     if outputs.shape != targets.shape:
-        raise DataError(f"Targets {tuple(targets.shape)} do not have the outputs' shape {tuple(outputs.shape)}.")
-    return ((outputs.double() - targets.double()) ** 2).flatten(1).mean(1)
+        raise DataError(
+            f"Targets {tuple(targets.shape)} do not have the outputs' shape {tuple(outputs.shape)}.",
+            "Give for each input the numbers that the output should be.",
+        )
+    return ((outputs.double() - targets.double()) ** 2).reshape(len(outputs), -1).mean(1)
 
 
 SCORES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -115,11 +117,22 @@ SCORES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-def _check_classes(outputs: Tensor, targets: Tensor) -> None:
-    if outputs.ndim != 2 or targets.ndim != 1:
+def _check_scores(outputs: Tensor) -> None:
+    """Of one column, the largest output is always the same."""
+    if outputs.ndim != 2 or outputs.shape[1] < 2:
         raise DataError(
-            f"Accuracy needs outputs (batch, classes) and targets (batch,), not {tuple(outputs.shape)} and "
-            f"{tuple(targets.shape)}.",
+            f"Classes cannot be told from the model's output: it is {tuple(outputs.shape)}, not (batch, classes) with "
+            "2 classes or more.",
+            "Give as `targets` the numbers that the output should be, for the metric mse, or leave the evaluation "
+            "data out.",
+        )
+
+
+def _check_classes(outputs: Tensor, targets: Tensor) -> None:
+    _check_scores(outputs)
+    if targets.ndim != 1:
+        raise DataError(
+            f"Accuracy needs targets (batch,), not {tuple(targets.shape)}.",
             "Choose another metric, or give one class index per input.",
         )
     low, high = int(targets.min()), int(targets.max())

@@ -13,8 +13,13 @@ from models.measure import Measurement, measure
 @pytest.fixture
 def identity(tmp_path: Path) -> Path:
     """A file that returns its inputs as the scores of four classes."""
-    path = tmp_path / "identity.pt"
-    torch.jit.save(torch.jit.trace(torch.nn.Identity(), torch.zeros(2, 4)), path)
+    return identity_of(tmp_path, (4,))
+
+
+def identity_of(folder: Path, shape: tuple[int, ...]) -> Path:
+    """A file that returns its inputs, each of a shape."""
+    path = folder / "identity.pt"
+    torch.jit.save(torch.jit.trace(torch.nn.Identity(), torch.zeros(2, *shape)), path)
     return path
 
 
@@ -103,6 +108,24 @@ def test_inputs_that_the_program_does_not_take_are_refused_at_its_own_batch_size
     torch.jit.script(torch.nn.Linear(5, 4)).save(str(path))
     with pytest.raises(DataError, match=r"of shape \(2, 4\)"):
         measure(path, data(tmp_path, torch.eye(4), torch.arange(4)), batch=2)
+
+
+@pytest.mark.parametrize("shape", [(1,), (), (2, 2), (0,)])
+@pytest.mark.parametrize("targets", [None, torch.zeros(6, dtype=torch.int64)])
+def test_classes_are_not_told_from_an_output_that_has_none(
+    tmp_path: Path, shape: tuple[int, ...], targets: torch.Tensor | None
+) -> None:
+    """Of one column the largest is always the first: any two networks would agree."""
+    path, inputs = identity_of(tmp_path, shape), torch.randn(6, *shape)
+    with pytest.raises(DataError, match="Classes cannot be told") as refused:
+        measure(path, data(tmp_path, inputs, targets), original=path)
+    assert "`targets`" in refused.value.hint and "mse" in refused.value.hint
+
+
+@pytest.mark.parametrize("shape", [(1,), (), (2, 2)])
+def test_such_an_output_is_measured_by_its_squared_error(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    inputs = torch.randn(6, *shape)
+    assert measure(identity_of(tmp_path, shape), data(tmp_path, inputs, inputs + 2)).value == pytest.approx(4)
 
 
 def test_a_measurement_survives_json(identity: Path, tmp_path: Path) -> None:
