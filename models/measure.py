@@ -22,13 +22,14 @@ BATCH = 128
 @dataclass(frozen=True)
 class Measurement:
     """`value` over `n` samples with a 95 % interval: a fraction (Wilson's interval) for top1, top5 and
-    agreement; for mse the mean squared error per output (normal interval)."""
+    agreement; for mse the mean squared error per output (normal interval; None where one sample tells of no spread).
+    Where outputs are not finite the class is wrong, and the mean squared error not finite."""
 
     metric: str
     value: float
     n: int
-    low: float
-    high: float
+    low: float | None
+    high: float | None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -45,12 +46,15 @@ def measure(
     metric: str | None = None,
     original: Path | None = None,
     batch: int | None = None,
+    finite: bool = False,
     progress: Progress = silent,
 ) -> Measurement:
     """Run the TorchScript file `artifact` over the data in `evaluation` (`inputs`, maybe `targets`).
 
     `batch` is the batch size that the program was exported for (`Graph.batch`), which its file does not say; None
-    where any will do. Without `metric`: top1 where the targets are class indices, mse where they are numbers, agreement
+    where any will do. With `finite` the outputs have to be that, as those of `original` always have to.
+
+    Without `metric`: top1 where the targets are class indices, mse where they are numbers, agreement
     with the file `original` where there are none. Raises DataError where data and outputs do not fit.
     """
     data = load_file(evaluation)
@@ -70,6 +74,8 @@ def measure(
             outputs = _forward(model, inputs[part], batch)
             truth = _forward(teacher, inputs[part], batch) if teacher is not None else targets[part]  # type: ignore[index]
             scores.append(score(outputs, truth))
+            if finite or teacher is not None:
+                _check_finite(metric, truth if teacher is not None else outputs, start)
     progress("measure", len(inputs), len(inputs), "samples")
     return _summary(metric, torch.cat(scores))
 
@@ -83,20 +89,20 @@ def default_metric(targets: Tensor | None) -> str:
 def top1(outputs: Tensor, targets: Tensor) -> Tensor:
     """1 where the largest output (B, classes) is the target (B,)."""
     _check_classes(outputs, targets)
-    return (outputs.argmax(1) == targets).double()
+    return (outputs.argmax(1) == targets).double() * _sound(outputs)
 
 
 def top5(outputs: Tensor, targets: Tensor) -> Tensor:
     """1 where the target is among the five largest outputs."""
     _check_classes(outputs, targets)
     best = outputs.topk(min(5, outputs.shape[1]), dim=1).indices
-    return (best == targets.unsqueeze(1)).any(1).double()
+    return (best == targets.unsqueeze(1)).any(1).double() * _sound(outputs)
 
 
 def agreement(outputs: Tensor, original: Tensor) -> Tensor:
     """1 where both networks' largest outputs are the same class."""
     _check_scores(outputs)
-    return (outputs.argmax(1) == original.argmax(1)).double()
+    return (outputs.argmax(1) == original.argmax(1)).double() * _sound(outputs)
 
 
 def mse(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -115,6 +121,22 @@ SCORES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     "agreement": agreement,
     "mse": mse,
 }
+
+
+def _sound(outputs: Tensor) -> Tensor:
+    """Whether each row's largest score is finite, and none is NaN: a score of -∞ rules a class out, no more."""
+    return outputs.amax(1).isfinite()
+
+
+def _check_finite(metric: str, outputs: Tensor, start: int) -> None:
+    """Refuses outputs of the original, the first being of input `start`, that nothing can be compared with."""
+    sound = outputs.reshape(len(outputs), -1).isfinite().all(1) if metric == "mse" else _sound(outputs)
+    if not bool(sound.all()):
+        raise DataError(
+            f"The model's own output for evaluation input {start + int(sound.int().argmin())}, counted from 0, is NaN "
+            "or infinite.",
+            "Leave such inputs out, or export a model that has numbers for them.",
+        )
 
 
 def _check_scores(outputs: Tensor) -> None:
@@ -176,7 +198,9 @@ def _summary(metric: str, scores: Tensor) -> Measurement:
     n, mean = len(scores), scores.mean().item()
     z = 1.959963984540054
     if metric == "mse":
-        half = z * (scores.std().item() / math.sqrt(n) if n > 1 else math.inf)
+        if n == 1:
+            return Measurement(metric, mean, n, None, None)
+        half = z * scores.std().item() / math.sqrt(n)
         return Measurement(metric, mean, n, mean - half, mean + half)
     centre = (mean + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(mean * (1 - mean) / n + z * z / (4 * n * n))

@@ -74,7 +74,8 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What is known of a cut for good: its plan, its bytes' digest and size, its measurement if there are data.
+    """What is known of a cut for good: its plan, its bytes' digest and size, its measurement if there are data and
+    it is a finite number.
 
     `method`: how it was made (see `cut.Cutter`). `stored`: the artifact is too large for the cache and is kept
     in the store.
@@ -100,7 +101,10 @@ class Record:
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Record:
         plan = Plan.from_json(data["plan"])
-        return Record(plan, data["sha256"], data["size"], data["measurement"], data["method"], data["stored"])
+        measurement = data["measurement"]
+        if measurement and measurement["value"] is None:
+            measurement = None
+        return Record(plan, data["sha256"], data["size"], measurement, data["method"], data["stored"])
 
 
 class Catalogue:

@@ -279,7 +279,8 @@ def sentence(facts: dict[str, str], of: str) -> str:
     if facts["accuracy"] == "unmeasured":
         return f"{size} ({share}), accuracy unmeasured"
     found = f"{facts['metric']} {float(facts['accuracy']):.4f} on {facts['accuracy-samples']} samples"
-    return f"{size} ({share}), {found}; the original {float(facts['baseline-accuracy']):.4f}"
+    original = f"; the original {float(facts['baseline-accuracy']):.4f}" if "baseline-accuracy" in facts else ""
+    return f"{size} ({share}), {found}{original}"
 
 
 def summary_of(model: dict[str, Any]) -> Table:
@@ -307,8 +308,8 @@ def table_of_sizes(curve: list[dict[str, Any]]) -> Table:
             f"{point['params']:,}",
             f"{point['macs']:,}",
             decimal(point["bytes"]),
-            f"{point['accuracy']:.4f} {point['metric']}",
-            f"{point['low']:.4f} to {point['high']:.4f}",
+            accuracy_of(point["accuracy"], point["metric"]),
+            "" if point["low"] is None else f"{point['low']:.4f} to {point['high']:.4f}",
             point["method"],
         )
     return table
@@ -323,9 +324,13 @@ def table_of(found: list[dict[str, Any]]) -> Table:
             model["id"],
             f"{model['params']:,}",
             decimal(model["bytes"]),
-            f"{baseline['value']:.4f} {baseline['metric']}" if baseline else "unmeasured",
+            accuracy_of(baseline["value"], baseline["metric"]) if baseline else "unmeasured",
         )
     return table
+
+
+def accuracy_of(value: float | None, metric: str) -> str:
+    return "unmeasured" if value is None else f"{value:.4f} {metric}"
 
 
 @contextlib.contextmanager

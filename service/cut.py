@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -49,7 +50,7 @@ class Cutter:
         if known is not None and known.sha256 == sha256:
             return known
         method = self._method(plan, improved)
-        return Record(plan, sha256, size, self._measure(path), method)
+        return Record(plan, sha256, size, self._measure(plan, path), method)
 
     def _method(self, plan: Plan, improved: Path | None) -> str:
         """How a plan is made: "original", "reduced" (zero channels removed, nothing else), "cut", "tuned", or what
@@ -60,18 +61,30 @@ class Cutter:
             return method_of(improved)
         return "cut" if Template.open(self.folder).knot(plan.ranks) is None else "tuned"
 
-    def _measure(self, path: Path) -> Mapping[str, Any] | None:
+    def _measure(self, plan: Plan, path: Path) -> Mapping[str, Any] | None:
+        """What the file of a plan is worth; None without data, and where that is not a finite number. Raises
+        DataError where it is the original that has no numbers to compare with."""
         evaluation = self.folder / EVALUATION
         if not evaluation.exists():
             return None
-        batch = Template.open(self.folder).graph.batch
-        if not self._agreement(evaluation):
-            return measure(path, evaluation, metric=self.metric, batch=batch, progress=self.progress).to_json()
-        original = path.with_suffix(".original")
-        with open(original, "wb") as file:
-            torchscript.write(self.folder, Planner.open(self.folder).plan(budget=1), file)
-        found = measure(path, evaluation, metric=self.metric, original=original, batch=batch, progress=self.progress)
-        original.unlink()
+        original = path.with_suffix(".original") if self._agreement(evaluation) else None
+        if original is not None:
+            with open(original, "wb") as file:
+                torchscript.write(self.folder, Planner.open(self.folder).plan(budget=1), file)
+        found = measure(
+            path,
+            evaluation,
+            metric=self.metric,
+            original=original,
+            batch=Template.open(self.folder).graph.batch,
+            finite=plan.original,
+            progress=self.progress,
+        )
+        if original is not None:
+            original.unlink()
+        if not math.isfinite(found.value):
+            log.warning("plan %s has a %s of %s: it stays unmeasured", plan.digest, found.metric, found.value)
+            return None
         return found.to_json()
 
     def _agreement(self, evaluation: Path) -> bool:

@@ -57,9 +57,10 @@ class Store:
         return bytes(obstore.get(self.backend, key).bytes())
 
     def read_json(self, key: str) -> dict[str, Any] | None:
-        """The JSON object at `key`, or None where there is none."""
+        """The JSON object at `key`, or None where there is none. A number that is not finite, for which JSON has
+        no word, is null."""
         try:
-            data: dict[str, Any] = json.loads(self.read(key))
+            data: dict[str, Any] = json.loads(self.read(key), parse_constant=lambda _: None)
         except FileNotFoundError:
             return None
         return data

@@ -249,9 +249,10 @@ def facts(reference: str, model: Model, record: Record, ask: Ask) -> dict[str, s
     }
     if measurement:
         headers["RightRank-Accuracy-Samples"] = str(measurement["n"])
-        headers["RightRank-Accuracy-Interval"] = f"{measurement['low']!r}, {measurement['high']!r}"
         headers["RightRank-Metric"] = measurement["metric"]
-    if baseline:
+        if measurement["low"] is not None:
+            headers["RightRank-Accuracy-Interval"] = f"{measurement['low']!r}, {measurement['high']!r}"
+    if baseline and baseline["value"] is not None:
         headers["RightRank-Baseline-Accuracy"] = repr(baseline["value"])
     return headers
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import math
 from pathlib import Path
 
 import pytest
@@ -58,6 +60,13 @@ def test_without_targets_the_original_is_the_judge(identity: Path, tmp_path: Pat
 def test_a_class_that_the_model_does_not_have_is_refused(identity: Path, tmp_path: Path, targets: list[int]) -> None:
     with pytest.raises(DataError, match="4 classes"):
         measure(identity, data(tmp_path, torch.eye(4), torch.tensor(targets)))
+
+
+class Root(torch.nn.Module):
+    """The roots of its inputs: NaN where they are below zero."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.sqrt()
 
 
 class Exported(torch.nn.Module):
@@ -126,6 +135,46 @@ def test_classes_are_not_told_from_an_output_that_has_none(
 def test_such_an_output_is_measured_by_its_squared_error(tmp_path: Path, shape: tuple[int, ...]) -> None:
     inputs = torch.randn(6, *shape)
     assert measure(identity_of(tmp_path, shape), data(tmp_path, inputs, inputs + 2)).value == pytest.approx(4)
+
+
+NOWHERE = torch.tensor([[math.nan, 0, 0, 0], [0, math.inf, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+
+
+@pytest.mark.parametrize("metric", ["top1", "top5"])
+def test_outputs_that_are_not_finite_are_wrong_whatever_was_to_come(
+    identity: Path, tmp_path: Path, metric: str
+) -> None:
+    assert measure(identity, data(tmp_path, NOWHERE, torch.arange(4)), metric=metric).value == 0.5
+
+
+def test_outputs_that_are_not_finite_agree_with_nothing(identity: Path, tmp_path: Path) -> None:
+    path = tmp_path / "root.pt"
+    torch.jit.script(Root()).save(str(path))
+    assert measure(path, data(tmp_path, torch.diag(torch.tensor([1.0, 1, 1, -1]))), original=identity).value == 0.75
+
+
+@pytest.mark.parametrize("targets", [torch.arange(4), torch.zeros(4, 4), None])
+def test_an_original_whose_outputs_are_not_finite_is_refused(
+    identity: Path, tmp_path: Path, targets: torch.Tensor | None
+) -> None:
+    inputs = torch.eye(4)
+    inputs[2, 1] = math.nan
+    with pytest.raises(DataError, match="input 2, counted from 0, is NaN or infinite") as refused:
+        measure(identity, data(tmp_path, inputs, targets), original=identity, finite=True)
+    assert refused.value.hint
+
+
+def test_a_class_that_an_original_rules_out_is_no_fault(identity: Path, tmp_path: Path) -> None:
+    inputs = torch.eye(4)
+    inputs[:3, 3] = -math.inf
+    assert measure(identity, data(tmp_path, inputs, torch.arange(4)), finite=True).value == 1
+    assert measure(identity, data(tmp_path, inputs), original=identity, finite=True).value == 1
+
+
+def test_one_sample_has_a_squared_error_and_no_interval(identity: Path, tmp_path: Path) -> None:
+    result = measure(identity, data(tmp_path, torch.zeros(1, 4), torch.full((1, 4), 2.0)))
+    assert (result.value, result.n, result.low, result.high) == (4, 1, None, None)
+    assert Measurement.from_json(json.loads(json.dumps(result.to_json(), allow_nan=False))) == result
 
 
 def test_a_measurement_survives_json(identity: Path, tmp_path: Path) -> None:

@@ -194,6 +194,21 @@ def test_show_prints_the_model_and_the_sizes_measured(server):
     assert json.loads(run("show", "net", "--json").stdout) == {**description, "curve": [point]}
 
 
+def test_numbers_that_there_are_none_of_are_left_out(server):
+    none = {"metric": "mse", "value": None, "low": None, "high": None}
+    found = [{"id": "m1", "names": ["net@1"], "params": 1234, "bytes": 5000, "baseline": none}]
+    server.answers["GET", "/models"] = lambda: httpx.Response(200, json={"models": found, "next": None})
+    shown = run("models")
+    assert shown.exit_code == 0 and "unmeasured" in shown.stdout and "None" not in shown.stdout
+    point = {"budget": 0.3, "params": 5, "macs": 9, "bytes": 88666, "metric": "mse", "method": "cut"}
+    one, nothing = ({**point, "accuracy": value, "low": None, "high": None} for value in (0.25, None))
+    with cli.out.capture() as captured:
+        cli.out.print(cli.table_of_sizes([one, nothing]))
+    assert "0.2500 mse" in captured.get() and "unmeasured" in captured.get() and "None" not in captured.get()
+    facts = {"params": "5", "macs": "9", "budget": "0.5", "accuracy": "0.25", "metric": "mse", "accuracy-samples": "1"}
+    assert cli.sentence(facts, "params").endswith("mse 0.2500 on 1 samples")
+
+
 def test_show_says_what_was_removed_without_loss():
     model = {"id": "m1", "names": [], "params": 4000, "macs": 9, "criterion": "logit", "layers": []}
     model["min_budget"] = {"params": 0.1}

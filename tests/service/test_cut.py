@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 import shutil
 import threading
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
+from models.measure import Measurement
 from models.plan import Plan
 from service import cut
 from service.catalogue import EVALUATION, MASTER, record_key, upload_key
@@ -103,7 +105,7 @@ def test_only_agreement_is_measured_against_the_original(
     folder = parts.store.folder(f"models/{job.model}", (*MASTER, EVALUATION))
     with pytest.raises(RuntimeError, match="enough"):
         cut.Cutter(folder, metric, job.progress).cut(plan, tmp_path / "a.pt")
-    assert asked["metric"] == metric and ("original" in asked) == (metric is not None)
+    assert asked["metric"] == metric and (asked["original"] is None) == (metric is None)
 
 
 def test_without_targets_agreement_is_measured(stocked: Settings, tmp_path: Path) -> None:
@@ -114,6 +116,18 @@ def test_without_targets_agreement_is_measured(stocked: Settings, tmp_path: Path
     save_file({"inputs": load_file(folder / EVALUATION)["inputs"]}, folder / EVALUATION)
     measurement = cut.Cutter(folder, None, job.progress).cut(plan, tmp_path / "a.pt").measurement
     assert measurement is not None and measurement["metric"] == "agreement" and measurement["value"] < 1
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_what_is_measured_as_no_finite_number_is_unmeasured(
+    stocked: Settings, monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
+    monkeypatch.setattr(cut, "measure", lambda *_, **__: Measurement("mse", value, 200, value, value))
+    parts = Parts.of(stocked)
+    job, plan = job_of(parts, 0.45)
+    cut.run(job)
+    record = parts.catalogue.record(job.model, plan.digest)
+    assert record is not None and record.measurement is None
 
 
 def test_a_deleted_models_cut_fails_as_not_found(stocked: Settings) -> None:

@@ -107,6 +107,24 @@ def test_a_program_exported_for_one_batch_size_is_measured_at_that(
         assert (baseline["value"], baseline["n"]) == (1.0, 199)
 
 
+@pytest.mark.parametrize("targets", [torch.zeros(6, dtype=torch.int64), torch.zeros(6, 4), None])
+def test_an_original_that_gives_no_numbers_is_refused(
+    service: Running, tmp_path: Path, targets: torch.Tensor | None
+) -> None:
+    class Logarithm(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return (-super().forward(x).abs()).log()
+
+    batch = ({0: torch.export.Dim("batch", min=1)},)
+    program = torch.export.export(Logarithm(8, 4).eval(), (torch.randn(2, 8),), dynamic_shapes=batch)
+    torch.export.save(program, tmp_path / "model.pt2")
+    save_file({"inputs": torch.randn(6, 8)} | ({} if targets is None else {"targets": targets}), tmp_path / "e.st")
+    answer = service.push({"checkpoint": tmp_path / "model.pt2", "evaluation": tmp_path / "e.st"})
+    error = service.end(answer.json()["operation"])["error"]
+    assert error["type"] == "/problems/data-unusable" and "NaN" in error["detail"] and error["hint"]
+    assert service.parts.store.keys("") == []
+
+
 def test_an_upload_whose_files_never_arrived_is_taken_back(service: Running, files: Files) -> None:
     model = "m" + "a" * 24
     upload = {"checkpoint": "1" * 64, "evaluation": None, "calibration": None, "architecture": None, "options": {}}

@@ -50,6 +50,11 @@ def test_json_comes_back_as_it_was_and_what_is_not_there_is_none(store: Store) -
     assert store.read_json("b.json") is None
 
 
+def test_a_number_that_is_not_finite_is_read_as_none(store: Store) -> None:
+    store.create_json("a.json", {"n": [1, float("nan")], "of": {"low": -float("inf"), "high": float("inf")}})
+    assert store.read_json("a.json") == {"n": [1, None], "of": {"low": None, "high": None}}
+
+
 def test_what_is_not_there_cannot_be_read(store: Store) -> None:
     with pytest.raises(FileNotFoundError):
         store.read("a/b")

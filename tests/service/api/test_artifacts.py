@@ -4,11 +4,12 @@ import base64
 import hashlib
 import io
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from service import cache, cut
 from service.cache import Artifact, Cache
@@ -253,6 +254,17 @@ def test_without_evaluation_data_the_accuracy_is_unmeasured(service: Running, fi
     assert "RightRank-Accuracy-Samples" not in artifact.headers
     refused = service.client.get(f"/models/{answer.json()['id']}?min_accuracy=0.1")
     assert (refused.status_code, refused.json()["type"]) == (422, "/problems/budget-unreachable")
+
+
+def test_one_sample_has_a_squared_error_without_an_interval(service: Running, files: Files, tmp_path: Path) -> None:
+    save_file({"inputs": torch.zeros(1, 1, 8, 8), "targets": torch.zeros(1, 10)}, tmp_path / "one.safetensors")
+    id = service.publish(Files(files.checkpoint, tmp_path / "one.safetensors"), options='{"budgets": [0.5]}')
+    headers = service.client.get(f"/models/{id}?budget=0.5").headers
+    assert float(headers["RightRank-Accuracy"]) > 0 and headers["RightRank-Accuracy-Samples"] == "1"
+    assert headers["RightRank-Metric"] == "mse" and "RightRank-Accuracy-Interval" not in headers
+    curve = service.client.get(f"/models/{id}/curve").json()
+    assert {(each["low"], each["high"]) for each in (curve["baseline"], *curve["points"])} == {(None, None)}
+    assert service.client.get(f"/models/{id}").json()["baseline"]["high"] is None
 
 
 def test_what_is_too_large_for_the_cache_is_served_from_the_store(stocked: Settings) -> None:

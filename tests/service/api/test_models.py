@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from service.api.models import read_cursor, write_cursor
+from service.catalogue import manifest_key, record_key
 from service.problems import Problem
 from service.settings import Settings
-from tests.service.conftest import Files, Running, serving
+from service.work import Parts
+from tests.service.conftest import Files, Running, at_work, serving
 from tests.service.test_catalogue import finished
 
 
@@ -43,6 +47,30 @@ def test_importance_has_a_value_for_every_basis(shared: Running) -> None:
     body = shared.client.get("/models/demo/importance").json()
     assert [layer["layer"] for layer in body["layers"]] == ["1", "3", "5"]
     assert all(len(layer["importance"]) == layer["rank"] for layer in body["layers"])
+
+
+def test_numbers_that_are_not_finite_are_null(stocked: Settings) -> None:
+    parts = Parts.of(stocked)
+    id = parts.catalogue.resolve("demo")
+    records = [parts.store.read_json(key) for key in parts.store.keys(f"models/{id}/measurements")]
+    manifest = parts.store.read_json(manifest_key(id))
+    assert manifest is not None and len(records) > 1
+    nowhere = {"metric": "mse", "n": 200, **dict.fromkeys(("value", "low", "high"), math.nan)}
+    changed = {manifest_key(id): manifest | {"baseline": nowhere, "tuned": [{"budget": 0.5, "error": math.inf}]}}
+    changed |= {record_key(id, each["plan"]["digest"]): each | {"measurement": nowhere} for each in records if each}
+    for key, document in changed.items():
+        parts.store.delete(key)
+        parts.store.create_json(key, document)
+    with serving(stocked) as running, at_work(stocked):
+        described, listed, curve = (
+            running.client.get(path) for path in ("/models/demo", "/models", "/models/demo/curve")
+        )
+        headers = running.client.get("/models/demo?budget=0.5").headers
+    null = {"metric": "mse", "n": 200, "value": None, "low": None, "high": None}
+    assert described.json()["baseline"] == listed.json()["models"][0]["baseline"] == curve.json()["baseline"] == null
+    assert described.json()["tuned"] == [{"budget": 0.5, "error": None}] and curve.json()["points"] == []
+    assert headers["RightRank-Accuracy"] == "unmeasured"
+    assert not {name for name in headers if name in ("rightrank-baseline-accuracy", "rightrank-accuracy-interval")}
 
 
 def test_pages_hold_every_model_once_and_the_newest_first(web: Running) -> None:
