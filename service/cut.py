@@ -105,6 +105,25 @@ def run(job: Job) -> Mapping[str, Any]:
         # Asked for just as another attempt was ending.
         job.outcome = "unneeded"
         return cut_result(id, known.plan, known.sha256, known.size)
+    record = None
+    try:
+        record = _cut(job, manifest, plan, known)
+    except FileNotFoundError:
+        if parts.catalogue.exists(id):
+            raise
+    if record is None or not parts.catalogue.exists(id):
+        # Deleted meanwhile: what this job wrote after that must not stay. What else is there by now belongs
+        # to the same model uploaded again.
+        parts.store.delete(*(key(id, plan.digest) for key in (record_key, artifact_key, improved_key)))
+        parts.catalogue.forget(id)
+        raise Problem("model-not-found", f"The model {id} was deleted while it was being cut.")
+    return cut_result(id, plan, record.sha256, record.size)
+
+
+def _cut(job: Job, manifest: Mapping[str, Any], plan: Plan, known: Record | None) -> Record:
+    """Makes the plan's artifact and puts it, with its record, where the API finds them. Raises FileNotFoundError
+    where the model is deleted under its hands."""
+    id, parts = job.model, job.parts
     improves = effort.kept(manifest["options"]) > 0
     names = (*MASTER, *([EVALUATION] if manifest["evaluation"] else []), *([REFIT] if improves else []))
     folder = parts.store.folder(f"models/{id}", names)
@@ -120,13 +139,7 @@ def run(job: Job) -> Mapping[str, Any]:
             parts.store.delete(record_key(id, plan.digest))
         record = keep(job, record, path)
         parts.store.create_json(record_key(id, plan.digest), record.to_json())
-    if not parts.catalogue.exists(id):
-        # Deleted meanwhile: what this job wrote after that must not stay. What else is there by now belongs
-        # to the same model uploaded again.
-        parts.store.delete(*(key(id, plan.digest) for key in (record_key, artifact_key, improved_key)))
-        parts.catalogue.forget(id)
-        raise Problem("model-not-found", f"The model {id} was deleted while it was being cut.")
-    return cut_result(id, plan, record.sha256, record.size)
+    return record
 
 
 def keep(job: Job, record: Record, path: Path) -> Record:

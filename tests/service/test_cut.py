@@ -20,6 +20,7 @@ from service.job import Job
 from service.problems import Problem
 from service.settings import Settings
 from service.work import Parts
+from tests.service.conftest import at_work, serving
 
 
 def job_of(parts: Parts, budget: float) -> tuple[Job, Plan]:
@@ -136,6 +137,33 @@ def test_a_deleted_models_cut_fails_as_not_found(stocked: Settings) -> None:
     parts.catalogue.discard(job.model)
     with pytest.raises(Exception, match="no model"):
         cut.run(job)
+
+
+def test_a_model_deleted_before_its_files_are_read_is_not_found_by_those_who_wait(
+    stocked: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = cut.torchscript.write
+
+    def write(*arguments: Any) -> None:
+        parts.catalogue.discard(id)
+        written(*arguments)
+
+    monkeypatch.setattr(cut.torchscript, "write", write)
+    with serving(stocked) as running, at_work(stocked):
+        parts = running.parts
+        id = parts.catalogue.resolve("demo")
+        answer = running.client.get("/models/demo?budget=0.45")
+    assert (answer.status_code, answer.json()["type"]) == (404, "/problems/model-not-found")
+    assert parts.store.keys(f"models/{id}") == []
+
+
+def test_a_file_lost_without_its_model_being_deleted_is_the_services_fault(stocked: Settings) -> None:
+    parts = Parts.of(stocked)
+    job, _ = job_of(parts, 0.45)
+    parts.store.delete(f"models/{job.model}/master.safetensors")
+    with pytest.raises(FileNotFoundError):
+        cut.run(job)
+    assert parts.catalogue.exists(job.model)
 
 
 def test_a_cut_of_a_deleted_model_spares_the_same_model_uploaded_again(
