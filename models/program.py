@@ -9,6 +9,7 @@ a size that depends on the batch is a value computed by a node (`aten.sym_size.i
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -30,6 +31,9 @@ class Constant:
 
 
 Argument: TypeAlias = "Ref | Constant | None | bool | int | float | str | tuple[Argument, ...]"
+
+# A text that a call may pass ("reflect", "bij,bjd->bid"): read as it is, and between quotes it is a literal.
+TEXT = re.compile(r"[A-Za-z0-9_ ,.>-]{0,128}\Z")
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,10 +13,9 @@ from models.checkpoint.limits import NODES
 from models.checkpoint.payload import DTYPES
 from models.errors import MalformedCheckpoint, UnsafeCheckpoint, UnsupportedCheckpoint
 from models.operators import ALLOWED
-from models.program import Argument, Constant, Node, Ref
+from models.program import TEXT, Argument, Constant, Node, Ref
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}\Z")
-_TEXT = re.compile(r"[A-Za-z0-9_ ,.>-]{0,128}\Z")
 _MEMORY_FORMATS = {1: "contiguous_format", 2: "channels_last", 3: "channels_last_3d", 4: "preserve_format"}
 _FLOATS = {"Infinity": float("inf"), "-Infinity": float("-inf"), "NaN": float("nan")}
 _HINT = "Save the model again with torch.export.save."
@@ -239,7 +238,7 @@ def _float(calls: Calls, value: Any) -> float:
 
 def _string(calls: Calls, value: Any) -> str:
     string = text(value, "a string argument")
-    if not _TEXT.match(string):
+    if not TEXT.match(string):
         raise UnsafeCheckpoint("The program passes a string with characters that no operator takes.")
     return string
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 from models.layers import CONVOLUTION, Layer, geometry_of
-from models.program import Argument, Constant, Graph, Node, Ref
+from models.program import TEXT, Argument, Constant, Graph, Node, Ref
 
 DTYPES = {
     "uint8": 0, "int8": 1, "int16": 2, "int32": 3, "int64": 4, "float16": 5, "float32": 6, "float64": 7,
@@ -94,7 +94,9 @@ def render(argument: Argument, names: Mapping[str, str]) -> str:
         table = {"dtype": DTYPES, "layout": LAYOUTS, "memory_format": MEMORY_FORMATS}.get(argument.type)
         return 'torch.device("cpu")' if table is None else str(table[argument.value])
     if isinstance(argument, str):
-        return '"' + re.sub(r"[^\w .:+-]", "", argument, flags=re.ASCII) + '"'
+        if not TEXT.match(argument):
+            raise ValueError(f"no call may pass the text {argument!r}")
+        return f'"{argument}"'
     if isinstance(argument, float) and not math.isfinite(argument):
         return f'float("{argument}")'
     return repr(argument)

@@ -88,7 +88,20 @@ class Separable(nn.Module):
         return self.head(torch.relu(self.column(x)).mean((2, 3)))
 
 
-SHAPES = {Small: (3, 12, 12), Halved: (3, 12, 12), Shared: (16,), Separable: (3, 16, 16)}
+class Attending(nn.Module):
+    """Attention written in einsum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.head = nn.Linear(16, 16), nn.Linear(16, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        query = self.query(x)
+        weights = torch.einsum("bid,bjd->bij", query, query).softmax(-1)
+        return self.head(torch.einsum("b...j,b j d -> b...d", weights, x).mean(1))
+
+
+SHAPES = {Small: (3, 12, 12), Halved: (3, 12, 12), Shared: (16,), Separable: (3, 16, 16), Attending: (5, 16)}
 
 
 def make(kind: type[nn.Module], seed: int = 0) -> nn.Module:

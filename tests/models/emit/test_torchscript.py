@@ -13,9 +13,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from models.emit import torchscript
+from models.emit import code, torchscript
 from models.plan import Plan, Planner
-from tests.models.nets import SHAPES, Halved, Shared, Small, planner
+from tests.models.nets import SHAPES, Attending, Halved, Shared, Small, planner
 
 Case: TypeAlias = tuple[torch.nn.Module, Path, Planner]
 BUDGETS = [1.0, 0.7, 0.5, 0.45]
@@ -153,3 +153,17 @@ def test_freezing_folds_a_batch_norm_into_the_convolution_before_it(tmp_path: Pa
         assert "batch_norm" not in str(frozen.graph)
         with torch.no_grad():
             torch.testing.assert_close(frozen(x), load(emit(folder, plan))(x), rtol=1e-4, atol=1e-5)
+
+
+def test_einsum_runs_from_the_file_as_it_was_written(tmp_path: Path) -> None:
+    module, folder, found = planner(Attending, tmp_path)
+    x = torch.randn(3, *SHAPES[Attending])
+    with torch.no_grad():
+        assert torch.equal(load(emit(folder, found.plan(1.0)))(x), module(x))
+        assert load(emit(folder, found.smallest))(x).shape == (3, 10)
+
+
+@pytest.mark.parametrize("text", ['"', "\\", "a\n", "x" * 129])
+def test_a_text_that_no_reader_lets_in_is_never_written(text: str) -> None:
+    with pytest.raises(ValueError, match="no call may pass"):
+        code.render(text, {})
