@@ -18,7 +18,7 @@ Source paths, stack traces and module names in the graph's metadata are left beh
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +28,7 @@ from models.checkpoint import expressions, payload, strictjson
 from models.checkpoint.advice import EXPORT
 from models.checkpoint.archive import Archive
 from models.checkpoint.calls import Calls
-from models.checkpoint.fields import choice, integer, mapping, only, sequence, text
+from models.checkpoint.fields import choice, integer, mapping, sequence, text
 from models.checkpoint.limits import JSON_BYTES, Limits
 from models.checkpoint.payload import DTYPES, Payload
 from models.errors import MalformedCheckpoint, UnsafeCheckpoint, UnsupportedCheckpoint
@@ -43,6 +43,10 @@ _UNOPENED = re.compile(r"(data/sample_inputs/[\w-]+\.pt|extra/.+|\.data/(version
 _MODEL = re.compile(r"models/([\w-]{1,100})\.json\Z")
 _CONSTANTS = {"archive_format": b"pt2", "archive_version": b"0", "byteorder": b"little"}
 _QUALIFIED = re.compile(r"[A-Za-z0-9_.-]{1,512}\Z")
+_OUTPUTS = {
+    **dict.fromkeys(("as_int", "as_float", "as_bool", "as_sym_int", "as_sym_float", "as_sym_bool"), "a plain number"),
+    "as_string": "a text",
+}
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
@@ -225,12 +229,14 @@ class _Signature:
 
     def outputs(self, module: Mapping[str, Any]) -> tuple[str, ...]:
         signature = mapping(module.get("signature"), "the signature")
-        found = []
+        found: list[str] = []
+        given = 0
         for spec in sequence(signature.get("output_specs"), "the outputs"):
             kind, value = choice(spec, "output")
             value = mapping(value, "an output")
             if kind == "user_output":
-                found.append(self.calls.tensor(only(value.get("arg"), "as_tensor")).name)
+                given += 1
+                found += self._user_output(given, value)
             elif kind == "buffer_mutation" and _is_statistic(value):
                 continue
             elif kind != "user_input_mutation":
@@ -241,6 +247,17 @@ class _Signature:
         if not found:
             raise UnsupportedCheckpoint("The program returns no tensor.", EXPORT)
         return tuple(found)
+
+    def _user_output(self, number: int, spec: Mapping[str, Any]) -> Iterator[str]:
+        kind, value = choice(spec.get("arg"), "output")
+        if kind == "as_tensor":
+            yield self.calls.tensor(value).name
+        elif kind != "as_none":
+            # None says nothing, and goes like the dicts and lists around the tensors; a number would be missed.
+            raise UnsupportedCheckpoint(
+                f"The program's output {number} is {_OUTPUTS.get(kind, 'something else')} and not a tensor.",
+                "Wrap the model so that forward returns only tensors.",
+            )
 
 
 def _is_statistic(mutation: Mapping[str, Any]) -> bool:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,42 @@ def test_several_inputs_and_outputs_keep_their_order(tmp_path: Path) -> None:
     graph, tensors = read(saved(Pair(), inputs, tmp_path / "a.pt2", ({0: batch}, {0: batch})))
     assert [spec.shape for spec in graph.inputs] == [(None, 3), (None, 3)]
     assert same(Pair(), inputs, graph, tensors)
+
+
+class Returning(nn.Module):
+    """A linear layer, and beside its outputs whatever `more` makes of the input."""
+
+    def __init__(self, more: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.linear, self.more = nn.Linear(3, 2), more
+
+    def forward(self, x: Tensor) -> Any:
+        return self.more(x), self.linear(x), None
+
+
+def test_an_output_that_is_none_is_left_out(tmp_path: Path) -> None:
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+        def forward(self, x: Tensor) -> Any:
+            return self.attention(x, x, x, need_weights=False)
+
+    module, x = Attention().eval().requires_grad_(False), torch.randn(2, 5, 8)
+    graph, tensors = read(saved(module, (x,), tmp_path / "a.pt2"))
+    (found,) = execute.run(graph, tensors, [x])
+    assert torch.allclose(found, module(x)[0], atol=1e-6)
+    graph, _ = read(saved(Returning(lambda x: None), (torch.zeros(2, 3),), tmp_path / "b.pt2"))
+    assert len(graph.outputs) == 1
+
+
+@pytest.mark.parametrize("more", [lambda x: 3.0, lambda x: x.shape[0], lambda x: True], ids=["float", "size", "bool"])
+def test_an_output_that_is_a_number_is_refused_by_its_place(more: Callable[[Tensor], Any], tmp_path: Path) -> None:
+    batch = ({0: torch.export.Dim("batch")},)
+    path = saved(Returning(lambda x: (x, more(x))), (torch.zeros(2, 3),), tmp_path / "a.pt2", batch)
+    with pytest.raises(UnsupportedCheckpoint, match=r"output 2 is a plain number .* returns only tensors"):
+        read(path)
 
 
 def test_a_batch_that_was_fixed_stays_fixed(tmp_path: Path) -> None:
