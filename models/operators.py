@@ -1,9 +1,9 @@
 """The calls that an uploaded program may make.
 
 Written out one by one: a name is here because it computes tensors from tensors, with no file, no
-process, no random number and no access outside its operands. Names that end in "_" work in place;
-`normalize` turns them into their functional twins or refuses the program. Dropout and uninitialised
-memory are here because `normalize` removes them.
+process, no random number and no access outside its operands. What works in place (`IN_PLACE`),
+`normalize` turns into its functional twin, or refuses the program. Dropout and uninitialised memory
+are here because `normalize` removes them.
 """
 
 from __future__ import annotations
@@ -109,6 +109,9 @@ _POINTWISE = names(
     bitwise_and: Tensor Scalar
     bitwise_or: Tensor Scalar
     bitwise_xor: Tensor Scalar
+    __and__: Tensor Scalar
+    __or__: Tensor Scalar
+    __xor__: Tensor Scalar
     where: self ScalarSelf ScalarOther Scalar
     masked_fill: Scalar Tensor
     lerp: Scalar Tensor
@@ -250,6 +253,12 @@ IN_PLACE = names(
     addcmul_ addcdiv_ addmm_
     masked_fill_: Scalar Tensor
     fill_: Scalar Tensor
+    __iand__: Tensor Scalar
+    __ior__: Tensor Scalar
+    __ixor__: Tensor Scalar
+    bitwise_and_: Tensor Scalar
+    bitwise_or_: Tensor Scalar
+    bitwise_xor_: Tensor Scalar
     copy_ zero_ index_put_ index_add_ scatter_add_
     scatter_: src value
     detach_

@@ -11,6 +11,7 @@ _OTHER_TWINS = {
     "aten.zero_.default": "aten.zeros_like.default",
     "aten.pow_.Scalar": "aten.pow.Tensor_Scalar",
     "aten.pow_.Tensor": "aten.pow.Tensor_Tensor",
+    **{f"aten.__i{n}__.{o}": f"aten.bitwise_{n}.{o}" for n in ("and", "or", "xor") for o in ("Tensor", "Scalar")},
 }
 
 

@@ -175,6 +175,12 @@ def _reshape(node: Node, bound: Bound, context: _Context) -> Node:
     return _call(node, "aten.reshape.default", bound["self"], bound["size"])
 
 
+def _bitwise(node: Node, bound: Bound, context: _Context) -> Node:
+    """`a & b` is bitwise_and under another name."""
+    _, name, overload = node.op.split(".")
+    return _call(node, f"aten.bitwise_{name.strip('_')}.{overload}", bound["self"], bound["other"])
+
+
 def _placed(node: Node, bound: Bound, context: _Context) -> Node:
     """A tensor made from numbers alone is made where the program runs, which the argument `device` stands for."""
     if bound["device"] is not None:
@@ -217,6 +223,7 @@ _REWRITES: dict[str, Callable[[Node, Bound, _Context], Node]] = {
     "aten.matmul.default": _matmul,
     "aten.view.default": _reshape,
     "aten._unsafe_view.default": _reshape,
+    **{f"aten.__{n}__.{o}": _bitwise for n in ("and", "or", "xor") for o in ("Tensor", "Scalar")},
     **dict.fromkeys(CONSTRUCTORS, _placed),
     "aten.empty.memory_format": _zeros,
     "aten._convolution.default": _convolution,
