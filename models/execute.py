@@ -88,12 +88,20 @@ def shapes(graph: Graph, tensors: Mapping[str, Tensor], batch: int = 2) -> dict[
                 found[name] = tuple(value.shape)
         return result
 
-    meta = {name: tensor.to("meta") for name, tensor in tensors.items()}
+    meta = without_data(graph, tensors)
     inputs = example_inputs(graph, batch, device="meta")
     found.update((spec.name, tuple(value.shape)) for spec, value in zip(graph.inputs, inputs, strict=True))
     with torch.no_grad():
         run(graph, meta, inputs, visit=note)
     return found
+
+
+def without_data(graph: Graph, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors as shapes alone, but for the masks of `x[:, mask]`: on their values the result's shape depends."""
+    read = {name for node in graph.nodes if node.op != "aten.index.Tensor" for name in node.inputs()}
+    plain = {qualified for value, qualified in graph.tensors.items() if value in read}
+    plain |= {name for name, tensor in tensors.items() if tensor.dtype != torch.bool}
+    return {name: tensor.to("meta") if name in plain else tensor for name, tensor in tensors.items()}
 
 
 def example_inputs(graph: Graph, batch: int, device: str = "cpu") -> list[Tensor]:

@@ -120,6 +120,11 @@ def _check_runs(graph: Graph, tensors: Mapping[str, Tensor], limits: Limits) -> 
     except MemoryError:
         raise
     except Exception as error:
+        if isinstance(error, NotImplementedError) and "nonzero" in str(error):
+            raise UnsupportedCheckpoint(
+                "The program selects by a mask that it computes: how much is left depends on the input's values.",
+                "Keep the size, with torch.where or a product with the mask, or select by a mask that is a buffer.",
+            ) from error
         # Whatever torch's operators raise when they are called with what they do not take.
         raise MalformedCheckpoint(
             f"The program does not run: {_first_line(error)}", "Check that it runs after torch.export.load."

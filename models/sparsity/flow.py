@@ -62,7 +62,7 @@ class Flow:
         self.constant: set[int] = set()
 
     def walk(self, rules: Mapping[str, Rule]) -> Flow:
-        meta = {name: tensor.to("meta") for name, tensor in self.tensors.items()}
+        meta = execute.without_data(self.graph, self.tensors)
 
         def visit(node: Node, arguments: list[Any], result: Any) -> Any:
             if not self._understands(rules.get(node.op), node, arguments, result):

@@ -252,6 +252,14 @@ def _graphs(base: bytes, canary: Path) -> Iterator[Raw]:
         yield f"argument {name}", graph(argument(value)), MalformedCheckpoint
     yield "string argument with code", graph(argument({"as_string": code})), UnsafeCheckpoint
 
+    def message(value: Any) -> Callable[[Any], None]:
+        inputs = [{"name": "self", "arg": {"as_bool": True}}, {"name": "assert_msg", "arg": value}]
+        call = {"target": "torch.ops.aten._assert_scalar.default", "inputs": inputs, "outputs": [], "metadata": {}}
+        return lambda graph: graph["nodes"].insert(0, call)
+
+    yield "message that is a number", graph(message({"as_int": 1})), MalformedCheckpoint
+    yield "message that is a graph", graph(message({"as_graph": {"name": "g", "graph": {}}})), MalformedCheckpoint
+
     def named(name: str) -> Callable[[Any], None]:
         return lambda graph: graph["nodes"][0]["outputs"][0]["as_tensor"].update(name=name)
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,34 @@ def test_an_output_that_is_a_number_is_refused_by_its_place(more: Callable[[Tens
     batch = ({0: torch.export.Dim("batch")},)
     path = saved(Returning(lambda x: (x, more(x))), (torch.zeros(2, 3),), tmp_path / "a.pt2", batch)
     with pytest.raises(UnsupportedCheckpoint, match=r"output 2 is a plain number .* returns only tensors"):
+        read(path)
+
+
+class Selecting(nn.Module):
+    """The columns of a linear layer's outputs that a mask names."""
+
+    def __init__(self, mask: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.linear, self.mask = nn.Linear(3, 4), mask
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x)[:, self.mask(x)]
+
+
+def test_a_mask_that_is_a_constant_selects_and_what_its_assertions_would_say_is_left_behind(tmp_path: Path) -> None:
+    module = Selecting(lambda x: torch.tensor([True, False, True, True])).requires_grad_(False)
+    x = torch.randn(2, 3)
+    path = saved(module, (x,), tmp_path / "a.pt2", ({0: torch.export.Dim("batch")},))
+    assert b"expression u0 >= 0 on node 'ge'" in path.read_bytes()
+    graph, tensors = read(path)
+    assert same(module, (x,), graph, tensors)
+    assert execute.shapes(graph, tensors)[graph.outputs[0]] == (2, 3)
+    assert "u0" not in json.dumps(graph.to_json())
+
+
+def test_a_mask_that_is_computed_is_refused_with_what_to_do_instead(tmp_path: Path) -> None:
+    path = saved(Selecting(lambda x: x.new_ones(4) > x.sum()), (torch.zeros(2, 3),), tmp_path / "a.pt2")
+    with pytest.raises(UnsupportedCheckpoint, match=r"mask that it computes.*torch\.where"):
         read(path)
 
 
