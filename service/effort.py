@@ -37,7 +37,7 @@ def of(options: Mapping[str, Any]) -> str:
 def check(options: Mapping[str, Any], program: Path) -> None:
     """Raises DataError where nothing would come of the effort."""
     graph = Graph.from_json(json.loads((program / "program.json").read_bytes()))
-    if of(options) == "refit" and graph.inputs[0].shape[:1] != (None,):
+    if of(options) == "refit" and graph.batch is not None:
         raise DataError(
             "A network for a fixed number of samples cannot be refit.",
             "Export it with a dynamic batch size, or choose effort tune or polish.",
