@@ -133,7 +133,7 @@ def find(graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Layer, ..
     calls: dict[str, list[Node]] = {}
     readers: dict[str, list[str]] = {}
     for node in graph.nodes:
-        weight = weight_of(node, graph)
+        weight = weight_of(node, graph, shapes)
         if weight is not None:
             calls.setdefault(weight, []).append(node)
         for name in node.inputs():
@@ -148,9 +148,16 @@ def find(graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Layer, ..
     )
 
 
-def weight_of(node: Node, graph: Graph) -> str | None:
-    """The qualified name of the weight that a convolution or linear call applies, if it is a stored one."""
+def weight_of(node: Node, graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> str | None:
+    """The qualified name of the weight that a convolution or linear call applies, if it is a stored one.
+
+    torch's linear takes any bias that broadcasts; what is no number for each output cannot be told how a cut moved
+    the outputs, so a call with such a bias is no layer.
+    """
     if node.op not in (CONVOLUTION, LINEAR) or not isinstance(node.args[1], Ref):
+        return None
+    bias = node.args[2] if len(node.args) > 2 else None
+    if node.op == LINEAR and isinstance(bias, Ref) and shapes[bias.name] != shapes[node.args[1].name][:1]:
         return None
     return graph.tensors.get(node.args[1].name)
 

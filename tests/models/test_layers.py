@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import math
 from pathlib import Path
 
@@ -7,9 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models import execute, layers
+from models import execute, layers, master
+from models.emit import torchscript
 from models.layers import Layer
-from tests.models.nets import SHAPES, Separable, Shared, Small, make, read
+from models.plan import Planner
+from tests.models.nets import SHAPES, Separable, Shared, Small, make, read, source
 
 
 def found(module: nn.Module, shape: tuple[int, ...], folder: Path) -> dict[str, Layer]:
@@ -137,3 +140,25 @@ def test_buffers_and_weights_that_the_caller_gets_stay_whole(tmp_path: Path) -> 
         "head": True,
     }
     assert "buffer" in layers_["filters"].reason and "calls the program" in layers_["given"].reason
+
+
+class Broadcast(nn.Module):
+    """A layer whose bias is one number for all outputs, one whose bias is for the tokens too, and a plain one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.three = nn.Parameter(torch.randn(20, 16)), nn.Linear(20, 12), nn.Linear(12, 10)
+        self.shift, self.two.bias = nn.Parameter(torch.randn(1)), nn.Parameter(torch.randn(1, 12))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.three(torch.relu(self.two(torch.relu(torch.addmm(self.shift, x, self.one.t())))))
+
+
+def test_a_call_whose_bias_is_not_one_number_for_each_output_is_no_layer(tmp_path: Path) -> None:
+    assert list(found(Broadcast(), (16,), tmp_path)) == ["three"]
+    build = source(Broadcast(), (16,), tmp_path / "source", torch.randn(64, 16))
+    master.build(build, tmp_path / "master", criterion="whitened")
+    file, plan = io.BytesIO(), Planner.open(tmp_path / "master").smallest
+    torchscript.write(tmp_path / "master", plan, file)
+    assert any(plan.ranks)
+    assert len(file.getvalue()) == plan.bytes
