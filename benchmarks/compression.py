@@ -175,7 +175,9 @@ class Study:
         out = self._master(method)
         planner = Planner.open(out)
         if not self._baseline:
-            self._baseline = self._measure(out, planner.plan(1.0), None)
+            # The master of "tune + refit" is the tuned network's; what was trained is what the tuned master keeps whole.
+            whole = self._master("tune") if method == "tune + refit" else out
+            self._baseline = self._measure(whole, Planner.open(whole).plan(1.0), None)
         original = Template.open(out).original.params
         if method in AIMET:
             return self._aimet(method, missing, original)

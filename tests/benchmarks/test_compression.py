@@ -50,6 +50,11 @@ def test_what_is_lost_is_averaged_over_seeds(tmp_path: Path) -> None:
     assert cell([]) == ""
 
 
+def test_all_rows_of_a_network_are_compared_with_the_same_original() -> None:
+    rows = Table(RESULTS / "compression.csv", Row).rows
+    assert len({(row.network, row.seed, row.baseline) for row in rows}) == len({(r.network, r.seed) for r in rows})
+
+
 def test_the_page_has_the_table_of_what_was_measured() -> None:
     assert markdown(Table(RESULTS / "compression.csv", Row).rows) == (RESULTS / "compression.md").read_text()
     page = (RESULTS.parent / "cutting.md").read_text()
