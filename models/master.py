@@ -214,6 +214,10 @@ def survey(graph: Graph, tensors: Mapping[str, Tensor]) -> Template:
         raise UnsupportedCheckpoint("The program takes no tensor input.", "Export a model that takes one.")
     used = {graph.tensors[n] for node in graph.nodes for n in node.inputs() if n in graph.tensors}
     parameters = sum(tensors[name].numel() for name in graph.parameters if name in used)
+    if not parameters:
+        raise UnsupportedCheckpoint(
+            "The program uses no parameters, so there is nothing to cut.", "Export a model that has trained weights."
+        )
     return Template(
         graph=graph,
         layers=found,

@@ -308,3 +308,8 @@ def test_it_can_be_tuned(tokenised: tuple[Path, dict[str, object]]) -> None:
     recipe = dataclasses.replace(tune.RECIPE, steps=60, batch=32)
     curve = tune.tune(folder, tokens(400), recipe, state=folder / "state", progress=master.silent)
     assert curve[0]["tuned"] < curve[0]["cut"]
+
+
+def test_a_program_without_parameters_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedCheckpoint, match="nothing to cut"):
+        master.build(source(torch.nn.ReLU(), (3,), tmp_path / "s"), tmp_path / "m")
