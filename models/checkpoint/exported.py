@@ -273,6 +273,11 @@ def _sizes(name: str, sizes: Iterable[Any]) -> Iterable[int | None]:
                 raise MalformedCheckpoint(f"The input {name} has a negative size.", _HINT)
             yield value
         elif index == 0:
+            if not expressions.is_symbol(text(mapping(value, "an expression").get("expr_str"), "an expression")):
+                raise UnsupportedCheckpoint(
+                    f"The program takes only some batch sizes of {name}, such as multiples of a number.",
+                    'Export it for any batch size, torch.export.Dim("batch"), or for one that is fixed.',
+                )
             yield None
         else:
             raise UnsupportedCheckpoint(

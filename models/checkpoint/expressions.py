@@ -54,6 +54,11 @@ def matches(text: str) -> bool:
         return False
 
 
+def is_symbol(text: str) -> bool:
+    """Whether an expression of the grammar is one name alone, and so any number: s0, or Symbol('s0', positive=True)."""
+    return re.fullmatch(r"Symbol\([^()]*\)", text) is not None or _SYMBOL.match(text) is not None
+
+
 class _Mismatch(Exception):
     pass
 

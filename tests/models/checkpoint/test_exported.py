@@ -137,6 +137,16 @@ def test_a_batch_that_was_fixed_stays_fixed(tmp_path: Path) -> None:
     assert graph.inputs[0].shape == (4, 3)
 
 
+def test_a_batch_that_may_be_only_a_multiple_is_refused_with_what_to_export(tmp_path: Path) -> None:
+    class Fours(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.reshape(x.shape[0] // 4, 4, 3).sum(1)
+
+    path = saved(Fours(), (torch.zeros(8, 3),), tmp_path / "a.pt2", ({0: 4 * torch.export.Dim("batch")},))
+    with pytest.raises(UnsupportedCheckpoint, match=r"only some batch sizes of x.*Dim\(\"batch\"\)"):
+        read(path)
+
+
 def test_a_free_size_other_than_the_batch_is_refused(tmp_path: Path) -> None:
     free = ({0: torch.export.Dim("batch"), 2: torch.export.Dim("width")},)
     path = saved(nn.Conv1d(3, 2, 1), (torch.zeros(2, 3, 8),), tmp_path / "a.pt2", free)

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.checkpoint.expressions import matches
+from models.checkpoint.expressions import is_symbol, matches
 
 
 @pytest.mark.parametrize(
@@ -50,6 +50,13 @@ def test_what_torch_writes_matches(text: str) -> None:
 )
 def test_anything_else_does_not_match(text: str) -> None:
     assert not matches(text)
+
+
+def test_only_a_name_alone_may_be_any_number() -> None:
+    for text in ("s0", "zuf3", "Symbol('s0', positive=True, integer=True)"):
+        assert matches(text) and is_symbol(text)
+    for text in ("4*s0", "Mul(Integer(4), Symbol('s0'))", "Symbol('s0') + Symbol('s1')", "4", "true"):
+        assert matches(text) and not is_symbol(text)
 
 
 @given(st.text(max_size=60))
