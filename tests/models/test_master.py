@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from models import master, sparsity, tune
 from models.emit import torchscript
-from models.errors import Cancelled, DataError, MalformedCheckpoint
+from models.errors import Cancelled, DataError, MalformedCheckpoint, UnsupportedCheckpoint
 from models.improve import improve
 from models.plan import Plan, Planner
 from models.program import Graph, Input
