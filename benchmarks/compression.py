@@ -175,7 +175,7 @@ class Study:
         out = self._master(method)
         planner = Planner.open(out)
         if not self._baseline:
-            # The master of "tune + refit" is the tuned network's; what was trained is what the tuned master keeps whole.
+            # The master of "tune + refit" is the tuned network's; the tuned master still has the one that was trained.
             whole = self._master("tune") if method == "tune + refit" else out
             self._baseline = self._measure(whole, Planner.open(whole).plan(1.0), None)
         original = Template.open(out).original.params
