@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.cifar import BUDGETS, FILES, Row, load, markdown
-from benchmarks.results import Table
+from benchmarks.results import RESULTS, Table
 
 ROOT = Path(__file__).parents[2]
 
@@ -34,3 +34,9 @@ def test_a_file_of_weights_that_is_another_one_is_not_read(tmp_path: Path) -> No
     (tmp_path / FILES["VGG-16"][0]).write_bytes(b"anything")
     with pytest.raises(SystemExit, match="another file"):
         load("VGG-16", tmp_path)
+
+
+def test_the_page_has_the_table_of_what_was_measured() -> None:
+    table = markdown(Table(RESULTS / "cifar.csv", Row).rows)
+    assert table == (RESULTS / "cifar.md").read_text()
+    assert table in (RESULTS.parent / "cutting.md").read_text()
