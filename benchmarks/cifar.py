@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from benchmarks import processes, programs
 from benchmarks.data import Data, cifar10, digits
 from benchmarks.networks import trained
-from benchmarks.results import Table, machine, place, plot
+from benchmarks.results import Table, machine, markdown, place, plot
 from service.client import Client, Problem
 
 BUDGETS = (1.0, 0.7, 0.5, 0.4, 0.3, 0.2, 0.1)
@@ -267,27 +267,22 @@ def fetch(client: Client, network: str, effort: str, budget: float, folder: Path
 
 def report(table: Table[Row]) -> None:
     """Print the table of the rows, and put it and a plot beside them."""
-    kept = markdown(table.rows)
+    kept = accuracies(table.rows)
     print(f"{machine()}; accuracy in % on {table.rows[0].n} test images, in brackets the points lost\n\n{kept}")
     table.path.with_suffix(".md").write_text(kept)
     draw(table.rows, table.path.with_suffix(".svg"))
 
 
-def markdown(rows: Sequence[Row]) -> str:
-    """The accuracy of every file in %, in brackets the difference to the original, in points."""
-    lines = []
+def accuracies(rows: Sequence[Row]) -> str:
+    """The accuracy of every file in %, in brackets the difference to the original, in points; in Markdown."""
     budgets = sorted({row.budget for row in rows}, reverse=True)
-    for network in dict.fromkeys(row.network for row in rows):
-        mine = [row for row in rows if row.network == network]
-        baseline = mine[0].baseline
-        lines.append(f"| **{network}**, {100 * baseline:.2f} % | {' | '.join(f'{b:g}' for b in budgets)} |")
-        if len(lines) == 1:
-            lines.append(f"| --- |{' --- |' * len(budgets)}")
-        for effort in (effort for effort in OPTIONS if any(row.effort == effort for row in mine)):
-            kept = {row.budget: row.accuracy for row in mine if row.effort == effort}
-            cells = [f"{100 * kept[b]:.2f} ({100 * (kept[b] - baseline):+.2f})" if b in kept else "" for b in budgets]
-            lines.append(f"| {effort} | {' | '.join(cells).replace('(-', '(−')} |")
-    return "\n".join(lines) + "\n"
+    panels: dict[str, dict[str, list[str]]] = {}
+    for row in sorted(rows, key=lambda row: list(OPTIONS).index(row.effort)):
+        panel = panels.setdefault(f"**{row.network}**, {100 * row.baseline:.2f} %", {})
+        cells = panel.setdefault(row.effort, [""] * len(budgets))
+        lost = f"{100 * (row.accuracy - row.baseline):+.2f}".replace("-", "−")
+        cells[budgets.index(row.budget)] = f"{100 * row.accuracy:.2f} ({lost})"
+    return markdown(budgets, panels)
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:

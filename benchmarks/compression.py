@@ -43,7 +43,7 @@ from safetensors.torch import load_file, save_file
 from benchmarks import programs
 from benchmarks.data import Data, digits, fashion_mnist
 from benchmarks.networks import NETWORKS, trained
-from benchmarks.results import Table, machine, place, plot
+from benchmarks.results import Table, machine, markdown, place, plot
 from models import master, polish, refit, tune, variant
 from models.emit import torchscript
 from models.emit.template import Template
@@ -304,29 +304,26 @@ class Study:
 
 def report(table: Table[Row]) -> None:
     """Print the table of the rows, and put it and a plot beside them."""
-    lost = markdown(table.rows)
+    lost = losses(table.rows)
     print(f"{machine()}\n\n{lost}")
     table.path.with_suffix(".md").write_text(lost)
     draw(table.rows, table.path.with_suffix(".svg"))
 
 
-def markdown(rows: Sequence[Row]) -> str:
+def losses(rows: Sequence[Row]) -> str:
     """Points of accuracy lost against the original, in Markdown: the mean over seeds, `±` half their range."""
-    lines = []
     budgets = sorted({row.budget for row in rows}, reverse=True)
+    panels: dict[str, dict[str, list[str]]] = {}
     for network in dict.fromkeys(row.network for row in rows):
         mine = [row for row in rows if row.network == network]
-        baselines = ", ".join(
-            f"{100 * kept:.2f}" for _, kept in sorted({row.seed: row.baseline for row in mine}.items())
-        )
-        lines.append(f"| **{network}**, {baselines} % | {' | '.join(f'{budget:g}' for budget in budgets)} |")
-        if len(lines) == 1:
-            lines.append(f"| --- |{' --- |' * len(budgets)}")
+        baselines = [f"{100 * kept:.2f}" for _, kept in sorted({row.seed: row.baseline for row in mine}.items())]
+        panel = panels.setdefault(f"**{network}**, {', '.join(baselines)} %", {})
         for method in sorted({row.method for row in mine}, key=(*METHODS, *AIMET).index):
-            lost = [[100 * (r.baseline - r.accuracy) for r in mine if (r.method, r.budget) == (method, b)]
-                    for b in budgets]  # fmt: skip
-            lines.append(f"| {method} | {' | '.join(map(cell, lost))} |")
-    return "\n".join(lines) + "\n"
+            panel[method] = [
+                cell([100 * (r.baseline - r.accuracy) for r in mine if (r.method, r.budget) == (method, budget)])
+                for budget in budgets
+            ]
+    return markdown(budgets, panels)
 
 
 def cell(values: Sequence[float]) -> str:

@@ -85,6 +85,21 @@ def machine() -> str:
     return f"{device}, {os.cpu_count()} cores, Python {platform.python_version()}, torch {torch.__version__}"
 
 
+def markdown(columns: Sequence[float], panels: Mapping[str, Mapping[str, Sequence[str]]]) -> str:
+    """A table in Markdown: below the title of each panel its rows, of a label and a cell for each column."""
+    lines: list[str] = []
+    for title, rows in panels.items():
+        lines.append(_line(title, [f"{column:g}" for column in columns]))
+        if len(lines) == 1:
+            lines.append(_line("---", ["---"] * len(columns)))
+        lines += [_line(label, cells) for label, cells in rows.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _line(label: str, cells: Sequence[str]) -> str:
+    return f"| {' | '.join([label, *cells])} |"
+
+
 def plot(
     path: Path,
     panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]],

@@ -25,7 +25,7 @@ BUDGETS = (0.5, 0.3, 0.2)
 
 def possible(graph: Graph, tensors: Mapping[str, Tensor], inputs: Tensor) -> bool:
     """Whether there is a choice: one output (N, classes) at a free batch size, and inputs enough to try and decide."""
-    if len(graph.outputs) != 1 or graph.inputs[0].shape[0] is not None or _held(inputs) < LEAST:
+    if len(graph.outputs) != 1 or graph.batch is not None or _held(inputs) < LEAST:
         return False
     shape = execute.shapes(graph, tensors).get(graph.outputs[0], ())
     return len(shape) == 2 and shape[1] > 1

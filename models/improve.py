@@ -53,7 +53,7 @@ def improve(
     kept = load_file(folder / "refit.safetensors")
     inputs = kept["inputs"]
     count = min(len(inputs), INPUTS) // 5
-    batch = template.graph.inputs[0].shape[0] or min(BATCH, max(count, 1))
+    batch = template.graph.batch or min(BATCH, max(count, 1))
     plain = dataclasses.replace(template, tuned=None)
     candidates = {CUT: variant.parts(plain, master, ranks)}
     best = CUT
@@ -63,7 +63,7 @@ def improve(
         if template.tuned is not None:
             everywhere = dataclasses.replace(template, tuned=dataclasses.replace(template.tuned, below=template.params))
             candidates[TUNED] = variant.parts(everywhere, master, ranks)
-        if template.graph.inputs[0].shape[0] is None:
+        if template.graph.batch is None:
             gradients = {layer.weight: kept[f"gradient/{layer.name}"].double() for layer in template.decomposed}
             few = data[: INPUTS - count]
             candidates |= _fitted(plain, master, ranks, original, gradients, few, progress)

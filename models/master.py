@@ -132,7 +132,7 @@ class Program:
             self.decompose(criterion, gathering.moments(find_rule(criterion).gradient), out)
 
         # In the same parts whether there is a choice or not: sums in another order are other sums.
-        fixed = self.graph.inputs[0].shape[0] is not None
+        fixed = self.graph.batch is not None
         first, held, others = (inputs, inputs[:0], inputs[:0]) if fixed else choice.split(inputs)
         gathering.add(first, tell)
         criterion, tried = candidates[0], {}

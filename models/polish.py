@@ -41,7 +41,7 @@ def polish(
 
     `original` are the uploaded program's tensors, which teach. Raises DataError where the program is not float32.
     """
-    batch = template.graph.inputs[0].shape[0] or min(recipe.batch, len(data))
+    batch = template.graph.batch or min(recipe.batch, len(data))
     share, steps = template.params_at(ranks) / template.params, recipe.steps * len(DIVISORS)
     found = []
     for number, divisor in enumerate(DIVISORS):

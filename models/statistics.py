@@ -98,7 +98,7 @@ class Gathering:
         columns: bool,
     ) -> None:
         self._graph, self._tensors = graph, tensors
-        self._batch = graph.inputs[0].shape[0] if graph.inputs[0].shape else None
+        self._batch = graph.batch
         self._generators = {kind: torch.Generator().manual_seed(SEED) for kind in gradients}
         self._sums = [_Sums(layer.outputs, gradients) for layer in layers]
         self._inner = {i: ColumnSums(layer) for i, layer in enumerate(layers) if columns and layer.columns}

@@ -120,7 +120,7 @@ def divided(template: Template, inputs: Tensor, recipe: Recipe) -> tuple[Tensor,
     Raises DataError where they are too few for a training.
     """
     count = min(len(inputs) // 5, HELD)
-    batch = template.graph.inputs[0].shape[0] or recipe.batch
+    batch = template.graph.batch or recipe.batch
     if batch < 2:
         raise DataError("A program for single samples cannot be tuned.", "Export it with a dynamic batch size.")
     if len(inputs) - count < batch or count < batch:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.cifar import BUDGETS, FILES, Row, load, markdown
+from benchmarks.cifar import BUDGETS, FILES, Row, accuracies, load
 from benchmarks.results import RESULTS, Table
 
 ROOT = Path(__file__).parents[2]
@@ -22,12 +22,12 @@ def test_a_network_is_published_and_fetched_at_every_size(tmp_path: Path) -> Non
         assert [row.budget for row in mine] == list(BUDGETS)
         assert all(row.reached <= row.budget for row in mine)
         assert mine[0].accuracy == mine[0].baseline
-    assert markdown(rows) in done.stdout and markdown(rows) == (tmp_path / "cifar.md").read_text()
+    assert accuracies(rows) in done.stdout and accuracies(rows) == (tmp_path / "cifar.md").read_text()
 
 
 def test_a_cell_has_the_accuracy_and_what_was_lost() -> None:
     row = Row("net", "cut", 0.5, 0.49, 100, 1000, 400, "cut", 0.5, 0.4, 0.6, 0.75, 500)
-    assert markdown([row]).splitlines() == ["| **net**, 75.00 % | 0.5 |", "| --- | --- |", "| cut | 50.00 (−25.00) |"]
+    assert accuracies([row]).splitlines() == ["| **net**, 75.00 % | 0.5 |", "| --- | --- |", "| cut | 50.00 (−25.00) |"]
 
 
 def test_a_file_of_weights_that_is_another_one_is_not_read(tmp_path: Path) -> None:
@@ -37,6 +37,6 @@ def test_a_file_of_weights_that_is_another_one_is_not_read(tmp_path: Path) -> No
 
 
 def test_the_page_has_the_table_of_what_was_measured() -> None:
-    table = markdown(Table(RESULTS / "cifar.csv", Row).rows)
+    table = accuracies(Table(RESULTS / "cifar.csv", Row).rows)
     assert table == (RESULTS / "cifar.md").read_text()
     assert table in (RESULTS.parent / "cutting.md").read_text()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.aimet import target_of
-from benchmarks.compression import BUDGETS, Row, Table, cell, draw, markdown
+from benchmarks.compression import BUDGETS, Row, Table, cell, draw, losses
 from benchmarks.results import RESULTS
 
 ROOT = Path(__file__).parents[2]
@@ -44,7 +44,7 @@ def row(seed: int, accuracy: float) -> Row:
 
 def test_what_is_lost_is_averaged_over_seeds(tmp_path: Path) -> None:
     rows = [row(0, 0.88), row(1, 0.86)]
-    assert markdown(rows).splitlines() == ["| **net**, 90.00, 90.00 % | 0.5 |", "| --- | --- |", "| cut | 3.00 ±1.00 |"]
+    assert losses(rows).splitlines() == ["| **net**, 90.00, 90.00 % | 0.5 |", "| --- | --- |", "| cut | 3.00 ±1.00 |"]
     draw(rows, tmp_path / "plot.svg")
     assert (tmp_path / "plot.svg").read_text().count("</svg>") == 1
     assert cell([]) == ""
@@ -56,7 +56,7 @@ def test_all_rows_of_a_network_are_compared_with_the_same_original() -> None:
 
 
 def test_the_page_has_the_table_of_what_was_measured() -> None:
-    assert markdown(Table(RESULTS / "compression.csv", Row).rows) == (RESULTS / "compression.md").read_text()
+    assert losses(Table(RESULTS / "compression.csv", Row).rows) == (RESULTS / "compression.md").read_text()
     page = (RESULTS.parent / "cutting.md").read_text()
     rows = page[page.index("| **ResNet-14**") : page.index("](results/compression.svg)")].splitlines()
     assert {line for line in rows if line.startswith("|")} <= {*(RESULTS / "compression.md").read_text().splitlines()}
