@@ -67,6 +67,14 @@ class Input:
     shape: tuple[int | None, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a file says of a tensor value: its number of dimensions, and its dtype ("" for one that is not read)."""
+
+    rank: int
+    dtype: str
+
+
 @dataclass(frozen=True)
 class Graph:
     """The calls in execution order.

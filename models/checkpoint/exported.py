@@ -32,7 +32,7 @@ from models.checkpoint.fields import choice, integer, mapping, sequence, text
 from models.checkpoint.limits import JSON_BYTES, Limits
 from models.checkpoint.payload import DTYPES, Payload
 from models.errors import MalformedCheckpoint, UnsafeCheckpoint, UnsupportedCheckpoint
-from models.program import Graph, Input
+from models.program import Claim, Graph, Input
 
 _HINT = "Save the model again with torch.export.save."
 
@@ -52,11 +52,11 @@ _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 @dataclass(frozen=True)
 class Exported:
-    """A program as it was written. `ranks` is each tensor value's number of dimensions, as the file claims."""
+    """A program as it was written, and what the file claims of each tensor value."""
 
     graph: Graph
     tensors: dict[str, Tensor]
-    ranks: dict[str, int]
+    claims: dict[str, Claim]
 
 
 def is_exported(archive: Archive) -> bool:
@@ -86,7 +86,7 @@ def read(archive: Archive, limits: Limits) -> Exported:
             outputs=outputs,
         ),
         payload.load(archive, used),
-        _ranks(values),
+        _claims(values),
     )
 
 
@@ -167,8 +167,11 @@ def _check_expression(text_: str) -> None:
         )
 
 
-def _ranks(values: Mapping[str, Any]) -> dict[str, int]:
-    return {name: len(meta["sizes"]) for name, meta in values.items()}
+def _claims(values: Mapping[str, Any]) -> dict[str, Claim]:
+    return {
+        name: Claim(len(meta["sizes"]), DTYPES.get(integer(meta.get("dtype"), f"the dtype of {name}"), ""))
+        for name, meta in values.items()
+    }
 
 
 class _Signature:

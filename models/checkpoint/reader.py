@@ -37,7 +37,7 @@ def read(
     limits = limits or Limits()
     found = _read(path, architecture, limits)
     _check_finite(found.graph, found.tensors)
-    graph = normalize(found.graph, found.tensors, found.ranks)
+    graph = normalize(found.graph, found.tensors, found.claims)
     tensors = {name: found.tensors[name] for name in sorted(set(graph.tensors.values()))}
     _check_runs(graph, tensors, limits)
     return graph, tensors

@@ -16,7 +16,7 @@ from models.normalize.binding import renamed
 from models.normalize.inplace import functional
 from models.normalize.spelling import canonical
 from models.operators import VANISHING, names
-from models.program import Graph, Node, Ref
+from models.program import Claim, Graph, Node, Ref
 
 __all__ = ["normalize"]
 
@@ -29,18 +29,18 @@ _IDENTITIES = names(
 )
 
 
-def normalize(graph: Graph, tensors: Mapping[str, Tensor], ranks: Mapping[str, int]) -> Graph:
+def normalize(graph: Graph, tensors: Mapping[str, Tensor], claims: Mapping[str, Claim]) -> Graph:
     """The same function in eval mode and canonical spelling; see the module's docstring.
 
-    `ranks` is the number of dimensions of tensor values, where known: it tells a batched convolution
-    from one without a batch dimension, which keeps its spelling. Raises UnsupportedCheckpoint for
-    mutation that cannot be removed.
+    `claims` is what is known of tensor values. Ranks tell a batched convolution from one without a batch
+    dimension, which keeps its spelling; dtypes tell where an in-place call would not promote. Raises
+    UnsupportedCheckpoint for mutation that cannot be removed.
     """
     graph = _drop(graph, VANISHING)
     graph = _without_identities(graph, _IDENTITIES)
-    graph = functional(graph)
+    graph = functional(graph, claims)
     graph = _without_identities(graph, frozenset({"aten.lift_fresh_copy.default"}))
-    graph = canonical(graph, tensors, ranks)
+    graph = canonical(graph, tensors, claims)
     return _without_dead(graph)
 
 

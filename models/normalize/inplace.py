@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+
 from models.errors import UnsupportedCheckpoint
 from models.normalize.binding import bind, renamed, schema
 from models.operators import IN_PLACE, names
-from models.program import Graph, Node, Ref, references
+from models.program import Claim, Graph, Node, Ref, references
 
 _OTHER_TWINS = {
     "aten.zero_.default": "aten.zeros_like.default",
@@ -13,6 +15,27 @@ _OTHER_TWINS = {
     "aten.pow_.Tensor": "aten.pow.Tensor_Tensor",
     **{f"aten.__i{n}__.{o}": f"aten.bitwise_{n}.{o}" for n in ("and", "or", "xor") for o in ("Tensor", "Scalar")},
 }
+
+
+# What computes in the dtype that all operands promote to.
+_PROMOTING = names(
+    "aten",
+    """
+    add_: Tensor
+    sub_: Tensor
+    mul_: Tensor
+    div_: Tensor Tensor_mode
+    pow_: Tensor
+    clamp_: Tensor
+    addcmul_ addcdiv_
+    __iand__: Tensor
+    __ior__: Tensor
+    __ixor__: Tensor
+    bitwise_and_: Tensor
+    bitwise_or_: Tensor
+    bitwise_xor_: Tensor
+    """,
+)
 
 
 def functional_twin(op: str) -> str:
@@ -23,11 +46,12 @@ def functional_twin(op: str) -> str:
     return f"{namespace}.{name.removesuffix('_')}.{overload}"
 
 
-def functional(graph: Graph) -> Graph:
+def functional(graph: Graph, claims: Mapping[str, Claim]) -> Graph:
     """In-place calls as functional ones: whoever reads the changed tensor later reads the new value."""
     if not any(node.op in IN_PLACE for node in graph.nodes):
         return graph
     storage = _Storage(graph)
+    taken = set(storage.owner)
     newest: dict[str, str] = {}
     kept = []
     for index, node in enumerate(graph.nodes):
@@ -40,10 +64,26 @@ def functional(graph: Graph) -> Graph:
         if storage.root(owner) in graph.tensors:
             _check_counter(graph, storage, owner, index)
             continue
-        kept.append(Node(node.name, functional_twin(node.op), updated.args, updated.kwargs, node.outputs))
+        kept += _written(node, updated, claims, taken)
         newest[owner] = node.outputs[0]
     outputs = tuple(newest.get(storage.owner[name], name) for name in graph.outputs)
     return graph.replace(nodes=tuple(kept), outputs=outputs)
+
+
+def _written(node: Node, updated: Node, claims: Mapping[str, Claim], taken: set[str]) -> Iterator[Node]:
+    """The functional twin of `node`. In place the tensor keeps its dtype where the twin would promote it."""
+    twin = functional_twin(node.op)
+    dtypes = {claims[name].dtype for name in node.inputs() if name in claims}
+    if len(dtypes) < 2 or node.op not in _PROMOTING:
+        yield Node(node.name, twin, updated.args, updated.kwargs, node.outputs)
+        return
+    promoted = f"{node.name}_promoted"
+    while promoted in taken:
+        promoted += "_"
+    taken.add(promoted)
+    yield Node(promoted, twin, updated.args, updated.kwargs, (promoted,))
+    before = bind(updated)[schema(node.op).arguments[0].name]
+    yield Node(node.name, "aten.type_as.default", (Ref(promoted), before), (), node.outputs)
 
 
 def _check_unseen(storage: _Storage, owner: str, index: int, op: str) -> None:

@@ -9,15 +9,16 @@ from torch import Tensor
 from models.errors import UnsupportedCheckpoint
 from models.normalize.binding import Bound, bind, schema
 from models.operators import CONSTRUCTORS, names
-from models.program import Argument, Constant, Graph, Node, Ref
+from models.program import Argument, Claim, Constant, Graph, Node, Ref
 
 
 class _Context:
     """What a rewrite may look at besides its own call."""
 
-    def __init__(self, graph: Graph, tensors: Mapping[str, Tensor], ranks: Mapping[str, int]) -> None:
+    def __init__(self, graph: Graph, tensors: Mapping[str, Tensor], claims: Mapping[str, Claim]) -> None:
         self.shapes = {name: tuple(tensors[qualified].shape) for name, qualified in graph.tensors.items()}
-        self.ranks = {**ranks, **{name: len(shape) for name, shape in self.shapes.items()}}
+        self.ranks = {name: claim.rank for name, claim in claims.items()}
+        self.ranks.update((name, len(shape)) for name, shape in self.shapes.items())
         self.transposed: dict[str, str] = {}
         self.read = {name for node in graph.nodes for name in node.inputs()} | set(graph.outputs)
 
@@ -35,9 +36,9 @@ class _Context:
         return None
 
 
-def canonical(graph: Graph, tensors: Mapping[str, Tensor], ranks: Mapping[str, int]) -> Graph:
-    """The same graph in canonical operators (see `normalize` for `ranks`)."""
-    context = _Context(graph, tensors, ranks)
+def canonical(graph: Graph, tensors: Mapping[str, Tensor], claims: Mapping[str, Claim]) -> Graph:
+    """The same graph in canonical operators (see `normalize` for `claims`)."""
+    context = _Context(graph, tensors, claims)
     kept = []
     for node in graph.nodes:
         _note_transpose(node, context)

@@ -17,7 +17,7 @@ from models.normalize import normalize
 from models.normalize.binding import bind
 from models.normalize.inplace import functional_twin
 from models.operators import ALLOWED, IN_PLACE
-from models.program import Graph, Input, Node, Ref
+from models.program import Claim, Graph, Input, Node, Ref
 
 
 class Net(nn.Module):
@@ -55,6 +55,18 @@ def attention(net: Any, x: Tensor) -> Tensor:
     q *= 0.5
     y = F.scaled_dot_product_attention(q, k, v)
     return net.out(y.transpose(1, 2).reshape(n, length, width))
+
+
+def mixed(net: Any, x: Tensor) -> Tensor:
+    half, count = net.inner(x.half()), (x > 0).int()
+    half += net.shift
+    half *= x
+    half.clamp_(min=net.shift)
+    count += count.long() * 3
+    count &= count.long() + 5
+    half.addcmul_(net.shift, x)
+    half += 1
+    return torch.cat([net.outer(half), count.half() ** 2], 1)
 
 
 def masked(net: Any, x: Tensor) -> Tensor:
@@ -109,6 +121,12 @@ NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "residual": (
         lambda: Net(residual, conv=nn.Conv2d(8, 8, 3, padding=1), norm=nn.BatchNorm2d(8), drop=nn.Dropout()),
         (8, 6, 6),
+    ),
+    "mixed": (
+        lambda: Net(
+            mixed, inner=nn.Linear(5, 5).half(), outer=nn.Linear(5, 3).half(), shift=nn.Buffer(torch.arange(5.0))
+        ),
+        (5,),
     ),
     "attention": (lambda: Net(attention, qkv=nn.Linear(16, 48), out=nn.Linear(16, 16)), (5, 16)),
     "masked": (lambda: Net(masked, qkv=nn.Linear(16, 48, bias=False)), (5, 16)),
@@ -228,6 +246,23 @@ def test_two_changes_to_one_tensor_are_seen_by_every_later_reader() -> None:
     second = call("b", "aten.mul_.Tensor", Ref("a"), 2.0)
     graph = normalize(graph_of(first, second, call("y", "aten.add.Tensor", Ref("x"), Ref("a"))), {}, {})
     assert execute.run(graph, {}, [torch.ones(1, 4)])[0].tolist() == [[8.0] * 4]
+
+
+def test_a_change_keeps_the_dtype_of_what_it_changes() -> None:
+    more = call("z", "aten._to_copy.default", Ref("x"))
+    change = call("c", "aten.add_.Tensor", Ref("x"), Ref("z"))
+    nodes = (more, change, call("c_promoted", "aten.relu.default", Ref("x")))
+    same = {"x": Claim(2, "float32"), "z": Claim(2, "float32")}
+    assert [node.op for node in normalize(graph_of(*nodes), {}, same).nodes][1:] == [
+        "aten.add.Tensor",
+        "aten.relu.default",
+    ]
+    wider = normalize(graph_of(*nodes), {}, {**same, "z": Claim(2, "float64")})
+    assert [(node.op, *node.outputs) for node in wider.nodes][1:] == [
+        ("aten.add.Tensor", "c_promoted_"),
+        ("aten.type_as.default", "c"),
+        ("aten.relu.default", "c_promoted"),
+    ]
 
 
 def test_a_program_that_changes_its_own_weight_is_refused() -> None:
