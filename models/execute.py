@@ -104,6 +104,11 @@ def without_data(graph: Graph, tensors: Mapping[str, Tensor]) -> dict[str, Tenso
     return {name: tensor.to("meta") if name in plain else tensor for name, tensor in tensors.items()}
 
 
+def parameters(graph: Graph, tensors: Mapping[str, Tensor]) -> int:
+    """How many parameters the program reads."""
+    return sum(tensors[name].numel() for name in graph.parameters & graph.read)
+
+
 def example_inputs(graph: Graph, batch: int, device: str = "cpu") -> list[Tensor]:
     """Standard normal (for integers: zero) inputs of the declared shapes."""
     made = []

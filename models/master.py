@@ -10,8 +10,9 @@ A master is a folder of three files, and a fourth where plans are to be improved
                          of plans that the criterion asks for, and perhaps `steps_by_macs` (see `path`)
     refit.safetensors    `inputs` for calibration, `gradient/<layer>` (n×n) (see `improve`)
 
-The program is the upload, or where it has zero channels, what is left of it without them (see `sparsity`). Then
-`uploaded/<tensor>` are the tensors of the upload that differ, so that a budget of 1 is still the upload.
+The program is the upload, or where its layers have computed weights (see `fold`) or zero channels (see `sparsity`),
+the same without those. Then `uploaded/<tensor>` are the tensors of the upload that differ, so that a budget of 1 is
+still the upload.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from models import choice, correction, criteria, execute, form, path, plan, sparsity
+from models import choice, correction, criteria, execute, fold, form, path, plan, sparsity
 from models.criteria import Importance, Rule, Spectrum
 from models.emit.template import Template, TensorSpec
 from models.errors import CheckpointError, DataError, MalformedCheckpoint, UnsupportedCheckpoint
@@ -81,9 +82,8 @@ def build(
     rule = find_rule(criterion)
     if keep and rule.metric == "svd":
         raise DataError("A refit needs calibration data.", "Upload them, with criterion logit, fisher or whitened.")
-    template = survey(graph, uploaded)
     progress("eliminate", 0, 1, "models")
-    graph, tensors, template, report = without_zeros(graph, uploaded, template, comparable(calibration, graph))
+    graph, tensors, template, report = simplified(graph, uploaded, comparable(calibration, graph))
     progress("eliminate", 1, 1, "models")
     program = Program(graph, tensors, template, uploaded, spatial, progress)
     tried: dict[str, float] = {}
@@ -105,7 +105,7 @@ def build(
 
 @dataclass(frozen=True)
 class Program:
-    """A program without zero channels, its tensors and template, and the tensors as uploaded; whether convolutions may
+    """A simplified program, its tensors and template, and the tensors as uploaded; whether convolutions may
     take the spatial form; who hears of progress."""
 
     graph: Graph
@@ -212,8 +212,7 @@ def survey(graph: Graph, tensors: Mapping[str, Tensor]) -> Template:
     found = find(graph, shapes)
     if not graph.inputs:
         raise UnsupportedCheckpoint("The program takes no tensor input.", "Export a model that takes one.")
-    used = {graph.tensors[n] for node in graph.nodes for n in node.inputs() if n in graph.tensors}
-    parameters = sum(tensors[name].numel() for name in graph.parameters if name in used)
+    parameters = execute.parameters(graph, tensors)
     if not parameters:
         raise UnsupportedCheckpoint(
             "The program uses no parameters, so there is nothing to cut.", "Export a model that has trained weights."
@@ -230,28 +229,59 @@ def survey(graph: Graph, tensors: Mapping[str, Tensor]) -> Template:
     )
 
 
-def without_zeros(
+def simplified(
+    graph: Graph, tensors: Mapping[str, Tensor], inputs: list[Tensor] | None
+) -> tuple[Graph, Mapping[str, Tensor], Template, Report]:
+    """The program that is decomposed: the weights of its layers stored (see `fold`), its zero channels removed (see
+    `sparsity`); its template, which names the uploaded one where the program is another; and which channels went.
+
+    Each step is only accepted if the outputs stay the same, on `inputs` or, where there are none, random ones. A
+    program that a step stumbles over is not refused for that.
+    """
+    uploaded = survey(graph, tensors)
+    plain, weights, template = _stored(graph, tensors, uploaded, inputs)
+    smaller, fewer, found, report = _without_zeros(plain, weights, template, inputs)
+    if smaller is graph:
+        return graph, tensors, found, report
+    # A call with a computed weight is no layer of the uploaded program, but takes as many MACs.
+    apart = frozenset(name for name, tensor in tensors.items() if fewer.get(name) is not tensor)
+    uploaded = dataclasses.replace(uploaded, layers=(), apart=apart, macs=template.macs)
+    return smaller, fewer, dataclasses.replace(found, uploaded=uploaded), report
+
+
+# What a program that was read, and runs, can still make a step raise.
+_STUMBLES = (RuntimeError, TypeError, ValueError, LookupError, ArithmeticError, CheckpointError)
+
+
+def _stored(
+    graph: Graph, tensors: Mapping[str, Tensor], template: Template, inputs: list[Tensor] | None
+) -> tuple[Graph, Mapping[str, Tensor], Template]:
+    try:
+        plain, weights = fold.fold(graph, tensors)
+        if plain is not graph:
+            difference, allowed = sparsity.compare((graph, tensors), (plain, weights), inputs)
+            if difference <= allowed:
+                return plain, weights, survey(plain, weights)
+    except _STUMBLES:
+        pass
+    return graph, tensors, template
+
+
+def _without_zeros(
     graph: Graph, tensors: Mapping[str, Tensor], template: Template, inputs: list[Tensor] | None
 ) -> tuple[Graph, Mapping[str, Tensor], Template, Report]:
-    """A program without its zero channels (see `sparsity`), its template, which names the uploaded one, and what
-    went; the program as it is where nothing goes, or where the report says that this was rejected.
-
-    A program that elimination stumbles over is not refused for that.
-    """
+    """The program as it is where nothing goes, or where the report says that this was rejected."""
+    why = "it would save no parameters"
     try:
         smaller, fewer, report = sparsity.eliminate(graph, tensors, inputs=inputs)
         if smaller is graph:
             return graph, tensors, template, report
         found = survey(smaller, fewer)
-    except (RuntimeError, TypeError, ValueError, LookupError, ArithmeticError, CheckpointError) as error:
+        if found.params < template.params:
+            return smaller, fewer, found, report
+    except _STUMBLES as error:
         why = f"the elimination failed: {type(error).__name__}: {error}".split("\n")[0][:300]
-        return graph, tensors, template, Report((), template.params, template.params, rejected=why)
-    if found.params >= template.params:
-        why = "it would save no parameters"
-        return graph, tensors, template, Report((), template.params, template.params, rejected=why)
-    apart = frozenset(name for name, tensor in tensors.items() if fewer.get(name) is not tensor)
-    uploaded = dataclasses.replace(template, layers=(), apart=apart)
-    return smaller, fewer, dataclasses.replace(found, uploaded=uploaded), report
+    return graph, tensors, template, Report((), template.params, template.params, rejected=why)
 
 
 def comparable(calibration: Path, graph: Graph) -> list[Tensor] | None:

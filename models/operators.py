@@ -27,8 +27,8 @@ def names(namespace: str, text: str) -> frozenset[str]:
 _PRODUCTS = names(
     "aten",
     """
-    linear addmm mm bmm baddbmm matmul mv dot addbmm einsum convolution _convolution bilinear
-    outer ger inner tensordot kron chain_matmul linalg_multi_dot
+    linear addmm mm bmm baddbmm matmul mv dot vdot addbmm einsum convolution _convolution bilinear
+    outer ger inner tensordot kron chain_matmul linalg_multi_dot matrix_exp linalg_matrix_exp
     conv1d: default padding
     conv2d: default padding
     conv3d: default padding
@@ -55,7 +55,7 @@ _NORMALISATION = names(
     norm: Scalar ScalarOpt_dim ScalarOpt_dim_dtype
     linalg_vector_norm
     frobenius_norm: dim
-    renorm
+    renorm _weight_norm _weight_norm_interface
     """,
 )
 
@@ -172,7 +172,7 @@ _SHAPES = names(
     "aten",
     """
     view: default
-    _unsafe_view reshape view_as reshape_as permute t numpy_T mT adjoint
+    _unsafe_view reshape view_as reshape_as permute t numpy_T mT mH adjoint
     ravel unsqueeze expand expand_as broadcast_to contiguous clone alias detach lift_fresh_copy
     flatten: using_ints
     unflatten: int

@@ -4,8 +4,8 @@ All plans of a master for a limit of one kind lie on one path: it starts with ev
 rank and adds one basis at a time, the most important first, until every layer is dense again. What is worth
 most per parameter is not what is worth most per multiply-accumulate, so there may be a path for each. A plan is
 a prefix of its path, so a smaller budget's ranks are never above a larger one's, and finding one is a binary
-search over running totals. Where zero channels were removed (see `sparsity`), the path leads to the
-smaller network, and the network as uploaded is one step more.
+search over running totals. Where computed weights were stored or zero channels removed (see
+`master`), the path leads to that network, and the network as uploaded is one step more.
 
 A layer at its break-even rank turns dense with its next step. That step costs at most m+n numbers,
 like any other, so what a plan leaves of its budget is less than the cost of one basis.
@@ -42,8 +42,9 @@ class Plan:
 
     `params` counts all parameters of the variant, `macs` its convolutions and linear layers for one
     sample, `bytes` is the exact size of its TorchScript file, `budget` = params / original params.
-    `original` is the network as uploaded; where zero channels were removed, all layers dense without that
-    is the smaller network (`reduced`). `digest` is the plan's identity within its model.
+    `original` is the network as uploaded; where computed weights were stored or zero channels removed, all
+    layers dense without that is the network that is left (`reduced`). `digest` is the plan's identity within
+    its model.
     """
 
     ranks: tuple[int, ...]

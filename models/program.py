@@ -99,6 +99,27 @@ class Graph:
     def replace(self, **changes: Any) -> Graph:
         return dataclasses.replace(self, **changes)
 
+    @property
+    def read(self) -> frozenset[str]:
+        """The qualified names of the stored tensors that a call reads, or that are an output."""
+        values = {name for node in self.nodes for name in node.inputs()} | {*self.outputs}
+        return frozenset(self.tensors[name] for name in values if name in self.tensors)
+
+    def live(self) -> Graph:
+        """Only the calls that an output depends on; results that nobody reads lose their name. Parameters stay, as
+        they count; buffers that nobody reads go."""
+        read = set(self.outputs)
+        kept = []
+        for node in reversed(self.nodes):
+            if not read.isdisjoint(node.outputs):
+                outputs = tuple(name if name in read else "" for name in node.outputs)
+                kept.append(dataclasses.replace(node, outputs=outputs))
+                read.update(node.inputs())
+        tensors = {
+            name: qualified for name, qualified in self.tensors.items() if name in read or qualified in self.parameters
+        }
+        return self.replace(nodes=tuple(reversed(kept)), tensors=tensors)
+
     def users(self) -> dict[str, list[Node]]:
         """Each value name with the nodes that read it, in order, without repeats."""
         found: dict[str, list[Node]] = {}

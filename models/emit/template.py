@@ -56,9 +56,9 @@ class Template:
     """`tensors` by qualified name; `params` and `macs` of the whole program, all of them counted; `corrected`
     names, for each tensor that a layer's cut changes, that layer.
 
-    Where zero channels were removed (see `sparsity`), all this is said of the smaller program, and `uploaded` is
-    the template of the program as it came. That one has no layers, since none of it is cut; `apart` are those of
-    its tensors that differ from the smaller program's.
+    Where computed weights were stored or zero channels removed (see `master`), all this is said of the program that
+    is left, and `uploaded` is the template of the one that came. That has no layers, since none of it is cut; `apart`
+    are those of its tensors that the other has not, or has otherwise.
     """
 
     graph: Graph

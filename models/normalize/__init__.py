@@ -16,7 +16,7 @@ from models.normalize.binding import renamed
 from models.normalize.inplace import functional
 from models.normalize.spelling import canonical
 from models.operators import VANISHING, names
-from models.program import Claim, Graph, Node, Ref
+from models.program import Claim, Graph, Ref
 
 __all__ = ["normalize"]
 
@@ -41,7 +41,7 @@ def normalize(graph: Graph, tensors: Mapping[str, Tensor], claims: Mapping[str, 
     graph = functional(graph, claims)
     graph = _without_identities(graph, frozenset({"aten.lift_fresh_copy.default"}))
     graph = canonical(graph, tensors, claims)
-    return _without_dead(graph)
+    return graph.live()
 
 
 def _drop(graph: Graph, ops: frozenset[str]) -> Graph:
@@ -60,19 +60,3 @@ def _without_identities(graph: Graph, ops: frozenset[str]) -> Graph:
         else:
             kept.append(node)
     return graph.replace(nodes=tuple(kept), outputs=tuple(sources.get(name, name) for name in graph.outputs))
-
-
-def _without_dead(graph: Graph) -> Graph:
-    """Only calls that an output depends on; results that nobody reads lose their name. Parameters stay, as they
-    count; buffers that nobody reads go."""
-    read = set(graph.outputs)
-    kept = []
-    for node in reversed(graph.nodes):
-        if not read.isdisjoint(node.outputs):
-            outputs = tuple(name if name in read else "" for name in node.outputs)
-            kept.append(Node(node.name, node.op, node.args, node.kwargs, outputs, node.listed))
-            read.update(node.inputs())
-    tensors = {
-        name: qualified for name, qualified in graph.tensors.items() if name in read or qualified in graph.parameters
-    }
-    return graph.replace(nodes=tuple(reversed(kept)), tensors=tensors)

@@ -8,7 +8,7 @@ removal    which channels go, and the smaller graph and tensors
 eliminate  all of it, checked on random inputs before it is accepted
 """
 
-from models.sparsity.eliminate import eliminate
+from models.sparsity.eliminate import compare, eliminate
 from models.sparsity.report import LayerReport, Report
 
-__all__ = ["LayerReport", "Report", "eliminate"]
+__all__ = ["LayerReport", "Report", "compare", "eliminate"]

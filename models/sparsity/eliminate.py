@@ -86,12 +86,6 @@ def _distance(x: Tensor, y: Tensor) -> float:
     return float((x.double() - y.double()).abs().max()) / largest
 
 
-def parameters(graph: Graph, tensors: Mapping[str, Tensor]) -> int:
-    """The parameters that the program reads."""
-    read = {graph.tensors[name] for node in graph.nodes for name in node.inputs() if name in graph.tensors}
-    return sum(tensors[name].numel() for name in graph.parameters & read)
-
-
 def _report(
     found: removal.Removal,
     graph: Graph,
@@ -103,8 +97,8 @@ def _report(
 ) -> Report:
     return Report(
         layers=removal.layers(found, tensors, fewer),
-        params_before=parameters(graph, tensors),
-        params_after=parameters(smaller, fewer),
+        params_before=execute.parameters(graph, tensors),
+        params_after=execute.parameters(smaller, fewer),
         difference=difference,
         rejected=rejected,
     )
