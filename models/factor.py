@@ -213,6 +213,17 @@ def fit_columns(weight: Tensor, normal: Tensor, gradient: Tensor, down: Tensor, 
     return kept if all(bool(each.isfinite().all()) for each in kept) else given
 
 
+def in_order(up: Tensor, outputs: int) -> Tensor:
+    """An `up` factor (R, C_out·k) as masters and files have it, (C_out, R, k): a layer's weight at each rank is then
+    the beginning of every row."""
+    return up.reshape(len(up), outputs, -1).transpose(0, 1).contiguous()
+
+
+def by_basis(up: Tensor) -> Tensor:
+    """The inverse of `in_order`."""
+    return up.transpose(0, 1).flatten(1).contiguous()
+
+
 def _balanced(down: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
     """The same bases, the rows of both factors as long as each other: where the outputs hardly depend on a layer, `up`
     is beyond what half precision holds."""

@@ -3,8 +3,8 @@
 A master is a folder of three files, and a fourth where plans are to be improved:
 
     template.json        the graph, the layers, shapes and dtypes (see `emit.template`)
-    master.safetensors   `dense/<tensor>` every tensor of the program, `down/<layer>` (R×m) and
-                         `up/<layer>` (R×n) the factors, row k the k-th most important basis,
+    master.safetensors   `dense/<tensor>` every tensor of the program, `down/<layer>` (R, m) and
+                         `up/<layer>` (C_out, R, n/C_out) the factors, the most important basis first,
                          `corrected/<tensor>` what a bias or batch norm becomes at each rank
     plans.npz            `importance` of all bases, layer after layer; `floor` and `steps`, the path
                          of plans that the criterion asks for, and perhaps `steps_by_macs` (see `path`)
@@ -36,6 +36,7 @@ from models import choice, correction, criteria, execute, fold, form, path, plan
 from models.criteria import Importance, Rule, Spectrum
 from models.emit.template import Template, TensorSpec
 from models.errors import CheckpointError, DataError, MalformedCheckpoint, UnsupportedCheckpoint
+from models.factor import in_order
 from models.layers import Layer, find
 from models.program import Graph
 from models.sparsity import Report
@@ -165,7 +166,8 @@ class Program:
                     corrected[target.tensor] = layer.name
                     rows = list(correction.rows(target, tensors[target.tensor], factors))[: layer.break_even]
                     stored[f"corrected/{target.tensor}"] = torch.stack(rows)
-            stored[f"down/{layer.name}"], stored[f"up/{layer.name}"] = factors.down, factors.up
+            stored[f"down/{layer.name}"] = factors.down
+            stored[f"up/{layer.name}"] = in_order(factors.up, layer.outputs)
             sigmas.append(factors.sigma.numpy())
         self.progress("decompose", len(template.decomposed), len(template.decomposed), "layers")
         layers = tuple(formed.get(layer.name, layer) for layer in template.layers)

@@ -126,7 +126,7 @@ class _Walk:
             solved = solved.reshape(stored.shape)
             pair = form.best(layer, solved, rank, normal, mean_in, gradient)
             down, up = (each.to(stored.dtype).contiguous() for each in pair)
-            found = {f"down/{layer.name}": down, f"up/{layer.name}": up}
+            found = {f"down/{layer.name}": down, f"up/{layer.name}": factor.in_order(up, layer.outputs)}
             kept = factor.product(down, up, layer.shape).reshape(layer.outputs, layer.inputs)
         kept = kept.to(stored.dtype)
         if not rank:

@@ -22,6 +22,7 @@ from torch import Tensor
 from models import execute, variant
 from models.emit.template import Template, Tuned
 from models.errors import DataError
+from models.factor import by_basis, in_order
 from models.nearness import nearness
 from models.plan import Plan, Planner
 from models.student import Draw, Recipe, Student, Training, device_of
@@ -60,7 +61,9 @@ def tune(
     template, stored = planner.template, load_file(folder / "master.safetensors")
     held, data, batch = divided(template, inputs, recipe)
     original = {name: stored[f"dense/{name}"] for name in template.tensors}
-    factors = {each.weight: (stored[f"down/{each.name}"], stored[f"up/{each.name}"]) for each in template.decomposed}
+    factors = {
+        each.weight: (stored[f"down/{each.name}"], by_basis(stored[f"up/{each.name}"])) for each in template.decomposed
+    }
     student = Student(template, original, factors, device_of(device))
     training = Training(student, recipe)
     _load(training, state)
@@ -95,7 +98,9 @@ def tune(
         curve.append({"params": knot.params, "cut": errors[0], "tuned": errors[1]})
     learnt = student.learnt()
     whole = {name: value.detach().cpu().contiguous() for name, value in student.program().items()}
-    learnt |= {layer.weight: whole[layer.weight] for layer in template.decomposed}
+    for layer in template.decomposed:
+        learnt[layer.weight] = whole[layer.weight]
+        learnt[f"up/{layer.name}"] = in_order(learnt[f"up/{layer.name}"], layer.outputs)
     found = {f"tuned/{name}": tensor for name, tensor in learnt.items()}
     if tables:
         found |= {f"knots/{name}": torch.stack([table[name] for table in tables]) for name in tables[0]}

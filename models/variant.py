@@ -15,7 +15,7 @@ from torch import Tensor
 
 from models.emit.template import Template
 from models.emit.torchscript import SIDES, Script, Slot
-from models.factor import product
+from models.factor import by_basis, in_order, product
 
 Factors: TypeAlias = Mapping[str, tuple[Tensor, Tensor]]
 
@@ -51,7 +51,7 @@ def parts(
         if slot.side == "down":
             downs[slot.tensor] = value
         elif slot.side == "up":  # after its down factor
-            factors[slot.tensor] = downs[slot.tensor], value
+            factors[slot.tensor] = downs[slot.tensor], by_basis(value)
         else:
             whole[slot.tensor] = value.reshape(template.tensors[slot.tensor].shape)
     return Parts(factors, whole)
@@ -64,6 +64,7 @@ def changes(template: Template, stored: Mapping[str, Tensor], ranks: Sequence[in
         there = _entry(slot, stored)
         if slot.tensor in wanted.factors:
             value = wanted.factors[slot.tensor][SIDES.index(slot.side)]
+            value = in_order(value, len(there)) if slot.side == "up" else value
         else:
             value = wanted.whole[slot.tensor]
         value = value.reshape(there.shape).to(there.dtype).contiguous()
@@ -73,5 +74,5 @@ def changes(template: Template, stored: Mapping[str, Tensor], ranks: Sequence[in
 
 
 def _entry(slot: Slot, stored: Mapping[str, Tensor]) -> Tensor:
-    value = stored[slot.source]
-    return value if slot.rows is None else value[slice(*slot.rows)]
+    taken: Tensor = slot.taken(stored[slot.source])
+    return taken

@@ -55,7 +55,8 @@ class Slot:
     """The place in the file of a tensor, or of one of its factors: attribute, record key, and where it lies
     in the master.
 
-    Of the master's tensor the `rows` from … to are taken. `side` is "down" or "up" for a factor.
+    Of the master's tensor the `rows` from … to are taken, of an up factor along its second axis. `side` is "down" or
+    "up" for a factor.
     """
 
     tensor: str
@@ -68,14 +69,17 @@ class Slot:
     rows: tuple[int, int] | None = None
     side: str = ""
 
-    def arrange(self, array: NDArray[Any]) -> NDArray[Any]:
-        """What the master has, as the file has it: of an up factor (r, C_out·k) becomes (C_out, r, k)."""
+    def taken(self, stored: Any) -> Any:
+        """What the file has of the master's tensor, an array or a torch tensor."""
+        if self.rows is None:
+            return stored
         if self.side != "up":
-            return array
-        together = array.shape[1] // self.shape[0]
-        if together > 1:  # k numbers move as one item: twice as fast as a copy of them one by one
-            array = np.ascontiguousarray(array).view(np.dtype((np.void, together * array.itemsize)))
-        return array.T
+            return stored[slice(*self.rows)]
+        if stored.ndim != 3:
+            raise ValueError(
+                "The master is of an earlier version, which kept factors otherwise; upload the model again."
+            )
+        return stored[:, slice(*self.rows)]
 
     @property
     def count(self) -> int:
@@ -272,10 +276,8 @@ def _records(
         if refit is not None and slot.source in refit:
             array = refit.array(slot.source, WIDTHS[slot.dtype])
         else:
-            array = master.array(slot.source, WIDTHS[slot.dtype])
-            if slot.rows is not None:
-                array = array[slice(*slot.rows)]
-        data: NDArray[Any] = np.ascontiguousarray(slot.arrange(array))
+            array = slot.taken(master.array(slot.source, WIDTHS[slot.dtype]))
+        data: NDArray[Any] = np.ascontiguousarray(array)
         yield _record(slot.key), data.reshape(-1).view(np.uint8).data if data.size else b"", True
     for name, text in script.text_records(ranks, slots):
         yield f"{TOP}/{name}", text, False

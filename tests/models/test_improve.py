@@ -59,7 +59,7 @@ def test_where_a_refit_is_no_better_on_held_back_inputs_the_cut_stays(
 ) -> None:
     _, folder, unseen = kept
     plan = Planner.open(folder).plan(max_params=1900)
-    broken = {"down/stem": torch.zeros(1, 27), "up/stem": torch.zeros(1, 16)}
+    broken = {"down/stem": torch.zeros(1, 27), "up/stem": torch.zeros(16, 1, 1)}
     monkeypatch.setattr(improve_module, "refit", lambda *_: broken)
     assert improve(folder, plan.ranks, tmp_path / "r.safetensors", master.silent) == "cut"
     assert torch.equal(outputs(folder, plan, tmp_path / "r.safetensors", unseen), outputs(folder, plan, None, unseen))

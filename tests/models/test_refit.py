@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from models import execute, layers, master, refit, statistics
 from models.errors import DataError
-from models.factor import decompose_in_metric
+from models.factor import by_basis, decompose_in_metric
 from models.program import Graph
 from tests.models.nets import SHAPES, Small, gather, make, read, source
 
@@ -40,7 +40,9 @@ def refitted(
         if rank:
             factors = decompose_in_metric(tensors[layer.weight], moment)
             cut[layer.weight] = (factors.up[:rank].T @ factors.down[:rank]).reshape(layer.shape)
-    return refit.refit(graph, tensors, template.layers, template.by_weight(ranks), gradients, cut, x, master.silent)
+    plan = template.by_weight(ranks)
+    found = refit.refit(graph, tensors, template.layers, plan, gradients, cut, x, master.silent)
+    return {name: by_basis(value) if name.startswith("up/") else value for name, value in found.items()}
 
 
 def substituted(

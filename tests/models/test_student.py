@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from models import execute, master
+from models.factor import by_basis
 from models.nearness import Nearness
 from models.plan import Planner
 from models.student import Lesson, Recipe, Student, Training
@@ -33,7 +34,9 @@ def images(count: int) -> Tensor:
 
 def student_of(folder: Path) -> Student:
     template, stored = Planner.open(folder).template, load_file(folder / "master.safetensors")
-    factors = {each.weight: (stored[f"down/{each.name}"], stored[f"up/{each.name}"]) for each in template.decomposed}
+    factors = {
+        each.weight: (stored[f"down/{each.name}"], by_basis(stored[f"up/{each.name}"])) for each in template.decomposed
+    }
     return Student(template, {name: stored[f"dense/{name}"] for name in template.tensors}, factors, CPU)
 
 
@@ -114,7 +117,7 @@ def test_a_settled_student_learns_with_the_statistics_it_came_with(folder: Path,
     template, stored = Planner.open(folder).template, load_file(folder / "master.safetensors")
     original = {name: stored[f"dense/{name}"] for name in template.tensors}
     factors = {
-        layer.weight: (stored[f"down/{layer.name}"][:2], stored[f"up/{layer.name}"][:2])
+        layer.weight: (stored[f"down/{layer.name}"][:2], by_basis(stored[f"up/{layer.name}"])[:2])
         for layer in template.decomposed
     }
     student = Student(template, original, factors, CPU, settled=True)
