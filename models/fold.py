@@ -8,8 +8,10 @@ linear layer of Wᵀ. A budget of 1 is still the program as it was uploaded (see
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,67 +27,100 @@ _PRODUCTS = {
     "aten.mm.default": ("self", "mat2", ""),
     "aten.addmm.default": ("mat1", "mat2", "self"),
 }
+_WEIGHT, _BIAS = 1, 2
+# No network that we know of computes so many weights, or in so many steps; the work grows with the product.
+MOST = 4096
+
+
+class Read(NamedTuple):
+    """A value that is to be stored, or its transpose."""
+
+    value: str
+    transposed: bool
 
 
 @dataclass(frozen=True)
 class _Call:
-    """A layer's call as it is to be, and which of its arguments have to be stored first: by position, the value,
-    and whether it is its transpose that is read."""
+    """A layer's call as it is to be, and by position which of its arguments have to be stored first."""
 
     node: Node
-    reads: Mapping[int, tuple[str, bool]]
+    reads: Mapping[int, Read]
 
 
 def fold(graph: Graph, tensors: Mapping[str, Tensor]) -> tuple[Graph, Mapping[str, Tensor]]:
-    """The same function with the weights and biases of all layers stored, where that takes no more parameters;
-    `graph` and `tensors` themselves where nothing is to be done.
+    """The same function with the weights and biases of all layers stored, where that takes no more parameters and no
+    more bytes; `graph` and `tensors` themselves where nothing is to be done.
 
-    A new tensor has the name of one that it is made of, of its size, that nobody reads any more; else one beside it.
+    Layers that share a tensor are taken together or not at all. A new tensor has the name of one that it is made of,
+    of as many numbers and dimensions, that nobody reads any more; else one beside it.
     """
-    sources = _sources(graph)
+    constants = _Constants(graph)
     shapes = execute.shapes(graph, tensors)
     shapes |= {value: tuple(tensors[name].shape) for value, name in graph.tensors.items()}
-    for calls in _groups(_calls(graph, sources, shapes), sources):
-        graph, tensors = _stored(graph, tensors, calls, sources)
-    return graph, tensors
+    calls = list(_calls(graph, constants, shapes))
+    if max(len(calls), len(constants.nodes)) > MOST:
+        return graph, tensors
+    groups = [group for group in _groups(calls, constants) if _bounded(group, graph, tensors, shapes)]
+    computed = _computed(graph, tensors, constants, groups)
+    groups = [group for group in groups if all(_sound(computed[read]) for read in group.made_of)]
+    folded = _stored(graph, tensors, groups, computed)
+    fitting = [group for group in groups if folded.takes_no_more(group, graph, tensors)]
+    if not fitting:
+        return graph, tensors
+    if len(fitting) < len(groups):
+        folded = _stored(graph, tensors, fitting, computed)
+    return folded.graph, folded.tensors
 
 
-def _sources(graph: Graph) -> dict[str, frozenset[str]]:
-    """The values that do not depend on the inputs, each with the stored tensors that it is computed from."""
-    found = {value: frozenset([name]) for value, name in graph.tensors.items()}
+class _Constants:
+    """The values that do not depend on the inputs, and how they hang together."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.nodes: list[Node] = []
+        self._maker: dict[str, Node | None] = dict.fromkeys(graph.tensors)
+        for node in graph.nodes:
+            if all(name in self._maker for name in node.inputs()):
+                self.nodes.append(node)
+                self._maker.update((name, node) for name in node.outputs if name)
+
+    def __contains__(self, argument: Argument) -> bool:
+        return isinstance(argument, Ref) and argument.name in self._maker
+
+    def made_of(self, value: str) -> frozenset[str]:
+        """The stored tensors that a value is computed from."""
+        found, seen, left = set(), {value}, [value]
+        while left:
+            name = left.pop()
+            if name in self.graph.tensors:
+                found.add(self.graph.tensors[name])
+            maker = self._maker[name]
+            for other in () if maker is None else maker.inputs():
+                if other not in seen:
+                    seen.add(other)
+                    left.append(other)
+        return frozenset(found)
+
+
+def _calls(graph: Graph, constants: _Constants, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[_Call]:
+    """The calls of layers that would read something else."""
     for node in graph.nodes:
-        inputs = list(node.inputs())
-        if all(name in found for name in inputs):
-            made_of = frozenset[str]().union(*(found[name] for name in inputs))
-            found.update((name, made_of) for name in node.outputs)
-    return found
-
-
-def _calls(
-    graph: Graph, sources: Mapping[str, frozenset[str]], shapes: Mapping[str, tuple[int, ...]]
-) -> Iterator[_Call]:
-    """The calls that would read something else."""
-
-    def constant(argument: Argument) -> bool:
-        return isinstance(argument, Ref) and argument.name in sources
-
-    for node in graph.nodes:
-        reads: dict[int, tuple[str, bool]] = {}
+        reads: dict[int, Read] = {}
         if node.op in _PRODUCTS:
             turned = _turned(node, shapes)
             if turned is None:
                 continue
             node = turned
-            reads[1] = node.args[1].name, True  # type: ignore[union-attr]
+            reads[_WEIGHT] = Read(node.args[_WEIGHT].name, True)  # type: ignore[union-attr]
         elif node.op not in (LINEAR, CONVOLUTION):
             continue
-        if constant(node.args[0]) or not constant(node.args[1]) or not (node.args[2] is None or constant(node.args[2])):
+        inputs, weight, bias = node.args[:3]
+        if inputs in constants or weight not in constants or not (bias is None or bias in constants):
             continue
-        for position in (1, 2):
-            argument = node.args[position]
+        for position, argument in ((_WEIGHT, weight), (_BIAS, bias)):
             if isinstance(argument, Ref) and argument.name not in graph.tensors:
-                reads.setdefault(position, (argument.name, False))
-        if reads and all(sources[value] & graph.parameters for value, _ in reads.values()):
+                reads.setdefault(position, Read(argument.name, False))
+        if reads:
             yield _Call(node, reads)
 
 
@@ -101,80 +136,144 @@ def _turned(node: Node, shapes: Mapping[str, tuple[int, ...]]) -> Node | None:
     return Node(node.name, LINEAR, (inputs, matrix, added), (), node.outputs)
 
 
-def _groups(calls: Iterable[_Call], sources: Mapping[str, frozenset[str]]) -> list[list[_Call]]:
-    """Calls that are made of the same tensors, which go only when nobody reads them any more."""
-    groups: list[tuple[frozenset[str], list[_Call]]] = []
+@dataclass(frozen=True)
+class _Group:
+    """Calls that share stored tensors: what they read, and what each of that is computed from."""
+
+    calls: tuple[_Call, ...]
+    made_of: Mapping[Read, frozenset[str]]
+
+    @property
+    def sources(self) -> frozenset[str]:
+        return frozenset[str]().union(*self.made_of.values())
+
+    @property
+    def weights(self) -> frozenset[Read]:
+        return frozenset(call.reads[_WEIGHT] for call in self.calls if _WEIGHT in call.reads)
+
+
+def _groups(calls: Iterable[_Call], constants: _Constants) -> list[_Group]:
+    """The calls by what they are computed from; not those whose weights are made of no parameter."""
+    found: list[_Group] = []
     for call in calls:
-        made_of = frozenset[str]().union(*(sources[value] for value, _ in call.reads.values()))
-        members = []
-        for other in [group for group in groups if group[0] & made_of]:
-            groups.remove(other)
-            made_of |= other[0]
-            members += other[1]
-        groups.append((made_of, [*members, call]))
-    return [members for _, members in groups]
+        made_of = {read: constants.made_of(read.value) for read in call.reads.values()}
+        if _WEIGHT in call.reads and not made_of[call.reads[_WEIGHT]] & constants.graph.parameters:
+            continue
+        group = _Group((call,), made_of)
+        apart = []
+        for other in found:
+            if other.sources.isdisjoint(group.sources):
+                apart.append(other)
+            else:
+                group = _Group((*other.calls, *group.calls), {**other.made_of, **group.made_of})
+        found = [*apart, group]
+    return found
+
+
+def _bounded(group: _Group, graph: Graph, tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """Whether there is any use in computing it. A weight may be read in two spellings, which count once later."""
+    wanted = sum(math.prod(shapes[read.value]) for read in group.made_of)
+    return wanted <= 2 * sum(tensors[name].numel() for name in group.sources & graph.parameters)
+
+
+def _computed(
+    graph: Graph, tensors: Mapping[str, Tensor], constants: _Constants, groups: Iterable[_Group]
+) -> dict[Read, Tensor]:
+    """What all groups read; tensors that may share memory."""
+    reads = [read for group in groups for read in group.made_of]
+    part = graph.replace(nodes=tuple(constants.nodes), outputs=tuple(read.value for read in reads)).live()
+    with torch.no_grad():
+        found = execute.run(part, tensors, execute.example_inputs(graph, 1))
+    return {read: value.t() if read.transposed else value for read, value in zip(reads, found, strict=True)}
+
+
+def _sound(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and bool(tensor.isfinite().all())
+
+
+@dataclass(frozen=True)
+class _Folded:
+    """The program with what the groups read stored, by which names, and which tensors nobody reads any more."""
+
+    graph: Graph
+    tensors: Mapping[str, Tensor]
+    names: Mapping[Read, str]
+    gone: frozenset[str]
+
+    def takes_no_more(self, group: _Group, graph: Graph, tensors: Mapping[str, Tensor]) -> bool:
+        """Neither parameters nor bytes."""
+        before, after = group.sources & self.gone, {self.names[read] for read in group.made_of}
+        counts, sizes = [], []
+        for names, of, parameters in (
+            (before, tensors, graph.parameters),
+            (after, self.tensors, self.graph.parameters),
+        ):
+            counts.append(sum(of[name].numel() for name in names & parameters))
+            sizes.append(sum(of[name].nbytes for name in names))
+        return counts[1] <= counts[0] and sizes[1] <= sizes[0]
 
 
 def _stored(
-    graph: Graph, tensors: Mapping[str, Tensor], calls: list[_Call], sources: Mapping[str, frozenset[str]]
-) -> tuple[Graph, Mapping[str, Tensor]]:
-    """The program with what these calls read stored, if that takes no more parameters and they are finite."""
-    wanted = list(dict.fromkeys(read for call in calls for read in call.reads.values()))
-    computed = _computed(graph, tensors, wanted, sources)
-    if not all(tensor.is_floating_point() and bool(tensor.isfinite().all()) for tensor in computed.values()):
-        return graph, tensors
+    graph: Graph, tensors: Mapping[str, Tensor], groups: Iterable[_Group], computed: Mapping[Read, Tensor]
+) -> _Folded:
     made = {name for node in graph.nodes for name in node.outputs}
-    taken = {*sources, *graph.tensors, *(spec.name for spec in graph.inputs), *made}
-    values: dict[tuple[str, bool], str] = {}
-    for read, tensor in computed.items():
-        # The same may be computed twice, as where a program transposes a shared weight before each use.
-        again = (values[other] for other in values if torch.equal(computed[other], tensor))
-        values[read] = next(again, "") or _fresh(f"{read[0]}_stored", taken)
-    instead = {call.node.name: _reading(call, values) for call in calls}
+    taken = {*graph.tensors, *(spec.name for spec in graph.inputs), *made}
+    same = {read: first for group in groups for read, first in _alike(group, computed).items()}
+    values = {read: _fresh(f"{read.value}_stored", taken) for read in dict.fromkeys(same.values())}
+    instead = {
+        call.node.name: _reading(call, {read: values[same[read]] for read in call.reads.values()})
+        for group in groups
+        for call in group.calls
+    }
     changed = graph.replace(nodes=tuple(instead.get(node.name, node) for node in graph.nodes)).live()
     gone = graph.read - changed.read
-    fewer = {name: tensor for name, tensor in tensors.items() if name not in gone}
-    added: dict[str, str] = {}
-    for read, tensor in computed.items():
-        if values[read] in added:
-            continue
-        made_of = sorted(sources[read[0]], key=lambda name: (name not in graph.parameters, name))
-        name = _name(read[0], tensor, {name: tensors[name] for name in made_of}, fewer)
-        added[values[read]], fewer[name] = name, tensor
-    kept = {value: name for value, name in changed.tensors.items() if name not in gone}
-    changed = changed.replace(tensors={**kept, **added}, parameters=(graph.parameters - gone).union(added.values()))
-    if execute.parameters(changed, fewer) > execute.parameters(graph, tensors):
-        return graph, tensors
-    return changed, fewer
+    kept = {name: tensor for name, tensor in tensors.items() if name not in gone}
+    names: dict[Read, str] = {}
+    parameters = graph.parameters - gone
+    for group in groups:
+        for read, sources in group.made_of.items():
+            if same[read] not in names:
+                # Those of parameters first, so that the new tensor has the name of one.
+                ordered = sorted(sources, key=lambda name: (name not in graph.parameters, name))
+                tensor = computed[read].clone(memory_format=torch.contiguous_format)
+                names[same[read]] = name = _name(read, tensor, {each: tensors[each] for each in ordered}, kept)
+                kept[name] = tensor
+                parameters |= {name} if sources & graph.parameters else set()
+            names[read] = names[same[read]]
+    stored = {value: name for value, name in changed.tensors.items() if name not in gone}
+    stored |= {value: names[read] for read, value in values.items()}
+    return _Folded(changed.replace(tensors=stored, parameters=parameters), kept, names, gone)
 
 
-def _name(value: str, tensor: Tensor, made_of: Mapping[str, Tensor], taken: Mapping[str, Tensor]) -> str:
-    for name, source in made_of.items():
-        if name not in taken and source.numel() == tensor.numel():
-            return name
-    return _fresh(f"{next(iter(made_of))}.{value}", {*taken, *made_of})
+def _alike(group: _Group, computed: Mapping[Read, Tensor]) -> dict[Read, Read]:
+    """For everything that a group reads, the first that is the same: a module that is called twice computes its weight
+    twice, and a program may transpose one before each use. Of biases, equal ones are mostly just zero."""
+    found: dict[Read, Read] = {}
+    for read in group.made_of:
+        tensor = computed[read]
+        found[read] = next(
+            (
+                other
+                for other in dict.fromkeys(found.values())
+                if {read, other} <= group.weights
+                and (computed[other].dtype, computed[other].shape) == (tensor.dtype, tensor.shape)
+                and torch.equal(computed[other], tensor)
+            ),
+            read,
+        )
+    return found
 
 
-def _reading(call: _Call, values: Mapping[tuple[str, bool], str]) -> Node:
+def _reading(call: _Call, values: Mapping[Read, str]) -> Node:
     args = [Ref(values[call.reads[at]]) if at in call.reads else given for at, given in enumerate(call.node.args)]
     return Node(call.node.name, call.node.op, tuple(args), call.node.kwargs, call.node.outputs)
 
 
-def _computed(
-    graph: Graph,
-    tensors: Mapping[str, Tensor],
-    wanted: list[tuple[str, bool]],
-    sources: Mapping[str, frozenset[str]],
-) -> dict[tuple[str, bool], Tensor]:
-    """The values, or their transposes, each in memory of its own."""
-    constant = tuple(node for node in graph.nodes if sources.keys() >= {*node.outputs})
-    part = graph.replace(nodes=constant, outputs=tuple(value for value, _ in wanted)).live()
-    with torch.no_grad():
-        found = execute.run(part, tensors, execute.example_inputs(graph, 1))
-    return {
-        read: (value.t() if read[1] else value).clone(memory_format=torch.contiguous_format)
-        for read, value in zip(wanted, found, strict=True)
-    }
+def _name(read: Read, tensor: Tensor, made_of: Mapping[str, Tensor], taken: Mapping[str, Tensor]) -> str:
+    for name, source in made_of.items():
+        if name not in taken and (source.numel(), source.dim()) == (tensor.numel(), tensor.dim()):
+            return name
+    return _fresh(f"{next(iter(made_of))}.{read.value}", {*taken, *made_of})
 
 
 def _fresh(name: str, taken: set[str]) -> str:

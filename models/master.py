@@ -241,7 +241,7 @@ def simplified(
     program that a step stumbles over is not refused for that.
     """
     uploaded = survey(graph, tensors)
-    plain, weights, template = _stored(graph, tensors, uploaded, inputs)
+    plain, weights, template = _with_stored_weights(graph, tensors, uploaded, inputs)
     smaller, fewer, found, report = _without_zeros(plain, weights, template, inputs)
     if smaller is graph:
         return graph, tensors, found, report
@@ -255,7 +255,7 @@ def simplified(
 _STUMBLES = (RuntimeError, TypeError, ValueError, LookupError, ArithmeticError, CheckpointError)
 
 
-def _stored(
+def _with_stored_weights(
     graph: Graph, tensors: Mapping[str, Tensor], template: Template, inputs: list[Tensor] | None
 ) -> tuple[Graph, Mapping[str, Tensor], Template]:
     try:

@@ -69,9 +69,10 @@ class Input:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What a file says of a tensor value: its number of dimensions, and its dtype ("" for one that is not read)."""
+    """What a file says of a tensor value: its sizes (None where they depend on the batch), and its dtype ("" for one
+    that is not read)."""
 
-    rank: int
+    shape: tuple[int | None, ...]
     dtype: str
 
 

@@ -168,10 +168,12 @@ def _check_expression(text_: str) -> None:
 
 
 def _claims(values: Mapping[str, Any]) -> dict[str, Claim]:
-    return {
-        name: Claim(len(meta["sizes"]), DTYPES.get(integer(meta.get("dtype"), f"the dtype of {name}"), ""))
-        for name, meta in values.items()
-    }
+    found = {}
+    for name, meta in values.items():
+        sizes = (choice(size, "size") for size in meta["sizes"])
+        shape = tuple(value if kind == "as_int" and type(value) is int else None for kind, value in sizes)
+        found[name] = Claim(shape, DTYPES.get(integer(meta.get("dtype"), f"the dtype of {name}"), ""))
+    return found
 
 
 class _Signature:

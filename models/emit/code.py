@@ -55,6 +55,10 @@ def call(node: Node, names: Mapping[str, str]) -> str:
     if node.op == CONVOLUTION and not node.args[6]:
         values = [render(node.args[index], names) for index in (0, 1, 2, 3, 4, 5, 8)]
         return _assign(node, _convolution(len(geometry_of(node)[0]), *values), names)
+    if node.op == "aten.addmm.default" and len(node.args) == 3 and not node.kwargs:
+        # TorchScript would split addmm into a product and a sum, which round otherwise.
+        added, inputs, matrix = (render(argument, names) for argument in node.args)
+        return _assign(node, f"torch.linear({inputs}, torch.t({matrix}), {added})", names)
     arguments = [render(a, names) for a in node.args]
     arguments += [f"{key}={render(value, names)}" for key, value in node.kwargs]
     return _assign(node, f"torch.{_function(node.op)}({', '.join(arguments)})", names)

@@ -77,7 +77,7 @@ class Slot:
             return stored[slice(*self.rows)]
         if stored.ndim != 3:
             raise ValueError(
-                "The master is of an earlier version, which kept factors otherwise; upload the model again."
+                "The master is of an earlier version, which kept factors otherwise: delete it and upload it again."
             )
         return stored[:, slice(*self.rows)]
 

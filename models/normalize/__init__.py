@@ -32,9 +32,9 @@ _IDENTITIES = names(
 def normalize(graph: Graph, tensors: Mapping[str, Tensor], claims: Mapping[str, Claim]) -> Graph:
     """The same function in eval mode and canonical spelling; see the module's docstring.
 
-    `claims` is what is known of tensor values. Ranks tell a batched convolution from one without a batch
-    dimension, which keeps its spelling; dtypes tell where an in-place call would not promote. Raises
-    UnsupportedCheckpoint for mutation that cannot be removed.
+    `claims` is what is known of tensor values. Shapes tell a batched convolution from one without a batch
+    dimension, which keeps its spelling, and what padding="same" comes to; dtypes tell where an in-place call
+    would not promote. Raises UnsupportedCheckpoint for mutation that cannot be removed.
     """
     graph = _drop(graph, VANISHING)
     graph = _without_identities(graph, _IDENTITIES)

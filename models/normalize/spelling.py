@@ -17,8 +17,8 @@ class _Context:
 
     def __init__(self, graph: Graph, tensors: Mapping[str, Tensor], claims: Mapping[str, Claim]) -> None:
         self.shapes = {name: tuple(tensors[qualified].shape) for name, qualified in graph.tensors.items()}
-        self.ranks = {name: claim.rank for name, claim in claims.items()}
-        self.ranks.update((name, len(shape)) for name, shape in self.shapes.items())
+        self.claimed: dict[str, tuple[int | None, ...]] = {name: claim.shape for name, claim in claims.items()}
+        self.claimed.update(self.shapes)
         self.transposed: dict[str, str] = {}
         self.read = {name for node in graph.nodes for name in node.inputs()} | set(graph.outputs)
 
@@ -27,7 +27,12 @@ class _Context:
         return self.shapes.get(argument.name) if isinstance(argument, Ref) else None
 
     def rank(self, argument: Argument) -> int | None:
-        return self.ranks.get(argument.name) if isinstance(argument, Ref) else None
+        shape = self.sizes(argument)
+        return None if shape is None else len(shape)
+
+    def sizes(self, argument: Argument) -> tuple[int | None, ...] | None:
+        """The shape of anything; None for what nothing is known of."""
+        return self.claimed.get(argument.name) if isinstance(argument, Ref) else None
 
     def untransposed(self, argument: Argument) -> Ref | None:
         """The two-dimensional weight whose transpose the argument is."""
@@ -122,14 +127,14 @@ def _spread(value: Argument, dims: int) -> Argument:
 
 
 def _symmetric(padding: str, bound: Bound, dims: int, context: _Context) -> Argument:
-    """padding="same" or "valid" as numbers; None where the two sides differ, or the kernel is computed."""
+    """padding="same" or "valid" as numbers; None where the two sides differ, or the kernel's size is not known."""
     if padding == "valid":
         return (0,) * dims
-    shape = context.shape(bound["weight"])
+    kernel = [size for size in (context.sizes(bound["weight"]) or ())[2:] if size is not None]
     dilation = _spread(bound["dilation"], dims)
-    if shape is None or not isinstance(dilation, tuple):
+    if len(kernel) != dims or not isinstance(dilation, tuple) or len(dilation) != dims:
         return None
-    totals = [int(d) * (k - 1) for d, k in zip(dilation, shape[2:], strict=True)]  # type: ignore[arg-type]
+    totals = [int(d) * (k - 1) for d, k in zip(dilation, kernel, strict=True)]  # type: ignore[arg-type]
     return None if any(total % 2 for total in totals) else tuple(total // 2 for total in totals)
 
 

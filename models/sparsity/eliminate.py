@@ -55,8 +55,8 @@ def compare(
     inputs: Sequence[Tensor] | None = None,
 ) -> tuple[float, float]:
     """The largest difference of two programs' outputs on the same inputs (random ones, if none are given), relative
-    to the largest output, and what rounding explains. Infinite where `other` does not run or `one`'s outputs are not
-    finite.
+    to the largest output, and what rounding explains. Infinite where `other` does not run, or numbers that are not
+    finite differ or are none.
 
     Inputs a hundred times as large wake up what is only nearly dead.
     """
@@ -78,12 +78,15 @@ def compare(
 
 
 def _distance(x: Tensor, y: Tensor) -> float:
-    if x.shape != y.shape or not bool(torch.isfinite(x).all() & torch.isfinite(y).all()):
+    if x.shape != y.shape or x.dtype != y.dtype:
         return float("inf")
     if not x.numel():
         return 0.0
-    largest = max(float(x.abs().max()), torch.finfo(torch.float32).tiny)
-    return float((x.double() - y.double()).abs().max()) / largest
+    x, y = x.double(), y.double()
+    # What is masked is minus infinity in both.
+    difference = torch.where(x == y, 0.0, (x - y).abs()).max()
+    largest = torch.where(x.isfinite(), x.abs(), 0.0).max().clamp_min(torch.finfo(torch.float32).tiny)
+    return float(difference / largest) if difference.isfinite() else float("inf")
 
 
 def _report(

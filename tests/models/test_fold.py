@@ -19,7 +19,7 @@ from models.emit import torchscript
 from models.fold import fold
 from models.layers import find
 from models.plan import Planner
-from models.program import Graph
+from models.program import Graph, Input, Node, Ref
 from tests.models.test_normalize import Net
 
 
@@ -51,6 +51,12 @@ def inputs_first(net: Any, x: Tensor) -> Tensor:
     return x.relu() @ net.second
 
 
+def uneven(net: Any, x: Tensor) -> Tensor:
+    """A product whose sum torch and TorchScript would round in different ways, and a masked and a boolean output."""
+    y = torch.addmm(net.bias, x, net.square)
+    return torch.cat([y.masked_fill(x > 0, -torch.inf), (y > 0).float()], 1)
+
+
 def shared(net: Any, x: Tensor) -> Tensor:
     """The same computed weight twice."""
     weight = net.v / net.v.norm()
@@ -68,6 +74,11 @@ NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], dict[str, tuple[
         lambda: parametrizations.weight_norm(nn.Conv1d(8, 9, 3)),
         (8, 7),
         {"parametrizations.weight.original1": (9, 24)},
+    ),
+    "padded on both sides": (
+        lambda: parametrizations.weight_norm(nn.Conv2d(4, 8, 3, padding="same")),
+        (4, 6, 6),
+        {"parametrizations.weight.original1": (8, 36)},
     ),
     "spectral norm": (
         lambda: parametrizations.spectral_norm(nn.Linear(9, 8)),
@@ -95,6 +106,7 @@ NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], dict[str, tuple[
         (3, 9),
         {"first": (16, 9), "second": (8, 16)},
     ),
+    "uneven": (lambda: Net(uneven, square=weights(16, 16), bias=weights(16)), (16,), {"square": (16, 16)}),
     "shared": (lambda: Net(shared, v=weights(8, 8)), (8,), {"v": (8, 8)}),
 }
 
@@ -148,6 +160,7 @@ def test_such_a_network_is_cut_and_its_whole_is_the_upload_bit_for_bit(name: str
     planner = Planner.open(tmp_path / "master")
     with torch.no_grad():
         want = module(x)
+        assert planner.plan(1.0).original
         for plan in (planner.plan(1.0), planner.smallest):
             file = io.BytesIO()
             torchscript.write(tmp_path / "master", plan, file)
@@ -167,15 +180,40 @@ def factored(net: Any, x: Tensor) -> Tensor:
     return F.linear(x, net.up @ net.down)
 
 
+def widened(net: Any, x: Tensor) -> Tensor:
+    """Fewer bytes as it is."""
+    return F.linear(x, net.small.float() * 0.5)
+
+
+def repeated(net: Any, x: Tensor) -> Tensor:
+    """A great weight out of one number."""
+    return F.linear(x, (net.one * 3).expand(64, 64))
+
+
+def buffered(net: Any, x: Tensor) -> Tensor:
+    return F.linear(x, net.table * 2)
+
+
 @pytest.mark.parametrize(
     ("module", "shape"),
     [
+        (lambda: Net(widened, small=nn.Parameter(torch.randn(8, 8).half())), (8,)),
+        (lambda: Net(repeated, one=weights(1)), (64,)),
+        (lambda: Net(buffered, table=nn.Buffer(torch.randn(8, 8)), other=nn.Linear(2, 2)), (8,)),
         (lambda: Net(tied, table=weights(9, 6)), (4, 9)),
         (lambda: Net(factored, up=weights(16, 2), down=weights(2, 16)), (16,)),
         (lambda: parametrizations.weight_norm(nn.Linear(6, 6)).requires_grad_(False), (6,)),
         (lambda: nn.Linear(6, 6), (6,)),
     ],
-    ids=["read by others", "smaller as it is", "not a number", "nothing to do"],
+    ids=[
+        "fewer bytes as it is",
+        "one number",
+        "a buffer",
+        "read by others",
+        "smaller as it is",
+        "not a number",
+        "nothing to do",
+    ],
 )
 def test_what_would_take_more_or_be_no_number_stays(
     module: Callable[[], nn.Module], shape: tuple[int, ...], tmp_path: Path
@@ -187,3 +225,44 @@ def test_what_would_take_more_or_be_no_number_stays(
     folded, kept = fold(graph, tensors)
     assert folded is graph
     assert kept is tensors
+
+
+def test_two_of_one_value_are_stored_as_one_only_where_their_types_agree(tmp_path: Path) -> None:
+    def both(net: Any, x: Tensor) -> Tensor:
+        return F.linear(x, net.w * 2) + F.linear(x.half(), (net.w * 2).half()).float()
+
+    net = Net(both, w=nn.Parameter(torch.randint(-3, 3, (6, 6)).float()), v=weights(6, 6))
+    graph, tensors = program(net, (6,), tmp_path)
+    folded, kept = fold(graph, tensors)
+    x = [torch.randn(2, 6)]
+    torch.testing.assert_close(execute.run(folded, kept, x), execute.run(graph, tensors, x))
+
+
+def test_biases_that_are_equal_stay_two(tmp_path: Path) -> None:
+    def both(net: Any, x: Tensor) -> Tensor:
+        one, other = net.both.chunk(2)
+        return F.linear(x, net.a.weight, one) + F.linear(x, net.b.weight, other)
+
+    net = Net(both, a=nn.Linear(6, 6, bias=False), b=nn.Linear(6, 6, bias=False), both=nn.Parameter(torch.zeros(12)))
+    graph, tensors = program(net, (6,), tmp_path)
+    folded, kept = fold(graph, tensors)
+    assert {*kept} == {"a.weight", "b.weight", "both.getitem", "both.getitem_1"}
+    assert folded.parameters == {*kept}
+
+
+def test_a_chain_of_a_thousand_layers_takes_one_pass(tmp_path: Path) -> None:
+    nodes, tensors, value = [], {}, "x"
+    for index in range(1000):
+        tensors[f"w{index}"] = torch.eye(4)
+        nodes.append(Node(f"m{index}", "aten.matmul.default", (Ref(value), Ref(f"p{index}")), (), (f"m{index}",)))
+        value = f"m{index}"
+    graph = Graph(
+        (Input("x", "float32", (None, 4)),),
+        {f"p{index}": f"w{index}" for index in range(1000)},
+        frozenset(tensors),
+        tuple(nodes),
+        (value,),
+    )
+    folded, kept = fold(graph, tensors)
+    assert {node.op for node in folded.nodes} == {"aten.linear.default"}
+    assert {*kept} == {*tensors}

@@ -252,12 +252,12 @@ def test_a_change_keeps_the_dtype_of_what_it_changes() -> None:
     more = call("z", "aten._to_copy.default", Ref("x"))
     change = call("c", "aten.add_.Tensor", Ref("x"), Ref("z"))
     nodes = (more, change, call("c_promoted", "aten.relu.default", Ref("x")))
-    same = {"x": Claim(2, "float32"), "z": Claim(2, "float32")}
+    same = {"x": Claim((None, 4), "float32"), "z": Claim((None, 4), "float32")}
     assert [node.op for node in normalize(graph_of(*nodes), {}, same).nodes][1:] == [
         "aten.add.Tensor",
         "aten.relu.default",
     ]
-    wider = normalize(graph_of(*nodes), {}, {**same, "z": Claim(2, "float64")})
+    wider = normalize(graph_of(*nodes), {}, {**same, "z": Claim((None, 4), "float64")})
     assert [(node.op, *node.outputs) for node in wider.nodes][1:] == [
         ("aten.add.Tensor", "c_promoted_"),
         ("aten.type_as.default", "c"),
