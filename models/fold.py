@@ -19,7 +19,7 @@ from torch import Tensor
 from models import execute
 from models.layers import CONVOLUTION, LINEAR
 from models.normalize.binding import bind
-from models.program import Argument, Graph, Node, Ref
+from models.program import Argument, Graph, Node, Ref, fresh
 
 # Of a product's arguments by name: the input, the matrix, what is added.
 _PRODUCTS = {
@@ -118,7 +118,8 @@ def _calls(graph: Graph, constants: _Constants, shapes: Mapping[str, tuple[int, 
         if inputs in constants or weight not in constants or not (bias is None or bias in constants):
             continue
         for position, argument in ((_WEIGHT, weight), (_BIAS, bias)):
-            if isinstance(argument, Ref) and argument.name not in graph.tensors:
+            # What is made of numbers alone is no tensor of the program's, and stays a call.
+            if isinstance(argument, Ref) and argument.name not in graph.tensors and constants.made_of(argument.name):
                 reads.setdefault(position, Read(argument.name, False))
         if reads:
             yield _Call(node, reads)
@@ -220,7 +221,7 @@ def _stored(
     made = {name for node in graph.nodes for name in node.outputs}
     taken = {*graph.tensors, *(spec.name for spec in graph.inputs), *made}
     same = {read: first for group in groups for read, first in _alike(group, computed).items()}
-    values = {read: _fresh(f"{read.value}_stored", taken) for read in dict.fromkeys(same.values())}
+    values = {read: fresh(f"{read.value}_stored", taken) for read in dict.fromkeys(same.values())}
     instead = {
         call.node.name: _reading(call, {read: values[same[read]] for read in call.reads.values()})
         for group in groups
@@ -274,12 +275,4 @@ def _name(read: Read, tensor: Tensor, made_of: Mapping[str, Tensor], taken: Mapp
     for name, source in made_of.items():
         if name not in taken and (source.numel(), source.dim()) == (tensor.numel(), tensor.dim()):
             return name
-    return _fresh(f"{next(iter(made_of))}.{read.value}", {*taken, *made_of})
-
-
-def _fresh(name: str, taken: set[str]) -> str:
-    """The name, or one like it, that is not taken; it is then."""
-    while name in taken:
-        name += "_"
-    taken.add(name)
-    return name
+    return fresh(f"{next(iter(made_of))}.{read.value}", {*taken, *made_of})

@@ -170,6 +170,14 @@ class Graph:
         )
 
 
+def fresh(name: str, taken: set[str]) -> str:
+    """The name, or one like it, that is not taken; it is then."""
+    while name in taken:
+        name += "_"
+    taken.add(name)
+    return name
+
+
 def references(argument: Argument) -> Iterator[str]:
     """The value names inside an argument."""
     if isinstance(argument, Ref):

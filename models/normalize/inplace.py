@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from models.errors import UnsupportedCheckpoint
 from models.normalize.binding import bind, renamed, schema
 from models.operators import IN_PLACE, names
-from models.program import Claim, Graph, Node, Ref, references
+from models.program import Claim, Graph, Node, Ref, fresh, references
 
 _OTHER_TWINS = {
     "aten.zero_.default": "aten.zeros_like.default",
@@ -77,10 +77,7 @@ def _written(node: Node, updated: Node, claims: Mapping[str, Claim], taken: set[
     if len(dtypes) < 2 or node.op not in _PROMOTING:
         yield Node(node.name, twin, updated.args, updated.kwargs, node.outputs)
         return
-    promoted = f"{node.name}_promoted"
-    while promoted in taken:
-        promoted += "_"
-    taken.add(promoted)
+    promoted = fresh(f"{node.name}_promoted", taken)
     yield Node(promoted, twin, updated.args, updated.kwargs, (promoted,))
     before = bind(updated)[schema(node.op).arguments[0].name]
     yield Node(node.name, "aten.type_as.default", (Ref(promoted), before), (), node.outputs)

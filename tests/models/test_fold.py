@@ -57,6 +57,11 @@ def uneven(net: Any, x: Tensor) -> Tensor:
     return torch.cat([y.masked_fill(x > 0, -torch.inf), (y > 0).float()], 1)
 
 
+def biased(net: Any, x: Tensor) -> Tensor:
+    """A bias out of numbers alone."""
+    return F.linear(x, net.v * 2, torch.full((8,), 0.5))
+
+
 def shared(net: Any, x: Tensor) -> Tensor:
     """The same computed weight twice."""
     weight = net.v / net.v.norm()
@@ -107,6 +112,7 @@ NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], dict[str, tuple[
         {"first": (16, 9), "second": (8, 16)},
     ),
     "uneven": (lambda: Net(uneven, square=weights(16, 16), bias=weights(16)), (16,), {"square": (16, 16)}),
+    "biased": (lambda: Net(biased, v=weights(8, 8)), (8,), {"v": (8, 8)}),
     "shared": (lambda: Net(shared, v=weights(8, 8)), (8,), {"v": (8, 8)}),
 }
 
