@@ -15,7 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import problems
-from service.api import health, models, operations, pages
+from service.api import health, models, operations, pages, schemas
 from service.auth import Gate
 from service.metrics import Tally
 from service.settings import Settings
@@ -43,6 +43,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.tally = Tally()
     for module in (models, operations, health, pages):
         app.include_router(module.router)
+    app.openapi = lambda: schemas.describe(app)  # type: ignore[method-assign]
     problems.install(app)
     app.add_middleware(Counting, tally=app.state.tally)
     return app

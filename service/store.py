@@ -2,7 +2,7 @@
 
 checkpoints/<sha256>                    what was uploaded
 models/<id>/upload.json                 the intent: written first
-models/<id>/{master.safetensors,template.json,plans.safetensors,evaluation.safetensors}
+models/<id>/{master.safetensors,template.json,plans.npz,evaluation.safetensors}
 models/<id>/measurements/<plan>.json
 models/<id>/manifest.json               its presence is the model's: written last
 names/<name>/<version>.json

@@ -19,6 +19,8 @@ from models.errors import BudgetError
 from models.plan import Plan
 from service.api.common import admit_job
 from service.api.conditions import matches, span
+from service.api.schemas import Description, Responses
+from service.api.schemas import Operation as Document
 from service.auth import Key
 from service.cache import Evicted
 from service.catalogue import ID, Model, Recent, Record, artifact_key
@@ -34,6 +36,39 @@ FIRST_LOOK, LAST_LOOK = 0.02, 0.25
 # How often a finished artifact may be gone again before its reader gets to it.
 PATIENCE = 3
 DAY = 24 * 3600
+
+
+# See `facts`.
+HEADERS = {
+    "ETag": "The file's SHA-256, quoted.",
+    "Repr-Digest": "The same as RFC 9530 writes it.",
+    "RightRank-Model": "The model's id.",
+    "RightRank-Plan": "The identity of the ranks.",
+    "RightRank-Method": "original, reduced, cut, cut+bn, refit, refit+bn, tuned or polished.",
+    "RightRank-Params": "The file's parameters.",
+    "RightRank-Macs": "Its multiply-accumulates for one sample.",
+    "RightRank-Budget": "The share of the original that was reached, of what `of` says.",
+    "RightRank-Accuracy": "Measured on this very file, or `unmeasured`.",
+    "RightRank-Accuracy-Samples": "On how many samples.",
+    "RightRank-Accuracy-Interval": "95 %: low, high.",
+    "RightRank-Metric": "What accuracy is: top1, top5, mse or agreement.",
+    "RightRank-Baseline-Accuracy": "The original's.",
+    "RightRank-Cache": "hit, or miss where the file was made for this request.",
+}
+_TEXT = {"schema": {"type": "string"}}
+_FILE = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+_HEADERS = {name: {"description": meaning, **_TEXT} for name, meaning in HEADERS.items()}
+ANSWERS: Responses = {
+    200: {
+        "model": Description,
+        "description": "The description (no parameter), or the TorchScript file.",
+        "content": _FILE,
+        "headers": _HEADERS,
+    },
+    202: {"model": Document, "description": "It is being cut and measured: the operation."},
+    206: {"description": "The part of the file that was asked for.", "content": _FILE, "headers": _HEADERS},
+    304: {"description": "The client has it already."},
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,19 +7,20 @@ from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from service.api.common import Anyone, TheParts, TheTally
+from service.api.schemas import PROBLEMS, Status, answers
 from service.metrics import expose
 from service.problems import KINDS, Problem
 
-router = APIRouter(tags=["service"])
+router = APIRouter(tags=["service"], responses=PROBLEMS)
 
 
-@router.get("/healthz")
+@router.get("/healthz", response_model=None, responses=answers(Status))
 def alive() -> dict[str, str]:
     """The process answers."""
     return {"status": "ok"}
 
 
-@router.get("/readyz")
+@router.get("/readyz", response_model=None, responses=answers(Status))
 def ready(parts: TheParts) -> dict[str, str]:
     """The cache and the store answer too."""
     try:

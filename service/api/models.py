@@ -15,6 +15,7 @@ from service.api import artifacts
 from service.api.artifacts import Ask, ask_of
 from service.api.common import Admin, Fetcher, Publisher, TheParts, TheTally, admit_job
 from service.api.forms import receive
+from service.api.schemas import PROBLEMS, Accepted, Curve, Importance, Page, answers
 from service.api.uploads import FIELDS, FILES, FORM_SCHEMA, accept
 from service.catalogue import ID, upload_key
 from service.jobs import INGEST
@@ -22,13 +23,19 @@ from service.operations import ingest_id
 from service.problems import Problem
 from service.work import Parts
 
-router = APIRouter(tags=["models"])
+router = APIRouter(tags=["models"], responses=PROBLEMS)
 
 BRIEF = ("id", "created", "params", "macs", "bytes", "criterion", "baseline")
 HIDDEN = ("checkpoint", "evaluation", "calibration", "owner")
 
 
-@router.post("/models", status_code=202, openapi_extra={"requestBody": FORM_SCHEMA})
+@router.post(
+    "/models",
+    status_code=202,
+    response_model=None,
+    responses=answers(Accepted, 202),
+    openapi_extra={"requestBody": FORM_SCHEMA},
+)
 async def publish(request: Request, parts: TheParts, tally: TheTally, key: Publisher) -> Response:
     """Publish a trained model. The answer comes once it is received; its operation tells when it can be fetched."""
     await run_in_threadpool(admit_job, parts, INGEST, key)
@@ -40,7 +47,7 @@ async def publish(request: Request, parts: TheParts, tally: TheTally, key: Publi
     return JSONResponse(answer, status_code=202, headers={"Location": f"/models/{answer['id']}"})
 
 
-@router.get("/models")
+@router.get("/models", response_model=None, responses=answers(Page))
 def list_models(
     parts: TheParts,
     key: Fetcher,
@@ -61,20 +68,7 @@ def list_models(
 
 
 @router.head("/models/{reference}", include_in_schema=False, response_model=None)
-@router.get(
-    "/models/{reference}",
-    response_model=None,
-    responses={
-        200: {
-            "description": "The description (no parameter), or the TorchScript file.",
-            "content": {"application/json": {}, "application/octet-stream": {}},
-        },
-        202: {"description": "It is being cut and measured: the operation."},
-        206: {"description": "The part of the file that was asked for."},
-        304: {"description": "The client has it already."},
-        422: {"description": "What was asked for is invalid, or cannot be met; `nearest` can."},
-    },
-)
+@router.get("/models/{reference}", response_model=None, responses=artifacts.ANSWERS)
 async def fetch(
     reference: str,
     request: Request,
@@ -83,13 +77,16 @@ async def fetch(
     key: Fetcher,
     ask: Annotated[Ask | None, Depends(ask_of)],
 ) -> Response:
-    """A model's description, or with a limit the model cut to it. `reference`: an id, a name or `name@version`."""
+    """A model's description, or with a limit the model cut to it. `reference`: an id, a name or `name@version`.
+
+    HEAD gives the same headers. `If-None-Match`, `Range` and `If-Range` are understood, and `Prefer: wait=N`.
+    """
     if ask is None:
         return JSONResponse(await run_in_threadpool(describe, parts, reference))
     return await artifacts.Service(parts, tally, request, key).answer(reference, ask)
 
 
-@router.get("/models/{reference}/curve")
+@router.get("/models/{reference}/curve", response_model=None, responses=answers(Curve))
 def curve(reference: str, parts: TheParts, key: Fetcher) -> dict[str, Any]:
     """What has been measured: size against accuracy, the smallest first."""
     model = parts.catalogue.open(parts.catalogue.resolve(reference))
@@ -113,7 +110,7 @@ def curve(reference: str, parts: TheParts, key: Fetcher) -> dict[str, Any]:
     return {"id": model.id, "baseline": model.manifest["baseline"], "points": points}
 
 
-@router.get("/models/{reference}/importance")
+@router.get("/models/{reference}/importance", response_model=None, responses=answers(Importance))
 def importance(reference: str, parts: TheParts, key: Fetcher) -> dict[str, Any]:
     """What each basis of each layer is worth, the most important first; null where it is never cut."""
     model = parts.catalogue.open(parts.catalogue.resolve(reference))

@@ -11,20 +11,22 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from starlette.concurrency import run_in_threadpool
 
 from service.api.common import Anyone, Publisher, TheParts
+from service.api.schemas import PROBLEMS, answers
+from service.api.schemas import Operation as Document
 from service.operations import Operation
 
-router = APIRouter(tags=["operations"])
+router = APIRouter(tags=["operations"], responses=PROBLEMS)
 
 LOOK_SECONDS = 0.2
 
 
-@router.get("/operations/{id}")
+@router.get("/operations/{id}", response_model=None, responses=answers(Document))
 def show(id: str, parts: TheParts, key: Anyone) -> dict[str, Any]:
     """An operation: `done`, then `error` or `result`; until then `progress`."""
     return parts.operation(id).to_json()
 
 
-@router.delete("/operations/{id}", status_code=202)
+@router.delete("/operations/{id}", status_code=202, response_model=None, responses=answers(Document, 202))
 def cancel(id: str, parts: TheParts, key: Publisher) -> dict[str, Any]:
     """Ask an operation to stop. One that has ended stays as it is."""
     return parts.cancel(id).to_json()

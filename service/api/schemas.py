@@ -1,0 +1,234 @@
+"""What the answers look like, for the API's own description (`/openapi.json`, `/docs`); tests hold answers to it.
+
+Clients should expect more members than are named here in times to come.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeAlias
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel, Field
+
+# As FastAPI takes them: by status code.
+Responses: TypeAlias = dict[int | str, dict[str, Any]]
+
+
+class Problem(BaseModel):
+    """A problem document (RFC 9457)."""
+
+    type: str = Field(description="`/problems/<kind>`, an address that says what this kind means.")
+    title: str
+    status: int
+    detail: str = Field(description="What is wrong here.")
+    hint: str | None = Field(None, description="What to do about it.")
+    nearest: float | None = Field(None, description="Of a limit that cannot be met, the nearest that can.")
+    operation: str | None = Field(None, description="Of a model that is not ready, where its ingest can be followed.")
+    size: int | None = Field(None, description="Of a range outside the file, the file's size in bytes.")
+    limit: int | None = Field(None, description="Of an upload that is too large, how many bytes one may have.")
+
+
+class Progress(BaseModel):
+    phase: str
+    completed: int
+    total: int = Field(description="0 where it is not known yet.")
+    unit: str = Field(description="What is counted.")
+
+
+class Result(BaseModel):
+    """What an operation came to: where to fetch it. Of an ingest the name, if it has one; of a cut the file."""
+
+    model: str
+    url: str
+    name: str | None = None
+    version: int | None = None
+    plan: str | None = None
+    sha256: str | None = None
+    size: int | None = Field(None, description="Bytes.")
+
+
+class Operation(BaseModel):
+    id: str
+    operation: str = Field(description="The id again, as the answer to an upload calls it.")
+    done: bool = Field(description="Whether it has ended, with `result` or `error`.")
+    state: Literal["queued", "running", "done", "failed", "cancelled"]
+    model: str | None
+    progress: Progress
+    result: Result | None = None
+    error: Problem | None = None
+
+
+class Accepted(BaseModel):
+    """An upload that was received."""
+
+    id: str = Field(description="The model's id, which follows from the files and options.")
+    operation: str
+
+
+class Measurement(BaseModel):
+    """A network's accuracy on the evaluation data; null where it is not finite."""
+
+    metric: Literal["top1", "top5", "mse", "agreement"]
+    value: float | None
+    n: int = Field(description="Samples.")
+    low: float | None = Field(description="The 95 % interval.")
+    high: float | None
+
+
+class Brief(BaseModel):
+    id: str
+    created: float = Field(description="Seconds since 1970.")
+    params: int
+    macs: int = Field(description="Multiply-accumulates for one sample.")
+    bytes: int = Field(description="The size of the whole network's file.")
+    criterion: str
+    baseline: Measurement | None = Field(description="The original's; null where there are no evaluation data.")
+    names: list[str] = Field(description="`name@version`.")
+
+
+class Page(BaseModel):
+    models: list[Brief]
+    next: str | None = Field(description="The cursor of the next page.")
+
+
+class Input(BaseModel):
+    name: str
+    dtype: str
+    shape: list[int | None] = Field(description="null: any.")
+
+
+class Layer(BaseModel):
+    """A layer as the matrix m×n that is factored."""
+
+    name: str
+    kind: str
+    shape: list[int]
+    form: str
+    m: int
+    n: int
+    rank: int = Field(description="The largest.")
+    break_even: int = Field(description="The rank from which two factors cost more than the whole.")
+    params: int
+    macs: int
+    calls: int
+    decomposed: bool
+    reason: str = Field(description="Why it stays whole, if it does.")
+
+
+class EliminatedLayer(BaseModel):
+    name: str
+    channels: int
+    removed: int
+    params_before: int
+    params_after: int
+    kept: dict[str, int] = Field(description="For which reason how many dead channels stayed.")
+
+
+class Eliminated(BaseModel):
+    """Which zero channels went."""
+
+    layers: list[EliminatedLayer]
+    removed: int
+    params_before: int
+    params_after: int
+    difference: float = Field(description="The largest between the outputs before and after, relative.")
+    rejected: str = Field(description="Why the elimination was not accepted.")
+
+
+class Smallest(BaseModel):
+    params: float
+    macs: float
+
+
+class Tuned(BaseModel):
+    """How far outputs are from the original's on inputs held back; null where that is not finite."""
+
+    params: int
+    cut: float | None
+    tuned: float | None
+
+
+class Links(BaseModel):
+    self: str
+    curve: str
+    importance: str
+
+
+class Description(Brief):
+    sha256: str = Field(description="Of the uploaded checkpoint.")
+    filename: str
+    size: int = Field(description="Of the uploaded checkpoint, in bytes.")
+    uploaded: float
+    architecture: dict[str, Any] | None
+    options: dict[str, Any]
+    measured: bool = Field(description="Whether there are evaluation data.")
+    tried: dict[str, float] = Field(description="How far each criterion's cuts were off where several were tried.")
+    inputs: list[Input]
+    outputs: int
+    min_budget: Smallest = Field(description="The smallest budgets that can be met.")
+    plans: int = Field(description="How many different sizes there are.")
+    layers: list[Layer]
+    eliminated: Eliminated
+    tuned: list[Tuned] | None = Field(None, description="With effort tune or polish: what it is worth at which size.")
+    links: Links
+
+
+class Point(BaseModel):
+    """A measured cut."""
+
+    plan: str
+    budget: float
+    params: int
+    macs: int
+    bytes: int
+    method: str
+    metric: str
+    accuracy: float | None
+    n: int
+    low: float | None
+    high: float | None
+
+
+class Curve(BaseModel):
+    id: str
+    baseline: Measurement | None
+    points: list[Point]
+
+
+class LayerImportance(BaseModel):
+    layer: str
+    rank: int
+    importance: list[float | None]
+
+
+class Importance(BaseModel):
+    id: str
+    criterion: str
+    layers: list[LayerImportance]
+
+
+class Status(BaseModel):
+    status: Literal["ok"]
+
+
+_PROBLEM = {"application/problem+json": {"schema": Problem.model_json_schema()}}
+# What every route may answer. That it is there also keeps FastAPI from declaring its own form of a 422.
+PROBLEMS: Responses = {"default": {"description": "A problem document (RFC 9457).", "content": _PROBLEM}}
+
+
+def answers(model: type[BaseModel], status: int = 200) -> Responses:
+    """A route's one answer that is no problem. (Not its `response_model`: an answer that an earlier version left in
+    the store is given as it is, not refused for what it lacks.)"""
+    return {status: {"model": model}}
+
+
+def describe(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI document of `app`, made once: FastAPI's, and that a key may be needed."""
+    if app.openapi_schema is None:
+        schema = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
+        key = {"type": "http", "scheme": "bearer", "description": "Where the service has a keys file."}
+        schema["components"]["securitySchemes"] = {"key": key}
+        schema["security"] = [{}, {"key": []}]
+        app.openapi_schema = schema
+    return app.openapi_schema

@@ -1,0 +1,101 @@
+"""What the API says of its answers, held to the answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from pydantic import BaseModel
+from safetensors.torch import save_file
+
+from service.api import schemas
+from service.api.artifacts import HEADERS
+from tests.service.conftest import Files, Running
+
+# Paths as the description has them, how to fill them, and what comes back.
+ANSWERS = (
+    ("/models", {}, schemas.Page),
+    ("/models/{reference}", {"reference": "demo"}, schemas.Description),
+    ("/models/{reference}/curve", {"reference": "demo"}, schemas.Curve),
+    ("/models/{reference}/importance", {"reference": "demo"}, schemas.Importance),
+    ("/healthz", {}, schemas.Status),
+    ("/readyz", {}, schemas.Status),
+)
+
+
+def hold(model: type[BaseModel], body: Any) -> None:
+    """The body has everything that the model says, of that type, and nothing else."""
+    assert model.model_validate(body).model_dump(exclude_unset=True) == body
+
+
+@pytest.mark.parametrize(("path", "filled", "model"), ANSWERS, ids=[path for path, _, _ in ANSWERS])
+def test_answers_are_what_the_description_says(
+    shared: Running, path: str, filled: dict[str, str], model: type[BaseModel]
+) -> None:
+    hold(model, shared.client.get(path.format(**filled)).json())
+    described = shared.client.get("/openapi.json").json()["paths"][path]["get"]["responses"]["200"]
+    assert described["content"]["application/json"]["schema"]["$ref"].endswith(f"/{model.__name__}")
+
+
+def test_a_tuned_model_and_its_operations_are_what_the_description_says(service: Running, files: Files) -> None:
+    inputs = files.checkpoint.with_name("unlabelled.safetensors")
+    save_file({"inputs": torch.randn(320, 1, 8, 8)}, inputs)
+    options = '{"effort": "tune", "tune_steps": 2, "budgets": []}'
+    paths = {"checkpoint": files.checkpoint, "evaluation": files.evaluation, "calibration": inputs}
+    answer = service.push(paths, name="net", options=options).json()
+    hold(schemas.Accepted, answer)
+    hold(schemas.Operation, service.client.get(f"/operations/{answer['operation']}").json())
+    service.end(answer["operation"])
+    ended = service.client.get(f"/operations/{answer['operation']}").json()
+    hold(schemas.Operation, ended)
+    assert ended["result"]["name"] == "net"
+    described = service.client.get("/models/net").json()
+    hold(schemas.Description, described)
+    assert described["tuned"]
+    cut = service.client.get("/models/net?budget=0.4", headers={"Prefer": "respond-async"})
+    assert cut.status_code == 202
+    hold(schemas.Operation, cut.json())
+    service.end(cut.json()["operation"])
+    ended = service.client.get(f"/operations/{cut.json()['operation']}").json()
+    hold(schemas.Operation, ended)
+    assert ended["result"]["sha256"]
+
+
+def test_a_failed_operation_is_what_the_description_says(service: Running) -> None:
+    answer = service.client.post("/models", files={"checkpoint": ("a.pt2", b"anything")}).json()
+    assert service.end(answer["operation"])["error"] is not None
+    hold(schemas.Operation, service.client.get(f"/operations/{answer['operation']}").json())
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "member"),
+    [
+        ("/models/nothing", {}, "detail"),
+        ("/models/demo?budget=2", {}, "detail"),
+        ("/models/demo?budget=1e-9", {}, "nearest"),
+        ("/models/demo?budget=1", {"Range": "bytes=99999999-"}, "size"),
+    ],
+)
+def test_problems_are_what_the_description_says(
+    shared: Running, path: str, headers: dict[str, str], member: str
+) -> None:
+    answer = shared.client.get(path, headers=headers)
+    assert answer.headers["content-type"] == "application/problem+json"
+    hold(schemas.Problem, answer.json())
+    assert answer.json()[member] is not None
+
+
+def test_every_route_says_that_it_may_answer_with_a_problem(shared: Running) -> None:
+    described = shared.client.get("/openapi.json").json()
+    for path, operations in described["paths"].items():
+        for operation in operations.values():
+            assert list(operation["responses"]["default"]["content"]) == ["application/problem+json"], path
+            assert "422" not in operation["responses"], path
+    assert described["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
+
+
+def test_an_artifact_has_the_headers_that_the_description_names(shared: Running) -> None:
+    given = shared.client.get("/models/demo?budget=0.5").headers
+    assert {name for name in HEADERS if name not in given} == set()
+    assert {name for name in given if name.startswith("rightrank-")} <= {name.lower() for name in HEADERS}
