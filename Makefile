@@ -20,7 +20,7 @@ help:
 	@echo "                        installs AIMET, one of them, and a second torch into build/aimet"
 	@echo "make bench-cifar        the same of networks that others trained, through a running service: hours"
 	@echo "make bench-learning  learning to be cut (arXiv:1910.13141) against normal training; 40 minutes of a core"
-	@echo "make bench-sparsity  zero channels from Adam and L2 (arXiv:1812.08119), and their removal; 45 minutes of a core"
+	@echo "make bench-sparsity  zero channels from Adam and L2 (arXiv:1812.08119), and their removal; about an hour"
 	@echo "make bench-latency   whether a smaller model is a faster one, on one core; minutes"
 	@echo "make bench-cost      what statistics, decomposition, refit and tuning cost; minutes"
 	@echo "make clean    remove .venv and caches; data stays"
