@@ -214,6 +214,8 @@ class Student:
     @torch.no_grad()
     def statistics(self, ranks: Mapping[str, int] | None, lessons: Sequence[Lesson]) -> dict[str, Tensor]:
         """The mean and variance with which each batch norm does for these ranks what `run` does, over `lessons`."""
+        if not self.norms:
+            return {}
         seen: list[Moments] = []
 
         def watch(node: Node, arguments: list[Any], result: Any) -> Any:

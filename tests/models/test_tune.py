@@ -186,3 +186,40 @@ def test_the_threshold_is_where_the_errors_are_least() -> None:
     assert tune._threshold([point(1, 1.0, 0.5), point(2, 0.5, 0.1), point(3, 0.1, 0.2)]) == 2
     assert tune._threshold([point(1, 0.5, 1.0), point(2, 0.5, 0.01), point(3, 0.1, 0.2)]) == 2
     assert tune._threshold([point(1, 0.5, 1.0), point(2, 0.1, 0.2)]) == 0
+
+
+class Branching(nn.Module):
+    """Two layers beside one, then one that is called twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.beside, self.twice = (nn.Linear(12, 12) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.second(torch.relu(self.first(x))) + self.beside(x)
+        return self.twice(torch.relu(self.twice(x)))
+
+
+def test_depth_counts_the_layers_that_lie_behind_one_another(tmp_path: Path) -> None:
+    master.build(source(make(Branching), (12,), tmp_path / "source"), tmp_path / "master")
+    assert tune.depth(Planner.open(tmp_path / "master").template) == 4
+
+
+def test_deep_networks_learn_at_a_lower_rate(
+    untuned: tuple[nn.Module, Path, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shallow = tune.depth(Planner.open(untuned[1]).template)
+    assert (tune.slower(shallow), tune.slower(tune.DEEP), tune.slower(2 * tune.DEEP)) == (1, 1, 0.25)
+
+    def learnt(name: str, rate: float) -> dict[str, Tensor]:
+        out = copied(untuned, tmp_path / name)
+        recipe = dataclasses.replace(RECIPE, steps=2, rate=rate)
+        state = tmp_path / f"{name}.safetensors"
+        tune.tune(out, untuned[2], recipe, state=state, progress=master.silent, device="cpu")
+        return {key: value for key, value in load_file(state).items() if key.startswith("value/")}
+
+    quarter, whole = learnt("quarter", 1e-3), learnt("whole", 4e-3)
+    monkeypatch.setattr(tune, "DEEP", shallow / 2)
+    deep = learnt("deep", 4e-3)
+    assert all(torch.equal(deep[key], quarter[key]) for key in deep)
+    assert not all(torch.equal(deep[key], whole[key]) for key in deep)
