@@ -19,7 +19,7 @@ from models.errors import BudgetError
 from models.plan import Plan
 from service.api.common import admit_job
 from service.api.conditions import matches, span
-from service.api.schemas import Description, Responses
+from service.api.schemas import Description, Responses, described
 from service.api.schemas import Operation as Document
 from service.auth import Key
 from service.cache import Evicted
@@ -53,11 +53,12 @@ HEADERS = {
     "RightRank-Accuracy-Interval": "95 %: low, high.",
     "RightRank-Metric": "What accuracy is: top1, top5, mse or agreement.",
     "RightRank-Baseline-Accuracy": "The original's.",
-    "RightRank-Cache": "hit, or miss where the file was made for this request.",
+    "RightRank-Cache": "hit, or miss where the file is made for this request (with HEAD: would be).",
 }
-_TEXT = {"schema": {"type": "string"}}
 _FILE = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
-_HEADERS = {name: {"description": meaning, **_TEXT} for name, meaning in HEADERS.items()}
+_HEADERS = described(HEADERS)
+_FOLLOW = described({"Location": "The operation.", "Retry-After": "Seconds."})
+_PART = described({"Content-Range": "Which part."})
 ANSWERS: Responses = {
     200: {
         "model": Description,
@@ -65,9 +66,20 @@ ANSWERS: Responses = {
         "content": _FILE,
         "headers": _HEADERS,
     },
-    202: {"model": Document, "description": "It is being cut and measured: the operation."},
-    206: {"description": "The part of the file that was asked for.", "content": _FILE, "headers": _HEADERS},
-    304: {"description": "The client has it already."},
+    202: {"model": Document, "description": "It is being cut and measured: the operation.", "headers": _FOLLOW},
+    206: {"description": "The part of the file that was asked for.", "content": _FILE, "headers": _HEADERS | _PART},
+    304: {"description": "The client has it already.", "headers": _HEADERS},
+}
+CONDITIONS = {
+    "parameters": [
+        {"in": "header", "name": name, "schema": {"type": "string"}, "description": meaning}
+        for name, meaning in {
+            "Prefer": "`wait=N`: so many seconds until a 202, at most 120; `respond-async`: none.",
+            "If-None-Match": "ETags that the client has.",
+            "Range": "One range of bytes.",
+            "If-Range": "The ETag that the range is of.",
+        }.items()
+    ]
 }
 
 
@@ -161,11 +173,11 @@ class Service:
     def _reply(self, model: Model, record: Record, headers: dict[str, str], first: bool) -> Response | None:
         """The answer as far as it can be given from what is there; None where the bytes are needed and are not."""
         asked, size = self.request.headers, record.size
-        part = span(asked.get("range"), asked.get("if-range"), headers["ETag"], size)
-        if part is not None and self.request.method == "GET":
+        part = None
+        if self.request.method == "GET":  # of anything else a range means nothing (RFC 9110, 14.2)
+            part = span(asked.get("range"), asked.get("if-range"), headers["ETag"], size)
+        if part is not None:
             headers = headers | {"Content-Range": f"bytes {part[0]}-{part[1] - 1}/{size}"}
-        else:
-            part = None
         start, stop = part or (0, size)
         body = self._body(model, record, start, stop)
         headers = headers | {

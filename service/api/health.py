@@ -14,13 +14,13 @@ from service.problems import KINDS, Problem
 router = APIRouter(tags=["service"], responses=PROBLEMS)
 
 
-@router.get("/healthz", response_model=None, responses=answers(Status))
+@router.get("/healthz", responses=answers(Status))
 def alive() -> dict[str, str]:
     """The process answers."""
     return {"status": "ok"}
 
 
-@router.get("/readyz", response_model=None, responses=answers(Status))
+@router.get("/readyz", responses=answers(Status))
 def ready(parts: TheParts) -> dict[str, str]:
     """The cache and the store answer too."""
     try:

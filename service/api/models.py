@@ -32,8 +32,7 @@ HIDDEN = ("checkpoint", "evaluation", "calibration", "owner")
 @router.post(
     "/models",
     status_code=202,
-    response_model=None,
-    responses=answers(Accepted, 202),
+    responses=answers(Accepted, 202, headers={"Location": "The model to be."}),
     openapi_extra={"requestBody": FORM_SCHEMA},
 )
 async def publish(request: Request, parts: TheParts, tally: TheTally, key: Publisher) -> Response:
@@ -47,7 +46,7 @@ async def publish(request: Request, parts: TheParts, tally: TheTally, key: Publi
     return JSONResponse(answer, status_code=202, headers={"Location": f"/models/{answer['id']}"})
 
 
-@router.get("/models", response_model=None, responses=answers(Page))
+@router.get("/models", responses=answers(Page))
 def list_models(
     parts: TheParts,
     key: Fetcher,
@@ -68,7 +67,7 @@ def list_models(
 
 
 @router.head("/models/{reference}", include_in_schema=False, response_model=None)
-@router.get("/models/{reference}", response_model=None, responses=artifacts.ANSWERS)
+@router.get("/models/{reference}", response_model=None, responses=artifacts.ANSWERS, openapi_extra=artifacts.CONDITIONS)
 async def fetch(
     reference: str,
     request: Request,
@@ -79,14 +78,14 @@ async def fetch(
 ) -> Response:
     """A model's description, or with a limit the model cut to it. `reference`: an id, a name or `name@version`.
 
-    HEAD gives the same headers. `If-None-Match`, `Range` and `If-Range` are understood, and `Prefer: wait=N`.
+    HEAD gives the headers of the whole file, and starts nothing.
     """
     if ask is None:
         return JSONResponse(await run_in_threadpool(describe, parts, reference))
     return await artifacts.Service(parts, tally, request, key).answer(reference, ask)
 
 
-@router.get("/models/{reference}/curve", response_model=None, responses=answers(Curve))
+@router.get("/models/{reference}/curve", responses=answers(Curve))
 def curve(reference: str, parts: TheParts, key: Fetcher) -> dict[str, Any]:
     """What has been measured: size against accuracy, the smallest first."""
     model = parts.catalogue.open(parts.catalogue.resolve(reference))
@@ -110,7 +109,7 @@ def curve(reference: str, parts: TheParts, key: Fetcher) -> dict[str, Any]:
     return {"id": model.id, "baseline": model.manifest["baseline"], "points": points}
 
 
-@router.get("/models/{reference}/importance", response_model=None, responses=answers(Importance))
+@router.get("/models/{reference}/importance", responses=answers(Importance))
 def importance(reference: str, parts: TheParts, key: Fetcher) -> dict[str, Any]:
     """What each basis of each layer is worth, the most important first; null where it is never cut."""
     model = parts.catalogue.open(parts.catalogue.resolve(reference))

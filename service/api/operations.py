@@ -20,13 +20,13 @@ router = APIRouter(tags=["operations"], responses=PROBLEMS)
 LOOK_SECONDS = 0.2
 
 
-@router.get("/operations/{id}", response_model=None, responses=answers(Document))
+@router.get("/operations/{id}", responses=answers(Document))
 def show(id: str, parts: TheParts, key: Anyone) -> dict[str, Any]:
     """An operation: `done`, then `error` or `result`; until then `progress`."""
     return parts.operation(id).to_json()
 
 
-@router.delete("/operations/{id}", status_code=202, response_model=None, responses=answers(Document, 202))
+@router.delete("/operations/{id}", status_code=202, responses=answers(Document, 202))
 def cancel(id: str, parts: TheParts, key: Publisher) -> dict[str, Any]:
     """Ask an operation to stop. One that has ended stays as it is."""
     return parts.cancel(id).to_json()
@@ -40,7 +40,8 @@ def existing(id: str, parts: TheParts) -> Operation:
 async def events(
     id: str, parts: TheParts, key: Anyone, operation: Annotated[Operation, Depends(existing)]
 ) -> AsyncIterator[ServerSentEvent]:
-    """The operation each time it changes, as server-sent events; the last one is called `done`."""
+    """The operation each time it changes, as server-sent events whose data are what `GET /operations/{id}` answers; the
+    last one is called `done`."""
     last: dict[str, Any] | None = None
     while True:
         state = operation.to_json()

@@ -5,6 +5,7 @@ Clients should expect more members than are named here in times to come.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias
 
 from fastapi import FastAPI
@@ -62,7 +63,7 @@ class Operation(BaseModel):
 class Accepted(BaseModel):
     """An upload that was received."""
 
-    id: str = Field(description="The model's id, which follows from the files and options.")
+    id: str = Field(description="The model's id, which follows from the files, architecture and options.")
     operation: str
 
 
@@ -83,7 +84,7 @@ class Brief(BaseModel):
     macs: int = Field(description="Multiply-accumulates for one sample.")
     bytes: int = Field(description="The size of the whole network's file.")
     criterion: str
-    baseline: Measurement | None = Field(description="The original's; null where there are no evaluation data.")
+    baseline: Measurement | None = Field(description="The original's; null where nothing was measured.")
     names: list[str] = Field(description="`name@version`.")
 
 
@@ -108,12 +109,12 @@ class Layer(BaseModel):
     m: int
     n: int
     rank: int = Field(description="The largest.")
-    break_even: int = Field(description="The rank from which two factors cost more than the whole.")
+    break_even: int = Field(description="The largest rank at which two factors have fewer parameters than the whole.")
     params: int
     macs: int
     calls: int
     decomposed: bool
-    reason: str = Field(description="Why it stays whole, if it does.")
+    reason: str = Field(description="Why it stays whole; empty where it does not.")
 
 
 class EliminatedLayer(BaseModel):
@@ -133,7 +134,7 @@ class Eliminated(BaseModel):
     params_before: int
     params_after: int
     difference: float = Field(description="The largest between the outputs before and after, relative.")
-    rejected: str = Field(description="Why the elimination was not accepted.")
+    rejected: str = Field(description="Why the elimination was not accepted; empty where it was.")
 
 
 class Smallest(BaseModel):
@@ -212,21 +213,37 @@ class Status(BaseModel):
     status: Literal["ok"]
 
 
-_PROBLEM = {"application/problem+json": {"schema": Problem.model_json_schema()}}
+_PROBLEM = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
 # What every route may answer. That it is there also keeps FastAPI from declaring its own form of a 422.
 PROBLEMS: Responses = {"default": {"description": "A problem document (RFC 9457).", "content": _PROBLEM}}
 
 
-def answers(model: type[BaseModel], status: int = 200) -> Responses:
+def answers(model: type[BaseModel], status: int = 200, headers: Mapping[str, str] | None = None) -> Responses:
     """A route's one answer that is no problem. (Not its `response_model`: an answer that an earlier version left in
     the store is given as it is, not refused for what it lacks.)"""
-    return {status: {"model": model}}
+    return {status: {"model": model, "headers": described(headers or {})}}
+
+
+def described(headers: Mapping[str, str]) -> dict[str, Any]:
+    """Headers, by what they mean, as OpenAPI has them."""
+    return {name: {"description": meaning, "schema": {"type": "string"}} for name, meaning in headers.items()}
 
 
 def describe(app: FastAPI) -> dict[str, Any]:
-    """The OpenAPI document of `app`, made once: FastAPI's, and that a key may be needed."""
+    """The OpenAPI document of `app`, made once: FastAPI's, and that a key may be needed.
+
+    FastAPI puts what a route's return annotation says beside a reference to the model that it declares, and
+    describes a stream of events by a keyword of OpenAPI 3.2 in a document that says 3.1.
+    """
     if app.openapi_schema is None:
         schema = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
+        for operation in (each for operations in schema["paths"].values() for each in operations.values()):
+            for answer in operation["responses"].values():
+                for kind, media in answer.get("content", {}).items():
+                    if kind == "text/event-stream":
+                        answer["content"][kind] = {"schema": {"type": "string"}}
+                    elif reference := media.get("schema", {}).get("$ref"):
+                        media["schema"] = {"$ref": reference}
         key = {"type": "http", "scheme": "bearer", "description": "Where the service has a keys file."}
         schema["components"]["securitySchemes"] = {"key": key}
         schema["security"] = [{}, {"key": []}]

@@ -175,6 +175,14 @@ def test_a_range_without_a_byte_is_416_with_the_size(shared: Running, demo: str,
     assert answer.headers["Content-Range"] == f"bytes */{shared.client.head(url).headers['Content-Length']}"
 
 
+def test_a_range_means_nothing_to_head(shared: Running, demo: str) -> None:
+    url = f"/models/{demo}?budget=0.5"
+    for asked in ("bytes=0-3", "bytes=99999999-"):
+        answer = shared.client.head(url, headers={"Range": asked})
+        assert answer.status_code == 200
+        assert answer.headers["Content-Length"] == shared.client.head(url).headers["Content-Length"]
+
+
 def test_a_download_of_another_version_is_not_continued(shared: Running, demo: str) -> None:
     url = f"/models/{demo}?budget=0.5"
     etag = shared.client.head(url).headers["ETag"]

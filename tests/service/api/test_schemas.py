@@ -26,7 +26,7 @@ ANSWERS = (
 
 def hold(model: type[BaseModel], body: Any) -> None:
     """The body has everything that the model says, of that type, and nothing else."""
-    assert model.model_validate(body).model_dump(exclude_unset=True) == body
+    assert model.model_validate(body, strict=True).model_dump(exclude_unset=True) == body
 
 
 @pytest.mark.parametrize(("path", "filled", "model"), ANSWERS, ids=[path for path, _, _ in ANSWERS])
@@ -34,8 +34,25 @@ def test_answers_are_what_the_description_says(
     shared: Running, path: str, filled: dict[str, str], model: type[BaseModel]
 ) -> None:
     hold(model, shared.client.get(path.format(**filled)).json())
-    described = shared.client.get("/openapi.json").json()["paths"][path]["get"]["responses"]["200"]
-    assert described["content"]["application/json"]["schema"]["$ref"].endswith(f"/{model.__name__}")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "model"),
+    [
+        *(("get", path, "200", model) for path, _, model in ANSWERS),
+        ("post", "/models", "202", schemas.Accepted),
+        ("get", "/models/{reference}", "202", schemas.Operation),
+        ("get", "/operations/{id}", "200", schemas.Operation),
+        ("delete", "/operations/{id}", "202", schemas.Operation),
+    ],
+)
+def test_the_description_says_what_is_answered(
+    shared: Running, method: str, path: str, status: str, model: type[BaseModel]
+) -> None:
+    described = shared.client.get("/openapi.json").json()
+    content = described["paths"][path][method]["responses"][status]["content"]
+    assert content["application/json"]["schema"] == {"$ref": f"#/components/schemas/{model.__name__}"}
+    assert model.__name__ in described["components"]["schemas"]
 
 
 def test_a_tuned_model_and_its_operations_are_what_the_description_says(service: Running, files: Files) -> None:
@@ -60,6 +77,21 @@ def test_a_tuned_model_and_its_operations_are_what_the_description_says(service:
     ended = service.client.get(f"/operations/{cut.json()['operation']}").json()
     hold(schemas.Operation, ended)
     assert ended["result"]["sha256"]
+
+
+def test_zero_channels_and_no_evaluation_data_are_what_the_description_says(service: Running, halved: Files) -> None:
+    answer = service.push({"checkpoint": halved.checkpoint}, name="halved").json()
+    service.end(answer["operation"])
+    described = service.client.get("/models/halved").json()
+    hold(schemas.Description, described)
+    assert described["eliminated"]["layers"] and described["baseline"] is None
+
+
+def test_a_model_that_is_not_ready_is_what_the_description_says(web: Running) -> None:
+    id = web.client.post("/models", files={"checkpoint": ("a.pt2", b"anything")}).json()["id"]
+    answer = web.client.get(f"/models/{id}")
+    hold(schemas.Problem, answer.json())
+    assert answer.json()["operation"] == f"/operations/ingest-{id}"
 
 
 def test_a_failed_operation_is_what_the_description_says(service: Running) -> None:
@@ -90,8 +122,10 @@ def test_every_route_says_that_it_may_answer_with_a_problem(shared: Running) -> 
     described = shared.client.get("/openapi.json").json()
     for path, operations in described["paths"].items():
         for operation in operations.values():
-            assert list(operation["responses"]["default"]["content"]) == ["application/problem+json"], path
+            problem = operation["responses"]["default"]["content"]["application/problem+json"]
+            assert problem["schema"] == {"$ref": "#/components/schemas/Problem"}, path
             assert "422" not in operation["responses"], path
+    assert "Problem" in described["components"]["schemas"]
     assert described["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
 
 
