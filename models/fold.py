@@ -9,9 +9,9 @@ linear layer of Wᵀ. A budget of 1 is still the program as it was uploaded (see
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -47,7 +47,26 @@ class _Call:
     reads: Mapping[int, Read]
 
 
-def fold(graph: Graph, tensors: Mapping[str, Tensor]) -> tuple[Graph, Mapping[str, Tensor]]:
+@dataclass(frozen=True)
+class Kept:
+    """Weights that go on being computed from these stored tensors, and why."""
+
+    made_of: tuple[str, ...]
+    why: str
+
+
+@dataclass(frozen=True)
+class Folding:
+    """The names of what is `stored` now, and what is `kept` as it was; for people and a model's description."""
+
+    stored: tuple[str, ...] = ()
+    kept: tuple[Kept, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return {"stored": list(self.stored), "kept": [{"made_of": [*k.made_of], "why": k.why} for k in self.kept]}
+
+
+def fold(graph: Graph, tensors: Mapping[str, Tensor]) -> tuple[Graph, Mapping[str, Tensor], Folding]:
     """The same function with the weights and biases of all layers stored, where that takes no more parameters and no
     more bytes; `graph` and `tensors` themselves where nothing is to be done.
 
@@ -59,17 +78,31 @@ def fold(graph: Graph, tensors: Mapping[str, Tensor]) -> tuple[Graph, Mapping[st
     shapes |= {value: tuple(tensors[name].shape) for value, name in graph.tensors.items()}
     calls = list(_calls(graph, constants, shapes))
     if max(len(calls), len(constants.nodes)) > MOST:
-        return graph, tensors
-    groups = [group for group in _groups(calls, constants) if _bounded(group, graph, tensors, shapes)]
+        why = f"they, or the steps that compute them, are more than {MOST}"
+        return graph, tensors, Folding(kept=(Kept((), why),) if calls else ())
+    kept: list[Kept] = []
+
+    def only(groups: Iterable[_Group], good: Callable[[_Group], bool], why: str) -> list[_Group]:
+        found = []
+        for group in groups:
+            if good(group):
+                found.append(group)
+            else:
+                kept.append(Kept(tuple(sorted(group.sources)), why))
+        return found
+
+    more = "stored they would take more parameters or bytes"
+    groups = only(_groups(calls, constants), lambda group: _bounded(group, graph, tensors, shapes), more)
     computed = _computed(graph, tensors, constants, groups)
-    groups = [group for group in groups if all(_sound(computed[read]) for read in group.made_of)]
+    sound = "they are no finite floating-point numbers"
+    groups = only(groups, lambda group: all(_sound(computed[read]) for read in group.made_of), sound)
     folded = _stored(graph, tensors, groups, computed)
-    fitting = [group for group in groups if folded.takes_no_more(group, graph, tensors)]
+    fitting = only(groups, lambda group: folded.takes_no_more(group, graph, tensors), more)
     if not fitting:
-        return graph, tensors
+        return graph, tensors, Folding(kept=tuple(kept))
     if len(fitting) < len(groups):
         folded = _stored(graph, tensors, fitting, computed)
-    return folded.graph, folded.tensors
+    return folded.graph, folded.tensors, Folding(tuple(sorted({*folded.names.values()})), tuple(kept))
 
 
 class _Constants:

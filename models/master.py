@@ -84,7 +84,7 @@ def build(
     if keep and rule.metric == "svd":
         raise DataError("A refit needs calibration data.", "Upload them, with criterion logit, fisher or whitened.")
     progress("eliminate", 0, 1, "models")
-    graph, tensors, template, report = simplified(graph, uploaded, comparable(calibration, graph))
+    graph, tensors, template, reports = simplified(graph, uploaded, comparable(calibration, graph))
     progress("eliminate", 1, 1, "models")
     program = Program(graph, tensors, template, uploaded, spatial, progress)
     tried: dict[str, float] = {}
@@ -101,7 +101,7 @@ def build(
             kept = {f"gradient/{layer.name}": each.gradient.float() for layer, each in gradients}
             save_file({**kept, "inputs": inputs[:keep].contiguous()}, out / "refit.safetensors")
     described = describe(plan.Planner.open(out))
-    return {"criterion": criterion, "tried": tried, **described, "eliminated": report.to_json()}
+    return {"criterion": criterion, "tried": tried, **described, **reports}
 
 
 @dataclass(frozen=True)
@@ -233,22 +233,24 @@ def survey(graph: Graph, tensors: Mapping[str, Tensor]) -> Template:
 
 def simplified(
     graph: Graph, tensors: Mapping[str, Tensor], inputs: list[Tensor] | None
-) -> tuple[Graph, Mapping[str, Tensor], Template, Report]:
+) -> tuple[Graph, Mapping[str, Tensor], Template, dict[str, Any]]:
     """The program that is decomposed: the weights of its layers stored (see `fold`), its zero channels removed (see
-    `sparsity`); its template, which names the uploaded one where the program is another; and which channels went.
+    `sparsity`); its template, which names the uploaded one where the program is another; and for its description
+    which weights were `computed`, and which channels were `eliminated`.
 
     Each step is only accepted if the outputs stay the same, on `inputs` or, where there are none, random ones. A
     program that a step stumbles over is not refused for that.
     """
     uploaded = survey(graph, tensors)
-    plain, weights, template = _with_stored_weights(graph, tensors, uploaded, inputs)
+    plain, weights, template, folding = _with_stored_weights(graph, tensors, uploaded, inputs)
     smaller, fewer, found, report = _without_zeros(plain, weights, template, inputs)
+    reports = {"computed": folding.to_json(), "eliminated": report.to_json()}
     if smaller is graph:
-        return graph, tensors, found, report
+        return graph, tensors, found, reports
     # A call with a computed weight is no layer of the uploaded program, but takes as many MACs.
     apart = frozenset(name for name, tensor in tensors.items() if fewer.get(name) is not tensor)
     uploaded = dataclasses.replace(uploaded, layers=(), apart=apart, macs=template.macs)
-    return smaller, fewer, dataclasses.replace(found, uploaded=uploaded), report
+    return smaller, fewer, dataclasses.replace(found, uploaded=uploaded), reports
 
 
 # What a program that was read, and runs, can still make a step raise.
@@ -257,16 +259,18 @@ _STUMBLES = (RuntimeError, TypeError, ValueError, LookupError, ArithmeticError, 
 
 def _with_stored_weights(
     graph: Graph, tensors: Mapping[str, Tensor], template: Template, inputs: list[Tensor] | None
-) -> tuple[Graph, Mapping[str, Tensor], Template]:
+) -> tuple[Graph, Mapping[str, Tensor], Template, fold.Folding]:
     try:
-        plain, weights = fold.fold(graph, tensors)
-        if plain is not graph:
-            difference, allowed = sparsity.compare((graph, tensors), (plain, weights), inputs)
-            if difference <= allowed:
-                return plain, weights, survey(plain, weights)
-    except _STUMBLES:
-        pass
-    return graph, tensors, template
+        plain, weights, folding = fold.fold(graph, tensors)
+        if plain is graph:
+            return graph, tensors, template, folding
+        difference, allowed = sparsity.compare((graph, tensors), (plain, weights), inputs)
+        if difference <= allowed:
+            return plain, weights, survey(plain, weights), folding
+        why = f"stored they would change the outputs by {difference:.1e} of the largest"
+    except _STUMBLES as error:
+        why = f"to store them failed: {type(error).__name__}: {error}".split("\n")[0][:300]
+    return graph, tensors, template, fold.Folding(kept=(fold.Kept((), why),))
 
 
 def _without_zeros(

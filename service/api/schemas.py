@@ -137,6 +137,18 @@ class Eliminated(BaseModel):
     rejected: str = Field(description="Why the elimination was not accepted; empty where it was.")
 
 
+class ComputedWeights(BaseModel):
+    made_of: list[str]
+    why: str
+
+
+class Computed(BaseModel):
+    """Which weights that the program computes were stored, so that they can be cut, and which were not, and why."""
+
+    stored: list[str]
+    kept: list[ComputedWeights]
+
+
 class Smallest(BaseModel):
     params: float
     macs: float
@@ -170,6 +182,7 @@ class Description(Brief):
     min_budget: Smallest = Field(description="The smallest budgets that can be met.")
     plans: int = Field(description="How many different sizes there are.")
     layers: list[Layer]
+    computed: Computed
     eliminated: Eliminated
     tuned: list[Tuned] | None = Field(None, description="With effort tune or polish: what it is worth at which size.")
     links: Links

@@ -16,7 +16,7 @@ from torch.nn.utils import parametrizations
 from models import execute, master
 from models.checkpoint import read
 from models.emit import torchscript
-from models.fold import fold
+from models.fold import Folding, fold
 from models.layers import find
 from models.plan import Planner
 from models.program import Graph, Input, Node, Ref
@@ -140,14 +140,15 @@ def test_every_layer_has_a_stored_weight_afterwards_and_the_outputs_stay(
     torch.manual_seed(0)
     build, shape, expected = NETS[name]
     graph, tensors = program(build(), shape, tmp_path, decomposed)
-    folded, kept = fold(graph, tensors)
+    folded, kept, report = fold(graph, tensors)
     found = layers(folded, kept)
     assert found == expected if not decomposed else sorted(found.values()) == sorted(expected.values())
     assert execute.parameters(folded, kept) <= execute.parameters(graph, tensors)
     assert {*folded.tensors.values()} == {*kept}
     x = [torch.randn(2, *shape)]
     torch.testing.assert_close(execute.run(folded, kept, x), execute.run(graph, tensors, x))
-    assert fold(folded, kept) == (folded, kept)
+    assert fold(folded, kept) == (folded, kept, Folding())
+    assert {*report.stored} <= {*kept} and report.stored and not report.kept
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -162,6 +163,7 @@ def test_such_a_network_is_cut_and_its_whole_is_the_upload_bit_for_bit(name: str
     save_file(tensors, tmp_path / "source" / "weights.safetensors")
     description = master.build(tmp_path / "source", tmp_path / "master", criterion="energy")
     assert len(description["layers"]) == len(expected)
+    assert description["computed"]["stored"] and not description["computed"]["kept"]
     assert description["params"] == execute.parameters(graph, tensors)
     planner = Planner.open(tmp_path / "master")
     with torch.no_grad():
@@ -200,16 +202,24 @@ def buffered(net: Any, x: Tensor) -> Tensor:
     return F.linear(x, net.table * 2)
 
 
+MORE, NUMBER = "more parameters or bytes", "no finite"
+
+
 @pytest.mark.parametrize(
-    ("module", "shape"),
+    ("module", "shape", "made_of", "why"),
     [
-        (lambda: Net(widened, small=nn.Parameter(torch.randn(8, 8).half())), (8,)),
-        (lambda: Net(repeated, one=weights(1)), (64,)),
-        (lambda: Net(buffered, table=nn.Buffer(torch.randn(8, 8)), other=nn.Linear(2, 2)), (8,)),
-        (lambda: Net(tied, table=weights(9, 6)), (4, 9)),
-        (lambda: Net(factored, up=weights(16, 2), down=weights(2, 16)), (16,)),
-        (lambda: parametrizations.weight_norm(nn.Linear(6, 6)).requires_grad_(False), (6,)),
-        (lambda: nn.Linear(6, 6), (6,)),
+        (lambda: Net(widened, small=nn.Parameter(torch.randn(8, 8).half())), (8,), ["small"], MORE),
+        (lambda: Net(repeated, one=weights(1)), (64,), ["one"], MORE),
+        (lambda: Net(buffered, table=nn.Buffer(torch.randn(8, 8)), other=nn.Linear(2, 2)), (8,), None, ""),
+        (lambda: Net(tied, table=weights(9, 6)), (4, 9), ["table"], MORE),
+        (lambda: Net(factored, up=weights(16, 2), down=weights(2, 16)), (16,), ["down", "up"], MORE),
+        (
+            lambda: parametrizations.weight_norm(nn.Linear(6, 6)).requires_grad_(False),
+            (6,),
+            ["parametrizations.weight.original0", "parametrizations.weight.original1"],
+            NUMBER,
+        ),
+        (lambda: nn.Linear(6, 6), (6,), None, ""),
     ],
     ids=[
         "fewer bytes as it is",
@@ -222,15 +232,36 @@ def buffered(net: Any, x: Tensor) -> Tensor:
     ],
 )
 def test_what_would_take_more_or_be_no_number_stays(
-    module: Callable[[], nn.Module], shape: tuple[int, ...], tmp_path: Path
+    module: Callable[[], nn.Module], shape: tuple[int, ...], made_of: list[str] | None, why: str, tmp_path: Path
 ) -> None:
     net = module()
     if hasattr(net, "parametrizations"):
         net.parametrizations.weight.original1[0] = 0
     graph, tensors = program(net, shape, tmp_path)
-    folded, kept = fold(graph, tensors)
+    folded, kept, report = fold(graph, tensors)
     assert folded is graph
     assert kept is tensors
+    assert not report.stored
+    assert [list(each.made_of) for each in report.kept] == ([] if made_of is None else [made_of])
+    assert all(why in each.why for each in report.kept)
+
+
+@pytest.mark.parametrize(
+    ("difference", "why"), [((1.0, 1e-5), "change the outputs by 1.0e+00"), (RuntimeError("no memory"), "no memory")]
+)
+def test_weights_that_cannot_be_stored_stay_and_the_description_says_why(
+    difference: tuple[float, float] | Exception, why: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def compare(*_: Any) -> tuple[float, float]:
+        if isinstance(difference, Exception):
+            raise difference
+        return difference
+
+    graph, tensors = program(parametrizations.weight_norm(nn.Linear(6, 6)), (6,), tmp_path)
+    monkeypatch.setattr("models.sparsity.compare", compare)
+    same, kept, template, reports = master.simplified(graph, tensors, None)
+    assert same is graph and kept is tensors and template.original is template
+    assert why in reports["computed"]["kept"][0]["why"] and not reports["computed"]["stored"]
 
 
 def test_two_of_one_value_are_stored_as_one_only_where_their_types_agree(tmp_path: Path) -> None:
@@ -239,7 +270,7 @@ def test_two_of_one_value_are_stored_as_one_only_where_their_types_agree(tmp_pat
 
     net = Net(both, w=nn.Parameter(torch.randint(-3, 3, (6, 6)).float()), v=weights(6, 6))
     graph, tensors = program(net, (6,), tmp_path)
-    folded, kept = fold(graph, tensors)
+    folded, kept, report = fold(graph, tensors)
     x = [torch.randn(2, 6)]
     torch.testing.assert_close(execute.run(folded, kept, x), execute.run(graph, tensors, x))
 
@@ -251,7 +282,7 @@ def test_biases_that_are_equal_stay_two(tmp_path: Path) -> None:
 
     net = Net(both, a=nn.Linear(6, 6, bias=False), b=nn.Linear(6, 6, bias=False), both=nn.Parameter(torch.zeros(12)))
     graph, tensors = program(net, (6,), tmp_path)
-    folded, kept = fold(graph, tensors)
+    folded, kept, report = fold(graph, tensors)
     assert {*kept} == {"a.weight", "b.weight", "both.getitem", "both.getitem_1"}
     assert folded.parameters == {*kept}
 
@@ -269,6 +300,6 @@ def test_a_chain_of_a_thousand_layers_takes_one_pass(tmp_path: Path) -> None:
         tuple(nodes),
         (value,),
     )
-    folded, kept = fold(graph, tensors)
+    folded, kept, report = fold(graph, tensors)
     assert {node.op for node in folded.nodes} == {"aten.linear.default"}
     assert {*kept} == {*tensors}
