@@ -78,7 +78,7 @@ async def fetch(
 ) -> Response:
     """A model's description, or with a limit the model cut to it. `reference`: an id, a name or `name@version`.
 
-    HEAD gives the headers of the whole file, and starts nothing.
+    HEAD gives the headers that the whole file would come with.
     """
     if ask is None:
         return JSONResponse(await run_in_threadpool(describe, parts, reference))
