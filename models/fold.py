@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -63,7 +63,7 @@ class Folding:
     kept: tuple[Kept, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        return {"stored": list(self.stored), "kept": [{"made_of": [*k.made_of], "why": k.why} for k in self.kept]}
+        return asdict(self)
 
 
 def fold(graph: Graph, tensors: Mapping[str, Tensor]) -> tuple[Graph, Mapping[str, Tensor], Folding]:
