@@ -66,7 +66,8 @@ def statistics_of(graph: Graph, norm: Node) -> tuple[str, str] | None:
 
 def moments(values: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and variance of each channel (dimension 1) of (N, C, …), in the precision of the values."""
-    variance, mean = torch.var_mean(values, [0, *range(2, values.dim())], correction=0)
+    # `var_mean` over channels takes three times as long.
+    mean, variance = torch.batch_norm_update_stats(values, None, None, 0.0)
     return mean, variance
 
 
