@@ -16,13 +16,13 @@ from models.emit.template import Template
 from models.student import Recipe, Student, Training, device_of
 from models.variant import Parts
 
-STEPS, STUDENTS, RATE, MUON = 300, 1, 5e-3, 4.0
+STEPS, STUDENTS, RATE = 300, 1, 5e-3
 # It is done with the recipe's rate and with a quarter of it, to the end: deep networks want less, and a short trial
 # favours the lower rate. `improve` keeps what is better.
 DIVISORS = (1, 4)
 # More calibration inputs than these are not kept for it.
 INPUTS = 20_000
-RECIPE = Recipe(steps=STEPS, students=STUDENTS, rate=RATE, muon=MUON)
+RECIPE = Recipe(steps=STEPS, students=STUDENTS, rate=RATE)
 
 Progress = Callable[[str, int, int, str], None]
 

@@ -25,6 +25,7 @@ from models.emit.template import Template
 from models.errors import DataError
 from models.factor import call_weights, product
 from models.layers import CONVOLUTION, Layer, geometry_of
+from models.muon import Muon
 from models.nearness import SAMPLES, Nearness, nearness
 from models.program import Argument, Graph, Node, Ref
 from models.variant import Factors
@@ -64,10 +65,9 @@ class Lesson:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train: Adam with a rate that rises over a twentieth of the steps and falls to zero.
+    """How to train: at a rate that rises over a twentieth of the steps and falls to zero.
 
-    With `muon` above zero, factors learn by Muon instead (momentum whose step is made orthogonal: as large in every
-    direction; Jordan et al. 2024), at so many times the rate.
+    Factors learn by Muon, at `muon` times the rate, all else by Adam.
 
     In each of `steps`, `students` networks learn from one batch of `batch` inputs. `hint` is the weight of the
     layers' outputs in the loss, at the beginning and for a network with all parameters: it is less in proportion
@@ -80,7 +80,7 @@ class Recipe:
     rate: float
     batch: int = 64
     hint: float = 5.0
-    muon: float = 0.0
+    muon: float = 4.0
     classes: bool = True
     seconds: float | None = None
     seed: int = 0
@@ -117,7 +117,7 @@ class Student:
         self.factored = [layer for layer in template.decomposed if layer.weight in factors]
         for layer in self.factored:
             down, up = factors[layer.weight]
-            # Adam's steps are alike for all numbers, so both factors of a basis get the same norm.
+            # Steps are about as large for both factors, so both of a basis get the same norm.
             balance = (up.norm(dim=1) / down.norm(dim=1).clamp_min(TINY)).clamp(1e-6, 1e6).sqrt().unsqueeze(1)
             self._learn(f"down/{layer.name}", down * balance)
             self._learn(f"up/{layer.name}", up / balance)
@@ -242,18 +242,22 @@ class Training:
 
     def __init__(self, student: Student, recipe: Recipe) -> None:
         self.student, self.recipe = student, recipe
-        orthogonal = student.bases if recipe.muon else set()
-        by_muon = [value for key, value in student.parameters.items() if key in orthogonal]
-        rest = [value for key, value in student.parameters.items() if key not in orthogonal]
+        factors = [value for key, value in student.parameters.items() if key in student.bases]
+        rest = [value for key, value in student.parameters.items() if key not in student.bases]
         self.optimizers: list[torch.optim.Optimizer] = []
         if rest:
             self.optimizers.append(torch.optim.Adam(rest, lr=recipe.rate))
-        if by_muon:
-            self.optimizers.append(
-                torch.optim.Muon(by_muon, lr=recipe.rate * recipe.muon, momentum=MOMENTUM, weight_decay=0.0)
-            )
+        if factors:
+            self.optimizers.append(Muon(factors, lr=recipe.rate * recipe.muon, momentum=MOMENTUM))
         self._rates = [(group, group["lr"]) for each in self.optimizers for group in each.param_groups]
         self.done, self.spent = 0, 0.0
+
+    def state_of(self, value: Tensor) -> dict[Tensor, dict[str, Tensor]]:
+        """What the optimizer of a parameter keeps of each of its parameters from step to step."""
+        for optimizer in self.optimizers:
+            if any(value is each for group in optimizer.param_groups for each in group["params"]):
+                return optimizer.state
+        raise KeyError(value)
 
     def go(
         self,

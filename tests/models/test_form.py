@@ -145,7 +145,7 @@ def test_spatial_factors_are_tuned_and_polished_in_their_form(tmp_path: Path) ->
     tune.tune(out, images(600), recipe, state=tmp_path / "state", progress=master.silent)
     found = Planner.open(out)
     plan = found.plan(max_params=found.smallest.params * 3 // 2)
-    polish = Recipe(steps=40, students=1, rate=3e-3, muon=4.0, classes=False)
+    polish = Recipe(steps=40, students=1, rate=3e-3, classes=False)
     method = improve.improve(out, plan.ranks, tmp_path / "changes", master.silent, False, polish)
     file, x = io.BytesIO(), images(64)
     torchscript.write(out, plan, file, tmp_path / "changes")

@@ -93,7 +93,7 @@ def test_a_network_that_lost_its_zero_channels_can_be_refit(tmp_path: Path) -> N
     assert improve(folder, planner.plan(0.99).ranks, own, master.silent) == "cut"
 
 
-TRAINING = Recipe(steps=120, students=1, rate=1e-2, batch=32, classes=False)
+TRAINING = Recipe(steps=120, students=1, rate=3e-3, batch=32, classes=False)
 
 
 def distances(folder: Path, plan: Plan, files: list[Path | None], module: nn.Module, x: Tensor) -> list[float]:

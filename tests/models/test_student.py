@@ -53,7 +53,7 @@ def test_a_student_of_nothing_but_factors_learns_by_muon_alone(tmp_path: Path) -
     torch.manual_seed(0)
     x = torch.randn(200, 12)
     master.build(source(make(Bare), (12,), tmp_path / "source", x), tmp_path / "master")
-    training = Training(student_of(tmp_path / "master"), Recipe(2, 1, 1e-3, batch=32, muon=4.0, classes=False))
+    training = Training(student_of(tmp_path / "master"), Recipe(2, 1, 1e-3, batch=32, classes=False))
     training.go(x, 32, lambda generator: ({"only.weight": 2}, 0.3), lambda done: None)
     assert training.done == 2 and len(training.optimizers) == 1
 
@@ -112,8 +112,7 @@ def test_steps_and_seconds_bound_a_training(folder: Path) -> None:
     assert 0 < late.done < 10**6
 
 
-@pytest.mark.parametrize("muon", [0.0, 4.0])
-def test_a_settled_student_learns_with_the_statistics_it_came_with(folder: Path, muon: float) -> None:
+def test_a_settled_student_learns_with_the_statistics_it_came_with(folder: Path) -> None:
     template, stored = Planner.open(folder).template, load_file(folder / "master.safetensors")
     original = {name: stored[f"dense/{name}"] for name in template.tensors}
     factors = {
@@ -127,7 +126,7 @@ def test_a_settled_student_learns_with_the_statistics_it_came_with(folder: Path,
         torch.testing.assert_close(execute.run(student.graph, student.program(), [lesson.images])[0], learnt)
         before = student.loss(None, lesson, PLAIN, hint=0.0).item()
     start = {key: value.clone() for key, value in student.learnt().items()}
-    Training(student, Recipe(steps=40, students=1, rate=3e-3, batch=32, muon=muon, classes=False)).go(
+    Training(student, Recipe(steps=40, students=1, rate=3e-3, batch=32, classes=False)).go(
         images(200), 32, lambda generator: (None, 0.3), lambda done: None
     )
     assert student.loss(None, lesson, PLAIN, hint=0.0).item() < before

@@ -123,6 +123,20 @@ def test_a_training_that_was_killed_goes_on_and_ends_the_same(
     assert all(torch.allclose(once[name], twice[name], rtol=1e-3, atol=1e-4) for name in once)
 
 
+def test_a_training_with_another_recipe_starts_anew(untuned: tuple[nn.Module, Path, Tensor], tmp_path: Path) -> None:
+    state = tmp_path / "state.safetensors"
+    for steps, expected in ((3, 0), (2, 0), (2, None)):
+        seen: list[int] = []
+
+        def watch(phase: str, completed: int, total: int, unit: str, seen: list[int] = seen) -> None:
+            if phase == "tune" and completed < total:
+                seen.append(completed)
+
+        recipe = dataclasses.replace(RECIPE, steps=steps)
+        tune.tune(copied(untuned, tmp_path / f"{steps}{expected}"), untuned[2], recipe, state=state, progress=watch)
+        assert next(iter(seen), None) == expected
+
+
 def test_a_time_limit_ends_the_training_early(untuned: tuple[nn.Module, Path, Tensor], tmp_path: Path) -> None:
     out = copied(untuned, tmp_path / "master")
     recipe = dataclasses.replace(RECIPE, steps=10**6, seconds=0.3)
