@@ -37,8 +37,10 @@ class Muon(torch.optim.Optimizer):
                     state["momentum_buffer"] = torch.zeros_like(value)
                 mean = state["momentum_buffer"].lerp_(value.grad, 1 - momentum)
                 rows, columns = value.shape
-                step = orthogonal(value.grad.lerp(mean, momentum))
-                value.add_(step, alpha=-rate * max(1.0, rows / columns) ** 0.5)
+                direction = value.grad.lerp(mean, momentum)
+                # Rows of zeros, bases that no size so far has had, would come out as zeros.
+                alive = direction.any(dim=1)
+                value[alive] -= orthogonal(direction[alive]) * (rate * max(1.0, rows / columns) ** 0.5)
 
 
 def orthogonal(matrix: Tensor) -> Tensor:

@@ -36,3 +36,15 @@ def test_what_has_no_gradient_stays() -> None:
     value = torch.nn.Parameter(torch.ones(2, 3))
     Muon([value], 0.1, 0.9).step()
     assert torch.equal(value, torch.ones(2, 3))
+
+
+@pytest.mark.parametrize("alive", [0, 1, 4])
+def test_rows_without_gradient_stay_and_the_others_step_as_if_these_were_zeros(alive: int) -> None:
+    torch.manual_seed(0)
+    value = torch.nn.Parameter(torch.ones(6, 5))
+    value.grad = torch.zeros(6, 5)
+    value.grad[:alive] = torch.randn(alive, 5)
+    expected = 1 - 0.1 * (6 / 5) ** 0.5 * orthogonal(value.grad)
+    Muon([value], 0.1, 0.9).step()
+    assert torch.equal(value[alive:], torch.ones(6 - alive, 5))
+    assert torch.allclose(value, expected, atol=1e-6)
