@@ -33,7 +33,7 @@ from models.variant import Factors
 EPSILON = 7
 TINY = 1e-12
 LARGEST_GRADIENT = 1.0
-MOMENTUM = 0.9
+MUON, MOMENTUM = 4.0, 0.9
 
 # For each batch norm (by the name of its call) the mean and variance, per channel, of what comes before it.
 Moments: TypeAlias = dict[str, tuple[Tensor, Tensor]]
@@ -67,7 +67,7 @@ class Lesson:
 class Recipe:
     """How to train: at a rate that rises over a twentieth of the steps and falls to zero.
 
-    Factors learn by Muon, at `muon` times the rate, all else by Adam.
+    Factors learn by Muon, at `MUON` times the rate, all else by Adam.
 
     In each of `steps`, `students` networks learn from one batch of `batch` inputs. `hint` is the weight of the
     layers' outputs in the loss, at the beginning and for a network with all parameters: it is less in proportion
@@ -80,7 +80,6 @@ class Recipe:
     rate: float
     batch: int = 64
     hint: float = 5.0
-    muon: float = 4.0
     classes: bool = True
     seconds: float | None = None
     seed: int = 0
@@ -248,7 +247,7 @@ class Training:
         if rest:
             self.optimizers.append(torch.optim.Adam(rest, lr=recipe.rate))
         if factors:
-            self.optimizers.append(Muon(factors, lr=recipe.rate * recipe.muon, momentum=MOMENTUM))
+            self.optimizers.append(Muon(factors, lr=recipe.rate * MUON, momentum=MOMENTUM))
         self._rates = [(group, group["lr"]) for each in self.optimizers for group in each.param_groups]
         self.done, self.spent = 0, 0.0
 
