@@ -46,6 +46,7 @@ def run(job: Job) -> Mapping[str, Any]:
             except FileNotFoundError as error:
                 raise Problem("upload-incomplete", "The upload ended early.", "Upload the model again.") from error
             _build(job, upload, folder)
+    effort.forget(job)
     published = catalogue.publish_wanted(id)
     job.parts.measure_ahead(catalogue.open(id))
     versions = [{"name": name, "version": version} for name, version in published.items()]
@@ -84,8 +85,11 @@ def _build(job: Job, upload: Mapping[str, Any], folder: Path) -> None:
     original = cut.Cutter(out, options.get("metric"), job.progress).cut(planner.plan(budget=1), folder / "original.pt")
     job.progress("store", 0, 1, "models")
     extra = [*([EVALUATION] if has_data else []), *([REFIT] if keep else [])]
-    for name in (*MASTER, *extra):
-        store.create_file(f"models/{id}/{name}", out / name)
+    keys = {name: f"models/{id}/{name}" for name in (*MASTER, *extra)}
+    # What an attempt that was killed here has left goes with its other half, which was lost.
+    store.delete(*keys.values())
+    for name, key in keys.items():
+        store.create_file(key, out / name)
     original = cut.keep(job, original, folder / "original.pt")
     store.create_json(record_key(id, original.plan.digest), original.to_json())
     job.check()
@@ -95,7 +99,6 @@ def _build(job: Job, upload: Mapping[str, Any], folder: Path) -> None:
         manifest_key(id),
         {**upload, **description, "created": time.time(), "baseline": original.measurement},
     )
-    effort.forget(job)
 
 
 def read(job: Job, upload: Mapping[str, Any], program: Path) -> None:

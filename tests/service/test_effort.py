@@ -170,6 +170,9 @@ def test_a_training_whose_worker_is_killed_is_taken_up_by_the_next(
     attempt(("", 0))
     assert steps == [60]
     assert not web.parts.store.exists(tuning_key(answer["id"]))
+    web.parts.store.create(tuning_key(answer["id"]), b"of a worker that was killed when all but this was done")
+    attempt(("", 0))
+    assert not web.parts.store.exists(tuning_key(answer["id"]))
 
 
 @pytest.mark.parametrize(

@@ -156,7 +156,8 @@ def test_an_ingest_that_was_interrupted_before_its_end_is_done_again_in_full(
 ) -> None:
     id = web.parts.catalogue.resolve("demo")
     before = web.parts.store.read(f"models/{id}/master.safetensors")
-    web.parts.store.delete(manifest_key(id), f"models/{id}/plans.npz")
+    web.parts.store.delete(manifest_key(id), f"models/{id}/plans.npz", f"models/{id}/master.safetensors")
+    web.parts.store.create(f"models/{id}/master.safetensors", b"of an attempt that was killed after this")
     web.parts.catalogue.forget(id)
     with at_work(stocked):
         assert web.end(web.parts.ingest(id))["error"] is None
