@@ -46,13 +46,13 @@ def improve(
     """Find what is best for the plan `ranks` of the master in `folder`; write the tensors that it changes to `out`.
 
     The answer says what won: "cut", "cut+bn", "refit", "refit+bn", "tuned", or with a recipe for `training` perhaps
-    "polished". At most 256 of the calibration inputs, a fifth, are held back to decide; `classes` says what nearness
-    is (see `nearness`).
+    "polished". A fifth of the calibration inputs, at most 256 or one batch of a program for a fixed number of samples,
+    are held back to decide; `classes` says what nearness is (see `nearness`).
     """
     template, master = Template.open(folder), load_file(folder / "master.safetensors")
     kept = load_file(folder / "refit.safetensors")
     inputs = kept["inputs"]
-    count = min(len(inputs), INPUTS) // 5
+    count = min(len(inputs) // 5, max(INPUTS // 5, template.graph.batch or 0))
     batch = template.graph.batch or min(BATCH, max(count, 1))
     plain = dataclasses.replace(template, tuned=None)
     candidates = {CUT: variant.parts(plain, master, ranks)}

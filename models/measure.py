@@ -14,6 +14,7 @@ from torch import Tensor
 
 from models.errors import DataError
 from models.master import Progress, silent
+from models.nearness import sound
 
 METRICS = ("top1", "top5", "mse", "agreement")
 BATCH = 128
@@ -89,20 +90,20 @@ def default_metric(targets: Tensor | None) -> str:
 def top1(outputs: Tensor, targets: Tensor) -> Tensor:
     """1 where the largest output (B, classes) is the target (B,)."""
     _check_classes(outputs, targets)
-    return (outputs.argmax(1) == targets).double() * _sound(outputs)
+    return (outputs.argmax(1) == targets).double() * sound(outputs, classes=True)
 
 
 def top5(outputs: Tensor, targets: Tensor) -> Tensor:
     """1 where the target is among the five largest outputs."""
     _check_classes(outputs, targets)
     best = outputs.topk(min(5, outputs.shape[1]), dim=1).indices
-    return (best == targets.unsqueeze(1)).any(1).double() * _sound(outputs)
+    return (best == targets.unsqueeze(1)).any(1).double() * sound(outputs, classes=True)
 
 
 def agreement(outputs: Tensor, original: Tensor) -> Tensor:
     """1 where both networks' largest outputs are the same class."""
     _check_scores(outputs)
-    return (outputs.argmax(1) == original.argmax(1)).double() * _sound(outputs)
+    return (outputs.argmax(1) == original.argmax(1)).double() * sound(outputs, classes=True)
 
 
 def mse(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -123,17 +124,12 @@ SCORES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-def _sound(outputs: Tensor) -> Tensor:
-    """Whether each row's largest score is finite, and none is NaN: a score of -∞ rules a class out, no more."""
-    return outputs.amax(1).isfinite()
-
-
 def _check_finite(metric: str, outputs: Tensor, start: int) -> None:
     """Refuses outputs of the original, the first being of input `start`, that nothing can be compared with."""
-    sound = outputs.reshape(len(outputs), -1).isfinite().all(1) if metric == "mse" else _sound(outputs)
-    if not bool(sound.all()):
+    rows = sound(outputs, classes=metric != "mse")
+    if not bool(rows.all()):
         raise DataError(
-            f"The model's own output for evaluation input {start + int(sound.int().argmin())}, counted from 0, is NaN "
+            f"The model's own output for evaluation input {start + int(rows.int().argmin())}, counted from 0, is NaN "
             "or infinite.",
             "Leave such inputs out, or export a model that has numbers for them.",
         )

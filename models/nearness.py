@@ -38,10 +38,17 @@ class Nearness:
 
     def distance(self, outputs: Tensor, wanted: Tensor) -> Tensor:
         """How far `outputs` are from `wanted`, both (N, …): at least 0, but for rounding. Of outputs that are no
-        floating-point numbers, such as the class itself, nothing is asked."""
+        floating-point numbers, such as the class itself, nothing is asked, nor of samples for which there are none
+        to give (see `sound`)."""
         if not wanted.is_floating_point():
             return torch.zeros((), device=wanted.device)
-        if not (self.classes and _tells_apart(wanted)):
+        classes = self.classes and _tells_apart(wanted)
+        rows = sound(wanted, classes)
+        if not bool(rows.all()):
+            outputs, wanted = outputs[rows], wanted[rows]
+            if not len(wanted):
+                return outputs.sum()
+        if not classes:
             spread = (wanted - wanted.mean(0)).square().mean() + TINY
             return (outputs - wanted).square().mean() / spread
         if _probabilities(wanted):
@@ -80,7 +87,8 @@ def nearness(graph: Graph, original: Mapping[str, Tensor], inputs: Tensor, batch
         found = [each for each in execute.run(graph, original, [images]) if _tells_apart(each)]
         if not found:
             break
-        logits += [each.clamp_min(TINY).log() if _probabilities(each) else each for each in found]
+        found = [each[sound(each, classes=True)] for each in found]
+        logits += [each.clamp_min(TINY).log() if _probabilities(each) else each for each in found if len(each)]
     if not logits or _share(logits, 1.0) >= ENTROPY:
         return Nearness()
     low, high = 1.0, HOTTEST
@@ -88,6 +96,12 @@ def nearness(graph: Graph, original: Mapping[str, Tensor], inputs: Tensor, batch
         middle = math.sqrt(low * high)
         low, high = (low, middle) if _share(logits, middle) >= ENTROPY else (middle, high)
     return Nearness(temperature=high)
+
+
+def sound(outputs: Tensor, classes: bool) -> Tensor:
+    """Which samples of `outputs` (N, …) are numbers: all of theirs are finite, or of classes' scores (N, C) the
+    largest. A score of -∞ rules a class out, no more."""
+    return outputs.amax(1).isfinite() if classes else outputs.reshape(len(outputs), -1).isfinite().all(1)
 
 
 def _tells_apart(outputs: Tensor) -> bool:

@@ -31,7 +31,7 @@ RIDGE, FEW = 1e-3, 1e-2
 INPUTS = 1280
 ROWS, PART = 40_000, 8192
 CHUNK = 64
-VALUES = 1 << 28
+VALUES, PATCHES = 1 << 28, 1 << 26
 ADD = "aten.add.Tensor"
 # A batch norm that scales a channel by less than this share of its largest scale lets nothing be made good there.
 SMALLEST = 1e-2
@@ -116,7 +116,7 @@ class _Walk:
             return {}
         wanted = whole if missing is None else whole + missing
         normal, cross, mean_in, mean_out, count = _equations(node, layer, self._cut[data], wanted, bias)
-        if not all(bool(each.isfinite().all()) for each in (normal, cross, mean_in, mean_out)):
+        if not count or not all(bool(each.isfinite().all()) for each in (normal, cross, mean_in, mean_out)):
             self._keep(node, whole, self._call(node, self._cut))
             return {}
         solved = _solve(normal, cross, original, count)
@@ -189,7 +189,8 @@ class _Walk:
 def _equations(
     node: Node, layer: Layer, data: Tensor, outputs: Tensor, bias: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
-    """Centred normal equations over a sample of positions, the means of inputs and outputs, and how many they were."""
+    """Centred normal equations over a sample of positions, the means of inputs and outputs, and how many they were:
+    those where both are finite."""
     normal = torch.zeros(layer.inputs, layer.inputs, dtype=torch.float64)
     cross = torch.zeros(layer.inputs, layer.outputs, dtype=torch.float64)
     origin: Tensor | None = None
@@ -198,6 +199,11 @@ def _equations(
     count = 0
     for x, y in _pairs(node, layer, data, outputs):
         x, y = single(x), single(y if bias is None else y - bias)
+        if not bool((x.sum() + y.sum()).isfinite()):
+            rows = x.isfinite().all(1) & y.isfinite().all(1)
+            x, y = x[rows], y[rows]
+            if not len(x):
+                continue
         # Near the mean, so that single precision does not lose the variance beside it.
         origin = x.mean(0) if origin is None else origin
         x = x - origin
@@ -206,12 +212,11 @@ def _equations(
         total_in += x.sum(0).double()
         total_out += y.sum(0).double()
         count += len(x)
-    assert origin is not None
-    mean_in, mean_out = total_in / count, total_out / count
+    mean_in, mean_out = total_in / max(count, 1), total_out / max(count, 1)
     return (
-        normal / count - torch.outer(mean_in, mean_in),
-        cross / count - torch.outer(mean_in, mean_out),
-        mean_in + origin,
+        normal / max(count, 1) - torch.outer(mean_in, mean_in),
+        cross / max(count, 1) - torch.outer(mean_in, mean_out),
+        mean_in if origin is None else mean_in + origin,
         mean_out,
         count,
     )
@@ -233,7 +238,9 @@ def _pairs(node: Node, layer: Layer, data: Tensor, outputs: Tensor) -> Iterator[
     positions = max(1, ROWS // len(data))
     for x, y in zip(torch.split(data, CHUNK), torch.split(outputs, CHUNK), strict=True):
         chosen = torch.randperm(math.prod(y.shape[2:]), generator=generator)[:positions]
-        patches = functional.unfold(x, kernel, dilation, padding, stride)[:, :, chosen]
+        # All patches of a few samples at a time: of a chunk they could be gigabytes.
+        few = torch.split(x, max(1, PATCHES // (layer.inputs * math.prod(y.shape[2:]))))
+        patches = torch.cat([functional.unfold(each, kernel, dilation, padding, stride)[:, :, chosen] for each in few])
         yield (
             patches.transpose(1, 2).reshape(-1, layer.inputs),
             y.flatten(2)[:, :, chosen].transpose(1, 2).reshape(-1, layer.outputs),

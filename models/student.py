@@ -26,8 +26,9 @@ from models.errors import DataError
 from models.factor import call_weights, product
 from models.layers import CONVOLUTION, Layer, geometry_of
 from models.muon import Muon
-from models.nearness import SAMPLES, Nearness, nearness
+from models.nearness import SAMPLES, Nearness, nearness, sound
 from models.program import Argument, Graph, Node, Ref
+from models.statistics import USABLE
 from models.variant import Factors
 
 EPSILON = 7
@@ -61,6 +62,14 @@ class Lesson:
     outputs: list[Tensor]
     moments: Moments
     layers: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def sound(self, classes: bool) -> Tensor:
+        """Which of the images have outputs that are numbers, (N,)."""
+        rows = torch.ones(len(self.images), dtype=torch.bool, device=self.images.device)
+        for outputs in self.outputs:
+            if outputs.is_floating_point():
+                rows &= sound(outputs, classes and outputs.ndim == 2)
+        return rows
 
 
 @dataclass(frozen=True)
@@ -206,6 +215,18 @@ class Student:
         found = torch.stack([measure.distance(*pair) for pair in zip(outputs, lesson.outputs, strict=True)])
         return found.sum() + (hint * torch.stack(missed).mean() if missed else 0.0)
 
+    @torch.no_grad()
+    def answered(self, inputs: Tensor, batch: int, classes: bool) -> Tensor:
+        """Of `inputs` (N, …), taken `batch` at a time, those to which the teacher's outputs are numbers. Raises
+        DataError where these do not fill a batch."""
+        lessons = [self.teach(images) for images in execute.batches(inputs, batch)]
+        found = torch.cat([lesson.images[lesson.sound(classes)] for lesson in lessons]).to(inputs.device)
+        if len(found) < batch:
+            raise DataError(
+                f"The network's outputs are numbers for {len(found)} of {len(inputs)} calibration inputs only.", USABLE
+            )
+        return found
+
     def measure(self, data: Tensor, batch: int, classes: bool) -> Nearness:
         """What nearness to this teacher is, by some of the inputs."""
         return nearness(self.graph, self.original, data[: max(SAMPLES, batch)].to(self.device), batch, classes)
@@ -269,7 +290,8 @@ class Training:
         """Do what is left of it, on inputs `data` (N, …) taken `batch` at a time.
 
         `draw` says what the next student is, `progress` hears the steps done before each one, and
-        `after` is called after each.
+        `after` is called after each. Inputs to which the teacher's outputs are no numbers are left out of their
+        batch. A step whose gradient is not finite, as that of a norm is at an input that is all zeros, changes nothing.
         """
         student, recipe, parameters = self.student, self.recipe, list(self.student.parameters.values())
         measure = student.measure(data, batch, recipe.classes)
@@ -287,6 +309,8 @@ class Training:
             generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + self.done)
             images = _mix(data[torch.randint(len(data), (batch,), generator=generator)], generator)
             lesson = student.teach(images, layers=recipe.hint > 0)
+            if student.graph.batch is None and not bool((rows := lesson.sound(recipe.classes)).all()) and rows.any():
+                lesson = student.teach(lesson.images[rows], layers=recipe.hint > 0)
             for optimizer in self.optimizers:
                 optimizer.zero_grad()
             for _ in range(recipe.students):
@@ -295,9 +319,10 @@ class Training:
                 if not loss.requires_grad:
                     raise DataError("None of the network's outputs can teach.", "Return floating-point ones too.")
                 (loss / recipe.students).backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(parameters, LARGEST_GRADIENT)
-            for optimizer in self.optimizers:
-                optimizer.step()
+            length = torch.nn.utils.clip_grad_norm_(parameters, LARGEST_GRADIENT)
+            if length.isfinite():
+                for optimizer in self.optimizers:
+                    optimizer.step()
             self.done += 1
             self.spent = time.monotonic() - began
             after()

@@ -87,7 +87,10 @@ def tune(
     progress("tune", recipe.steps, recipe.steps, "steps")
     knots = _knots(planner)
     measure = nearness(template.graph, original, held, batch, recipe.classes)
-    lessons = [student.teach(images) for images in execute.batches(data[:STATISTICS], batch)]
+    lessons = [
+        student.teach(images)
+        for images in execute.batches(student.answered(data[:STATISTICS], batch, recipe.classes), batch)
+    ]
     tables: list[dict[str, Tensor]] = []
     curve = []
     for index, knot in enumerate(knots):
@@ -162,7 +165,7 @@ def _knots(planner: Planner) -> list[Plan]:
 
 def _threshold(curve: Sequence[Mapping[str, float]]) -> int:
     """The parameters up to which the tuned factors are used: where that makes the errors least, in ratio."""
-    gains = [math.log(max(point["cut"], 1e-12)) - math.log(max(point["tuned"], 1e-12)) for point in curve]
+    gains = [_logarithm(point["cut"]) - _logarithm(point["tuned"]) for point in curve]
     best, total, below = 0.0, 0.0, 0
     for point, gain in zip(curve, gains, strict=True):
         total += gain
@@ -171,23 +174,34 @@ def _threshold(curve: Sequence[Mapping[str, float]]) -> int:
     return below
 
 
+def _logarithm(error: float) -> float:
+    """Of an error that may be nothing, or infinite."""
+    return math.log(min(max(error, 1e-12), 1e12))
+
+
 def _save(training: Training, path: Path) -> None:
     tensors = {f"value/{key}": value for key, value in training.student.learnt().items()}
     for key, value in training.student.parameters.items():
         tensors |= {f"{name}/{key}": each.cpu() for name, each in training.state_of(value).get(value, {}).items()}
     partial = path.with_suffix(".partial")
-    about = {"done": str(training.done), "spent": str(training.spent), "recipe": repr(training.recipe)}
-    save_file(tensors, partial, about)
+    save_file(tensors, partial, {"done": str(training.done), "spent": str(training.spent), "kind": _kind(training)})
     partial.replace(path)
 
 
+def _kind(training: Training) -> str:
+    """Everything that two trainings have in common if one can go on where the other was."""
+    shapes = {key: tuple(value.shape) for key, value in training.student.parameters.items()}
+    optimizers = [f"{type(each).__name__}: {each.defaults}" for each in training.optimizers]
+    return f"{training.recipe}, {optimizers}, {shapes}"
+
+
 def _load(training: Training, path: Path) -> None:
-    """Takes up a training kept at `path`; one that is not there, or had another recipe, starts at the beginning."""
+    """Takes up a training kept at `path`; one that is not there, or was of another kind, starts at the beginning."""
     if not path.exists():
         return
     with safe_open(path, "pt") as file:
         about = file.metadata()
-    if about.get("recipe") != repr(training.recipe):
+    if about.get("kind") != _kind(training):
         return
     training.done, training.spent = int(about["done"]), float(about["spent"])
     moments: dict[str, dict[str, Tensor]] = {}
@@ -197,7 +211,7 @@ def _load(training: Training, path: Path) -> None:
     with torch.no_grad():
         for key, value in training.student.parameters.items():
             value.copy_(moments[key].pop("value"))
-            # A count of steps stays on the CPU.
-            kept = {kind: each.to(value.device) if each.dim() else each for kind, each in moments[key].items()}
+            # Adam's count of steps stays on the CPU.
+            kept = {kind: each if kind == "step" else each.to(value.device) for kind, each in moments[key].items()}
             if kept:
                 training.state_of(value)[value] = kept

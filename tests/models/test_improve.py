@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -208,3 +209,20 @@ def test_of_a_tuned_master_every_candidate_gives_its_own_file(
             if (wanted, template.knot(plan.ranks) is None) in (("cut", True), ("tuned", False)):
                 assert load_file(own) == {}
     assert load_file(folder / "master.safetensors").keys() == stored.keys()
+
+
+def test_a_program_for_many_samples_at_once_is_compared_too(
+    kept: tuple[nn.Module, Path, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is held back is usually less than its batch."""
+    _, folder, _ = kept
+    template = json.loads((folder / "template.json").read_text())
+    template["graph"]["inputs"][0][2][0] = 40
+    (folder / "template.json").write_text(json.dumps(template))
+    monkeypatch.setattr(improve_module, "INPUTS", 50)
+    inputs = load_file(folder / "refit.safetensors")["inputs"]
+    assert len(inputs) // 5 > 40
+    recipe = dataclasses.replace(TRAINING, steps=120, students=2)
+    tune.tune(folder, inputs, recipe, state=tmp_path / "state", progress=master.silent, largest=1.0, device="cpu")
+    plan = Planner.open(folder).smallest
+    assert improve(folder, plan.ranks, tmp_path / "own", master.silent, False) == "tuned"

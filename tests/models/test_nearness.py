@@ -99,3 +99,16 @@ def test_what_is_not_a_number_is_infinitely_far(tmp_path: Path) -> None:
     broken = {name: value * math.nan for name, value in tensors.items()}
     found = Nearness().distances(graph, tensors, [broken, tensors], torch.randn(8, 4), 4)
     assert found == [math.inf, 0.0]
+
+
+@pytest.mark.parametrize("classes", [True, False])
+def test_samples_that_the_original_gives_no_numbers_for_count_for_nothing(classes: bool, tmp_path: Path) -> None:
+    graph, tensors = read(Logits(8.0, False).eval(), (10,), tmp_path)
+    other = {name: value + torch.randn_like(value) for name, value in tensors.items()}
+    x = torch.randn(64, 10)
+    with_bad = torch.cat([x[:1] * math.nan, x[:40], x[:1] * math.nan, x[40:]])
+    measure = nearness(graph, tensors, x, 64, classes)
+    assert nearness(graph, tensors, with_bad, 66, classes) == measure
+    expected = measure.distances(graph, tensors, [other], x, 64)
+    assert measure.distances(graph, tensors, [other], with_bad, 66) == pytest.approx(expected)
+    assert measure.distances(graph, tensors, [other], x * math.nan, 64) == [0.0]

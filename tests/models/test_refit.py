@@ -278,5 +278,34 @@ def test_the_layer_that_is_left_whole_helps_whatever_is_around_it(
 def test_what_overflows_is_left_as_it_was(tmp_path: Path) -> None:
     x = torch.randn(64, 14)
     graph, tensors, decomposed, moments = prepared(make(Chain), (14,), x, tmp_path)
-    x[3] = torch.inf
-    assert refitted(graph, tensors, [2, 2], moments, x) == {}
+    assert not any("first" in name for name in refitted(graph, tensors, [2, 2], moments, x * 1e38))
+    assert refitted(graph, tensors, [2, 2], moments, x * torch.inf) == {}
+
+
+@pytest.mark.parametrize(("kind", "shape"), [(Chain, (14,)), (Small, SHAPES[Small])])
+def test_inputs_that_the_network_has_no_numbers_for_are_left_out(
+    kind: type[nn.Module], shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(64, *shape)
+    graph, tensors, decomposed, moments = prepared(make(kind), shape, x, tmp_path)
+    ranks = [2] * len(decomposed)
+    expected = refitted(graph, tensors, ranks, moments, x)
+    found = refitted(graph, tensors, ranks, moments, torch.cat([x, x[:1] * torch.nan]))
+    assert found.keys() == expected.keys() and all(bool(each.isfinite().all()) for each in found.values())
+    wanted = execute.run(graph, tensors, [x])[0]
+    errors = [
+        float((execute.run(graph, substituted(tensors, decomposed, each), [x])[0] - wanted).norm())
+        for each in (expected, found)
+    ]
+    assert errors[1] == pytest.approx(errors[0], rel=0.05)
+
+
+def test_patches_are_the_same_however_few_are_made_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(70, *SHAPES[Small])
+    graph, tensors, decomposed, moments = prepared(make(Small), SHAPES[Small], x, tmp_path)
+    ranks = [2] * len(decomposed)
+    at_once = refitted(graph, tensors, ranks, moments, x)
+    monkeypatch.setattr(refit, "PATCHES", 1)
+    assert all(torch.equal(value, at_once[name]) for name, value in refitted(graph, tensors, ranks, moments, x).items())

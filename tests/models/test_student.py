@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from models import execute, master
+from models.errors import DataError
 from models.factor import by_basis
 from models.nearness import Nearness
 from models.plan import Planner
@@ -131,3 +132,44 @@ def test_a_settled_student_learns_with_the_statistics_it_came_with(folder: Path)
     )
     assert student.loss(None, lesson, PLAIN, hint=0.0).item() < before
     assert all(not torch.equal(start[key], student.learnt()[key]) for key in start)
+
+
+class Unit(nn.Module):
+    """At an input that is all zeros the first output's gradient is no number, and the second is none itself."""
+
+    def __init__(self, eps: float) -> None:
+        super().__init__()
+        self.first, self.last, self.eps = nn.Linear(6, 5, bias=False), nn.Linear(5, 3), eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        return self.last(y / (y.square().sum(1, keepdim=True).sqrt() + self.eps))
+
+
+@pytest.mark.parametrize(("eps", "dropped"), [(1e-6, False), (0.0, True)])
+def test_an_input_that_nothing_can_be_learnt_from_does_not_ruin_the_rest(
+    eps: float, dropped: bool, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(64, 6)
+    bad = torch.cat([x, torch.zeros(1, 6)])
+    master.build(source(Unit(eps), (6,), tmp_path / "source", x), tmp_path / "master")
+    student = student_of(tmp_path / "master")
+    ranks = {layer.weight: 2 for layer in student.factored}
+    before = {key: value.clone() for key, value in student.learnt().items()}
+    training = Training(student, Recipe(1, 1, 1e-2, classes=False))
+    training.go(torch.zeros(8, 6), 8, lambda generator: (ranks, 0.3), lambda done: None)
+    assert training.done == 1 and all(torch.equal(before[key], value) for key, value in student.learnt().items())
+    training = Training(student, Recipe(30, 1, 1e-2, classes=False))
+    training.go(bad, 8, lambda generator: (ranks, 0.3), lambda done: None)
+    learnt = student.learnt()
+    assert all(bool(value.isfinite().all()) for value in learnt.values())
+    assert not all(torch.equal(before[key], learnt[key]) for key in learnt)
+    assert len(student.answered(bad, 5, classes=False)) == (64 if dropped else 65)
+
+
+def test_inputs_without_answers_are_refused_in_words(tmp_path: Path) -> None:
+    x = torch.randn(64, 6)
+    master.build(source(Unit(0.0), (6,), tmp_path / "source", x), tmp_path / "master")
+    with pytest.raises(DataError, match="numbers for 7 of 16"):
+        student_of(tmp_path / "master").answered(torch.cat([x[:7], torch.zeros(9, 6)]), 8, classes=False)

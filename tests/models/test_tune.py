@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from models import execute, master, tune, variant
+from models import execute, master, student, tune, variant
 from models.emit import torchscript
 from models.errors import Cancelled, DataError
 from models.plan import Plan, Planner
@@ -137,6 +138,30 @@ def test_a_training_with_another_recipe_starts_anew(untuned: tuple[nn.Module, Pa
         assert next(iter(seen), None) == expected
 
 
+def test_a_training_of_another_network_or_optimizer_starts_anew(
+    untuned: tuple[nn.Module, Path, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state, recipe = tmp_path / "state.safetensors", dataclasses.replace(RECIPE, steps=2)
+    steps: list[int] = []
+
+    def watch(phase: str, completed: int, total: int, unit: str) -> None:
+        if phase == "tune" and completed < total:
+            steps.append(completed)
+
+    def training(out: Path, data: Tensor) -> list[int]:
+        steps.clear()
+        tune.tune(out, data, recipe, state=state, progress=watch, device="cpu")
+        return [*steps]
+
+    other = torch.randn(400, 12)
+    master.build(source(make(Branching), (12,), tmp_path / "source", other), tmp_path / "branching")
+    assert training(tmp_path / "branching", other) == [0, 1]
+    assert training(copied(untuned, tmp_path / "first"), untuned[2]) == [0, 1]
+    assert training(copied(untuned, tmp_path / "same"), untuned[2]) == []
+    monkeypatch.setattr(student, "MUON", 2.0)
+    assert training(copied(untuned, tmp_path / "rate"), untuned[2]) == [0, 1]
+
+
 def test_a_time_limit_ends_the_training_early(untuned: tuple[nn.Module, Path, Tensor], tmp_path: Path) -> None:
     out = copied(untuned, tmp_path / "master")
     recipe = dataclasses.replace(RECIPE, steps=10**6, seconds=0.3)
@@ -200,6 +225,9 @@ def test_the_threshold_is_where_the_errors_are_least() -> None:
     assert tune._threshold([point(1, 1.0, 0.5), point(2, 0.5, 0.1), point(3, 0.1, 0.2)]) == 2
     assert tune._threshold([point(1, 0.5, 1.0), point(2, 0.5, 0.01), point(3, 0.1, 0.2)]) == 2
     assert tune._threshold([point(1, 0.5, 1.0), point(2, 0.1, 0.2)]) == 0
+    infinite = [point(1, math.inf, 0.1), point(2, math.inf, 0.1), point(3, 0.5, 0.1), point(4, 0.1, 0.2)]
+    assert tune._threshold(infinite) == 3
+    assert tune._threshold([point(1, math.inf, math.inf), point(2, 0.5, 0.1)]) == 2
 
 
 class Branching(nn.Module):
