@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections.abc import AsyncIterator
 from importlib.metadata import PackageNotFoundError, version
@@ -18,6 +19,7 @@ from service import problems
 from service.api import health, models, operations, pages, schemas
 from service.auth import Gate
 from service.metrics import Tally
+from service.operations import STALE_SECONDS
 from service.settings import Settings
 from service.work import Parts
 
@@ -70,14 +72,21 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 async def tend(parts: Parts, tally: Tally) -> None:
-    """Shares the counters, and takes up what is left undone at the start and whenever Redis has lost its memory."""
+    """Shares the counters, and takes up what is left undone at the start and whenever Redis has lost its memory.
+
+    Uploads a second time, once what a worker was doing until just before counts as lost.
+    """
     known: str | None = None
+    again = math.inf
     while True:
         try:
             run = await run_in_threadpool(lambda: str(parts.cache.redis.info("server")["run_id"]))
             if run != known:
                 await run_in_threadpool(parts.recover)
-                known = run
+                known, again = run, time.monotonic() + STALE_SECONDS + TEND_SECONDS
+            elif time.monotonic() > again:
+                await run_in_threadpool(parts.recover, finished=False)
+                again = math.inf
             await run_in_threadpool(tally.flush, parts.cache)
         except Exception as error:
             log.warning("Redis or the store cannot be reached: %s", error)

@@ -100,8 +100,15 @@ def refuse_other_sites(request: Request) -> None:
     origin = request.headers.get("origin")
     if not _local(host):
         raise Problem("forbidden", "Without keys, only requests to this machine's own address are answered.")
-    if request.method not in SAFE_METHODS and origin is not None and not _local(urlsplit(origin).hostname or ""):
+    if request.method not in SAFE_METHODS and origin is not None and not _local(_host_of(origin)):
         raise Problem("forbidden", "Requests from other web sites are not answered.")
+
+
+def _host_of(origin: str) -> str:
+    try:
+        return urlsplit(origin).hostname or ""
+    except ValueError:
+        return ""
 
 
 def _local(host: str) -> bool:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 import time
-import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import redis
 from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
+from service.lock import Lock
 from service.nearby import Nearby
 from service.settings import MIB, Settings
 
@@ -123,19 +124,26 @@ class Cache:
         for key in self.redis.scan_iter(f"{PREFIX}artifact:{model}:*", count=1000):
             self.redis.delete(key)
 
+    def lock_of(self, name: str, seconds: float) -> Lock:
+        """A lock to take and to renew."""
+        return Lock(self.redis, f"{PREFIX}{name}", seconds, self.ttl)
+
     @contextmanager
     def lock(self, name: str, seconds: float = 10.0) -> Iterator[None]:
         """Holds a lock that no crash keeps longer than `seconds`. Raises `TimeoutError`."""
-        key, token = f"{PREFIX}lock:{name}", uuid.uuid4().hex
+        lock = self.lock_of(f"lock:{name}", seconds)
         deadline = time.monotonic() + 2 * seconds
-        while not self.redis.set(key, token, nx=True, px=int(seconds * 1000)):
+        while not lock.hold():
             if time.monotonic() > deadline:
                 raise TimeoutError(name)
             time.sleep(0.02)
+        ended = threading.Event()
+        threading.Thread(target=_renew, args=(lock, seconds / 3, ended), daemon=True).start()
         try:
             yield
         finally:
-            self.redis.eval(RELEASE, 1, key, token)
+            ended.set()
+            lock.release()
 
     def count(self, name: str, amount: float = 1, **labels: str) -> None:
         """Adds to a counter that /metrics shows."""
@@ -147,7 +155,11 @@ class Cache:
         return {tuple(key.decode().split("|")): float(value) for key, value in found.items()}
 
 
-RELEASE = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end return 0"
+def _renew(lock: Lock, pause: float, ended: threading.Event) -> None:
+    while not ended.wait(pause):
+        with suppress(redis.RedisError):
+            if not lock.hold():
+                return
 
 
 def digest(path: Path) -> str:

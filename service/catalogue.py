@@ -65,11 +65,12 @@ class Recent(Generic[K, V]):
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A finished model: its manifest and its planner."""
+    """A finished model: its manifest and its planner. `tag` tells it from the same one uploaded again."""
 
     id: str
     manifest: Mapping[str, Any]
     planner: Planner
+    tag: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,10 +140,11 @@ class Catalogue:
 
     def open(self, id: str) -> Model:
         """The model. Raises `Problem`: model-not-found, or model-not-ready where it has been uploaded."""
-        model = self._models.get(id, lambda: self._load(id))
-        if model is not None and self._still_there(id):
-            return model
-        self.forget(id)
+        for _ in range(2):
+            model = self._models.get(id, lambda: self._load(id))
+            if model is not None and self._still_there(model):
+                return model
+            self.forget(id)
         if self.store.exists(upload_key(id)):
             raise Problem(
                 "model-not-ready",
@@ -246,6 +248,10 @@ class Catalogue:
         self._manifests.drop(lambda key: key == id)
         self._records.drop(lambda key: key[0] == id)
 
+    def forget_record(self, id: str, digest: str) -> None:
+        """Drops what this process keeps of a cut."""
+        self._records.drop(lambda key: key == (id, digest))
+
     def _version(self, key: str) -> Mapping[str, Any] | None:
         return self._named.get(key, lambda: self.store.read_json(key))
 
@@ -254,18 +260,20 @@ class Catalogue:
         return set(digests_of(source))
 
     def _load(self, id: str) -> Model | None:
+        tag = self.store.tag(manifest_key(id))  # first: of a newer one it would hide the change
         manifest = self.manifest(id)
-        if manifest is None:
+        if tag is None or manifest is None:
             return None
-        return Model(id, manifest, Planner.open(self.store.folder(f"models/{id}", PLANNER)))
+        with self.store.folder(f"models/{id}", PLANNER, manifest["created"]) as folder:
+            return Model(id, manifest, Planner.open(folder), tag)
 
-    def _still_there(self, id: str) -> bool:
+    def _still_there(self, model: Model) -> bool:
         now = time.monotonic()
-        if now - self._checked.get(id, -RECHECK_SECONDS) < RECHECK_SECONDS:
+        if now - self._checked.get(model.id, -RECHECK_SECONDS) < RECHECK_SECONDS:
             return True
-        if not self.exists(id):
+        if self.store.tag(manifest_key(model.id)) != model.tag:
             return False
-        self._checked[id] = now
+        self._checked[model.id] = now
         return True
 
 

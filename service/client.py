@@ -148,7 +148,7 @@ class Client:
                 now.get("total") or 0,
                 now.get("unit") or "",
             )
-            time.sleep(min(0.1 * 1.2**attempt, 1.0))
+            time.sleep(min(0.1 * 1.2 ** min(attempt, 20), 1.0))
         raise AssertionError("unreachable")
 
     def pull(self, reference: str, size: Mapping[str, Any], file: Path, progress: Progress = silent) -> dict[str, str]:

@@ -101,7 +101,7 @@ def run(job: Job) -> Mapping[str, Any]:
     manifest = parts.catalogue.open(id).manifest
     plan = Plan.from_json(job.details["plan"])
     known = parts.catalogue.record(id, plan.digest)
-    if known is not None and (known.stored or parts.cache.find(id, plan.digest)):
+    if known is not None and _there(job, known):
         # Asked for just as another attempt was ending.
         job.outcome = "unneeded"
         return cut_result(id, known.plan, known.sha256, known.size)
@@ -120,15 +120,24 @@ def run(job: Job) -> Mapping[str, Any]:
     return cut_result(id, plan, record.sha256, record.size)
 
 
+def _there(job: Job, known: Record) -> bool:
+    """Whether the very artifact that is known lies where the API finds it."""
+    if known.stored:
+        return job.parts.store.exists(artifact_key(job.model, known.plan.digest))
+    found = job.parts.cache.find(job.model, known.plan.digest)
+    return found is not None and found.sha256 == known.sha256
+
+
 def _cut(job: Job, manifest: Mapping[str, Any], plan: Plan, known: Record | None) -> Record:
     """Makes the plan's artifact and puts it, with its record, where the API finds them. Raises FileNotFoundError
     where the model is deleted under its hands."""
     id, parts = job.model, job.parts
     improves = effort.kept(manifest["options"]) > 0
     names = (*MASTER, *([EVALUATION] if manifest["evaluation"] else []), *([REFIT] if improves else []))
-    folder = parts.store.folder(f"models/{id}", names)
-    cutter = Cutter(folder, manifest["options"].get("metric"), job.progress)
-    with parts.store.folder_for_work() as scratch, contextlib.ExitStack() as open_files:
+    with contextlib.ExitStack() as open_files:
+        folder = open_files.enter_context(parts.store.folder(f"models/{id}", names, manifest["created"]))
+        scratch = open_files.enter_context(parts.store.folder_for_work())
+        cutter = Cutter(folder, manifest["options"].get("metric"), job.progress)
         path = scratch / "artifact.pt"
         improved = None
         if improves and any(plan.ranks):
@@ -136,8 +145,10 @@ def _cut(job: Job, manifest: Mapping[str, Any], plan: Plan, known: Record | None
         record = cutter.cut(plan, path, known, improved)
         if known is not None and record is not known:
             log.warning("plan %s of model %s has other bytes than it had; measured anew", plan.digest, id)
-            parts.store.delete(record_key(id, plan.digest))
         record = keep(job, record, path)
+        if known is not None and record != known:
+            parts.store.delete(record_key(id, plan.digest))
+            parts.catalogue.forget_record(id, plan.digest)
         parts.store.create_json(record_key(id, plan.digest), record.to_json())
     return record
 

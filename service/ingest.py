@@ -86,13 +86,16 @@ def _build(job: Job, upload: Mapping[str, Any], folder: Path) -> None:
     job.progress("store", 0, 1, "models")
     extra = [*([EVALUATION] if has_data else []), *([REFIT] if keep else [])]
     keys = {name: f"models/{id}/{name}" for name in (*MASTER, *extra)}
+    job.hold()
+    if job.parts.catalogue.exists(id):
+        return  # another attempt has come to its end
     # What an attempt that was killed here has left goes with its other half, which was lost.
     store.delete(*keys.values())
     for name, key in keys.items():
         store.create_file(key, out / name)
     original = cut.keep(job, original, folder / "original.pt")
     store.create_json(record_key(id, original.plan.digest), original.to_json())
-    job.check()
+    job.hold()
     if not store.exists(upload_key(id)):
         raise Problem("cancelled", "The model was deleted while it was being decomposed.")
     store.create_json(

@@ -20,39 +20,60 @@ STALE_SECONDS = 30.0
 ATTEMPTS = 3
 ENDED = ("done", "failed", "cancelled")
 
-CLAIM = """
+# A failure of a cut that kills its workers stands for so long: devices that ask again would kill more of them.
+GIVEN_UP_SECONDS = 600.0
+NOW = """
+local now = redis.call('time')
+now = string.format('%.3f', now[1] + now[2] / 1000000)
+"""
+CLAIM = (
+    NOW
+    + """
 local state = redis.call('hget', KEYS[1], 'state')
+local since = tonumber(now) - tonumber(redis.call('hget', KEYS[1], 'updated') or now)
 if state == 'queued' or state == 'running' then
-  if state == 'queued' and ARGV[2] == 'waiting' and redis.call('hget', KEYS[1], 'queue') == 'background' then
-    redis.call('hset', KEYS[1], 'queue', 'waiting', 'updated', ARGV[1])
+  if state == 'queued' and ARGV[1] == 'waiting' and redis.call('hget', KEYS[1], 'queue') == 'background' then
+    redis.call('hset', KEYS[1], 'queue', 'waiting', 'updated', now)
     return 1
   end
-  if tonumber(ARGV[1]) - tonumber(redis.call('hget', KEYS[1], 'updated')) > tonumber(ARGV[3]) then
-    redis.call('hset', KEYS[1], 'updated', ARGV[1])
+  if since > tonumber(ARGV[2]) then
+    redis.call('hset', KEYS[1], 'updated', now)
     return 1
   end
   return 0
 end
+if state == 'failed' and ARGV[1] ~= 'ingest' and since < tonumber(ARGV[3])
+   and string.find(redis.call('hget', KEYS[1], 'error'), '/worker-lost"', 1, true) then return 0 end
 redis.call('del', KEYS[1])
-redis.call('hset', KEYS[1], 'state', 'queued', 'queue', ARGV[2], 'updated', ARGV[1], 'details', ARGV[5],
+redis.call('hset', KEYS[1], 'state', 'queued', 'queue', ARGV[1], 'updated', now, 'details', ARGV[5],
            'owner', ARGV[6])
 redis.call('expire', KEYS[1], ARGV[4])
 return 1
 """
-START = """
+)
+START = (
+    NOW
+    + """
 local state = redis.call('hget', KEYS[1], 'state')
 if state ~= 'queued' and state ~= 'running' then return 0 end
-redis.call('hset', KEYS[1], 'state', 'running', 'updated', ARGV[1])
+redis.call('hset', KEYS[1], 'state', 'running', 'updated', now)
 return redis.call('hincrby', KEYS[1], 'attempts', 1)
 """
-BEAT = """
+)
+PUT_BACK = """
+if redis.call('exists', KEYS[1]) == 1 then redis.call('hincrby', KEYS[1], 'attempts', -1) end
+"""
+BEAT = (
+    NOW
+    + """
 local state = redis.call('hget', KEYS[1], 'state')
 if not state then return 0 end
 if state == 'cancelled' or redis.call('hexists', KEYS[1], 'cancel') == 1 then return 1 end
 if state == 'queued' then redis.call('hset', KEYS[1], 'state', 'running') end
-redis.call('hset', KEYS[1], 'updated', ARGV[1])
+redis.call('hset', KEYS[1], 'updated', now)
 return 0
 """
+)
 REPORT = """
 if redis.call('exists', KEYS[1]) == 1 then redis.call('hset', KEYS[1], 'progress', ARGV[1]) end
 """
@@ -77,12 +98,13 @@ class Operation:
     progress: Mapping[str, Any]
     result: Mapping[str, Any] | None = None
     error: Mapping[str, Any] | None = None
-    updated: float = 0.0
+    # Seconds since something was heard of it, by Redis's clock.
+    silent: float = 0.0
 
     @property
     def lost(self) -> bool:
-        """Whether it is said to run, and nothing has been heard of it."""
-        return self.state == "running" and time.time() - self.updated > STALE_SECONDS
+        """Whether it is said to run or to wait, and nothing has been heard of it."""
+        return not self.done and self.silent > STALE_SECONDS
 
     @property
     def done(self) -> bool:
@@ -107,13 +129,14 @@ class Operations:
         self.redis = cache.redis
         self._claim = self.redis.register_script(CLAIM)
         self._start = self.redis.register_script(START)
+        self._put_back = self.redis.register_script(PUT_BACK)
         self._beat = self.redis.register_script(BEAT)
         self._report = self.redis.register_script(REPORT)
         self._cancel = self.redis.register_script(CANCEL)
 
     def claim(self, id: str, queue: str, details: Mapping[str, Any], owner: str = "") -> bool:
         """Whether the caller must send the job: it is new, or somebody now waits for it, or it seems lost."""
-        arguments = [time.time(), queue, STALE_SECONDS, KEEP_SECONDS, json.dumps(details), owner]
+        arguments = [queue, STALE_SECONDS, GIVEN_UP_SECONDS, KEEP_SECONDS, json.dumps(details), owner]
         claimed = bool(self._claim(keys=[_key(id)], args=arguments))
         if claimed and owner:
             self.redis.zadd(f"{PREFIX}owner:{owner}", {id: time.time()})
@@ -122,7 +145,9 @@ class Operations:
 
     def get(self, id: str) -> Operation | None:
         """The operation as Redis knows it."""
-        found = {key.decode(): value.decode() for key, value in self.redis.hgetall(_key(id)).items()}
+        with self.redis.pipeline(transaction=False) as pipeline:
+            values, (seconds, microseconds) = pipeline.hgetall(_key(id)).time().execute()
+        found = {key.decode(): value.decode() for key, value in values.items()}
         if "details" not in found:
             return None
         return Operation(
@@ -132,7 +157,7 @@ class Operations:
             progress=json.loads(found.get("progress", "null")) or IDLE,
             result=json.loads(found.get("result", "null")),
             error=json.loads(found.get("error", "null")),
-            updated=float(found.get("updated", 0)),
+            silent=seconds + microseconds / 1e6 - float(found.get("updated", 0)),
         )
 
     def under_way(self, owner: str) -> int:
@@ -153,15 +178,15 @@ class Operations:
 
     def start(self, id: str) -> int:
         """Which attempt this is, from 1; 0 where there is nothing to do any more."""
-        return int(self._start(keys=[_key(id)], args=[time.time()]))
+        return int(self._start(keys=[_key(id)]))
 
     def put_back(self, id: str) -> None:
-        """Undoes `start`, for a worker that is asked to stop."""
-        self.redis.hincrby(_key(id), "attempts", -1)
+        """Undoes `start`, for a worker that was asked to stop or lost Redis."""
+        self._put_back(keys=[_key(id)])
 
     def beat(self, id: str) -> bool:
         """A sign of life; whether the operation is to stop."""
-        return bool(self._beat(keys=[_key(id)], args=[time.time()]))
+        return bool(self._beat(keys=[_key(id)]))
 
     def report(self, id: str, phase: str, completed: int, total: int, unit: str) -> None:
         progress = {"phase": phase, "completed": completed, "total": total, "unit": unit}
@@ -174,6 +199,10 @@ class Operations:
     def fail(self, id: str, details: Mapping[str, Any], error: Mapping[str, Any]) -> None:
         state = "cancelled" if error["type"].endswith("/cancelled") else "failed"
         self._end(id, details, state, "error", error)
+
+    def forget(self, id: str) -> None:
+        """As if it had never been."""
+        self.redis.delete(_key(id))
 
     def _end(self, id: str, details: Mapping[str, Any], state: str, field: str, value: Mapping[str, Any]) -> None:
         with self.redis.pipeline() as pipeline:

@@ -77,7 +77,7 @@ class Child:
 
 def back_off(failures: int) -> float:
     """Seconds to wait after that many deaths in a row."""
-    return min(FIRST * 2.0 ** (failures - 1), LONGEST)
+    return min(FIRST * 2.0 ** min(failures - 1, 20), LONGEST)
 
 
 def ending(status: int) -> str:

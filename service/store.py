@@ -13,9 +13,11 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import math
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -46,11 +48,15 @@ class Store:
             self.backend = from_url(settings.store_url)
 
     def exists(self, key: str) -> bool:
+        return self.tag(key) is not None
+
+    def tag(self, key: str) -> str | None:
+        """What tells the object from another one that was at `key` before it; None where there is none."""
         try:
-            obstore.head(self.backend, key)
+            about = obstore.head(self.backend, key)
         except FileNotFoundError:
-            return False
-        return True
+            return None
+        return f"{about['e_tag']} {about['last_modified'].isoformat()}"
 
     def read(self, key: str) -> bytes:
         """The object's bytes. Raises `FileNotFoundError`."""
@@ -125,19 +131,26 @@ class Store:
         for first in range(start, stop, PIECE):
             yield bytes(obstore.get_range(self.backend, key, start=first, end=min(first + PIECE, stop)))
 
-    def folder(self, prefix: str, names: tuple[str, ...]) -> Path:
-        """A local folder holding the objects `names` of `prefix`; a few downloaded ones are kept."""
+    @contextlib.contextmanager
+    def folder(self, prefix: str, names: tuple[str, ...], created: float = 0.0) -> Iterator[Path]:
+        """A local folder holding the objects `names` of `prefix`, for as long as the context lasts; `created` tells
+        them from those that were at the same place before. A few downloaded folders are kept."""
         if self.root is not None:
-            return self.root / prefix
-        kept = self.copies / prefix.replace("/", "-")
-        kept.mkdir(parents=True, exist_ok=True)
-        for name in names:
-            if not (kept / name).exists():
-                self._download(f"{prefix}/{name}", kept / name)
-        os.utime(kept)
-        for old in sorted(self.copies.iterdir(), key=lambda path: path.stat().st_mtime)[:-KEPT_FOLDERS]:
-            shutil.rmtree(old, ignore_errors=True)
-        return kept
+            yield self.root / prefix
+            return
+        kept = self.copies / f"{prefix.replace('/', '-')}-{created!r}"
+        with _in_use(kept):
+            for name in names:
+                if not (kept / name).exists():
+                    self._download(f"{prefix}/{name}", kept / name)
+            os.utime(kept)
+            yield kept
+        for old in sorted(self.copies.iterdir(), key=_age)[KEPT_FOLDERS:]:
+            with (
+                contextlib.suppress(BlockingIOError, FileNotFoundError),
+                _locked(old, fcntl.LOCK_EX | fcntl.LOCK_NB),
+            ):
+                shutil.rmtree(old, ignore_errors=True)
 
     @contextlib.contextmanager
     def folder_for_work(self) -> Iterator[Path]:
@@ -165,11 +178,14 @@ class Store:
                     shutil.rmtree(folder, ignore_errors=True)
 
     def _download(self, key: str, path: Path) -> Path:
-        partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
-        with open(partial, "wb") as file:
-            for chunk in obstore.get(self.backend, key).stream():
-                file.write(chunk)
-        os.replace(partial, path)
+        partial = _beside(path)
+        try:
+            with open(partial, "xb") as file:
+                for chunk in obstore.get(self.backend, key).stream():
+                    file.write(chunk)
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
         return path
 
 
@@ -184,16 +200,40 @@ def _link(path: Path, target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         os.link(path, target)
     except OSError:  # another disk, or a file system without hard links
-        partial = target.with_name(f"{target.name}.partial-{os.getpid()}")
+        partial = _beside(target)
         shutil.copyfile(path, partial)
         os.replace(partial, target)
 
 
+def _beside(path: Path) -> Path:
+    """A name for what is not whole yet: processes in containers that share a folder may have the same number."""
+    return path.with_name(f"{path.name}.partial-{uuid.uuid4().hex}")
+
+
+def _age(folder: Path) -> float:
+    """For how long it has not been used; of one that another process has just removed, for ever."""
+    try:
+        return -folder.stat().st_mtime
+    except FileNotFoundError:
+        return math.inf
+
+
 @contextlib.contextmanager
-def _locked(folder: Path, how: int) -> Iterator[None]:
+def _in_use(folder: Path) -> Iterator[None]:
+    """Makes the folder if need be and keeps it from being removed meanwhile."""
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError), _locked(folder, fcntl.LOCK_SH) as descriptor:
+            if os.fstat(descriptor).st_nlink:  # else it was removed before the lock was there
+                yield
+                return
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, how: int) -> Iterator[int]:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, how)
-        yield
+        yield descriptor
     finally:
         os.close(descriptor)

@@ -83,11 +83,13 @@ class Parts:
                 self.catalogue.discard(model)
         return self.operation(id)
 
-    def recover(self) -> None:
-        """Takes up what a lost Redis or a killed process left undone, and removes what nothing refers to."""
+    def recover(self, finished: bool = True) -> None:
+        """Takes up what a lost Redis or a killed process left undone, and removes what nothing refers to; of `finished`
+        models what was to be measured."""
         for id in self.catalogue.ids():
             try:
-                self._recover(id)
+                if finished or not self.catalogue.exists(id):
+                    self._recover(id)
             except RedisError:
                 raise
             except Exception:
@@ -105,6 +107,8 @@ class Parts:
     def _resume(self, operation: Operation) -> None:
         """Sends a lost operation's job again."""
         queue = INGEST if operation.id.startswith("ingest-") else WAITING
+        if operation.state == "queued" and self.jobs.length(queue):
+            return  # its job may be among those that wait
         if self.operations.claim(operation.id, queue, operation.details):
             self.jobs.send(queue, operation.id)
 

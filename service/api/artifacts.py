@@ -96,7 +96,7 @@ class Ask:
 
 
 # Plans follow from the model and the limit alone.
-PLANS: Recent[tuple[str, Ask], Plan] = Recent(4096)
+PLANS: Recent[tuple[str, str, Ask], Plan] = Recent(4096)
 KNOWN = frozenset(Ask.__slots__)
 
 
@@ -195,20 +195,19 @@ class Service:
 
     def _body(self, model: Model, record: Record, start: int, stop: int) -> Iterator[bytes] | None:
         """The bytes, the first of them already in hand; None where they are not there."""
-        if record.stored:
-            return self.parts.store.stream(artifact_key(model.id, record.plan.digest), start, stop)
-        cached = self.parts.cache.find(model.id, record.plan.digest)
-        if cached is not None and cached.sha256 != record.sha256:
-            self.parts.catalogue.forget(model.id)  # it was cut anew, by another version of the emitter
-            return None
-        if cached is None:
-            return None
-        pieces = self.parts.cache.read(cached, start, stop)
         try:
-            first = next(pieces, b"")
-        except Evicted:
+            if record.stored:
+                pieces = self.parts.store.stream(artifact_key(model.id, record.plan.digest), start, stop)
+            else:
+                cached = self.parts.cache.find(model.id, record.plan.digest)
+                if cached is None or cached.sha256 != record.sha256:
+                    raise Evicted
+                pieces = self.parts.cache.read(cached, start, stop)
+            return itertools.chain([next(pieces)], pieces)
+        except (Evicted, FileNotFoundError):
+            # It may have been cut anew, or be kept elsewhere by now.
+            self.parts.catalogue.forget_record(model.id, record.plan.digest)
             return None
-        return itertools.chain([first], pieces)
 
     async def _await(self, model: Model, plan: Plan, deadline: float) -> Operation | None:
         """Has the plan cut; its operation when that has ended, or as it is at the deadline."""
@@ -246,7 +245,7 @@ def choose(parts: Parts, model: Model, ask: Ask) -> Plan:
     """The plan for what is asked. Raises `BudgetError` where there is none."""
     if ask.min_accuracy is not None:
         return smallest_accurate(parts.catalogue.records(model.id), ask.min_accuracy)
-    plan = PLANS.get((model.id, ask), lambda: fresh(model, ask))
+    plan = PLANS.get((model.id, model.tag, ask), lambda: fresh(model, ask))
     assert plan is not None
     return plan
 

@@ -6,7 +6,7 @@ import re
 
 from service.problems import Problem
 
-RANGE = re.compile(r"\s*bytes\s*=\s*(\d*)\s*-\s*(\d*)\s*", re.IGNORECASE)
+RANGE = re.compile(r"\s*bytes\s*=\s*(\d{0,18})\s*-\s*(\d{0,18})\s*", re.IGNORECASE)
 TAG = re.compile(r'(W/)?("[^"]*")')
 
 

@@ -8,9 +8,11 @@ from typing import Any
 
 from models.criteria import CRITERIA
 from models.plan import COMMON
+from service.api.common import admit_job
 from service.api.forms import Form, Upload
 from service.auth import Key
 from service.catalogue import ID, NAME, checkpoint_key, model_id, upload_key, wanted_key
+from service.jobs import INGEST
 from service.operations import ingest_id
 from service.problems import Problem
 from service.work import Parts
@@ -96,8 +98,21 @@ def accept(parts: Parts, form: Form, key: Key | None) -> dict[str, str]:
             parts.catalogue.publish_wanted(id)
         else:
             parts.store.create_json(upload_key(id), intent)  # again: an earlier try may just have failed
-            parts.ingest(id, owner)
+            begin(parts, id, key)
     return {"id": id, "operation": ingest_id(id)}
+
+
+def begin(parts: Parts, id: str, key: Key | None) -> None:
+    """Has an upload ingested, or takes it back where others have come in first since it began. Raises `Problem`."""
+    with parts.cache.lock("admission"):
+        running = parts.operations.get(ingest_id(id))
+        if running is None or running.done:
+            try:
+                admit_job(parts, INGEST, key)
+            except Problem:
+                parts.catalogue.discard(id)
+                raise
+        parts.ingest(id, key.name if key else "")
 
 
 def store_once(parts: Parts, file: Upload) -> None:

@@ -1,11 +1,16 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
+from starlette.concurrency import run_in_threadpool
 
+from service.api import models
 from service.auth import read_keys
 from service.settings import Settings
 from tests.service.conftest import Files, Running, serving
@@ -71,6 +76,30 @@ def test_a_key_has_so_many_jobs_and_no_more(guarded: Running) -> None:
     assert (waiting.status_code, waiting.json()["type"]) == (429, "/problems/too-many-jobs")
 
 
+def test_uploads_that_come_in_side_by_side_are_so_many_and_no_more(
+    guarded: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of them begin while none is under way."""
+    together, before = threading.Barrier(4), len(guarded.parts.store.keys("checkpoints"))
+
+    async def slowly(*given: Any) -> Any:
+        form = await receive(*given)
+        await run_in_threadpool(together.wait, 20)
+        return form
+
+    receive = models.receive
+    monkeypatch.setattr(models, "receive", slowly)
+
+    def publish(content: bytes) -> int:
+        form = {"checkpoint": ("model.pt2", content)}
+        return guarded.client.post("/models", files=form, headers=bearer("ann")).status_code
+
+    with ThreadPoolExecutor(4) as pool:
+        found = sorted(pool.map(publish, (b"1", b"2", b"3", b"4")))
+    assert found == [202, 202, 429, 429]
+    assert len(guarded.parts.store.keys("checkpoints")) == 2 + before
+
+
 @pytest.mark.parametrize(
     "text", ["", "ann fetch", "ann fetch 123", f"ann fly {'0' * 64}", f"ann fetch {'0' * 64} more"]
 )
@@ -97,7 +126,8 @@ def test_without_keys_every_name_of_this_machine_will_do(shared: Running, host: 
 
 
 @pytest.mark.parametrize(
-    ("origin", "status"), [("https://evil.example", 403), ("null", 403), ("http://localhost:8000", 422)]
+    ("origin", "status"),
+    [("https://evil.example", 403), ("null", 403), ("http://[x", 403), ("http://localhost:8000", 422)],
 )
 def test_without_keys_a_form_on_another_site_cannot_publish(shared: Running, origin: str, status: int) -> None:
     assert shared.client.post("/models", files={"other": b"x"}, headers={"Origin": origin}).status_code == status

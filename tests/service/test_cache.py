@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import hashlib
+import random
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -92,15 +94,34 @@ def test_a_lock_has_one_holder(there: Cache) -> None:
 
 
 def test_a_lock_that_a_crash_left_behind_ends(there: Cache) -> None:
-    there.redis.set("rightrank:lock:l", "dead", px=50)
+    assert there.lock_of("lock:l", 0.05).hold()
     with there.lock("l", seconds=5):
         pass
 
 
+def test_a_lock_lasts_as_long_as_its_holder_however_short_its_term(there: Cache) -> None:
+    with there.lock("l", seconds=0.3):
+        time.sleep(0.6)
+        assert not there.lock_of("lock:l", 1).hold()
+    assert there.lock_of("lock:l", 1).hold()
+
+
+def test_a_full_cache_loses_artifacts_and_no_lock(there: Cache, tmp_path: Path) -> None:
+    lock = there.lock_of("running:x", 60)
+    assert lock.hold()
+    (tmp_path / "a").write_bytes(random.randbytes(there.largest // 2))
+    for n in range(24):
+        there.put("m", f"plan{n}", f"{n:064}", tmp_path / "a")
+    assert there.find("m", "plan0") is None
+    assert not there.lock_of("running:x", 60).hold()
+
+
 def test_a_lock_that_was_lost_is_not_taken_from_its_new_holder(there: Cache) -> None:
     with there.lock("l"):
-        there.redis.set("rightrank:lock:l", "another")
-    assert there.redis.get("rightrank:lock:l") == b"another"
+        there.redis.delete("rightrank:lock:l")
+        another = there.lock_of("lock:l", 5)
+        assert another.hold()
+    assert not there.lock_of("lock:l", 5).hold() and another.hold()
 
 
 def test_counters_add_up_by_label(there: Cache) -> None:

@@ -123,6 +123,18 @@ def test_a_model_deleted_elsewhere_is_soon_gone_here(
         there.open(id)
 
 
+def test_a_model_uploaded_again_elsewhere_is_soon_that_one_here(
+    stocked: Settings, parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.catalogue.RECHECK_SECONDS", 0.0)
+    there = Catalogue(stocked, parts.store, parts.cache)
+    id = there.resolve("demo")
+    manifest = dict(there.open(id).manifest)
+    parts.store.delete(manifest_key(id))
+    parts.store.create_json(manifest_key(id), manifest | {"created": manifest["created"] + 1})
+    assert there.open(id).manifest["created"] == manifest["created"] + 1
+
+
 def test_models_are_listed_newest_first(parts: Parts) -> None:
     for id in (B, C, A):
         finished(parts, id)

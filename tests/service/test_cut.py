@@ -76,9 +76,11 @@ def test_a_file_of_another_size_than_planned_is_not_served(stocked: Settings, tm
     parts = Parts.of(stocked)
     job, plan = job_of(parts, 0.45)
     wrong = dataclasses.replace(plan, bytes=plan.bytes + 1)
-    cutter = cut.Cutter(parts.store.folder(f"models/{job.model}", MASTER), None, job.progress)
-    with pytest.raises(RuntimeError, match="bytes"):
-        cutter.cut(wrong, tmp_path / "a.pt")
+    with (
+        parts.store.folder(f"models/{job.model}", MASTER) as folder,
+        pytest.raises(RuntimeError, match="bytes"),
+    ):
+        cut.Cutter(folder, None, job.progress).cut(wrong, tmp_path / "a.pt")
 
 
 def test_progress_leads_from_the_cut_to_the_measurement(stocked: Settings) -> None:
@@ -103,8 +105,10 @@ def test_only_agreement_is_measured_against_the_original(
     monkeypatch.setattr(cut, "measure", measure)
     parts = Parts.of(stocked)
     job, plan = job_of(parts, 0.45)
-    folder = parts.store.folder(f"models/{job.model}", (*MASTER, EVALUATION))
-    with pytest.raises(RuntimeError, match="enough"):
+    with (
+        parts.store.folder(f"models/{job.model}", (*MASTER, EVALUATION)) as folder,
+        pytest.raises(RuntimeError, match="enough"),
+    ):
         cut.Cutter(folder, metric, job.progress).cut(plan, tmp_path / "a.pt")
     assert asked["metric"] == metric and (asked["original"] is None) == (metric is None)
 
@@ -113,7 +117,8 @@ def test_without_targets_agreement_is_measured(stocked: Settings, tmp_path: Path
     parts = Parts.of(stocked)
     job, plan = job_of(parts, 0.45)
     folder = tmp_path / "master"
-    shutil.copytree(parts.store.folder(f"models/{job.model}", (*MASTER, EVALUATION)), folder)
+    with parts.store.folder(f"models/{job.model}", (*MASTER, EVALUATION)) as kept:
+        shutil.copytree(kept, folder)
     save_file({"inputs": load_file(folder / EVALUATION)["inputs"]}, folder / EVALUATION)
     measurement = cut.Cutter(folder, None, job.progress).cut(plan, tmp_path / "a.pt").measurement
     assert measurement is not None and measurement["metric"] == "agreement" and measurement["value"] < 1

@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import io
 import tempfile
+import threading
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +18,10 @@ from models.measure import METRICS
 from service import ingest
 from service.api import uploads
 from service.catalogue import manifest_key, record_key
+from service.job import Job, Runner
 from service.operations import cut_id
 from service.settings import Settings
+from service.work import Parts
 from tests.service.conftest import Files, Running, at_work
 
 
@@ -219,3 +224,44 @@ def test_zero_channels_go_and_the_whole_budget_is_still_the_upload(service: Runn
 def test_a_network_without_zero_channels_says_so(shared: Running, demo: str) -> None:
     eliminated = shared.client.get(f"/models/{demo}").json()["eliminated"]
     assert (eliminated["removed"], eliminated["rejected"], eliminated["layers"]) == (0, "", [])
+
+
+def test_an_attempt_that_comes_late_changes_nothing_of_the_finished_model(
+    web: Running, files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = web.push({"checkpoint": files.checkpoint, "evaluation": files.evaluation}).json()
+    found = web.parts.operations.get(answer["operation"])
+    assert found is not None
+    late, finished = Job(Parts.of(web.parts.settings), answer["operation"], found.details, threading.Event()), []
+
+    def progress(phase: str, completed: int, total: int, unit: str) -> None:
+        if phase == "store" and not finished:  # another worker, which took the lapsed lock, does it all meanwhile
+            Runner(Parts.of(web.parts.settings), {"ingest": ingest.run}).perform(answer["operation"])
+            assert web.parts.catalogue.exists(answer["id"])
+            finished.extend(web.parts.store.tag(key) for key in web.parts.store.keys(f"models/{answer['id']}"))
+
+    monkeypatch.setattr(late, "progress", progress)
+    assert ingest.run(late)["model"] == answer["id"]
+    assert finished == [web.parts.store.tag(key) for key in web.parts.store.keys(f"models/{answer['id']}")]
+
+
+def test_a_model_deleted_and_uploaded_again_while_it_is_read_is_ingested(
+    web: Running, files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = web.push({"checkpoint": files.checkpoint}).json()
+    read, times = ingest.read, []
+
+    def slow(job: Job, upload: Mapping[str, Any], program: Path) -> None:
+        if not times:
+            times.append(upload["uploaded"])
+            assert web.client.delete(f"/models/{answer['id']}").status_code == 204
+            assert web.push({"checkpoint": files.checkpoint}).json() == answer
+            job.cancelled.set()
+        job.check()
+        read(job, upload, program)
+
+    monkeypatch.setattr(ingest, "read", slow)
+    with at_work(web.parts.settings):
+        while not web.end(answer["operation"])["result"]:
+            pass
+    assert web.parts.catalogue.open(answer["id"]).manifest["uploaded"] > times[0]

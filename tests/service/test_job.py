@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+import redis
 
 from models.errors import BudgetError, Cancelled, UnsafeCheckpoint
 from service.catalogue import manifest_key, upload_key
-from service.job import Job, Runner, Stopped, children, kill
+from service.job import Job, Lost, Runner, Stopped, children, kill, lock_of
 from service.jobs import INGEST, WAITING
 from service.operations import ATTEMPTS, Operation
 from service.work import Parts
@@ -204,3 +205,54 @@ def test_outcomes_are_counted(parts: Parts) -> None:
     perform(parts, failing(RuntimeError()), f"cut-{MODEL}-{'0' * 32}")
     counters = parts.cache.counters()
     assert counters[("jobs", "ingest", "done")] == counters[("jobs", "cut", "failed")] == 1
+
+
+def test_what_another_worker_has_taken_over_is_that_ones(parts: Parts) -> None:
+    parts.store.create_json(upload_key(MODEL), {"checkpoint": "1" * 64})
+
+    def work(job: Job) -> Mapping[str, Any]:
+        parts.cache.redis.delete(f"rightrank:running:{NAME}")  # as if this one had been frozen
+        assert lock_of(parts, NAME).hold()
+        for n in range(2000):
+            job.progress("work", n, 2000, "steps")
+            time.sleep(0.01)
+        pytest.fail("it went on")
+
+    operation = perform(parts, work)
+    assert operation.state == "running" and parts.store.exists(upload_key(MODEL))
+    assert not lock_of(parts, NAME).hold()
+
+
+def test_only_who_has_the_operation_may_do_what_one_alone_may(parts: Parts) -> None:
+    job = Job(parts, NAME, {"model": MODEL}, threading.Event())
+    job.hold()
+    job.lock.release()
+    assert lock_of(parts, NAME).hold()
+    with pytest.raises(Lost):
+        job.hold()
+
+
+def test_a_redis_that_was_away_costs_no_attempt(parts: Parts) -> None:
+    runner = runner_of(parts, failing(redis.ConnectionError()))
+    parts.operations.claim(NAME, INGEST, {"model": MODEL})
+    for _ in range(ATTEMPTS + 2):
+        runner.perform(NAME)
+    operation = parts.operations.get(NAME)
+    assert operation is not None and operation.state == "running"
+    runner.kinds = {"ingest": lambda job: {"model": job.model}}
+    runner.perform(NAME)
+    operation = parts.operations.get(NAME)
+    assert operation is not None and operation.state == "done"
+
+
+def test_an_upload_that_came_while_an_older_one_was_ending_is_taken_up(parts: Parts) -> None:
+    parts.store.create_json(upload_key(MODEL), {"checkpoint": "1" * 64, "uploaded": 1.0, "owner": ""})
+
+    def work(job: Job) -> Mapping[str, Any]:
+        parts.store.delete(upload_key(MODEL))
+        parts.store.create_json(upload_key(MODEL), {"checkpoint": "1" * 64, "uploaded": 2.0, "owner": ""})
+        raise Cancelled("The model was deleted.")
+
+    assert not perform(parts, work).done
+    assert parts.jobs.length(INGEST) == 1 and parts.store.exists(upload_key(MODEL))
+    assert perform(parts, lambda job: {}).state == "done"

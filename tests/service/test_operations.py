@@ -132,3 +132,36 @@ def test_what_was_queued_anew_while_it_ran_is_running_and_can_be_cancelled(parts
     assert state(parts, "a") == "running"
     parts.operations.cancel("a", CANCELLED)
     assert parts.operations.beat("a")
+
+
+def test_whether_one_is_lost_is_a_matter_of_rediss_clock_alone(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.time", lambda: 0.0)
+    parts.operations.claim("a", INGEST, {})
+    for begin in (False, True):
+        if begin:
+            parts.operations.start("a")
+        operation = parts.operations.get("a")
+        assert operation is not None and 0 <= operation.silent < 10 and not operation.lost
+        monkeypatch.setattr(operations, "STALE_SECONDS", -1.0)
+        assert operation.lost
+        monkeypatch.setattr(operations, "STALE_SECONDS", 30.0)
+
+
+def test_an_attempt_at_what_is_not_there_leaves_nothing(parts: Parts) -> None:
+    parts.operations.put_back("a")
+    assert parts.operations.redis.keys("*operation*") == []
+
+
+@pytest.mark.parametrize(("queue", "kind", "again"), [
+    (WAITING, "worker-lost", False), (BACKGROUND, "worker-lost", False),
+    (INGEST, "worker-lost", True), (WAITING, "not-found", True),
+])  # fmt: skip
+def test_a_cut_that_kills_its_workers_is_not_tried_again_at_once(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch, queue: str, kind: str, again: bool
+) -> None:
+    parts.operations.claim("a", queue, {})
+    parts.operations.fail("a", {}, describe(Problem(kind, "It has ended.")))
+    assert parts.operations.claim("a", queue, {}) is again
+    if not again:
+        monkeypatch.setattr(operations, "GIVEN_UP_SECONDS", -1.0)
+        assert parts.operations.claim("a", queue, {})

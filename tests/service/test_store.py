@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -87,18 +88,63 @@ def test_a_stream_is_exactly_the_bytes_asked_for(store: Store, monkeypatch: pyte
 def test_a_folder_has_the_objects_asked_for(store: Store) -> None:
     store.create("models/a/x", b"1")
     store.create("models/a/y", b"2")
-    folder = store.folder("models/a", ("x", "y"))
-    assert (folder / "x").read_bytes() + (folder / "y").read_bytes() == b"12"
+    with store.folder("models/a", ("x", "y")) as folder:
+        assert (folder / "x").read_bytes() + (folder / "y").read_bytes() == b"12"
 
 
-def test_only_a_few_folders_of_a_bucket_are_kept(tmp_path: Path) -> None:
+@pytest.fixture
+def bucket(tmp_path: Path) -> Store:
     store = Store(Settings(data=tmp_path))
     store.root, store.backend = None, MemoryStore()
-    for n in range(KEPT_FOLDERS + 3):
-        store.create(f"models/{n}/x", b"")
-        last = store.folder(f"models/{n}", ("x",))
-    assert len(list(store.copies.iterdir())) == KEPT_FOLDERS
-    assert last.exists()
+    return store
+
+
+def test_only_a_few_folders_of_a_bucket_are_kept_and_those_in_use(bucket: Store) -> None:
+    bucket.create("models/used/x", b"1")
+    with bucket.folder("models/used", ("x",)) as used:
+        for n in range(KEPT_FOLDERS + 3):
+            bucket.create(f"models/{n}/x", b"")
+            with bucket.folder(f"models/{n}", ("x",)) as last:
+                pass
+        assert len(list(bucket.copies.iterdir())) == KEPT_FOLDERS + 1
+        assert last.exists() and (used / "x").read_bytes() == b"1"
+    with bucket.folder(f"models/{n}", ("x",)):
+        pass
+    assert len(list(bucket.copies.iterdir())) == KEPT_FOLDERS and not used.exists()
+
+
+def test_folders_of_a_bucket_may_be_asked_for_at_once(bucket: Store) -> None:
+    bucket.create("models/a/x", bytes(3_000_000))
+    sizes: list[int] = []
+
+    def read() -> None:
+        with bucket.folder("models/a", ("x",)) as folder:
+            sizes.append((folder / "x").stat().st_size)
+
+    threads = [threading.Thread(target=read) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sizes == [3_000_000] * 8
+
+
+def test_a_folder_is_not_taken_for_that_of_the_same_model_uploaded_again(bucket: Store) -> None:
+    for created in (1.0, 2.0):
+        bucket.delete("models/a/x")
+        bucket.create("models/a/x", str(created).encode())
+        with bucket.folder("models/a", ("x",), created) as folder:
+            assert (folder / "x").read_bytes() == str(created).encode()
+
+
+def test_what_is_at_a_key_has_a_tag_until_it_is_replaced(store: Store, tmp_path: Path) -> None:
+    assert store.tag("a") is None
+    store.create("a", b"1")
+    tag = store.tag("a")
+    assert tag is not None and store.tag("a") == tag
+    store.delete("a")
+    store.create("a", b"22")
+    assert store.tag("a") not in (None, tag)
 
 
 def test_working_folders_of_dead_processes_are_swept_and_those_of_the_living_are_not(tmp_path: Path) -> None:

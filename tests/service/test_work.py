@@ -104,3 +104,25 @@ def test_a_model_that_cannot_be_read_keeps_no_other_from_being_taken_up(parts: P
     parts.store.create_json(upload_key(MODEL), {"checkpoint": "1" * 64})
     parts.recover()
     assert parts.jobs.length(INGEST) == 1
+
+
+def test_a_queued_operation_whose_job_was_never_sent_is_taken_up_when_asked_for(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts.store.create_json(upload_key(MODEL), {"checkpoint": "1" * 64})
+    parts.operations.claim(ingest_id(MODEL), INGEST, {"model": MODEL})  # and then the process was killed
+    parts.operation(ingest_id(MODEL))
+    assert parts.jobs.length(INGEST) == 0
+    monkeypatch.setattr("service.operations.STALE_SECONDS", -1.0)
+    for _ in range(3):
+        parts.operation(ingest_id(MODEL))
+        assert parts.jobs.length(INGEST) == 1
+
+
+def test_uploads_alone_can_be_taken_up(stocked: Settings) -> None:
+    parts = Parts.of(stocked)
+    id = parts.catalogue.resolve("demo")
+    parts.store.delete(record_key(id, parts.catalogue.open(id).planner.plan(budget=0.3).digest))
+    parts.store.create_json(upload_key(MODEL), {"checkpoint": "1" * 64})
+    Parts.of(stocked).recover(finished=False)
+    assert (parts.jobs.length(BACKGROUND), parts.jobs.length(INGEST)) == (0, 1)

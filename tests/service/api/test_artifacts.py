@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import io
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ from service import cache, cut
 from service.cache import Artifact, Cache
 from service.job import Job
 from service.jobs import BACKGROUND, WAITING
+from service.nearby import Nearby
 from service.settings import Settings
 from tests.service.conftest import Files, Running, at_work, serving
 
@@ -307,3 +309,35 @@ def test_a_file_that_vanishes_while_it_is_sent_ends_the_connection(
         again = running.client.get("/models/demo?budget=1")
     assert again.headers["RightRank-Cache"] == "miss"
     assert again.content == whole.content
+
+
+def test_what_no_longer_fits_the_cache_is_kept_in_the_store(stocked: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(stocked) as running, at_work(stocked) as runner:
+        first = running.client.get("/models/demo?budget=0.5")
+        running.parts.cache.redis.flushdb()
+        running.parts.cache.nearby = Nearby(0)
+        monkeypatch.setattr(runner.parts.cache, "largest", 1000)
+        for _ in range(3):
+            again = running.client.get("/models/demo?budget=0.5")
+            assert (again.status_code, again.content) == (200, first.content)
+        digest = first.headers["RightRank-Plan"]
+        record = running.parts.catalogue.record(running.parts.catalogue.resolve("demo"), digest)
+        assert record is not None and record.stored
+
+
+@pytest.mark.parametrize("where", ["cache", "store"])
+def test_an_artifact_that_is_not_the_recorded_one_is_made_again(stocked: Settings, tmp_path: Path, where: str) -> None:
+    with serving(stocked) as running, at_work(stocked):
+        first = running.client.get("/models/demo?budget=0.5")
+        id, digest = (first.headers[f"RightRank-{name}"] for name in ("Model", "Plan"))
+        if where == "cache":
+            (tmp_path / "other").write_bytes(b"other bytes")
+            running.parts.cache.put(id, digest, "0" * 64, tmp_path / "other")
+        else:  # as an API knows it that has not heard of the model's end and return
+            record = running.parts.catalogue.record(id, digest)
+            assert record is not None
+            stored = dataclasses.replace(record, stored=True)
+            running.parts.catalogue.forget_record(id, digest)
+            running.parts.catalogue._records.get((id, digest), lambda: stored)
+        again = running.client.get("/models/demo?budget=0.5")
+        assert (again.status_code, again.content) == (200, first.content)

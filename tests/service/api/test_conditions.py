@@ -50,3 +50,8 @@ def test_no_header_breaks_it(text: str) -> None:
 )
 def test_if_range_compares_strongly(if_range: str | None, expected: tuple[int, int] | None) -> None:
     assert span("bytes=2-4", if_range, ETAG, 10) == expected
+
+
+@pytest.mark.parametrize("asked", [f"bytes={'9' * 5000}-", f"bytes=-{'9' * 5000}", f"bytes=0-{'9' * 5000}"])
+def test_numbers_that_nobody_can_mean_are_answered_with_the_whole(asked: str) -> None:
+    assert span(asked, None, ETAG, 10) is None
