@@ -59,7 +59,7 @@ class ColumnSums:
             return
         if self._origin is None:
             self._origin = single(data).mean((0, 2, 3))
-        for part in torch.split(data, max(1, NUMBERS // data[0].numel())):
+        for part in torch.split(data, max(1, NUMBERS // (data[0].numel() * self._height))):
             self._add(part, geometry, outputs)
             self._positions += len(part) * outputs[0] * outputs[1]
 

@@ -8,7 +8,7 @@ the layer's bias takes the difference of the means. One row per rank, computed o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -29,20 +29,20 @@ class Target:
     role: str
 
 
-def targets(graph: Graph, layer: Layer) -> list[Target]:
+def targets(graph: Graph, tensors: Mapping[str, Tensor], layer: Layer) -> list[Target]:
     """The tensors to correct after `layer`; none where they, or the layer, are used more than once."""
     if len(layer.calls) != 1:
         return []
     users = graph.users()
     call = next(node for node in graph.nodes if node.name == layer.calls[0])
     followers = users.get(call.outputs[0], [])
-    # A linear layer's outputs lie in the last dimension, a batch norm's channels in the second.
-    apart = layer.kind == "linear" and layer.positions > 1
-    if len(followers) == 1 and followers[0].op == BATCH_NORM and call.outputs[0] not in graph.outputs and not apart:
-        norm = followers[0]
-        found = [_stored(graph, norm, 3, "mean"), _stored(graph, norm, 4, "variance")]
-    else:
-        found = [_stored(graph, call, 2, "bias")]
+    found = [_stored(graph, call, 2, "bias")]
+    if len(followers) == 1 and followers[0].op == BATCH_NORM and call.outputs[0] not in graph.outputs:
+        norm = [_stored(graph, followers[0], 3, "mean"), _stored(graph, followers[0], 4, "variance")]
+        # A linear layer's outputs lie in the last dimension, a batch norm's channels in the second.
+        sizes = {tensors[each.tensor].numel() for each in norm if each is not None}
+        if (layer.kind != "linear" or layer.positions == 1) and sizes <= {layer.outputs}:
+            found = norm
     kept = [target for target in found if target is not None]
     return kept if len(kept) == len(found) and all(once(graph, users, t.tensor) for t in kept) else []
 

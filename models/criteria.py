@@ -111,4 +111,4 @@ CRITERIA: Mapping[str, Rule] = {
     "logit": Rule(loss, "logits", per_parameter=True, spatial=True),
     "fisher": Rule(loss, "loss", per_parameter=True, spatial=True),
 }
-WITHOUT_DATA, WITH_DATA = "energy", "logit"
+WITHOUT_DATA, WITHOUT_GRADIENT, WITH_DATA = "energy", "whitened", "logit"

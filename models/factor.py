@@ -34,6 +34,8 @@ from models.solve import solve
 from models.statistics import Moments
 
 RIDGE = 1e-4
+# Outputs that vary less than this beside their mean, both squared, do so by rounding.
+CONSTANT = 1e-10
 # Of `fit_columns`.
 LIGHT, ROUNDS, STEPS = 1e-9, 2, 4
 
@@ -101,8 +103,11 @@ def decompose_in_metric(weight: Tensor, moments: Moments, gradient: bool = True)
     matrix = weight.reshape(weight.shape[0], -1).double()
     n, rank = len(matrix), min(matrix.shape)
     gram = matrix @ matrix.T
-    energy = moments.covariance.diagonal().sum() / gram.diagonal().sum().clamp_min(1e-300)
-    spread = moments.covariance + RIDGE * energy * gram
+    covariance, mean_square = moments.covariance, moments.mean.square().sum()
+    if covariance.diagonal().sum() <= CONSTANT * mean_square:
+        covariance = CONSTANT * mean_square.clamp_min(1e-30) / gram.diagonal().sum().clamp_min(1e-300) * gram
+    energy = covariance.diagonal().sum() / gram.diagonal().sum().clamp_min(1e-300)
+    spread = covariance + RIDGE * energy * gram
     root, inverse = _roots(moments.gradient if gradient else torch.eye(n, dtype=torch.float64))
     worth, basis = _eigen(root @ spread @ root)
     worth, basis = worth[:rank], basis[:, :rank]

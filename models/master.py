@@ -40,7 +40,7 @@ from models.factor import in_order
 from models.layers import Layer, find
 from models.program import Graph
 from models.sparsity import Report
-from models.statistics import Gathering, Moments
+from models.statistics import Gathering, Moments, NoGradient
 
 # More take longer and say hardly more of what the layers do.
 STATISTICS_INPUTS = 2048
@@ -74,7 +74,7 @@ def build(
     calibration data. Returns a description: parameters, MACs and file size of the original, its inputs, the smallest
     budgets, and each layer.
     `progress(phase, completed, total, unit)` is called per layer and batch and may raise to stop.
-    Raises MalformedCheckpoint for a program that does not run, DataError where a criterion lacks data.
+    Raises MalformedCheckpoint for a program that does not run, DataError where a criterion lacks data or gradients.
     """
     graph = Graph.from_json(json.loads((source / "program.json").read_bytes()))
     uploaded: Mapping[str, Tensor] = load_file(source / "weights.safetensors")
@@ -94,7 +94,12 @@ def build(
         inputs = load_calibration(calibration, criterion)
         few = inputs[:STATISTICS_INPUTS]
         choosing = given is None and classes and choice.possible(graph, tensors, few)
-        criterion, tried, moments = program.learn(few, choice.CANDIDATES if choosing else (criterion,), out)
+        try:
+            criterion, tried, moments = program.learn(few, choice.CANDIDATES if choosing else (criterion,), out)
+        except NoGradient:
+            if given is not None:
+                raise
+            criterion, tried, moments = program.learn(few, (criteria.WITHOUT_GRADIENT,), out)
         program.decompose(criterion, moments, out)
         if keep:
             gradients = zip(template.decomposed, moments, strict=True)
@@ -124,7 +129,8 @@ class Program:
         rules = [find_rule(name) for name in candidates]
         columns = self.spatial and any(rule.spatial for rule in rules)
         gradients = [rule.gradient for rule in rules]
-        gathering = Gathering(self.graph, self.tensors, self.template.decomposed, gradients, columns)
+        weighed = any(rule.metric in gradients for rule in rules)
+        gathering = Gathering(self.graph, self.tensors, self.template.decomposed, gradients, columns, weighed)
 
         def tell(done: int) -> None:
             self.progress("calibrate", done, len(inputs), "samples")
@@ -162,7 +168,7 @@ class Program:
             layer, factors = form.decompose(layer, weight, seen, spatial, rule.metric != "outputs")
             formed[layer.name] = layer
             if seen is not None:
-                for target in correction.targets(graph, layer):
+                for target in correction.targets(graph, tensors, layer):
                     corrected[target.tensor] = layer.name
                     rows = list(correction.rows(target, tensors[target.tensor], factors))[: layer.break_even]
                     stored[f"corrected/{target.tensor}"] = torch.stack(rows)

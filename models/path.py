@@ -58,7 +58,7 @@ class PlanPath:
     """A growth with, for every step, the whole variant's `params`, `macs` and file `bytes`; the last step is the
     network as uploaded."""
 
-    def __init__(self, template: Template, growth: Growth) -> None:
+    def __init__(self, template: Template, growth: Growth, script: Script | None = None) -> None:
         layers, self._growth = template.decomposed, growth
         full = np.array([layer.break_even + 1 for layer in layers], dtype=np.int64)
         self._full = full
@@ -79,7 +79,7 @@ class PlanPath:
 
         self.params = totals(template.params, [x.params for x in layers], [x.width for x in layers])
         self.macs = totals(template.macs, [x.macs for x in layers], [x.basis_macs for x in layers])
-        whole, tables = Script(template).sizes
+        whole, tables = (script or Script(template)).sizes
         # Of each layer the bytes at ranks 1, 2, … up to break-even, and then dense.
         by_level = [np.concatenate([table[1:], table[:1]]) for table in tables]
         grown = np.zeros(steps.size, dtype=np.int64)

@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 from models.criteria import Importance
 from models.emit.template import Template
+from models.emit.torchscript import Script
 from models.errors import BudgetError
 from models.path import Growth, PlanPath
 
@@ -81,8 +82,9 @@ class Planner:
         """`growth` is the order of bases by what they are worth per parameter, `by_macs` per multiply-accumulate,
         where that is another one."""
         self.template = template
-        self._path = PlanPath(template, growth)
-        self._path_by_macs = PlanPath(template, by_macs) if by_macs else self._path
+        script = Script(template)
+        self._path = PlanPath(template, growth, script)
+        self._path_by_macs = PlanPath(template, by_macs, script) if by_macs else self._path
         self._importance = importance
 
     @staticmethod

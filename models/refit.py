@@ -62,7 +62,7 @@ def refit(
     kept: set[str] = set()
     for layer in layers:
         if ranks.get(layer.weight) and layer.calls[0] not in fitted:
-            kept |= {layer.weight, *(target.tensor for target in correction.targets(graph, layer))}
+            kept |= {layer.weight, *(target.tensor for target in correction.targets(graph, tensors, layer))}
     start = {**tensors, **{name: cut[name] for name in kept}}
     walk = _Walk(graph, tensors, start, inputs[: affordable(graph, tensors, inputs)])
     found: dict[str, Tensor] = {}
@@ -84,7 +84,7 @@ class _Walk:
     """The values of both networks at the point that the walk has reached."""
 
     def __init__(self, graph: Graph, tensors: Mapping[str, Tensor], cut: Mapping[str, Tensor], inputs: Tensor) -> None:
-        self._graph = graph
+        self._graph, self._tensors = graph, tensors
         self._whole: dict[str, Any] = {value: tensors[name] for value, name in graph.tensors.items()}
         self._cut: dict[str, Any] = {value: cut[name] for value, name in graph.tensors.items()}
         self._whole[graph.inputs[0].name] = self._cut[graph.inputs[0].name] = inputs
@@ -132,7 +132,7 @@ class _Walk:
         if not rank:
             found = {f"dense/{layer.weight}": kept.reshape(stored.shape)}
         shift = kept.double() @ mean_in - mean_out
-        for target in correction.targets(self._graph, layer):
+        for target in correction.targets(self._graph, self._tensors, layer):
             value = next(v for v, name in self._graph.tensors.items() if name == target.tensor)
             moved = {"mean": shift, "bias": -shift, "variance": torch.zeros_like(shift)}[target.role]
             self._cut[value] = (self._whole[value].double() + moved).to(stored.dtype)

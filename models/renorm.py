@@ -14,23 +14,27 @@ import torch
 from torch import Tensor
 
 from models import execute
-from models.correction import BATCH_NORM, moments, statistics_of
+from models.correction import BATCH_NORM, moments, once, statistics_of
 from models.program import Graph, Node
 
-TINY = 1e-12
+# A channel that varies less than this share of what is stored tells nothing of its variance.
+NEGLIGIBLE = 1e-6
 
 
 @torch.no_grad()
 def renorm(
     graph: Graph, original: Mapping[str, Tensor], cut: Mapping[str, Tensor], inputs: Tensor, relative: bool = True
 ) -> dict[str, Tensor]:
-    """New statistics for the program `cut`, by tensor name; empty where it has no batch norm.
+    """New statistics for the program `cut`, by tensor name, of batch norms called once; empty where it has none.
 
     `original` and `cut` are the tensors of the uploaded and of the cut program, `inputs` (N, …) one batch.
     Each batch norm sees what those before it, already renewed, make of the inputs.
     """
-    pairs = {node.name: statistics_of(graph, node) for node in graph.nodes if node.op == BATCH_NORM}
-    if not any(pairs.values()):
+    users = graph.users()
+    found_at = {node.name: statistics_of(graph, node) for node in graph.nodes if node.op == BATCH_NORM}
+    # One that is called twice would need others at each call.
+    pairs = {name: pair for name, pair in found_at.items() if pair and all(once(graph, users, each) for each in pair)}
+    if not pairs:
         return {}
     before: dict[str, tuple[Tensor, Tensor]] = {}
 
@@ -50,7 +54,9 @@ def renorm(
         mean, variance = moments(arguments[0].double())
         if relative:
             mean = original[pair[0]] + mean - before[node.name][0]
-            variance = original[pair[1]] * variance / before[node.name][1].clamp_min(TINY)
+            stored, whole = original[pair[1]].double(), before[node.name][1]
+            told = whole > NEGLIGIBLE * stored
+            variance = torch.where(told, stored * variance / torch.where(told, whole, 1.0), stored)
         found[pair[0]], found[pair[1]] = mean.to(cut[pair[0]].dtype), variance.to(cut[pair[1]].dtype)
         arguments[3], arguments[4] = found[pair[0]], found[pair[1]]
         return execute.resolve(node.op)(*arguments)

@@ -10,8 +10,9 @@ One forward pass over the data and one back for each kind of gradient, no labels
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -25,6 +26,8 @@ from models.layers import LINEAR, Layer, geometry_of
 from models.program import Graph, Node
 
 BATCH, SEED = 64, 0
+# A batch is smaller where the values of a pass, all of which are kept for the way back, would be more than these.
+VALUES = 1 << 30
 USABLE = "Give inputs as the network takes them in use, normalised as in its training."
 Gradient: TypeAlias = Literal["logits", "loss"]
 
@@ -39,6 +42,10 @@ class Moments:
     covariance: Tensor
     gradient: Tensor
     columns: Columns | None = None
+
+
+class NoGradient(DataError):
+    """The network's outputs do not tell how they depend on its layers."""
 
 
 class _Sums:
@@ -86,7 +93,8 @@ class Gathering:
 
     What is not finite, as the gradient of a norm is at an input that is all zeros, is left out.
     Each kind of gradient is another pass back. Its random projections, or classes, are the same at each run, whatever
-    the others draw. A static batch size in the program is respected; what does not fill a batch is left out.
+    the others draw. A static batch size in the program is respected; what does not fill a batch is left out. With
+    `weighed`, gradients are needed: NoGradient where the program has none.
     """
 
     def __init__(
@@ -96,9 +104,13 @@ class Gathering:
         layers: tuple[Layer, ...],
         gradients: Sequence[Gradient],
         columns: bool,
+        weighed: bool = True,
     ) -> None:
         self._graph, self._tensors = graph, tensors
         self._batch = graph.batch
+        self._weighed, self._blind = weighed, False
+        values = sum(math.prod(shape[1:]) for shape in execute.shapes(graph, tensors).values())
+        self._at_once = self._batch or max(1, min(BATCH, VALUES // max(values, 1)))
         self._generators = {kind: torch.Generator().manual_seed(SEED) for kind in gradients}
         self._sums = [_Sums(layer.outputs, gradients) for layer in layers]
         self._inner = {i: ColumnSums(layer) for i, layer in enumerate(layers) if columns and layer.columns}
@@ -114,7 +126,7 @@ class Gathering:
 
     def add(self, inputs: Tensor, tell: Callable[[int], None]) -> None:
         """`inputs` (N, …) as the program takes them; `tell` hears how many it has had of all that were added."""
-        batch = self._batch or BATCH
+        batch = self._at_once
         for start in range(0, len(inputs) - (batch - 1 if self._batch else 0), batch):
             tell(self._given + start)
             self._add(inputs[start : start + batch])
@@ -126,11 +138,27 @@ class Gathering:
             outputs = execute.run(self._graph, self._tensors, [data], visit=self._watch)
             last = next(reversed(self._generators))
             for kind, generator in self._generators.items():
+                if self._blind:
+                    break
                 self._kind = kind
                 loss = sum(_scalar(out, kind, generator) for out in outputs if out.requires_grad)
-                if isinstance(loss, Tensor):
+                if not isinstance(loss, Tensor):
+                    self._without_gradient("no output is a number that depends on a layer")
+                    break
+                try:
                     loss.backward(retain_graph=kind != last)  # type: ignore[no-untyped-call]
+                except RuntimeError as error:
+                    if "derivative for" not in str(error):
+                        raise
+                    self._without_gradient(str(error))
         self._samples += len(data)
+
+    def _without_gradient(self, reason: str) -> None:
+        if self._weighed:
+            raise NoGradient(
+                f"The criterion needs gradients of the network's outputs: {reason}.", "Choose criterion whitened."
+            )
+        self._blind = True
 
     def _watch(self, node: Node, arguments: list[Any], result: Any) -> Any:
         index = self._owner.get(node.name)
@@ -149,14 +177,18 @@ class Gathering:
         return result.clone()
 
     def moments(self, kind: Gradient) -> list[Moments]:
-        """One entry per layer. DataError where what was added does not fill a batch."""
+        """One entry per layer; of a program without gradients they are unity. DataError where what was added does not
+        fill a batch."""
         if not self._samples:
             raise DataError(
                 f"{self._given} calibration inputs do not fill one batch of {self._batch or 1}.",
                 "Give more, or export the model with a dynamic batch size.",
             )
         found = {index: each.columns() for index, each in self._inner.items()}
-        return [each.moments(self._samples, kind, found.get(index)) for index, each in enumerate(self._sums)]
+        moments = [each.moments(self._samples, kind, found.get(index)) for index, each in enumerate(self._sums)]
+        if not self._blind:
+            return moments
+        return [replace(each, gradient=torch.eye(len(each.mean), dtype=torch.float64)) for each in moments]
 
 
 def _scalar(outputs: Tensor, gradient: Gradient, generator: torch.Generator) -> Tensor:

@@ -27,7 +27,7 @@ def targets(module: nn.Module, shape: tuple[int, ...], folder: Path) -> dict[str
     graph, tensors = read(module, shape, folder)
     shapes = execute.shapes(graph, tensors)
     shapes |= {value: tuple(tensors[name].shape) for value, name in graph.tensors.items()}
-    return {layer.name: correction.targets(graph, layer) for layer in layers.find(graph, shapes)}
+    return {layer.name: correction.targets(graph, tensors, layer) for layer in layers.find(graph, shapes)}
 
 
 def test_a_batch_norm_that_follows_is_corrected_else_the_bias(tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_the_closed_form_is_what_recomputing_gives_on_a_single_layer_net(rank: i
         whole, less = (nn.functional.conv2d(x, w) for w in (tensors["conv.weight"], cut))
     mean, variance = (
         list(correction.rows(target, tensors[target.tensor], factors))[rank - 1]
-        for target in correction.targets(graph, layer)
+        for target in correction.targets(graph, tensors, layer)
     )
     moved = tensors["norm.running_mean"] + (less - whole).mean((0, 2, 3))
     scaled = tensors["norm.running_var"] * less.var((0, 2, 3)) / whole.var((0, 2, 3))
@@ -83,7 +83,7 @@ def test_at_full_rank_nothing_moves(tmp_path: Path) -> None:
     (layer,) = layers.find(graph, shapes)
     (moments,) = gather(graph, tensors, (layer,), torch.randn(50, 3, 10, 10))
     factors = factor.decompose_in_metric(tensors["conv.weight"], moments)
-    for target in correction.targets(graph, layer):
+    for target in correction.targets(graph, tensors, layer):
         *_, last = correction.rows(target, tensors[target.tensor], factors)
         assert torch.allclose(last, tensors[target.tensor])
 
@@ -105,6 +105,21 @@ def test_a_batch_norm_over_another_dimension_is_not_told_of_the_cut(tmp_path: Pa
         Target("norm.running_mean", "mean"),
         Target("norm.running_var", "variance"),
     ]
+
+
+class OneRow(nn.Module):
+    """A batch norm over the rows, of which there is one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix, self.norm, self.head = nn.Linear(24, 20), nn.BatchNorm1d(1), nn.Linear(20, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.norm(self.mix(x)))).squeeze(1)
+
+
+def test_a_batch_norm_over_a_single_row_is_not_told_of_the_cut(tmp_path: Path) -> None:
+    assert targets(OneRow().eval(), (1, 24), tmp_path)["mix"] == [Target("mix.bias", "bias")]
 
 
 class Telling(nn.Module):

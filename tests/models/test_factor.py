@@ -8,7 +8,7 @@ from torch import Tensor
 
 from models import factor
 from models.columns import Columns, columns_of
-from models.factor import Factors
+from models.factor import Factors, decompose_in_metric
 from models.layers import Layer
 from models.statistics import Moments
 
@@ -276,3 +276,16 @@ def test_factors_of_a_layer_that_the_outputs_do_not_depend_on_fit_half_precision
     torch.testing.assert_close(whole, weight.float(), atol=2e-2, rtol=0)
     lengths = factors.down.double().norm(dim=1), factors.up.double().norm(dim=1)
     torch.testing.assert_close(*lengths, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(40, 8), (8, 40)])
+@pytest.mark.parametrize("noise", [0.0, 1e-6])
+def test_all_bases_are_the_weight_where_the_inputs_never_change(shape: tuple[int, ...], noise: float) -> None:
+    torch.manual_seed(0)
+    weight, n = torch.randn(shape), shape[0]
+    rounding = noise * torch.randn(n, n, dtype=torch.float64)
+    moments = Moments(torch.randn(n, dtype=torch.float64), rounding @ rounding.T, torch.eye(n, dtype=torch.float64))
+    factors = decompose_in_metric(weight, moments)
+    torch.testing.assert_close(factors.up.T @ factors.down, weight, rtol=1e-3, atol=1e-4)
+    half = factors.up[:4].T @ factors.down[:4]
+    assert (half - weight).norm() < weight.norm()

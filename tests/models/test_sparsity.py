@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models import architectures, execute, master, sparsity
+from models import architectures, checkpoint, execute, master, sparsity
 from models.emit import torchscript
 from models.plan import Planner
 from models.program import Graph
@@ -486,3 +486,34 @@ def test_the_threshold_lies_in_the_gap_of_the_norms(columns_: list[float], zero:
 def test_a_report_cannot_be_changed() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         Report((), 0, 0).difference = 1.0  # type: ignore[misc]
+
+
+class Text(nn.Module):
+    """Its channels are small but for a batch norm, and the random inputs of a network of tokens are all padding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(50, 32, padding_idx=0)
+        self.conv, self.norm, self.head = nn.Conv1d(32, 24, 3, padding=1), nn.BatchNorm1d(24), nn.Linear(24, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.norm(self.conv(self.embed(x).transpose(1, 2)))).amax(2))
+
+
+def test_of_tokens_only_exact_zeros_go_unless_there_are_real_ones(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net, tokens = Text(), torch.randint(1, 50, (64, 20))
+    with torch.no_grad():
+        net.conv.weight[:6] *= 2e-3
+        net.conv.bias[:6] *= 2e-3  # type: ignore[index]
+        net.conv.weight[6:8] = net.conv.bias[6:8] = 0  # type: ignore[index]
+    for _ in range(60):
+        net(torch.randint(1, 50, (64, 20)))
+    dynamic = ({0: torch.export.Dim("batch", min=1)},)
+    torch.export.save(torch.export.export(net.eval(), (tokens[:2],), dynamic_shapes=dynamic), tmp_path / "m.pt2")
+    graph, tensors = checkpoint.read(tmp_path / "m.pt2", None)
+    for inputs in (None, [tokens]):
+        smaller, fewer, report = sparsity.eliminate(graph, tensors, inputs=inputs)
+        assert report.removed == 2
+        before, after = execute.run(graph, tensors, [tokens])[0], execute.run(smaller, fewer, [tokens])[0]
+        assert (before - after).abs().max() <= 1e-5 * before.abs().max()

@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models import checkpoint, columns, execute, layers, master
+from models import checkpoint, columns, execute, layers, master, statistics
 from models.columns import columns_of
 from models.errors import DataError
 from models.layers import Layer
 from models.program import Graph
-from models.statistics import Gathering
-from tests.models.nets import SHAPES, Small, gather, make, read
+from models.statistics import Gathering, NoGradient
+from tests.models.nets import SHAPES, Small, gather, make, read, source
 
 
 class Two(nn.Module):
@@ -223,6 +223,54 @@ def test_inputs_whose_gradients_are_no_numbers_are_left_out_of_them(gradient: An
     x[5] = 0
     for each in gather(graph, tensors, found, x, gradient=gradient):
         assert bool(each.gradient.isfinite().all()) and float(each.gradient.trace()) > 0
+
+
+class Choosing(nn.Module):
+    """Its output is the class."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 5, bias=False), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.relu(self.first(x))).argmax(1)
+
+
+class Stepped(Choosing):
+    """A step has no derivative."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.floor_divide(self.first(x), 0.1) * 0.1)
+
+
+@pytest.mark.parametrize("kind", [Choosing, Stepped])
+def test_a_network_without_gradients_is_refused_in_words_where_they_count(
+    kind: type[nn.Module], tmp_path: Path
+) -> None:
+    graph, tensors = read(make(kind), (6,), tmp_path)
+    found = master.survey(graph, tensors).decomposed
+    x = torch.randn(64, 6)
+    with pytest.raises(NoGradient, match="gradients"):
+        gather(graph, tensors, found, x)
+    gathering = Gathering(graph, tensors, found, ["logits"], False, weighed=False)
+    gathering.add(x, lambda done: None)
+    assert all(torch.equal(each.gradient, torch.eye(len(each.mean)).double()) for each in gathering.moments("logits"))
+    folder = source(make(kind), (6,), tmp_path / "source", x)
+    assert master.build(folder, tmp_path / "master")["criterion"] == "whitened"
+    with pytest.raises(NoGradient, match="gradients"):
+        master.build(folder, tmp_path / "other", criterion="logit")
+
+
+def test_what_is_kept_of_a_pass_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, graph, tensors, found = prepared(tmp_path)
+    x, told = torch.randn(64, 6), list[int]()
+    expected = gather(graph, tensors, found, x)
+    monkeypatch.setattr(statistics, "VALUES", 100)
+    gathering = Gathering(graph, tensors, found, ["logits"], False)
+    gathering.add(x, told.append)
+    assert 1 < told[1] - told[0] < 10
+    for each, wanted in zip(gathering.moments("logits"), expected, strict=True):
+        torch.testing.assert_close(each.covariance, wanted.covariance)
 
 
 @pytest.mark.parametrize("gradient", ["logits", "loss"])
