@@ -138,11 +138,13 @@ class Cache:
                 raise TimeoutError(name)
             time.sleep(0.02)
         ended = threading.Event()
-        threading.Thread(target=_renew, args=(lock, seconds / 3, ended), daemon=True).start()
+        thread = threading.Thread(target=_renew, args=(lock, seconds / 3, ended), daemon=True)
+        thread.start()
         try:
             yield
         finally:
             ended.set()
+            thread.join()  # else it might take again what is let go of here
             lock.release()
 
     def count(self, name: str, amount: float = 1, **labels: str) -> None:

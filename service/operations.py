@@ -205,9 +205,10 @@ class Operations:
         self.redis.delete(_key(id))
 
     def _end(self, id: str, details: Mapping[str, Any], state: str, field: str, value: Mapping[str, Any]) -> None:
+        seconds, _ = self.redis.time()
         with self.redis.pipeline() as pipeline:
             # The details again, because Redis may have lost them since the operation began.
-            mapping = {"details": json.dumps(details), "state": state, field: json.dumps(value)}
+            mapping = {"details": json.dumps(details), "state": state, field: json.dumps(value), "updated": seconds}
             pipeline.hset(_key(id), mapping=mapping)
             pipeline.expire(_key(id), KEEP_SECONDS)
             pipeline.execute()

@@ -160,6 +160,7 @@ def test_a_cut_that_kills_its_workers_is_not_tried_again_at_once(
     parts: Parts, monkeypatch: pytest.MonkeyPatch, queue: str, kind: str, again: bool
 ) -> None:
     parts.operations.claim("a", queue, {})
+    parts.operations.forget("a")  # Redis may have lost it meanwhile
     parts.operations.fail("a", {}, describe(Problem(kind, "It has ended.")))
     assert parts.operations.claim("a", queue, {}) is again
     if not again:
