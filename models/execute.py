@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from models.program import Argument, Constant, Graph, Node, Ref
+from models.program import Argument, Constant, Graph, Node, Ref, references
 
 Visitor: TypeAlias = Callable[[Node, list[Any], Any], Any]
 
@@ -98,7 +98,10 @@ def shapes(graph: Graph, tensors: Mapping[str, Tensor], batch: int = 2) -> dict[
 
 def without_data(graph: Graph, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors as shapes alone, but for the masks of `x[:, mask]`: on their values the result's shape depends."""
-    read = {name for node in graph.nodes if node.op != "aten.index.Tensor" for name in node.inputs()}
+    masks = [node.args[1:] if node.op == "aten.index.Tensor" else () for node in graph.nodes]
+    read = {
+        name for node, mask in zip(graph.nodes, masks, strict=True) for name in {*node.inputs()} - {*references(mask)}
+    }
     plain = {qualified for value, qualified in graph.tensors.items() if value in read}
     plain |= {name for name, tensor in tensors.items() if tensor.dtype != torch.bool}
     return {name: tensor.to("meta") if name in plain else tensor for name, tensor in tensors.items()}

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from models.errors import DataError
+from models.errors import DataError, UnsupportedCheckpoint
 from models.master import Progress, silent
 from models.nearness import sound
 
@@ -62,8 +62,8 @@ def measure(
     inputs, targets = data["inputs"], data.get("targets")
     metric = metric or default_metric(targets)
     score = SCORES[metric]
-    model = _load(artifact)
-    teacher = _load(original) if metric == "agreement" and original is not None else None
+    model = load(artifact)
+    teacher = load(original) if metric == "agreement" and original is not None else None
     if metric != "agreement" and targets is None or metric == "agreement" and teacher is None:
         raise DataError(f"The metric {metric} needs targets.", "Upload evaluation data with `targets`.")
     scores: list[Tensor] = []
@@ -161,8 +161,16 @@ def _check_classes(outputs: Tensor, targets: Tensor) -> None:
         )
 
 
-def _load(path: Path) -> torch.jit.ScriptModule:
-    model: torch.jit.ScriptModule = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
+def load(path: Path) -> torch.jit.ScriptModule:
+    """The TorchScript file. Raises UnsupportedCheckpoint where torch cannot open what was written."""
+    try:
+        model: torch.jit.ScriptModule = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
+    except RuntimeError as error:
+        reason = next((line.strip() for line in str(error).split("\n") if line.strip()), "")[:300]
+        raise UnsupportedCheckpoint(
+            f"The program has no equivalent in TorchScript: {reason}",
+            "Please report it with the model's code.",
+        ) from error
     return model.eval()
 
 

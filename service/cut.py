@@ -16,7 +16,7 @@ from models.emit import torchscript
 from models.emit.template import Template
 from models.improve import method_of
 from models.master import Progress
-from models.measure import measure
+from models.measure import load, measure
 from models.plan import Plan, Planner
 from service import effort
 from service.cache import digest
@@ -49,6 +49,8 @@ class Cutter:
             raise RuntimeError(f"plan {plan.digest} was to take {plan.bytes} bytes and takes {size}")
         if known is not None and known.sha256 == sha256:
             return known
+        if plan.original:
+            load(path)  # once, so that no model is published whose files cannot be opened
         method = self._method(plan, improved)
         return Record(plan, sha256, size, self._measure(plan, path), method)
 

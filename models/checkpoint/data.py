@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import lzma
 import math
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,12 @@ _NAMES = ("inputs", "targets")
 # What an .npz may unpack to, next to its own size: images of 8 bits compress well, zeros infinitely.
 _UNPACKED = 64
 _HEADER = 4096
+_DAMAGED = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError),
+    *(ValueError, TypeError, EOFError, OSError, NotImplementedError, RuntimeError),
+)
 # Exact, or (float64) what torch itself does when it makes a tensor from Python numbers.
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _CONVERTED = ("uint8", "float16", "bfloat16", "float64")
 
 
@@ -69,7 +76,7 @@ def _npz(path: Path, limits: Limits) -> dict[str, Tensor]:
             if sum(info.file_size for info in infos) > most:
                 raise DataError("The .npz unpacks to far more bytes than it has.", "Save it with numpy.savez.")
             return {info.filename.removesuffix(".npy"): _npy(archive, info) for info in infos}
-    except (zipfile.BadZipFile, ValueError, EOFError, OSError, NotImplementedError, RuntimeError) as error:
+    except _DAMAGED as error:
         raise DataError("The .npz is cut or damaged.", _HINT) from error
 
 
@@ -84,7 +91,7 @@ def _npy(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Tensor:
     if version not in read_header:
         raise DataError("The .npz is of a version that is not read.", "Save it with numpy.savez.")
     shape, _, dtype = read_header[version](stream, max_header_size=_HEADER)
-    if dtype.hasobject or dtype.names or dtype.kind not in "biuf":
+    if dtype.hasobject or dtype.names or dtype.kind not in "biuf" or dtype.itemsize > 8:
         raise DataError(f"The .npz holds {str(dtype)[:40]}, not numbers.", "Save plain numeric arrays.")
     if math.prod(shape) * dtype.itemsize != len(data) - stream.tell():
         raise DataError("An array of the .npz declares another size than it has.", "Save it with numpy.savez.")
@@ -133,5 +140,7 @@ def _check(found: Tensor, name: str) -> None:
         raise DataError(f"The {name} are empty.", _HINT)
     if found.is_complex() or found.is_quantized:
         raise DataError(f"The {name} are not real numbers.", _HINT)
+    if found.is_floating_point() and found.dtype not in _FLOATS:
+        raise DataError(f"The {name} are {str(found.dtype).removeprefix('torch.')}, which is not read.", _HINT)
     if found.is_floating_point() and not bool(torch.isfinite(found).all()):
         raise DataError(f"The {name} hold NaN or infinity.", "Remove those samples.")

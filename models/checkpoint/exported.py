@@ -52,11 +52,13 @@ _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 @dataclass(frozen=True)
 class Exported:
-    """A program as it was written, and what the file claims of each tensor value."""
+    """A program as it was written, what the file claims of each tensor value, and the values that the caller would
+    keep as statistics of a norm."""
 
     graph: Graph
     tensors: dict[str, Tensor]
     claims: dict[str, Claim]
+    statistics: frozenset[str]
 
 
 def is_exported(archive: Archive) -> bool:
@@ -87,6 +89,7 @@ def read(archive: Archive, limits: Limits) -> Exported:
         ),
         payload.load(archive, used),
         _claims(values),
+        frozenset(signature.statistics),
     )
 
 
@@ -186,6 +189,7 @@ class _Signature:
         self.inputs: list[Input] = []
         self.tensors: dict[str, str] = {}
         self.parameters: set[str] = set()
+        self.statistics: set[str] = set()
         self._first: dict[Payload, str] = {}
 
     def read_inputs(self, module: Mapping[str, Any]) -> None:
@@ -243,7 +247,7 @@ class _Signature:
                 given += 1
                 found += self._user_output(given, value)
             elif kind == "buffer_mutation" and _is_statistic(value):
-                continue
+                self.statistics.add(text(mapping(value.get("arg"), "an output").get("name"), "a value"))
             elif kind != "user_input_mutation":
                 raise UnsupportedCheckpoint(
                     f"The program has an output of kind {kind[:40]!r}: it changes its own state, or trains.",

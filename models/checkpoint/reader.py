@@ -38,9 +38,19 @@ def read(
     found = _read(path, architecture, limits)
     _check_finite(found.graph, found.tensors)
     graph = normalize(found.graph, found.tensors, found.claims)
+    _check_statistics(graph, found.statistics)
     tensors = {name: found.tensors[name] for name in sorted(set(graph.tensors.values()))}
     _check_runs(graph, tensors, limits)
     return graph, tensors
+
+
+def _check_statistics(graph: Graph, statistics: frozenset[str]) -> None:
+    """In eval mode a norm makes no new statistics; what still does so is something else by such a name."""
+    if made := statistics & {name for node in graph.nodes for name in node.outputs}:
+        raise UnsupportedCheckpoint(
+            f"The program changes its own state: {min(made)} is kept for the next call.",
+            "Export the model in eval mode, with outputs that are tensors.",
+        )
 
 
 def _read(path: Path, architecture: Mapping[str, Any] | None, limits: Limits) -> Exported:

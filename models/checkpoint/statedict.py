@@ -113,11 +113,9 @@ def _check_layout(archive: Archive) -> None:
 
 def _tensors(loaded: Any) -> dict[str, Tensor]:
     """The state dict itself, or inside the dictionary that training scripts wrap around it."""
-    if isinstance(loaded, dict) and not any(isinstance(value, Tensor) for value in loaded.values()):
-        for key in _WRAPPERS:
-            if isinstance(loaded.get(key), dict):
-                loaded = loaded[key]
-                break
+    if isinstance(loaded, dict):
+        inside = [loaded[key] for key in _WRAPPERS if _is_state(loaded.get(key))]
+        loaded = inside[0] if inside else loaded
     if not isinstance(loaded, dict) or not loaded:
         raise MalformedCheckpoint("The file holds no state dict.", STATE)
     for name, value in loaded.items():
@@ -126,6 +124,10 @@ def _tensors(loaded: Any) -> dict[str, Tensor]:
         if value.layout != torch.strided or value.is_quantized or value.is_complex():
             raise UnsupportedCheckpoint(f"The tensor {name[:60]} is sparse, quantised or complex.", STATE)
     return loaded
+
+
+def _is_state(value: Any) -> bool:
+    return isinstance(value, dict) and any(isinstance(each, Tensor) for each in value.values())
 
 
 def _check_sizes(state: Mapping[str, Tensor], stored: int) -> None:

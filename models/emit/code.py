@@ -23,6 +23,8 @@ FUNCTIONS = {
     "operator.truediv": "div",
     "operator.mod": "remainder",
 }
+# Of truths about sizes, and of one size: TorchScript has no function by these names.
+INFIX = {"operator.and_": " and ", "operator.or_": " or ", "operator.pos": ""}
 RESERVED = {"training", "forward", "_is_full_backward_hook", "self", "torch", "CONSTANTS", "annotate"}
 
 
@@ -60,6 +62,8 @@ def call(node: Node, names: Mapping[str, str]) -> str:
         added, inputs, matrix = (render(argument, names) for argument in node.args)
         return _assign(node, f"torch.linear({inputs}, torch.t({matrix}), {added})", names)
     arguments = [render(a, names) for a in node.args]
+    if node.op in INFIX:
+        return _assign(node, INFIX[node.op].join(arguments), names)
     arguments += [f"{key}={render(value, names)}" for key, value in node.kwargs]
     return _assign(node, f"torch.{_function(node.op)}({', '.join(arguments)})", names)
 

@@ -174,16 +174,7 @@ class Script:
         """The pickle of the module's attributes."""
         memo = pickle.Memo()
         state = [("training", pickle.FALSE), ("_is_full_backward_hook", pickle.NONE)]
-        for slot in slots:
-            strides = contiguous(slot.shape)
-            state.append(
-                (
-                    slot.attribute,
-                    pickle.tensor(
-                        memo, STORAGES[slot.dtype], str(slot.key), slot.count, slot.shape, strides, slot.parameter
-                    ),
-                )
-            )
+        state += [_entry(memo, slot) for slot in slots]
         return pickle.HEAD + pickle.instance("__torch__", "Variant", state) + pickle.END
 
     @cached_property
@@ -196,10 +187,8 @@ class Script:
         """
         layers, count = self._template.decomposed, len(self._template.decomposed)
         dense = self._text_bytes([0] * count)
-        tables = [
-            np.full(layer.break_even + 1, self._text_bytes([int(i == j) for j in range(count)]) - dense)
-            for i, layer in enumerate(layers)
-        ]
+        more = self._more_text()
+        tables = [np.full(layer.break_even + 1, extra) for layer, extra in zip(layers, more, strict=True)]
         total = dense + archive.END.size + (archive.padding(0, _record(0)) if self._tensors else 0)
         for index, name in enumerate(self._tensors):
             spec, key, after = self._template.tensors[name], 2 * index, 2 * index + 2
@@ -217,6 +206,25 @@ class Script:
             table[0] = 0
         return total, tables
 
+    def _more_text(self) -> list[int]:
+        """The bytes of text that each layer takes more as two factors than whole."""
+        count = len(self._template.decomposed)
+        memo = pickle.Memo()
+        for slot in (whole := list(self.slots([0] * count))):
+            _entry(memo, slot)  # what is written once for all is so by now
+        more = [0] * count
+        for sign, slots in ((-1, whole), (1, list(self.slots([1] * count)))):
+            for slot in slots:
+                index = self._layer_of_weight.get(slot.tensor)
+                if index is not None:
+                    name, value = _entry(memo, slot)
+                    text = f"  {slot.attribute} : Tensor\n{_quoted([slot.attribute])}"
+                    more[index] += sign * (len(pickle.string(name)) + len(value) + len(text.encode()))
+        for index, plain, factored in self._calls:
+            if index is not None:
+                more[index] += len(factored.encode()) - len(plain.encode())
+        return more
+
     def _text_bytes(self, ranks: Sequence[int]) -> int:
         records = self.text_records(ranks, list(self.slots(ranks)))
         return sum(archive.LOCAL.size + archive.CENTRAL.size + 2 * len(f"{TOP}/{n}") + len(t) for n, t in records)
@@ -229,6 +237,13 @@ class Script:
             ("version", VERSION),
             ("byteorder", b"little"),
         ]
+
+
+def _entry(memo: pickle.Memo, slot: Slot) -> tuple[str, bytes]:
+    """A slot's attribute, and its tensor's pickle."""
+    kind, strides = STORAGES[slot.dtype], contiguous(slot.shape)
+    tensor = pickle.tensor(memo, kind, str(slot.key), slot.count, slot.shape, strides, slot.parameter)
+    return slot.attribute, tensor
 
 
 @lru_cache(4096)

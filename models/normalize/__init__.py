@@ -14,6 +14,7 @@ from torch import Tensor
 
 from models.normalize.binding import renamed
 from models.normalize.inplace import functional
+from models.normalize.scalars import as_tensors
 from models.normalize.spelling import canonical
 from models.operators import VANISHING, names
 from models.program import Claim, Graph, Ref
@@ -41,7 +42,7 @@ def normalize(graph: Graph, tensors: Mapping[str, Tensor], claims: Mapping[str, 
     graph = functional(graph, claims)
     graph = _without_identities(graph, frozenset({"aten.lift_fresh_copy.default"}))
     graph = canonical(graph, tensors, claims)
-    return graph.live()
+    return as_tensors(graph, claims).live()
 
 
 def _drop(graph: Graph, ops: frozenset[str]) -> Graph:

@@ -213,6 +213,13 @@ def _without_chance(name: str, value: Argument) -> Callable[[Node, Bound, _Conte
     return rewrite
 
 
+def _instance_norm(node: Node, bound: Bound, context: _Context) -> Node:
+    """By the statistics that the layer keeps, unless it keeps none."""
+    if bound["running_mean"] is None or bound["running_var"] is None:
+        return node
+    return _without_chance("use_input_stats", False)(node, bound, context)
+
+
 _BATCH_NORMS = names(
     "aten",
     """
@@ -240,6 +247,7 @@ _REWRITES: dict[str, Callable[[Node, Bound, _Context], Node]] = {
     "aten.conv_transpose3d.input": _convolution_of(3),
     "aten.scaled_dot_product_attention.default": _without_chance("dropout_p", 0.0),
     "aten._scaled_dot_product_flash_attention_for_cpu.default": _without_chance("dropout_p", 0.0),
+    "aten.instance_norm.default": _instance_norm,
     "aten.rrelu.default": _without_chance("training", False),
     **{f"aten.{name}.input": _without_chance("train", False) for name in ("lstm", "gru", "rnn_tanh", "rnn_relu")},
     **dict.fromkeys(_BATCH_NORMS, _batch_norm),

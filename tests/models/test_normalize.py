@@ -303,3 +303,14 @@ def test_results_that_nobody_reads_lose_their_name_and_calls_that_nobody_reads_g
 
 def test_bind_fills_in_what_a_call_leaves_out() -> None:
     assert bind(call("y", "aten.add.Tensor", Ref("x"), Ref("x")))["alpha"] == 1
+
+
+def test_an_instance_norm_that_keeps_statistics_uses_them(tmp_path: Path) -> None:
+    module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.InstanceNorm2d(8, track_running_stats=True))
+    x = torch.randn(4, 3, 9, 9) + 1
+    module(x)
+    dynamic = ({0: torch.export.Dim("batch", min=1)},)
+    torch.export.save(torch.export.export(module.train(), (x,), dynamic_shapes=dynamic), tmp_path / "m.pt2")
+    graph, tensors = read(tmp_path / "m.pt2")
+    with torch.no_grad():
+        assert torch.equal(execute.run(graph, tensors, [x])[0], module.eval()(x))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -76,3 +77,21 @@ def test_data_for_a_model_with_two_inputs_are_refused(tmp_path: Path) -> None:
     graph = Graph(takes().inputs * 2, {}, frozenset(), (), ("x",))
     with pytest.raises(DataError, match="2 inputs"):
         read_data(npz(tmp_path / "a", inputs=np.zeros((3, 2), np.float32)), graph)
+
+
+def test_what_a_flipped_bit_makes_of_a_compressed_file_is_the_datas_fault(tmp_path: Path) -> None:
+    path = tmp_path / "data.npz"
+    np.savez_compressed(path, inputs=np.random.default_rng(0).integers(0, 3, (200, 8)).astype(np.float32))
+    whole = bytearray(path.read_bytes())
+    for at in range(60, len(whole) - 150, 40):
+        path.write_bytes(bytes([*whole[:at], whole[at] ^ 16, *whole[at + 1 :]]))
+        with contextlib.suppress(DataError):
+            read_data(path, takes("float32", None, 8))
+
+
+def test_numbers_of_unusual_widths_are_refused_in_words(tmp_path: Path) -> None:
+    np.savez(tmp_path / "long.npz", inputs=np.zeros((4, 8), np.longdouble))
+    safetensors.torch.save_file({"inputs": torch.zeros(4, 8).to(torch.float8_e4m3fn)}, tmp_path / "short.safetensors")
+    for name, words in (("long.npz", "not numbers"), ("short.safetensors", "float8")):
+        with pytest.raises(DataError, match=words):
+            read_data(tmp_path / name, takes("float32", None, 8))

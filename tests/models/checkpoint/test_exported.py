@@ -214,3 +214,49 @@ def test_weights_that_are_views_are_stored_on_their_own(tmp_path: Path) -> None:
     assert tensors["weight"].is_contiguous()
     assert torch.equal(tensors["weight"], module.weight)
     assert torch.allclose(execute.run(graph, tensors, [x])[0], module(x))
+
+
+class Observer(nn.Module):
+    """It keeps a mean of what it has seen, by the name that a norm's has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 8)
+        self.register_buffer("running_mean", torch.zeros(8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.running_mean.mul_(0.9).add_(x.mean(0), alpha=0.1)
+        return self.linear(x - self.running_mean)
+
+
+# torch warns of itself when it decomposes a program that changes a buffer.
+@pytest.mark.filterwarnings("ignore:.*LeafSpec")
+@pytest.mark.parametrize("decomposed", [False, True])
+def test_a_state_is_refused_whatever_it_is_called(decomposed: bool, tmp_path: Path) -> None:
+    program = torch.export.export(Observer(), (torch.randn(4, 8),))
+    torch.export.save(program.run_decompositions() if decomposed else program, tmp_path / "m.pt2")
+    with pytest.raises(UnsupportedCheckpoint, match="changes its own"):
+        read(tmp_path / "m.pt2")
+
+
+class Tabled(nn.Module):
+    """Truths looked up, by tokens and by constants."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.linear = nn.Embedding(6, 8), nn.Linear(8, 8)
+        self.register_buffer("allowed", torch.tensor([True, False, True, True, False, True]))
+        self.register_buffer("order", torch.tensor([3, 1, 4, 1, 5, 0, 2, 0]))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        seen = self.linear(self.embed(tokens)) * self.allowed[self.order]
+        return seen * self.allowed[tokens].unsqueeze(-1)
+
+
+def test_a_table_of_truths_is_read_like_any_other(tmp_path: Path) -> None:
+    module, tokens = Tabled().eval(), torch.randint(0, 6, (4, 7))
+    dynamic = ({0: torch.export.Dim("batch", min=1)},)
+    torch.export.save(torch.export.export(module, (tokens,), dynamic_shapes=dynamic), tmp_path / "m.pt2")
+    graph, tensors = read(tmp_path / "m.pt2")
+    with torch.no_grad():
+        assert torch.equal(execute.run(graph, tensors, [tokens])[0], module(tokens))

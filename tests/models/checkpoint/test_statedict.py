@@ -30,13 +30,14 @@ def outputs(path: Path, x: Tensor) -> Tensor:
     return execute.run(graph, tensors, [x])[0]
 
 
-@pytest.mark.parametrize("form", ["plain", "wrapped", "parallel", "compiled", "parameters"])
+@pytest.mark.parametrize("form", ["plain", "wrapped", "beside a tensor", "parallel", "compiled", "parameters"])
 def test_a_state_dict_gives_the_modules_outputs_however_training_wrapped_it(form: str, tmp_path: Path) -> None:
     net = module()
     state: dict[str, Any] = dict(net.state_dict())
     shapes = {
         "plain": state,
         "wrapped": {"epoch": 3, "lr": 0.1, "state_dict": state, "optimizer": {"state": {}, "groups": [None]}},
+        "beside a tensor": {"best": torch.tensor(71.2), "epoch": 3, "state_dict": state},
         "parallel": {f"module.{name}": value for name, value in state.items()},
         "compiled": {f"_orig_mod.module.{name}": value for name, value in state.items()},
         "parameters": {name: torch.nn.Parameter(value) for name, value in state.items()},
