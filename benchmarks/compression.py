@@ -45,6 +45,7 @@ from benchmarks.data import Data, digits, fashion_mnist
 from benchmarks.networks import NETWORKS, trained
 from benchmarks.results import Table, machine, markdown, place, plot
 from models import master, polish, refit, tune, variant
+from models.distill import Recipe
 from models.emit import torchscript
 from models.emit.template import Template
 from models.errors import BudgetError
@@ -52,7 +53,6 @@ from models.improve import improve
 from models.measure import measure
 from models.plan import Plan, Planner
 from models.renorm import renorm
-from models.student import Recipe
 
 BUDGETS = (0.7, 0.5, 0.4, 0.3, 0.2, 0.1)
 PLAIN = ("uniform", "c1", "c1c2", "sigma", "whitened")

@@ -18,12 +18,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from models import variant
+from models.distill import Recipe
 from models.emit.template import Template
 from models.nearness import nearness
 from models.polish import polish
 from models.refit import INPUTS, affordable, refit
 from models.renorm import renorm
-from models.student import Recipe
 from models.variant import Parts
 
 BATCH = 64

@@ -12,8 +12,9 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from models.distill import Recipe, Training, device_of
 from models.emit.template import Template
-from models.student import Recipe, Student, Training, device_of
+from models.student import Student
 from models.variant import Parts
 
 STEPS, STUDENTS, RATE = 300, 1, 5e-3

@@ -20,12 +20,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from models import execute, variant
+from models.distill import Draw, Recipe, Training, device_of
 from models.emit.template import Template, Tuned
 from models.errors import DataError
 from models.factor import by_basis, in_order
 from models.nearness import nearness
 from models.plan import Plan, Planner
-from models.student import Draw, Recipe, Student, Training, device_of
+from models.student import Student
 
 Progress = Callable[[str, int, int, str], None]
 STEPS, STUDENTS, RATE = 600, 2, 5e-3

@@ -140,11 +140,11 @@ class Catalogue:
 
     def open(self, id: str) -> Model:
         """The model. Raises `Problem`: model-not-found, or model-not-ready where it has been uploaded."""
-        for _ in range(2):
-            model = self._models.get(id, lambda: self._load(id))
-            if model is not None and self._still_there(model):
+        while (model := self._models.get(id, lambda: self._load(id))) is not None:
+            if self._still_there(model):
                 return model
-            self.forget(id)
+            self.forget(id)  # and look what is there by now
+        self.forget(id)
         if self.store.exists(upload_key(id)):
             raise Problem(
                 "model-not-ready",

@@ -20,12 +20,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from models import polish, refit, tune
+from models.distill import Recipe
 from models.errors import DataError
 from models.improve import improve
 from models.measure import default_metric
 from models.plan import Plan
 from models.program import Graph
-from models.student import Recipe
 from service.catalogue import CALIBRATION, EVALUATION, improved_key, tuning_key
 from service.job import Job
 

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from models import criteria, execute, form, improve, master, tune, variant
 from models.columns import columns_of
+from models.distill import Recipe
 from models.emit import torchscript
 from models.layers import Layer
 from models.plan import Planner
 from models.statistics import Moments
-from models.student import Recipe
 from tests.models.nets import SHAPES, Separable, make, planner, source
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from models import execute, master, polish, tune, variant
 from models import improve as improve_module
+from models.distill import Recipe
 from models.emit import torchscript
 from models.emit.template import Template
 from models.improve import improve, method_of
@@ -20,7 +21,6 @@ from models.nearness import Nearness
 from models.plan import Plan, Planner
 from models.program import Graph
 from models.refit import INPUTS
-from models.student import Recipe
 from tests.models.nets import SHAPES, Halved, Small, make, source
 
 

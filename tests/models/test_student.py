@@ -10,11 +10,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from models import execute, master
+from models.distill import Recipe, Training
 from models.errors import DataError
 from models.factor import by_basis
 from models.nearness import Nearness
 from models.plan import Planner
-from models.student import Lesson, Recipe, Student, Training
+from models.student import Lesson, Student
 from tests.models.nets import SHAPES, Small, make, source
 
 PLAIN = Nearness(classes=False)

@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from models import execute, master, student, tune, variant
+from models import distill, execute, master, tune, variant
+from models.distill import Recipe
 from models.emit import torchscript
 from models.errors import Cancelled, DataError
 from models.plan import Plan, Planner
-from models.student import Recipe
 from tests.models.nets import SHAPES, Halved, Small, make, source
 
 RECIPE = Recipe(steps=160, students=2, batch=32, rate=3e-3, classes=False)
@@ -158,7 +158,7 @@ def test_a_training_of_another_network_or_optimizer_starts_anew(
     assert training(tmp_path / "branching", other) == [0, 1]
     assert training(copied(untuned, tmp_path / "first"), untuned[2]) == [0, 1]
     assert training(copied(untuned, tmp_path / "same"), untuned[2]) == []
-    monkeypatch.setattr(student, "MUON", 2.0)
+    monkeypatch.setattr(distill, "MUON", 2.0)
     assert training(copied(untuned, tmp_path / "rate"), untuned[2]) == [0, 1]
 
 

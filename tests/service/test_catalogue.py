@@ -111,28 +111,29 @@ def test_a_deleted_model_takes_its_files_with_it_except_those_that_another_has_t
     assert parts.store.keys("checkpoints") == []
 
 
-def test_a_model_deleted_elsewhere_is_soon_gone_here(
-    stocked: Settings, parts: Parts, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def elsewhere(stocked: Settings, parts: Parts, monkeypatch: pytest.MonkeyPatch) -> Catalogue:
+    """Another process's, which has the model open and looks each time whether it is still that one."""
     monkeypatch.setattr("service.catalogue.RECHECK_SECONDS", 0.0)
     there = Catalogue(stocked, parts.store, parts.cache)
     id = there.resolve("demo")
     assert there.open(id).manifest["id"] == id
+    return there
+
+
+def test_a_model_deleted_elsewhere_is_soon_gone_here(elsewhere: Catalogue, parts: Parts) -> None:
+    id = elsewhere.resolve("demo")
     parts.catalogue.discard(id)
     with pytest.raises(Problem, match="no model"):
-        there.open(id)
+        elsewhere.open(id)
 
 
-def test_a_model_uploaded_again_elsewhere_is_soon_that_one_here(
-    stocked: Settings, parts: Parts, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("service.catalogue.RECHECK_SECONDS", 0.0)
-    there = Catalogue(stocked, parts.store, parts.cache)
-    id = there.resolve("demo")
-    manifest = dict(there.open(id).manifest)
+def test_a_model_uploaded_again_elsewhere_is_soon_that_one_here(elsewhere: Catalogue, parts: Parts) -> None:
+    id = elsewhere.resolve("demo")
+    manifest = dict(elsewhere.open(id).manifest)
     parts.store.delete(manifest_key(id))
     parts.store.create_json(manifest_key(id), manifest | {"created": manifest["created"] + 1})
-    assert there.open(id).manifest["created"] == manifest["created"] + 1
+    assert elsewhere.open(id).manifest["created"] == manifest["created"] + 1
 
 
 def test_models_are_listed_newest_first(parts: Parts) -> None:

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from models import polish, tune
+from models.distill import Recipe
 from models.errors import Cancelled
-from models.student import Recipe
 from service import effort, ingest
 from service.catalogue import improved_key, tuning_key
 from service.job import Job
