@@ -79,6 +79,8 @@ def _stored(graph: Graph, node: Node, position: int, role: str) -> Target | None
 
 
 def once(graph: Graph, users: dict[str, list[Node]], tensor: str) -> bool:
-    """Whether one call alone reads the stored tensor, and nobody else gets it."""
-    values = [value for value, name in graph.tensors.items() if name == tensor]
-    return sum(len(users.get(value, [])) for value in values) == 1 and not {*values} & {*graph.outputs}
+    """Whether one call alone reads the stored tensor, once, and nobody else gets it."""
+    values = {value for value, name in graph.tensors.items() if name == tensor}
+    readers = {node.name: node for value in values for node in users.get(value, [])}
+    reads = [name for node in readers.values() for name in node.inputs() if name in values]
+    return len(reads) == 1 and not values & {*graph.outputs}

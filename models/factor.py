@@ -82,7 +82,8 @@ def spatial_matrix(weight: Tensor) -> Tensor:
 
 
 def decompose(weight: Tensor) -> Factors:
-    """SVD of a layer's weight, shape (C_out, …): the channel form of paper 1, section 3."""
+    """SVD of a layer's weight, shape (C_out, …): the channel form of paper 1, section 3; of each singular value both
+    factors take the root, so that what lies between them is no larger than half precision holds."""
     matrix = weight.reshape(weight.shape[0], -1).double()
     n, m = matrix.shape
     if n <= m:
@@ -91,6 +92,7 @@ def decompose(weight: Tensor) -> Factors:
     else:
         values, basis = _eigen(matrix.T @ matrix)
         down, up = basis.T, basis.T @ matrix.T
+    down, up = _balanced(down, up)
     return Factors(down.to(weight.dtype).contiguous(), up.to(weight.dtype).contiguous(), values.sqrt())
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, TypeAlias
 
-from models.program import Graph, Node, Ref
+from models.program import Graph, Node, Ref, references
 
 CONVOLUTION = "aten.convolution.default"
 LINEAR = "aten.linear.default"
@@ -136,8 +136,9 @@ def find(graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Layer, ..
         weight = weight_of(node, graph, shapes)
         if weight is not None:
             calls.setdefault(weight, []).append(node)
-        for name in node.inputs():
-            if name in graph.tensors and graph.tensors[name] != weight:
+        others = node.args if weight is None else (node.args[:1], node.args[2:])
+        for name in references((*others, *(value for _, value in node.kwargs))):
+            if name in graph.tensors:
                 readers.setdefault(graph.tensors[name], []).append(node.op)
     for name in graph.outputs:
         if name in graph.tensors:
@@ -182,7 +183,7 @@ def _layer(
     for node in nodes:
         given, made = shapes[node.args[0].name], shapes[node.outputs[0]]  # type: ignore[union-attr]
         size = given if transposed else made
-        positions += math.prod(size) // (size[-1] if linear else size[1])
+        positions += math.prod(size) // max(size[-1] if linear else size[1], 1)
         if kind == "conv2d" and min(shape[2:]) > 1:
             columns += made[0] * made[2] * given[3]
     reason = ""

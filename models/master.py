@@ -34,6 +34,7 @@ from torch import Tensor
 
 from models import choice, correction, criteria, execute, fold, form, path, plan, sparsity
 from models.criteria import Importance, Rule, Spectrum
+from models.emit import torchscript
 from models.emit.template import Template, TensorSpec
 from models.errors import CheckpointError, DataError, MalformedCheckpoint, UnsupportedCheckpoint
 from models.factor import in_order
@@ -225,7 +226,7 @@ def survey(graph: Graph, tensors: Mapping[str, Tensor]) -> Template:
         raise UnsupportedCheckpoint(
             "The program uses no parameters, so there is nothing to cut.", "Export a model that has trained weights."
         )
-    return Template(
+    template = Template(
         graph=graph,
         layers=found,
         tensors={
@@ -235,6 +236,8 @@ def survey(graph: Graph, tensors: Mapping[str, Tensor]) -> Template:
         params=parameters,
         macs=sum(layer.macs for layer in found),
     )
+    torchscript.check(template)
+    return template
 
 
 def simplified(

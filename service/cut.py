@@ -54,6 +54,13 @@ class Cutter:
         method = self._method(plan, improved)
         return Record(plan, sha256, size, self._measure(plan, path), method)
 
+    def check(self, plan: Plan, path: Path) -> None:
+        """Opens the plan's file, which is at `path` for a while. Raises UnsupportedCheckpoint where torch cannot."""
+        with open(path, "wb") as file:
+            torchscript.write(self.folder, plan, file)
+        load(path)
+        path.unlink()
+
     def _method(self, plan: Plan, improved: Path | None) -> str:
         """How a plan is made: "original", "reduced" (zero channels removed, nothing else), "cut", "tuned", or what
         `improved` says."""

@@ -82,7 +82,9 @@ def _build(job: Job, upload: Mapping[str, Any], folder: Path) -> None:
     if has_data:
         (program / EVALUATION).rename(out / EVALUATION)
     planner = Planner.open(out)
-    original = cut.Cutter(out, options.get("metric"), job.progress).cut(planner.plan(budget=1), folder / "original.pt")
+    cutter = cut.Cutter(out, options.get("metric"), job.progress)
+    original = cutter.cut(planner.plan(budget=1), folder / "original.pt")
+    cutter.check(planner.smallest, folder / "smallest.pt")
     job.progress("store", 0, 1, "models")
     extra = [*([EVALUATION] if has_data else []), *([REFIT] if keep else [])]
     keys = {name: f"models/{id}/{name}" for name in (*MASTER, *extra)}

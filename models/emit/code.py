@@ -22,10 +22,14 @@ FUNCTIONS = {
     "operator.floordiv": "floordiv",
     "operator.truediv": "div",
     "operator.mod": "remainder",
+    # TorchScript would gather a sum of four or more `mm` into one product, which rounds otherwise.
+    "aten.mm.default": "matmul",
 }
 # Of truths about sizes, and of one size: TorchScript has no function by these names.
 INFIX = {"operator.and_": " and ", "operator.or_": " or ", "operator.pos": ""}
-RESERVED = {"training", "forward", "_is_full_backward_hook", "self", "torch", "CONSTANTS", "annotate"}
+RESERVED = {
+    "training", "forward", "_is_full_backward_hook", "self", "torch", "CONSTANTS", "annotate", "NoneType", "Ellipsis",
+}  # fmt: skip
 
 
 def attribute_names(qualified: Iterable[str]) -> dict[str, str]:

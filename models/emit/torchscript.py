@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from models.emit import archive, code, pickle
 from models.emit.template import Template
+from models.errors import UnsupportedCheckpoint
 from models.tensorfile import WIDTHS, TensorFile
 
 STORAGES = {
@@ -38,6 +39,8 @@ STORAGES = {
 TOP = "variant"
 SIDES = ("down", "up")
 VERSION = b"10\n"
+# Besides those of tensors (see `Script.text_records`).
+RECORDS = 5
 
 
 class Cut(Protocol):
@@ -88,6 +91,17 @@ class Slot:
     @property
     def bytes(self) -> int:
         return self.count * WIDTHS[self.dtype]
+
+
+def check(template: Template) -> None:
+    """Raises UnsupportedCheckpoint where the original's file would be larger than the format holds."""
+    size, records = Script(template).sizes[0], len(template.tensors) + RECORDS
+    if size > archive.LARGEST or records > archive.MOST:
+        raise UnsupportedCheckpoint(
+            f"The original would be a file of {size:,} bytes with {records:,} records; "
+            f"{archive.LARGEST:,} and {archive.MOST:,} are the most.",
+            "Upload it in half precision, or in parts.",
+        )
 
 
 class Script:

@@ -34,7 +34,8 @@ def convolution(flow: Flow, node: Node, arguments: list[Any], result: Any) -> bo
 
 
 def linear(flow: Flow, node: Node, arguments: list[Any], result: Any) -> bool:
-    if arguments[1].dim() != 2 or result.dim() < 2:
+    weight, *bias = arguments[1:]
+    if weight.dim() != 2 or result.dim() < 2 or any(b is not None and b.shape != weight.shape[:1] for b in bias):
         return False
     return _product(flow, node, result.dim() - 1, 1, False)
 

@@ -120,8 +120,10 @@ def export(module: nn.Module, shape: tuple[int, ...], path: Path, dtype: torch.d
     return path
 
 
-def read(module: nn.Module, shape: tuple[int, ...], folder: Path) -> tuple[Graph, Mapping[str, Tensor]]:
-    return checkpoint.read(export(module, shape, folder / "model.pt2"), None)
+def read(
+    module: nn.Module, shape: tuple[int, ...], folder: Path, dtype: torch.dtype = torch.float32
+) -> tuple[Graph, Mapping[str, Tensor]]:
+    return checkpoint.read(export(module, shape, folder / "model.pt2", dtype), None)
 
 
 def source(module: nn.Module, shape: tuple[int, ...], folder: Path, calibration: Tensor | None = None) -> Path:

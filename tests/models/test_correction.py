@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from models import correction, execute, factor, layers
 from models.correction import Target
@@ -135,3 +136,19 @@ class Telling(nn.Module):
 
 def test_a_bias_that_the_caller_gets_is_left_alone(tmp_path: Path) -> None:
     assert targets(Telling().eval(), (8,), tmp_path) == {"one": [], "two": [Target("two.bias", "bias")]}
+
+
+class Itself(nn.Module):
+    """A vector that is a call's input and its bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.vector, self.matrix = nn.Parameter(torch.randn(16)), nn.Parameter(torch.randn(16, 16))
+        self.layer = nn.Linear(16, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x) + functional.linear(self.vector, self.matrix, self.vector)
+
+
+def test_a_bias_that_its_call_also_reads_as_input_is_left_alone(tmp_path: Path) -> None:
+    assert targets(Itself(), (16,), tmp_path) == {"layer": [Target("layer.bias", "bias")], "matrix": []}

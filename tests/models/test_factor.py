@@ -50,6 +50,19 @@ def test_the_error_of_a_prefix_is_that_of_proposition_2_1(rank: int, seed: int) 
     assert torch.allclose(error, expected, rtol=1e-3, atol=1e-6)
 
 
+def test_between_two_plain_factors_nothing_overflows_half_precision() -> None:
+    """One direction a thousand wide: were all of it in one factor, what lies between would be 30 times the outputs."""
+    torch.manual_seed(0)
+    left, right = torch.randn(1024, 1).sign(), torch.randn(1, 1024).sign()
+    weight = (0.02 * torch.randn(1024, 1024) + 0.1 * left @ right).half()
+    x = (22 * right + torch.randn(4, 1024)).half()
+    factors = factor.decompose(weight)
+    cut = x @ factors.down[:64].T @ factors.up[:64]
+    expected = x.float() @ weight.float().T
+    assert expected.abs().max() < 3000
+    assert (cut - expected).abs().max() < 0.05 * expected.abs().max()
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("gradient", [True, False])
 def test_all_bases_in_a_metric_are_the_weight_even_if_the_data_leave_directions_out(

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from models import execute, layers, master
 from models.emit import torchscript
@@ -53,6 +54,41 @@ def test_a_weight_used_twice_is_one_layer_and_costs_twice_the_macs(tmp_path: Pat
 def test_a_weight_that_something_else_reads_stays_whole(tmp_path: Path) -> None:
     layer = found(make(Shared), SHAPES[Shared], tmp_path)["table"]
     assert not layer.decomposed and "also read by" in layer.reason
+
+
+class Neighbours(nn.Module):
+    """A graph's edges are the products of its nodes' embeddings: one call reads them as weight and as input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.nodes = nn.Parameter(torch.randn(20, 10))
+        self.first, self.last = nn.Linear(8, 16), nn.Linear(16, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        edges = torch.relu(self.nodes @ self.nodes.t()).softmax(1)
+        out: Tensor = self.last(torch.relu(edges @ self.first(x)))
+        return out
+
+
+def test_a_weight_that_its_own_call_reads_as_input_too_stays_whole(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    layer = found(Neighbours(), (20, 8), tmp_path)["nodes"]
+    assert not layer.decomposed and "also read by" in layer.reason
+
+
+def test_a_layer_without_outputs_stays_whole(tmp_path: Path) -> None:
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Linear(16, 16)
+            self.weight = nn.Parameter(torch.zeros(0, 16))
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            x = self.body(x)
+            return x, functional.linear(x, self.weight)
+
+    layer = found(Both(), (16,), tmp_path)["weight"]
+    assert (layer.decomposed, layer.macs) == (False, 0)
 
 
 def test_a_layer_too_thin_to_gain_stays_whole(tmp_path: Path) -> None:

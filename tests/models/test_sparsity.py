@@ -394,6 +394,63 @@ def test_where_the_gap_removes_too_much_exact_zeros_go_still(tmp_path: Path) -> 
     assert removed(report) == {"first": 1}
 
 
+class Classes(nn.Module):
+    """Returns classes alone, which are the same for many other numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = plain()
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.net(x).argmax(1)
+        return found
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_where_the_outputs_would_not_show_a_living_channel_only_exact_zeros_go(
+    dtype: torch.dtype, tmp_path: Path
+) -> None:
+    """A channel whose small weights the next layer makes up for, of a network that returns classes, or in half
+    precision."""
+    classes = dtype == torch.float32
+    module = Classes() if classes else plain()
+    inner: Any = module.net if classes else module
+    with torch.no_grad():
+        inner.first.weight[0] *= 2e-5
+        inner.second.weight[:, 0] *= 0.1 / 2e-5
+    first = "net.first" if classes else "first"
+    kill(module, (first, [4]))
+    graph, tensors = nets.read(module.to(dtype), (3, 9, 9), tmp_path, dtype)
+    for inputs in (None, [torch.randn(8, 3, 9, 9).to(dtype)]):
+        report = sparsity.eliminate(graph, tensors, inputs=inputs)[2]
+        assert (removed(report), report.rejected) == ({first: 1}, "")
+
+
+@pytest.mark.parametrize("shape", [(1,), (), (1, 8), (8,)])
+def test_a_bias_that_broadcasts_leaves_its_layer_whole_and_spares_no_other(
+    shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    class Broadcast(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(6, 10), nn.Linear(8, 3)
+            self.weight, self.bias = nn.Parameter(torch.randn(8, 10)), nn.Parameter(torch.zeros(shape))
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = functional.linear(torch.relu(self.first(x)), self.weight, self.bias)
+            return self.last(torch.relu(y))
+
+    module = Broadcast()
+    with torch.no_grad():
+        module.weight[::2] = 0
+        module.first.weight[:3] = module.first.bias[:3] = 0
+    graph, tensors = nets.read(module, (6,), tmp_path)
+    smaller, fewer, report = sparsity.eliminate(graph, tensors)
+    assert report.rejected == "" and removed(report).get("weight", 0) == (4 if shape == (8,) else 0)
+    x = torch.randn(16, 6)
+    torch.testing.assert_close(execute.run(smaller, fewer, [x])[0], module(x))
+
+
 def test_the_given_program_is_left_alone(tmp_path: Path) -> None:
     module = plain()
     kill(module, ("first", [0]))

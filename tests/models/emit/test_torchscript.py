@@ -13,9 +13,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from models.emit import code, torchscript
+from models import master
+from models.emit import archive, code, torchscript
+from models.errors import UnsupportedCheckpoint
 from models.plan import Plan, Planner
-from tests.models.nets import SHAPES, Attending, Halved, Shared, Small, planner
+from tests.models.nets import SHAPES, Attending, Halved, Shared, Small, planner, source
 
 Case: TypeAlias = tuple[torch.nn.Module, Path, Planner]
 BUDGETS = [1.0, 0.7, 0.5, 0.45]
@@ -161,6 +163,53 @@ def test_einsum_runs_from_the_file_as_it_was_written(tmp_path: Path) -> None:
     with torch.no_grad():
         assert torch.equal(load(emit(folder, found.plan(1.0)))(x), module(x))
         assert load(emit(folder, found.smallest))(x).shape == (3, 10)
+
+
+class Sum(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = torch.nn.ParameterList([torch.nn.Parameter(torch.randn(64, 24)) for _ in range(4)])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        products = [torch.mm(x[:, 64 * at : 64 * at + 64], part) for at, part in enumerate(self.parts)]
+        return products[0] + products[1] + products[2] + products[3]
+
+
+def test_the_outputs_stay_the_originals_once_torch_has_optimised_the_file(tmp_path: Path) -> None:
+    """It knows a sum of four products from the second call on."""
+    module = Sum().eval()
+    master.build(source(module, (256,), tmp_path / "source"), tmp_path / "master")
+    loaded = load(emit(tmp_path / "master", Planner.open(tmp_path / "master").plan(1.0)))
+    with torch.no_grad():
+        for _ in range(4):
+            x = torch.randn(8, 256)
+            assert torch.equal(loaded(x), module(x))
+
+
+@pytest.mark.parametrize("name", ["NoneType", "Ellipsis", "None", "class", "torch"])
+def test_a_tensor_may_have_a_name_that_the_language_keeps_for_itself(name: str, tmp_path: Path) -> None:
+    class Named(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_parameter(name, torch.nn.Parameter(torch.randn(6, 6)))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x @ self.get_parameter(name)
+
+    module, x = Named(), torch.randn(3, 6)
+    master.build(source(module, (6,), tmp_path / "source"), tmp_path / "master")
+    loaded = load(emit(tmp_path / "master", Planner.open(tmp_path / "master").plan(1.0)))
+    assert torch.equal(loaded(x), module(x))
+
+
+def test_a_network_whose_file_the_format_cannot_hold_is_refused_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archive, "LARGEST", 5000)
+    folder = source(torch.nn.Linear(64, 64), (64,), tmp_path / "source")
+    with pytest.raises(UnsupportedCheckpoint, match=r"a file of 18,\d+ bytes"):
+        master.build(folder, tmp_path / "master")
+    assert not (tmp_path / "master").exists()
 
 
 @pytest.mark.parametrize("text", ['"', "\\", "a\n", "x" * 129])
