@@ -11,9 +11,9 @@ the disk is left out.
 * decompose    the rest of `master.build`: reading, factors, corrections, importance, writing
 * choice       what trying two criteria adds, where none is given: more passes back, and `models.choice`
 * refit        `improve.improve` for the plan at 0.3 of the parameters
-* tune         `tune.tune`: some steps, the statistics of the original, and two of the sizes that it settles, one of
-               them compared with the cut, are timed; the whole, with its 600 steps and all sizes, is worked out
-               from those
+* tune         `tune.tune`: some steps, the statistics of the original, and five sizes, evenly spaced between the
+               smallest and the whole as all of them are, are timed; the whole, with its 600 steps and all 96 sizes,
+               of which 24 are compared with the cut, is worked out from those
 * polish       `polish.polish` of the plan at 0.3: some steps are timed; the whole, 300 steps at each of two
                rates, is worked out from those
 
@@ -24,7 +24,6 @@ temporary folder.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import math
 import statistics
@@ -49,6 +48,8 @@ from models.statistics import BATCH
 
 INPUTS = 320
 BUDGET = 0.3
+# Of the sizes that tuning settles so many are timed: the first and the last compared with the cut, the others not.
+SIZES = tune.EACH + 1
 FULL: dict[str, Any] = {}
 QUICK: dict[str, Any] = {"width": 8, "image_size": 64, "num_classes": 10}
 PHASES = 6  # master, forward, choice, refit, tune, polish
@@ -68,23 +69,16 @@ class Row:
     measured: bool
 
 
-class Stopped(Exception):
-    """Enough of a tuning has been seen."""
-
-
 class Clock:
     """A progress callback that notes when every stage of every phase began."""
 
-    def __init__(self, until: tuple[str, int] | None = None) -> None:
+    def __init__(self) -> None:
         self.times: dict[tuple[str, int], float] = {}
-        self.until = until
         self.total: dict[str, int] = {}
 
     def __call__(self, phase: str, completed: int, total: int, unit: str) -> None:
         self.times.setdefault((phase, completed), time.process_time())
         self.total[phase] = total
-        if (phase, completed) == self.until:
-            raise Stopped
 
     def between(self, start: tuple[str, int], end: tuple[str, int]) -> float:
         return self.times[end] - self.times[start]
@@ -127,10 +121,10 @@ def measure(name: str, arguments: dict[str, Any], steps: int, advance: Advance) 
         advance("refit")
         one = polishing(out, ranks, inputs, steps)
         advance("polish")
-        step, original, compared, size, sizes = tuning(out, inputs, steps)
+        step, original, compared, size = tuning(out, inputs, steps)
         advance("tune")
-    comparisons = math.ceil(sizes / tune.EACH)
-    whole = tune.STEPS * step + original + comparisons * compared + (sizes - comparisons) * size
+    comparisons = math.ceil(tune.KNOTS / tune.EACH)
+    whole = tune.STEPS * step + original + comparisons * compared + (tune.KNOTS - comparisons) * size
     works = {
         "forward": forward,
         "statistics": gathered,
@@ -169,17 +163,18 @@ def pass_over(folder: Path, inputs: Tensor) -> float:
     return min(seconds(run) for _ in range(2))
 
 
-def tuning(folder: Path, inputs: Tensor, steps: int) -> tuple[float, float, float, float, int]:
+def tuning(folder: Path, inputs: Tensor, steps: int) -> tuple[float, float, float, float]:
     """Core seconds of a step (the median), of the original's statistics, of settling a size that is compared with the
-    cut, and one that is not; how many sizes."""
-    clock = Clock(until=("settle", 2))
+    cut, and one that is not: the means over `SIZES`, from the smallest up, as larger ones take longer."""
+    clock = Clock()
     recipe = dataclasses.replace(tune.RECIPE, steps=steps + 1)
-    with contextlib.suppress(Stopped):
-        tune.tune(folder, inputs, recipe, state=folder / "tuning", progress=clock, device="cpu")
+    tune.tune(folder, inputs, recipe, state=folder / "tuning", progress=clock, sizes=SIZES, device="cpu")
     each = [clock.between(("tune", number), ("tune", number + 1)) for number in range(1, steps + 1)]
     original = clock.between(("tune", steps + 1), ("settle", 0))
-    compared, size = (clock.between(("settle", number), ("settle", number + 1)) for number in (0, 1))
-    return statistics.median(each), original, compared, size, clock.total["settle"]
+    settled: dict[bool, list[float]] = {True: [], False: []}
+    for number in range(clock.total["settle"]):
+        settled[number % tune.EACH == 0].append(clock.between(("settle", number), ("settle", number + 1)))
+    return statistics.median(each), original, statistics.mean(settled[True]), statistics.mean(settled[False])
 
 
 def polishing(folder: Path, ranks: Sequence[int], inputs: Tensor, steps: int) -> float:

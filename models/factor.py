@@ -82,8 +82,15 @@ def spatial_matrix(weight: Tensor) -> Tensor:
 
 
 def decompose(weight: Tensor) -> Factors:
-    """SVD of a layer's weight, shape (C_out, …): the channel form of paper 1, section 3; of each singular value both
-    factors take the root, so that what lies between them is no larger than half precision holds."""
+    """SVD of a layer's weight, shape (C_out, …): the channel form of paper 1, section 3. Both factors take the root of
+    each singular value, so that what lies between them is no larger than half precision holds."""
+    factors = svd(weight)
+    down, up = _balanced(factors.down, factors.up)
+    return Factors(down.to(weight.dtype).contiguous(), up.to(weight.dtype).contiguous(), factors.sigma)
+
+
+def svd(weight: Tensor) -> Factors:
+    """The same in double, the rows of the factor of the smaller side orthonormal."""
     matrix = weight.reshape(weight.shape[0], -1).double()
     n, m = matrix.shape
     if n <= m:
@@ -92,8 +99,7 @@ def decompose(weight: Tensor) -> Factors:
     else:
         values, basis = _eigen(matrix.T @ matrix)
         down, up = basis.T, basis.T @ matrix.T
-    down, up = _balanced(down, up)
-    return Factors(down.to(weight.dtype).contiguous(), up.to(weight.dtype).contiguous(), values.sqrt())
+    return Factors(down, up, values.sqrt())
 
 
 def decompose_in_metric(weight: Tensor, moments: Moments, gradient: bool = True) -> Factors:

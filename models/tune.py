@@ -53,12 +53,14 @@ def tune(
     progress: Progress,
     saved: Callable[[], None] = lambda: None,
     largest: float = LARGEST,
+    sizes: int = KNOTS,
     device: str | None = None,
 ) -> list[dict[str, float]]:
     """Tune the master in `folder` on calibration `inputs` (N, …); what each knot came to.
 
     A deep network learns at a lower rate than the recipe's (`slower`). `state` is where the training is kept from
-    time to time, and `saved` called each time; if it exists already, the training is taken up there.
+    time to time, and `saved` called each time; if it exists already, the training is taken up there. `sizes` is how
+    many knots there are at most.
     For the knots compared: parameters, and how far the outputs are from the original's on inputs held back, for
     the `cut` and `tuned`. Raises DataError where the data are too few or the program is not float32.
     """
@@ -86,7 +88,7 @@ def tune(
     most = max(largest, least)
     training.go(data, batch, draw, lambda done: progress("tune", done, recipe.steps, "steps"), after)
     progress("tune", recipe.steps, recipe.steps, "steps")
-    knots = _knots(planner)
+    knots = _knots(planner, sizes)
     measure = nearness(template.graph, original, held, batch, recipe.classes)
     lessons = [
         student.teach(images)
@@ -156,10 +158,10 @@ def divided(template: Template, inputs: Tensor, recipe: Recipe) -> tuple[Tensor,
     return inputs[:count], inputs[count:], batch
 
 
-def _knots(planner: Planner) -> list[Plan]:
+def _knots(planner: Planner, count: int) -> list[Plan]:
     """Plans at evenly spaced ratios of parameters, the smallest first; none of them leaves all layers dense."""
     least, whole = planner.smallest.params, planner.template.params
-    sizes = [math.ceil(least * (whole / least) ** (step / KNOTS)) for step in range(KNOTS)]
+    sizes = [math.ceil(least * (whole / least) ** (step / count)) for step in range(count)]
     plans = {plan.digest: plan for size in sizes if any((plan := planner.plan(max_params=size)).ranks)}
     return sorted(plans.values(), key=lambda plan: plan.params)
 

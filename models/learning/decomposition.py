@@ -39,13 +39,13 @@ def as_weight(matrix: Tensor, shape: torch.Size) -> Tensor:
 
 def decompose(weight: Tensor) -> Decomposition:
     """The SVD of a layer's weight, shape (C_out, …), detached from any graph."""
-    factors = factor.decompose(weight.detach())
-    sigma = factors.sigma
+    factors = factor.svd(weight.detach())
+    down, up, sigma = factors.down.to(weight.dtype), factors.up.to(weight.dtype), factors.sigma
     inverse = torch.where(sigma > 1e-8 * sigma[0], 1 / sigma, 0.0).to(weight.dtype)
     m, n = as_matrix(weight).shape
     if n <= m:
-        return Decomposition(factors.down.T * inverse, sigma, factors.up.T)
-    return Decomposition(factors.down.T, sigma, factors.up.T * inverse)
+        return Decomposition(down.T * inverse, sigma, up.T)
+    return Decomposition(down.T, sigma, up.T * inverse)
 
 
 def truncate(weight: Tensor, svd: Decomposition, rank: int) -> Tensor:

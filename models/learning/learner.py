@@ -33,8 +33,9 @@ class ScalableLearner:
 
     Each step draws a kept fraction from `z` and removes the bases that `criterion` ranks last over the
     whole network. Biases, batch-norm parameters and whatever is no matrix are shared by both passes and
-    get the gradient of the sum. `gradient` names how the gradient of a truncated weight becomes one of the weight
-    (see `gradient.GRADIENTS`); "v3" also scales it, layer by layer, to the norm of the full pass's.
+    get the gradient of the sum; so are parameters of the loss that the optimiser has. `gradient` names how
+    the gradient of a truncated weight becomes one of the weight (see `gradient.GRADIENTS`); "v3" also scales it,
+    layer by layer, to the norm of the full pass's.
     The SVD is renewed every `svd_interval` steps, and in between weights are projected onto its bases.
 
     The learner keeps nothing that a checkpoint would need. It takes `optimizer` steps, never touches its
@@ -77,7 +78,7 @@ class ScalableLearner:
         if not self._model.training:
             raise ValueError("The model is in evaluation mode; call model.train() before training it.")
         self._renew(x)
-        parameters = {name: p for name, p in self._model.named_parameters() if p.requires_grad}
+        parameters = self._parameters()
         full = self._loss(self._model(x), y)
         full_gradients = _gradients(full, parameters)
         z = ranks.draw(*self._z)
@@ -97,6 +98,14 @@ class ScalableLearner:
             z=z,
             ranks={layer.name: rank for layer, rank in zip(self._layers, kept, strict=True)},
         )
+
+    def _parameters(self) -> dict[str, Tensor]:
+        """All that learns, by name: the model's parameters, and others that the optimiser has, such as the loss's."""
+        named = dict(self._model.named_parameters())
+        mine = {id(parameter) for parameter in named.values()}
+        given = [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
+        others = {f".{at}": parameter for at, parameter in enumerate(given) if id(parameter) not in mine}
+        return {name: parameter for name, parameter in {**named, **others}.items() if parameter.requires_grad}
 
     def _renew(self, x: Tensor) -> None:
         if not self._layers:

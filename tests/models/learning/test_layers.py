@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from models import architectures
 from models.learning import layers
@@ -24,7 +25,8 @@ class Mixed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.grouped(self.norm(self.conv(x)))
-        return self.tied(self.head(self.repeated(self.repeated(x)).mean((2, 3))) @ torch.ones(4, 6))
+        x = self.head(self.repeated(self.repeated(x)).mean((2, 3))) @ torch.ones(4, 6)
+        return self.tied(x + self.table(torch.tensor([1])))
 
 
 def test_the_layers_are_found_in_order_of_use_without_those_that_cannot_be_truncated() -> None:
@@ -47,6 +49,52 @@ def test_finding_them_changes_nothing_in_the_model() -> None:
 def test_a_computed_weight_is_left_alone() -> None:
     model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(8, 8)), nn.Linear(8, 8))
     assert [layer.name for layer in layers.find(model, torch.randn(2, 8))] == ["1"]
+
+
+class Attending(nn.Module):
+    """Queries, keys and values of different widths, then a second attention to other tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.MultiheadAttention(16, 2, kdim=8, vdim=12), nn.MultiheadAttention(16, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x, x[:2, :, :8], x[:2, :, :12])[0]
+        attended: Tensor = self.second(y, x, x, need_weights=False)[0]
+        return attended
+
+
+def test_the_projections_of_attention_are_layers() -> None:
+    found = layers.find(Attending(), torch.randn(5, 3, 16))
+    assert {layer.name: (layer.m, layer.n) for layer in found} == {
+        "first.out_proj": (16, 16),
+        "first.q_proj_weight": (16, 16),
+        "first.k_proj_weight": (8, 16),
+        "first.v_proj_weight": (12, 16),
+        "second.in_proj_weight": (16, 48),
+        "second.out_proj": (16, 16),
+    }
+
+
+class Own(nn.Module):
+    """A matrix of its own, one that its call reads as input too, and a convolution called by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.matrix, self.both = nn.Parameter(torch.randn(8, 6)), nn.Parameter(torch.randn(8, 8))
+        self.kernel = nn.Parameter(torch.randn(4, 3, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.linear(x, self.matrix) @ functional.linear(self.both, self.both)
+        kernels = functional.conv1d(x.reshape(-1, 1, 8).expand(-1, 3, 8), weight=self.kernel, groups=1)
+        return kernels.mean(2)
+
+
+def test_a_matrix_that_no_module_holds_is_a_layer_unless_it_is_read_as_something_else() -> None:
+    assert [(layer.name, layer.kind) for layer in layers.find(Own(), torch.randn(2, 6))] == [
+        ("matrix", "linear"),
+        ("kernel", "conv1d"),
+    ]
 
 
 def test_the_counts_of_vgg_15_are_those_of_the_paper() -> None:

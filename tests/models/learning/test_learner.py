@@ -112,6 +112,43 @@ def test_the_svd_is_renewed_at_every_interval_and_not_in_between(monkeypatch: py
     assert renewed == [3, 0, 0, 3, 0, 0, 3]
 
 
+class Tempered(nn.Module):
+    """A loss that has something to learn itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.temperature = nn.Parameter(torch.ones(()))
+
+    def forward(self, scores: Tensor, y: Tensor) -> Tensor:
+        return LOSS(scores / self.temperature, y)
+
+
+def test_what_the_loss_learns_is_learnt_from_both_passes() -> None:
+    torch.manual_seed(0)
+    model, loss, other = network(), Tempered(), nn.Parameter(torch.zeros(()))
+    other.grad = torch.ones(())
+    optimizer = torch.optim.SGD([*model.parameters(), *loss.parameters(), other], lr=0.1)
+    result = ScalableLearner(model, loss, optimizer).step(torch.randn(8, 1, 8, 8), torch.randint(10, (8,)))
+    assert result.loss.isfinite() and loss.temperature.grad is not None
+    assert float(loss.temperature.detach()) == pytest.approx(1 - 0.1 * float(loss.temperature.grad))
+    assert float(loss.temperature.grad) != 0
+    assert float(other.detach()) == 0
+
+
+def test_the_projections_of_torchs_attention_are_truncated_and_learn() -> None:
+    torch.manual_seed(0)
+    encoder = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True)
+    model = nn.Sequential(encoder, nn.Flatten(), nn.Linear(80, 10))
+    before = {name: value.detach().clone() for name, value in model.named_parameters()}
+    learner = ScalableLearner(model, LOSS, torch.optim.SGD(model.parameters(), lr=0.1), z=(0.3, 0.3))
+    ranks_ = learner.step(torch.randn(8, 5, 16), torch.randint(10, (8,))).ranks
+    assert list(ranks_) == ["0.self_attn.in_proj_weight", "0.self_attn.out_proj", "0.linear1", "0.linear2", "2"]
+    assert sum(ranks_.values()) == round(0.3 * (16 * 4 + 10))
+    assert all(
+        not torch.equal(before[name], value) for name, value in model.named_parameters() if name.endswith("weight")
+    )
+
+
 def test_a_frozen_weight_is_truncated_but_not_trained() -> None:
     model, learner, x, y = prepared(z=(0.3, 0.3))
     model[4].weight.requires_grad_(False)
