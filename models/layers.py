@@ -143,7 +143,9 @@ def find(graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Layer, ..
     for name in graph.outputs:
         if name in graph.tensors:
             readers.setdefault(graph.tensors[name], []).append("whoever calls the program")
-    batch = shapes[graph.inputs[0].name][0] if shapes[graph.inputs[0].name] else 1
+    free = [each.name for each in graph.inputs if None in each.shape[:1]]  # a timestep, say, is no batch
+    given = shapes[free[0] if free else graph.inputs[0].name]
+    batch = given[0] if given else 1
     return tuple(
         _layer(weight, nodes, readers.get(weight, []), graph, shapes, batch) for weight, nodes in calls.items()
     )

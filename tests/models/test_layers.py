@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models import execute, layers, master
+from models import checkpoint, execute, layers, master
 from models.emit import torchscript
 from models.layers import Layer
 from models.plan import Planner
@@ -89,6 +89,23 @@ def test_a_layer_without_outputs_stays_whole(tmp_path: Path) -> None:
 
     layer = found(Both(), (16,), tmp_path)["weight"]
     assert (layer.decomposed, layer.macs) == (False, 0)
+
+
+class Timed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(16, 16)
+
+    def forward(self, time: Tensor, x: Tensor) -> Tensor:
+        return self.layer(x) * time
+
+
+def test_macs_are_of_one_sample_whatever_comes_before_the_samples(tmp_path: Path) -> None:
+    batch = torch.export.Dim("batch", min=1)
+    arguments, free = (torch.ones(1), torch.randn(2, 16)), ({}, {0: batch})
+    torch.export.save(torch.export.export(Timed(), arguments, dynamic_shapes=free), tmp_path / "timed.pt2")
+    (layer,) = master.survey(*checkpoint.read(tmp_path / "timed.pt2", None)).layers
+    assert layer.macs == 16 * 16
 
 
 def test_a_layer_too_thin_to_gain_stays_whole(tmp_path: Path) -> None:
