@@ -226,7 +226,7 @@ def survey(graph: Graph, tensors: Mapping[str, Tensor]) -> Template:
         raise UnsupportedCheckpoint(
             "The program uses no parameters, so there is nothing to cut.", "Export a model that has trained weights."
         )
-    template = Template(
+    return Template(
         graph=graph,
         layers=found,
         tensors={
@@ -236,8 +236,6 @@ def survey(graph: Graph, tensors: Mapping[str, Tensor]) -> Template:
         params=parameters,
         macs=sum(layer.macs for layer in found),
     )
-    torchscript.check(template)
-    return template
 
 
 def simplified(
@@ -251,6 +249,7 @@ def simplified(
     program that a step stumbles over is not refused for that.
     """
     uploaded = survey(graph, tensors)
+    torchscript.check(uploaded)
     plain, weights, template, folding = _with_stored_weights(graph, tensors, uploaded, inputs)
     smaller, fewer, found, report = _without_zeros(plain, weights, template, inputs)
     reports = {"computed": folding.to_json(), "eliminated": report.to_json()}

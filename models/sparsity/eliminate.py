@@ -58,13 +58,10 @@ def _shown(graph: Graph, tensors: Mapping[str, Tensor], inputs: Sequence[Tensor]
     meta = execute.without_data(graph, tensors)
     with torch.no_grad():
         outputs = execute.run(graph, meta, execute.example_inputs(graph, 2, device="meta"))
-    if any(not x.is_floating_point() or x.dtype.itemsize < 4 for x in (*outputs, *_floats(tensors))):
+    stored = [tensor for tensor in tensors.values() if tensor.is_floating_point()]
+    if any(not x.is_floating_point() or x.dtype.itemsize < 4 for x in (*outputs, *stored)):
         return False
     return inputs is not None or all(getattr(torch, spec.dtype).is_floating_point for spec in graph.inputs)
-
-
-def _floats(tensors: Mapping[str, Tensor]) -> list[Tensor]:
-    return [tensor for tensor in tensors.values() if tensor.is_floating_point()]
 
 
 def compare(
