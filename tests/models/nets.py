@@ -101,7 +101,26 @@ class Attending(nn.Module):
         return self.head(torch.einsum("b...j,b j d -> b...d", weights, x).mean(1))
 
 
-SHAPES = {Small: (3, 12, 12), Halved: (3, 12, 12), Shared: (16,), Separable: (3, 16, 16), Attending: (5, 16)}
+class Placed(nn.Module):
+    """Makes tensors as it runs: positions, and a factor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places, self.inner, self.head = nn.Embedding(5, 16), nn.Linear(16, 16), nn.Linear(16, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.inner(x + self.places(torch.arange(x.shape[1], device=x.device))))
+        return self.head(x) * torch.full((10,), 0.5, device=x.device)
+
+
+SHAPES = {
+    Small: (3, 12, 12),
+    Halved: (3, 12, 12),
+    Shared: (16,),
+    Separable: (3, 16, 16),
+    Attending: (5, 16),
+    Placed: (5, 16),
+}
 
 
 def make(kind: type[nn.Module], seed: int = 0) -> nn.Module:

@@ -165,6 +165,22 @@ def test_einsum_runs_from_the_file_as_it_was_written(tmp_path: Path) -> None:
         assert load(emit(folder, found.smallest))(x).shape == (3, 10)
 
 
+@pytest.mark.parametrize("kind", SHAPES)
+def test_a_file_runs_on_the_device_that_it_is_loaded_to(kind: type[torch.nn.Module], tmp_path: Path) -> None:
+    """Of what every machine has, on torch's meta device; outputs are compared on a GPU where there is one."""
+    _, folder, found = planner(kind, tmp_path)
+    x = torch.randn(3, *SHAPES[kind])
+    for plan in (found.plan(1.0), found.smallest):
+        data = emit(folder, plan)
+        with torch.no_grad():
+            expected = load(data)(x)
+            for device in ["meta", *(["cuda"] if torch.cuda.is_available() else [])]:
+                result = torch.jit.load(io.BytesIO(data), map_location=device)(x.to(device))
+                assert (result.device.type, result.shape) == (device, expected.shape)
+                if device != "meta":
+                    torch.testing.assert_close(result.cpu(), expected, rtol=1e-3, atol=1e-3)
+
+
 class Sum(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
