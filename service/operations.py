@@ -157,7 +157,8 @@ class Operations:
             progress=json.loads(found.get("progress", "null")) or IDLE,
             result=json.loads(found.get("result", "null")),
             error=json.loads(found.get("error", "null")),
-            silent=seconds + microseconds / 1e6 - float(found.get("updated", 0)),
+            # What the scripts write is rounded, half a millisecond ahead at most.
+            silent=max(seconds + microseconds / 1e6 - float(found.get("updated", 0)), 0.0),
         )
 
     def under_way(self, owner: str) -> int:
