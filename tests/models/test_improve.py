@@ -121,7 +121,7 @@ def test_a_training_that_makes_it_worse_is_not_kept(kept: tuple[nn.Module, Path,
     assert own.read_bytes() == fitted.read_bytes()
 
 
-def test_it_is_trained_at_each_rate_from_the_same_start(kept: tuple[nn.Module, Path, Tensor]) -> None:
+def test_it_is_trained_at_each_rate_from_the_same_start(kept: tuple[nn.Module, Path, Tensor], device: str) -> None:
     _, folder, _ = kept
     planner, stored = Planner.open(folder), load_file(folder / "master.safetensors")
     template, ranks = planner.template, planner.plan(max_params=1900).ranks
@@ -135,7 +135,7 @@ def test_it_is_trained_at_each_rate_from_the_same_start(kept: tuple[nn.Module, P
     start = variant.parts(template, stored, ranks)
     recipe = dataclasses.replace(TRAINING, steps=3)
     x = torch.randn(64, *SHAPES[Small]).cumsum(2)
-    fast, slow = polish.polish(template, original, ranks, start, x, recipe, watch, device="cpu")
+    fast, slow = polish.polish(template, original, ranks, start, x, recipe, watch, device=device)
     assert steps == list(range(7))
 
     def moved(parts: variant.Parts) -> float:

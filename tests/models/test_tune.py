@@ -40,10 +40,10 @@ def copied(untuned: tuple[nn.Module, Path, Tensor], folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def tuned(untuned: tuple[nn.Module, Path, Tensor], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tuned(untuned: tuple[nn.Module, Path, Tensor], tmp_path_factory: pytest.TempPathFactory, device: str) -> Path:
     folder = tmp_path_factory.mktemp("tuned")
     out = copied(untuned, folder / "master")
-    tune.tune(out, untuned[2], RECIPE, state=folder / "state.safetensors", progress=master.silent, device="cpu")
+    tune.tune(out, untuned[2], RECIPE, state=folder / "state.safetensors", progress=master.silent, device=device)
     return out
 
 
@@ -99,7 +99,7 @@ def test_every_tuned_size_gives_its_file_and_the_tensors_that_it_was_compared_by
 
 
 def test_a_training_that_was_killed_goes_on_and_ends_the_same(
-    untuned: tuple[nn.Module, Path, Tensor], tuned: Path, tmp_path: Path
+    untuned: tuple[nn.Module, Path, Tensor], tuned: Path, tmp_path: Path, device: str
 ) -> None:
     out, state = copied(untuned, tmp_path / "master"), tmp_path / "state.safetensors"
 
@@ -109,7 +109,7 @@ def test_a_training_that_was_killed_goes_on_and_ends_the_same(
 
     saved: list[int] = []
     with pytest.raises(Cancelled):
-        tune.tune(out, untuned[2], RECIPE, state=state, progress=killed, saved=lambda: saved.append(1), device="cpu")
+        tune.tune(out, untuned[2], RECIPE, state=state, progress=killed, saved=lambda: saved.append(1), device=device)
     assert len(saved) == 5
     steps: list[int] = []
 
@@ -117,7 +117,7 @@ def test_a_training_that_was_killed_goes_on_and_ends_the_same(
         if phase == "tune":
             steps.append(completed)
 
-    tune.tune(out, untuned[2], RECIPE, state=state, progress=watch, device="cpu")
+    tune.tune(out, untuned[2], RECIPE, state=state, progress=watch, device=device)
     assert steps[0] == 125
     once, twice = load_file(tuned / "master.safetensors"), load_file(out / "master.safetensors")
     assert once.keys() == twice.keys()
