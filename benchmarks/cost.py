@@ -1,10 +1,11 @@
 """What a publisher's upload costs: core seconds of each kind of work, and as multiples of one forward pass.
 
-    python -m benchmarks.cost [--quick] [--steps N] [--results FOLDER]
+    python -m benchmarks.cost [--quick] [--steps N] [--device cuda] [--results FOLDER]
 
 ResNet-18 with random weights and 320 random calibration inputs (the fewest that tuning takes), on one thread.
 Times are the process's CPU time, so that what else the machine does in these minutes hardly counts; waiting for
-the disk is left out.
+the disk is left out. On a GPU, `--device cuda`, only what can be done there is timed, by the clock: a forward pass,
+tuning but for its comparisons, and polishing.
 
 * forward      the network once over all calibration inputs, without gradients: the unit of the rest
 * statistics   passes over the inputs in `master.build` (see `models.statistics`)
@@ -58,9 +59,10 @@ LAST = f"polish, {polish.STEPS} steps at each rate"
 
 @dataclass(frozen=True)
 class Row:
-    """One kind of work on one network: its core seconds, and those divided by a forward pass's.
-    `measured`: timed as it is, or worked out from parts that were."""
+    """One kind of work on one network and device: its seconds (core seconds of a "cpu"), and those divided by a
+    forward pass's. `measured`: timed as it is, or worked out from parts that were."""
 
+    device: str
     network: str
     inputs: int
     work: str
@@ -72,12 +74,13 @@ class Row:
 class Clock:
     """A progress callback that notes when every stage of every phase began."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], float] = time.process_time) -> None:
+        self.now = now
         self.times: dict[tuple[str, int], float] = {}
         self.total: dict[str, int] = {}
 
     def __call__(self, phase: str, completed: int, total: int, unit: str) -> None:
-        self.times.setdefault((phase, completed), time.process_time())
+        self.times.setdefault((phase, completed), self.now())
         self.total[phase] = total
 
     def between(self, start: tuple[str, int], end: tuple[str, int]) -> float:
@@ -88,21 +91,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cost", description="What an upload's work costs.")
     parser.add_argument("--quick", action="store_true", help="a narrow network on small images")
     parser.add_argument("--steps", type=int, default=3, help="of the tuning, besides a first one that is not counted")
+    parser.add_argument("--device", default="cpu", help="where tuning and polishing are timed")
     parser.add_argument("--results", type=Path, metavar="FOLDER", help="where the table goes")
     given = parser.parse_args()
-    torch.set_num_threads(1)
+    if given.device == "cpu":
+        torch.set_num_threads(1)
+    device = given.device if given.device == "cpu" else torch.cuda.get_device_name(given.device)
     name, arguments = ("ResNet-18, 64×64, width 8", QUICK) if given.quick else ("ResNet-18, 224×224", FULL)
     with results.place(given.quick, given.results) as folder:
         table = results.Table(folder / "cost.csv", Row)
-        if not table.has(network=name, work=LAST):
-            with bar(PHASES, "kinds of work") as advance:
-                for row in measure(name, arguments, given.steps, advance):
-                    if not table.has(network=name, work=row.work):
-                        table.add(row)
-        show([row for row in table.rows if row.network == name])
+        if not table.has(device=device, network=name, work=LAST):
+            with bar(PHASES if given.device == "cpu" else PHASES - 2, "kinds of work") as advance:
+                measured, worked_out = measure(arguments, given.steps, given.device, advance)
+            for works in (measured, worked_out):
+                for work, taken in works.items():
+                    if not table.has(device=device, network=name, work=work):
+                        sizes = round(taken, 3), round(taken / measured["forward"], 3)
+                        table.add(Row(device, name, INPUTS, work, *sizes, works is measured))
+        show([row for row in table.rows if (row.device, row.network) == (device, name)])
 
 
-def measure(name: str, arguments: dict[str, Any], steps: int, advance: Advance) -> list[Row]:
+def measure(
+    arguments: dict[str, Any], steps: int, device: str, advance: Advance
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Seconds by kind of work: measured, and worked out from those."""
     with tempfile.TemporaryDirectory() as temporary:
         source, out = Path(temporary, "source"), Path(temporary, "master")
         programs.prepare("resnet18", arguments, source)
@@ -112,63 +124,61 @@ def measure(name: str, arguments: dict[str, Any], steps: int, advance: Advance) 
         built = seconds(lambda: master.build(source, out, criterion="logit", keep=INPUTS, progress=build))
         gathered = build.between(("calibrate", 0), ("calibrate", INPUTS))
         advance("statistics, decomposition")
-        forward = pass_over(out, inputs)
+        forward = pass_over(out, inputs, device)
         advance("forward")
-        chosen = seconds(lambda: master.build(source, Path(temporary, "chosen")))
-        advance("choice")
+        measured = {"forward": forward}
         ranks = Planner.open(out).plan(max_params=int(BUDGET * Planner.open(out).template.params)).ranks
-        refit = seconds(lambda: improve(out, ranks, Path(temporary, "refit"), master.silent))
-        advance("refit")
-        one = polishing(out, ranks, inputs, steps)
+        if device == "cpu":
+            chosen = seconds(lambda: master.build(source, Path(temporary, "chosen")))
+            advance("choice")
+            refit = seconds(lambda: improve(out, ranks, Path(temporary, "refit"), master.silent))
+            advance("refit")
+            measured |= {
+                "statistics": gathered,
+                "decompose": built - gathered,
+                "choice": chosen - built,
+                "refit": refit,
+            }
+        one = polishing(out, ranks, inputs, steps, device)
         advance("polish")
-        step, original, compared, size = tuning(out, inputs, steps)
+        step, original, compared, size = tuning(out, inputs, steps, device)
         advance("tune")
     comparisons = math.ceil(tune.KNOTS / tune.EACH)
     whole = tune.STEPS * step + original + comparisons * compared + (tune.KNOTS - comparisons) * size
-    works = {
-        "forward": forward,
-        "statistics": gathered,
-        "decompose": built - gathered,
-        "choice": chosen - built,
-        "refit": refit,
+    measured |= {
         "tune, a step": step,
         "tune, statistics of the original": original,
         "tune, one size": size,
         "tune, one size compared": compared,
         "polish, a step": one,
     }
-    rows = [Row(name, INPUTS, work, *rounded(taken, forward), True) for work, taken in works.items()]
     worked_out = {
         f"tune, {tune.STEPS} steps": tune.STEPS * step,
         f"tune, {tune.STEPS} steps and all sizes": whole,
         LAST: len(polish.DIVISORS) * polish.STEPS * one,
     }
-    return rows + [Row(name, INPUTS, work, *rounded(taken, forward), False) for work, taken in worked_out.items()]
+    return measured, worked_out
 
 
-def rounded(taken: float, forward: float) -> tuple[float, float]:
-    return round(taken, 3), round(taken / forward, 3)
-
-
-def pass_over(folder: Path, inputs: Tensor) -> float:
-    """Core seconds of the original over all inputs, in batches as the statistics are taken in; the better of two."""
+def pass_over(folder: Path, inputs: Tensor, device: str) -> float:
+    """Seconds of the original over all inputs, in batches as the statistics are taken in; the better of two."""
     template, stored = Template.open(folder), load_file(folder / "master.safetensors")
-    tensors = {name: stored[f"dense/{name}"] for name in template.tensors}
+    tensors = {name: stored[f"dense/{name}"].to(device) for name in template.tensors}
 
     @torch.no_grad()
     def run() -> None:
         for images in torch.split(inputs, BATCH):
-            execute.run(template.graph, tensors, [images])
+            execute.run(template.graph, tensors, [images.to(device)])[0].cpu()
 
-    return min(seconds(run) for _ in range(2))
+    return min(seconds(run, timer(device)) for _ in range(2))
 
 
-def tuning(folder: Path, inputs: Tensor, steps: int) -> tuple[float, float, float, float]:
-    """Core seconds of a step (the median), of the original's statistics, of settling a size that is compared with the
+def tuning(folder: Path, inputs: Tensor, steps: int, device: str) -> tuple[float, float, float, float]:
+    """Seconds of a step (the median), of the original's statistics, of settling a size that is compared with the
     cut, and one that is not: the means over `SIZES`, from the smallest up, as larger ones take longer."""
-    clock = Clock()
+    clock = Clock(timer(device))
     recipe = dataclasses.replace(tune.RECIPE, steps=steps + 1)
-    tune.tune(folder, inputs, recipe, state=folder / "tuning", progress=clock, sizes=SIZES, device="cpu")
+    tune.tune(folder, inputs, recipe, state=folder / "tuning", progress=clock, sizes=SIZES, device=device)
     each = [clock.between(("tune", number), ("tune", number + 1)) for number in range(1, steps + 1)]
     original = clock.between(("tune", steps + 1), ("settle", 0))
     settled: dict[bool, list[float]] = {True: [], False: []}
@@ -177,25 +187,30 @@ def tuning(folder: Path, inputs: Tensor, steps: int) -> tuple[float, float, floa
     return statistics.median(each), original, statistics.mean(settled[True]), statistics.mean(settled[False])
 
 
-def polishing(folder: Path, ranks: Sequence[int], inputs: Tensor, steps: int) -> float:
-    """Core seconds of a step (the median)."""
-    template, stored, clock = Template.open(folder), load_file(folder / "master.safetensors"), Clock()
+def polishing(folder: Path, ranks: Sequence[int], inputs: Tensor, steps: int, device: str) -> float:
+    """Seconds of a step (the median)."""
+    template, stored, clock = Template.open(folder), load_file(folder / "master.safetensors"), Clock(timer(device))
     original = {name: stored[f"dense/{name}"] for name in template.tensors}
     recipe = dataclasses.replace(polish.RECIPE, steps=steps + 1)
     start = variant.parts(template, stored, ranks)
-    polish.polish(template, original, ranks, start, inputs, recipe, clock, device="cpu")
+    polish.polish(template, original, ranks, start, inputs, recipe, clock, device=device)
     each = [clock.between(("polish", number), ("polish", number + 1)) for number in range(1, steps + 1)]
     return statistics.median(each)
 
 
-def seconds(function: Callable[[], object]) -> float:
-    start = time.process_time()
+def timer(device: str) -> Callable[[], float]:
+    """The clock for work on a device."""
+    return time.process_time if device == "cpu" else time.perf_counter
+
+
+def seconds(function: Callable[[], object], now: Callable[[], float] = time.process_time) -> float:
+    start = now()
     function()
-    return time.process_time() - start
+    return now() - start
 
 
 def show(rows: list[Row]) -> None:
-    print(f"{results.machine()}. One thread, CPU time.")
+    print(f"{results.machine()}. " + ("One thread, CPU time." if rows[0].device == "cpu" else "By the clock."))
     print(f"{rows[0].network}, random weights, {rows[0].inputs} random calibration inputs")
     print(f"{'work':<36}{'seconds':>11}{'forward passes':>16}")
     for row in rows:
