@@ -7,7 +7,7 @@ A narrow VGG-15, or a ResNet-34 for small images, is trained with SGD (Nesterov 
 learning rate 0.1 times 0.2 after 30, 60 and 80 % of the epochs) in four ways:
 
 * normal      L(full) alone
-* normal x2   the same for twice the epochs, which costs what Eq. 3 does with its two passes a step
+* normal x2   the same for twice the epochs: as many passes forward and back as Eq. 3 makes
 * v1          Eq. 3 with λ = 0.5, Z ~ U(0.01, 1), SVD every second step, the gradient of Eq. 4
 * v3          the same with the exact gradient, matched in norm
 
@@ -21,7 +21,7 @@ The data are Debian's `dataset-fashion-mnist`, padded to 32×32, or CIFAR-10 fro
 So that all of it ends within about 40 minutes of one core, the network has a width of 8 and the trainings 4
 epochs; the paper's own setting is CIFAR, a width of 64 and 200 epochs, which wants a GPU. `--quick` takes
 scikit-learn's digits, scaled to 32×32, a width of 4, 4 epochs and one criterion. Rows go to learning.csv, and
-accuracy over parameters to a plot for each network and data, in docs/results, or with --quick in a temporary
+accuracy over parameters to a plot of this network, data and length, in docs/results, or with --quick in a temporary
 folder. A training that is in the table is not done again.
 """
 
@@ -29,11 +29,10 @@ from __future__ import annotations
 
 import argparse
 import copy
-import itertools
 import statistics
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -113,7 +112,7 @@ def main() -> None:
     runs = [
         Run(given.network, data.name, width, epochs * TRAININGS[training], seed, training)
         for seed in range(given.seeds)
-        for training in given.trainings
+        for training in dict.fromkeys(given.trainings)
     ]
     with results.place(given.quick, given.results) as folder:
         table = results.Table(folder / "learning.csv", Row)
@@ -123,13 +122,15 @@ def main() -> None:
         with bar(sum(run.epochs * steps + 1 for run in todo), "steps") as advance:
             for run in todo:
                 model = train(data, run, advance)
-                for row in itertools.chain(truncations(model, data, run, criteria), served(model, data, run)):
+                for row in [*truncations(model, data, run, criteria), *served(model, data, run)]:
                     if not table.has(**asdict(run), criterion=row.criterion, bn=row.bn, budget=row.budget):
                         table.add(row)
                 advance(f"{run.training}: measured")
-        rows = [row for row in table.rows if Run(*astuple(row)[: len(fields(Run))]) in runs]
+        size = given.network, data.name, width
+        rows = [row for row in table.rows if (row.network, row.data, row.width) == size and row.seed < given.seeds]
+        rows = [row for row in rows if row.epochs == epochs * TRAININGS[row.training]]
         show(rows, epochs)
-        draw(folder / f"learning-{given.network}-{data.name}.svg".lower(), rows)
+        draw(folder / f"learning-{given.network}-{data.name}-{epochs}-epochs.svg".lower(), rows)
 
 
 def train(data: Data, run: Run, advance: Advance) -> nn.Module:

@@ -27,8 +27,8 @@ FUNCTIONS = {
 }
 # Of truths about sizes, and of one size: TorchScript has no function by these names.
 INFIX = {"operator.and_": " and ", "operator.or_": " or ", "operator.pos": ""}
-# A program runs where its first input is, whatever device the publisher had; `value_names` calls that input v0.
-DEVICE = "v0.device"
+# Among the names of values that of the device that the program runs on, whatever device the publisher had.
+DEVICE = "its device"
 RESERVED = {
     "training", "forward", "_is_full_backward_hook", "self", "torch", "CONSTANTS", "annotate", "NoneType", "Ellipsis",
 }  # fmt: skip
@@ -106,7 +106,7 @@ def render(argument: Argument, names: Mapping[str, str]) -> str:
         return f"[{items}]"
     if isinstance(argument, Constant):
         table = {"dtype": DTYPES, "layout": LAYOUTS, "memory_format": MEMORY_FORMATS}.get(argument.type)
-        return DEVICE if table is None else str(table[argument.value])
+        return names[DEVICE] if table is None else str(table[argument.value])
     if isinstance(argument, str):
         if not TEXT.match(argument):
             raise ValueError(f"no call may pass the text {argument!r}")

@@ -121,6 +121,9 @@ class Script:
         }
         position = {layer.name: index for index, layer in enumerate(template.decomposed)}
         self._layer_of_weight = {layer.weight: position[layer.name] for layer in template.decomposed}
+        # A stored tensor's device is a constant to `torch.jit.freeze`, which then folds what depends on it alone.
+        whole = [f"self.{self._attributes[name]}" for name in self._tensors if name not in self._layer_of_weight]
+        self._names[code.DEVICE] = f"{(whole or [self._names[graph.inputs[0].name]])[0]}.device"
         self._layer_of_corrected = {name: position[layer] for name, layer in template.corrected.items()}
         self._layer_of_call = {call: index for index, layer in enumerate(template.decomposed) for call in layer.calls}
 

@@ -152,7 +152,7 @@ def test_learning_has_every_training_criterion_and_budget(tmp_path: Path) -> Non
             assert sorted((float(row["budget"]) for row in sizes), reverse=True) == list(learning.BUDGETS)
             assert all(float(row["params_share"]) <= 1 and float(row["macs_share"]) <= 1 for row in sizes)
             assert all(0 <= float(row["accuracy"]) <= 1 and row["n"] == "500" for row in sizes)
-    assert "VGG-15 of width 4 (paper: 64)" in printed and (tmp_path / "learning-vgg-15-digits.svg").exists()
+    assert "VGG-15 of width 4 (paper: 64)" in printed and (tmp_path / "learning-vgg-15-digits-1-epochs.svg").exists()
     whole = path.read_text()
     # Stopped while the rows of the last training were written.
     path.write_text("".join(whole.splitlines(keepends=True)[:-2]))

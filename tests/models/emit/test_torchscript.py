@@ -17,7 +17,7 @@ from models import master
 from models.emit import archive, code, torchscript
 from models.errors import UnsupportedCheckpoint
 from models.plan import Plan, Planner
-from tests.models.nets import SHAPES, Attending, Halved, Shared, Small, planner, source
+from tests.models.nets import SHAPES, Attending, Halved, Placed, Shared, Small, planner, source
 
 Case: TypeAlias = tuple[torch.nn.Module, Path, Planner]
 BUDGETS = [1.0, 0.7, 0.5, 0.45]
@@ -179,6 +179,32 @@ def test_a_file_runs_on_the_device_that_it_is_loaded_to(kind: type[torch.nn.Modu
                 assert (result.device.type, result.shape) == (device, expected.shape)
                 if device != "meta":
                     torch.testing.assert_close(result.cpu(), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_freezing_folds_what_a_program_makes_of_numbers_alone(tmp_path: Path) -> None:
+    _, folder, found = planner(Placed, tmp_path)
+    for plan in (found.plan(1.0), found.smallest):
+        loaded = load(emit(folder, plan)).eval()
+        assert "aten::arange" in str(loaded.graph) and "aten::arange" not in str(torch.jit.freeze(loaded).graph)
+
+
+def test_a_program_whose_only_tensor_is_cut_runs_where_its_input_is(tmp_path: Path) -> None:
+    class Bare(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.only = torch.nn.Linear(16, 12, bias=False)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.only(x + torch.ones(16, device=x.device))
+
+    module, x = Bare(), torch.randn(3, 16)
+    master.build(source(module, (16,), tmp_path / "source"), tmp_path / "master")
+    found = Planner.open(tmp_path / "master")
+    for plan in (found.plan(1.0), found.smallest):
+        data = emit(tmp_path / "master", plan)
+        assert torch.jit.load(io.BytesIO(data), map_location="meta")(x.to("meta")).device.type == "meta"
+    with torch.no_grad():
+        assert torch.equal(load(emit(tmp_path / "master", found.plan(1.0)))(x), module(x))
 
 
 class Sum(torch.nn.Module):
