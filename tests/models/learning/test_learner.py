@@ -207,11 +207,12 @@ def test_a_network_trained_to_be_cut_is_better_at_a_small_rank_than_one_trained_
     def learning(gradient: str) -> Callable[..., Callable[[Tensor, Tensor], object]]:
         return lambda model, optimizer: ScalableLearner(model, LOSS, optimizer, gradient=gradient).step
 
+    # One seed alone hangs on the rounding of a build of torch.
     accuracies = {
-        name: accuracy_after_a_cut(how, train, test)
+        name: sum(accuracy_after_a_cut(how, train, test, seed) for seed in range(3)) / 3
         for name, how in {"plain": plain, "v1": learning("v1"), "v3": learning("v3")}.items()
     }
-    assert accuracies["v1"] > accuracies["plain"]
+    assert accuracies["v1"] > accuracies["plain"] + 0.05
     assert accuracies["v3"] > accuracies["plain"] + 0.15
 
 
@@ -219,8 +220,9 @@ def accuracy_after_a_cut(
     how: Callable[[nn.Module, torch.optim.Optimizer], Callable[[Tensor, Tensor], object]],
     train: tuple[Tensor, Tensor],
     test: tuple[Tensor, Tensor],
+    seed: int,
 ) -> float:
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     model = network().train()
     step = how(model, torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, nesterov=True, weight_decay=5e-4))
     for _ in range(8):
