@@ -30,7 +30,7 @@ install: $(STAMP)
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet torch==$(RIGHTRANK_TORCH)
-	$(BIN)/pip install --quiet --editable '.[demo,test,bench]'
+	$(BIN)/pip install --quiet --editable '.[server,demo,test,bench]'
 	rm -f .venv/.installed-*
 	touch $@
 

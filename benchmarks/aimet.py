@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.networks import NETWORKS
-from models.architectures.vit import SelfAttention
+from rightrank.models.architectures.vit import SelfAttention
 
 BATCH = 128
 

@@ -36,7 +36,7 @@ from benchmarks import processes, programs
 from benchmarks.data import Data, cifar10, digits
 from benchmarks.networks import trained
 from benchmarks.results import Table, machine, markdown, place, plot
-from service.client import Client, Problem
+from rightrank.service.client.http import Client, Problem
 
 BUDGETS = (1.0, 0.7, 0.5, 0.4, 0.3, 0.2, 0.1)
 CALIBRATION, TUNING = 1024, 10_000

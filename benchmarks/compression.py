@@ -45,15 +45,17 @@ from benchmarks import programs
 from benchmarks.data import Data, digits, fashion_mnist
 from benchmarks.networks import NETWORKS, trained
 from benchmarks.results import Table, machine, markdown, place, plot
-from models import master, polish, refit, tune, variant
-from models.distill import Recipe
-from models.emit import torchscript
-from models.emit.template import Template
-from models.errors import BudgetError
-from models.improve import improve
-from models.measure import measure
-from models.plan import Plan, Planner
-from models.renorm import renorm
+from rightrank.models.assemble import master
+from rightrank.models.emit.torchscript import writer as torchscript
+from rightrank.models.errors import BudgetError
+from rightrank.models.improve import polish, refit, tune
+from rightrank.models.improve.choose import improve
+from rightrank.models.improve.distill import Recipe
+from rightrank.models.improve.renorm import renorm
+from rightrank.models.master import variant
+from rightrank.models.master.template import Template
+from rightrank.models.measure.accuracy import measure
+from rightrank.models.plan.planner import Plan, Planner
 
 BUDGETS = (0.7, 0.5, 0.4, 0.3, 0.2, 0.1)
 PLAIN = ("uniform", "c1", "c1c2", "sigma", "whitened")

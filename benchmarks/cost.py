@@ -8,9 +8,9 @@ the disk is left out. On a GPU, `--device cuda`, only what can be done there is 
 tuning but for its comparisons, and polishing.
 
 * forward      the network once over all calibration inputs, without gradients: the unit of the rest
-* statistics   passes over the inputs in `master.build` (see `models.statistics`)
+* statistics   passes over the inputs in `master.build` (see `factor.moments`)
 * decompose    the rest of `master.build`: reading, factors, corrections, importance, writing
-* choice       what trying two criteria adds, where none is given: more passes back, and `models.choice`
+* choice       what trying two criteria adds, where none is given: more passes back, and `assemble.trial`
 * refit        `improve.improve` for the plan at 0.3 of the parameters
 * tune         `tune.tune`: some steps, the statistics of the original, and five sizes, evenly spaced between the
                smallest and the whole as all of them are, are timed; the whole, with its 600 steps and all 96 sizes,
@@ -41,11 +41,15 @@ from torch import Tensor
 
 from benchmarks import programs, results
 from benchmarks.bar import Advance, bar
-from models import execute, master, polish, tune, variant
-from models.emit.template import Template
-from models.improve import improve
-from models.plan import Planner
-from models.statistics import BATCH
+from rightrank.models.assemble import master
+from rightrank.models.factor.moments import BATCH
+from rightrank.models.improve import polish, tune
+from rightrank.models.improve.choose import improve
+from rightrank.models.master import variant
+from rightrank.models.master.template import Template
+from rightrank.models.plan.planner import Planner
+from rightrank.models.program import execute
+from rightrank.models.progress import silent
 
 INPUTS = 320
 BUDGET = 0.3
@@ -131,7 +135,7 @@ def measure(
         if device == "cpu":
             chosen = seconds(lambda: master.build(source, Path(temporary, "chosen")))
             advance("choice")
-            refit = seconds(lambda: improve(out, ranks, Path(temporary, "refit"), master.silent))
+            refit = seconds(lambda: improve(out, ranks, Path(temporary, "refit"), silent))
             advance("refit")
             measured |= {
                 "statistics": gathered,

@@ -24,11 +24,13 @@ import torch
 from torch import nn
 
 from benchmarks import programs
-from models import factor, form, master
-from models.emit.torchscript import Script, pieces
-from models.layers import Layer
-from models.plan import Planner
-from models.tensorfile import TensorFile
+from rightrank.models.assemble import master
+from rightrank.models.emit.torchscript.writer import Script, pieces
+from rightrank.models.factor import form
+from rightrank.models.factor import metric as factor
+from rightrank.models.factor.layers import Layer
+from rightrank.models.master.tensorfile import TensorFile
+from rightrank.models.plan.planner import Planner
 
 BUDGET = 0.3
 

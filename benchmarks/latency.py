@@ -36,9 +36,9 @@ from torch import Tensor
 
 from benchmarks import programs, results
 from benchmarks.bar import Advance, bar
-from models import master
-from models.emit import torchscript
-from models.plan import Plan, Planner
+from rightrank.models.assemble import master
+from rightrank.models.emit.torchscript import writer as torchscript
+from rightrank.models.plan.planner import Plan, Planner
 
 BUDGETS = (1.0, 0.5, 0.3, 0.2, 0.1)
 # A difference that a repeated measurement may well show on its own.

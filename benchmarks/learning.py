@@ -43,16 +43,18 @@ from torch.nn import functional
 from benchmarks import programs, results
 from benchmarks.bar import Advance, bar
 from benchmarks.data import Data, cifar10, digits, fashion_mnist
-from models import master, path, plan
-from models.architectures.registry import Architecture
-from models.architectures.resnet import RESNET34_32
-from models.architectures.vgg import VGG15
-from models.criteria import Importance
-from models.emit import torchscript
-from models.layers import Layer
-from models.learning import ScalableLearner, layers, ranks
-from models.learning.decomposition import Decomposition, decompose, truncate
-from models.learning.gradient import GRADIENTS
+from rightrank.models.architectures.registry import Architecture
+from rightrank.models.architectures.resnet import RESNET34_32
+from rightrank.models.architectures.vgg import VGG15
+from rightrank.models.assemble import master
+from rightrank.models.emit.torchscript import writer as torchscript
+from rightrank.models.factor.layers import Layer
+from rightrank.models.papers.learning import ScalableLearner, layers, ranks
+from rightrank.models.papers.learning.decomposition import Decomposition, decompose, truncate
+from rightrank.models.papers.learning.gradient import GRADIENTS
+from rightrank.models.plan import path
+from rightrank.models.plan import planner as plan
+from rightrank.models.plan.criteria import Importance
 
 NETWORKS: Mapping[str, Architecture] = {"VGG-15": VGG15, "ResNet-34": RESNET34_32}
 TRAININGS = {"normal": 1, "normal x2": 2, "v1": 1, "v3": 1}

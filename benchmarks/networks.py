@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.data import Data
-from models.architectures.resnet import BasicBlock
-from models.architectures.vgg import VGG
-from models.architectures.vit import VisionTransformer
+from rightrank.models.architectures.resnet import BasicBlock
+from rightrank.models.architectures.vgg import VGG
+from rightrank.models.architectures.vit import VisionTransformer
 
 BATCH = 128
 Tell = Callable[[int, int], None]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import httpx
 
-from service.client import Client
+from rightrank.service.client.http import Client
 
 ROOT = Path(__file__).parents[1]
 PATIENCE = 120.0
@@ -46,7 +46,18 @@ http {{
 def rightrank(data: Path) -> Iterator[tuple[Client, int]]:
     """`rightrank serve` with one worker and its own Valkey; a client of it, and the API's process id."""
     port = free_port()
-    command = [sys.executable, "-m", "service", "serve", "--port", str(port), "--data", str(data), "--workers", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "rightrank.service",
+        "serve",
+        "--port",
+        str(port),
+        "--data",
+        str(data),
+        "--workers",
+        "1",
+    ]
     clean = {name: value for name, value in os.environ.items() if not name.startswith("RIGHTRANK_")}
     with Client(f"http://127.0.0.1:{port}") as client, running(command, clean) as serve:
         until(client.ready, serve)

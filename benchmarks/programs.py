@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from models import architectures, checkpoint
+from rightrank.models import architectures, checkpoint
 
 
 def build(name: str, arguments: dict[str, Any]) -> nn.Module:

@@ -27,7 +27,7 @@ from typing import Any
 import httpx
 
 from benchmarks import load, processes, programs
-from service.client import Client, Problem
+from rightrank.service.client.http import Client, Problem
 
 MB = 1_000_000
 BUDGET = 0.4

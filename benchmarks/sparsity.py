@@ -32,9 +32,11 @@ from torch import Tensor, nn
 from benchmarks import programs, results
 from benchmarks.bar import Advance, bar
 from benchmarks.data import Data, digits, fashion_mnist
-from models import checkpoint, execute, sparsity
-from models.sparsity import columns
-from models.training.adam_sparsity import ACTIVATIONS, Epoch, Recipe, perceptron, train
+from rightrank.models import checkpoint
+from rightrank.models.papers.adam_sparsity import ACTIVATIONS, Epoch, Recipe, perceptron, train
+from rightrank.models.program import execute
+from rightrank.models.simplify import zeros as sparsity
+from rightrank.models.simplify.zeros import columns
 
 EPOCHS, QUICK_EPOCHS = 12, 10
 

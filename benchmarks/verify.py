@@ -23,7 +23,7 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks import processes
-from service.welcome import OPTIONS
+from rightrank.service.run.welcome import OPTIONS
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def main() -> None:
     budgets = parser.parse_args().budgets.split(",")
     with tempfile.TemporaryDirectory() as name, processes.rightrank(Path(name, "data")) as (client, _):
         folder = Path(name)
-        subprocess.run([sys.executable, "-m", "service.demo", str(folder)], check=True)
+        subprocess.run([sys.executable, "-m", "rightrank.service.run.demo", str(folder)], check=True)
         answer = client.push(
             folder / "demo.pt2",
             name="demo",

@@ -1,5 +1,5 @@
-"""`python -m service` is `rightrank`."""
+"""`python -m rightrank.service` is `rightrank`."""
 
-from service.cli import app
+from rightrank.service.cli import app
 
 app(prog_name="rightrank")

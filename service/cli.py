@@ -18,12 +18,12 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from service.client import Client, ClientError, Problem
-from service.processes import StartError, die_with_parent
-from service.progress import Bars
+from rightrank.service.client.bars import Bars
+from rightrank.service.client.http import Client, ClientError, Problem
+from rightrank.service.run.processes import StartError, die_with_parent
 
 if TYPE_CHECKING:
-    from service.settings import Settings
+    from rightrank.service.settings import Settings
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -52,7 +52,7 @@ def serve(
     demo: Annotated[bool, typer.Option("--demo", help="Train and publish a small model to try.")] = False,
 ) -> None:
     """Run the service: Valkey, the workers and the API."""
-    from service.supervise import serve
+    from rightrank.service.run.supervise import serve
 
     with plainly():
         settings = settings_of(port=port, host=host, data=data)
@@ -66,7 +66,7 @@ def worker(
     """Run one worker. It finds the service by RIGHTRANK_REDIS_URL and RIGHTRANK_STORE_URL."""
     die_with_parent()
     write_log()
-    from service.worker import run
+    from rightrank.service.jobs.worker import run
 
     with plainly(), faults():
         run(settings_of(), [queue.strip() for queue in queues.split(",") if queue.strip()] or None)
@@ -79,7 +79,7 @@ def api(descriptor: int) -> None:
     write_log()
     import uvicorn
 
-    from service.app import create_app
+    from rightrank.service.api.app import create_app
 
     with plainly(), faults():
         application = create_app(settings_of())
@@ -204,7 +204,7 @@ def key(
     as_json: Json = False,
 ) -> None:
     """Create a key. It is printed once; the keys file keeps only its hash."""
-    from service.auth import SCOPES
+    from rightrank.service.api.auth import SCOPES
 
     if not set(scope) <= SCOPES:
         raise typer.BadParameter(f"a scope is one of {', '.join(sorted(SCOPES))}", param_hint="--scope")
@@ -252,7 +252,7 @@ def settings_of(**given: Any) -> Settings:
     """The settings from the environment, with what the command line says on top."""
     from pydantic import ValidationError
 
-    from service.settings import Settings
+    from rightrank.service.settings import Settings
 
     try:
         return Settings(**{key: value for key, value in given.items() if value is not None})

@@ -17,7 +17,7 @@ from fastapi.responses import JSONResponse
 from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 
-from models.errors import BudgetError, RightRankError
+from rightrank.models.errors import BudgetError, RightRankError
 
 log = logging.getLogger("rightrank")
 

@@ -10,8 +10,8 @@ import pytest
 import typer
 import yaml
 
-from service import cli
-from service.settings import Settings
+from rightrank.service import cli
+from rightrank.service.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -78,7 +78,7 @@ def test_our_services_run_a_command_with_options_that_it_has(name: str) -> None:
 
 def test_the_image_runs_the_command_that_is_installed() -> None:
     assert 'ENTRYPOINT ["rightrank"]' in DOCKERFILE
-    assert '\nrightrank = "service.cli:app"\n' in (ROOT / "pyproject.toml").read_text()
+    assert '\nrightrank = "rightrank.service.cli:app"\n' in (ROOT / "pyproject.toml").read_text()
 
 
 def test_all_services_use_the_valkey_of_the_file() -> None:

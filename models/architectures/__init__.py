@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from models.architectures import mlp, mobilenet_v2, registry, resnet, vgg, vit
+from rightrank.models.architectures import mlp, mobilenet_v2, registry, resnet, vgg, vit
 
 __all__ = ["NAMES", "build", "input_shape"]
 

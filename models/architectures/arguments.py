@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from models.errors import MalformedCheckpoint
+from rightrank.models.errors import MalformedCheckpoint
 
 SIDE = 1024
 CLASSES = 100_000

@@ -8,8 +8,8 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-from models.architectures.arguments import Integer, Integers, classes
-from models.architectures.registry import Architecture
+from rightrank.models.architectures.arguments import Integer, Integers, classes
+from rightrank.models.architectures.registry import Architecture
 
 FEATURES = 1_000_000
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from models.architectures.arguments import Number, channels, classes, side
-from models.architectures.registry import Architecture
+from rightrank.models.architectures.arguments import Number, channels, classes, side
+from rightrank.models.architectures.registry import Architecture
 
 # Expansion, output channels, repeats and first stride of each stage: the paper's table 2.
 STAGES = (

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from models.architectures.arguments import Kind
-from models.errors import MalformedCheckpoint, UnsupportedCheckpoint
+from rightrank.models.architectures.arguments import Kind
+from rightrank.models.errors import MalformedCheckpoint, UnsupportedCheckpoint
 
 # Four gigabytes in float32. A module is counted on torch's meta device, which allocates nothing.
 LARGEST = 1_000_000_000
@@ -37,7 +37,7 @@ def resolve(name: str, architectures: Mapping[str, Architecture]) -> Architectur
     if isinstance(name, str) and name.startswith("timm:"):
         # Imported here: timm is optional, and slow to import for everybody else.
         with contextlib.suppress(ImportError):
-            from models.architectures import timm_models
+            from rightrank.models.architectures import timm_models
 
             return timm_models.find(name.removeprefix("timm:"))
     raise UnsupportedCheckpoint(

@@ -11,8 +11,8 @@ from functools import partial
 import torch
 from torch import nn
 
-from models.architectures.arguments import Integer, channels, classes, side
-from models.architectures.registry import Architecture
+from rightrank.models.architectures.arguments import Integer, channels, classes, side
+from rightrank.models.architectures.registry import Architecture
 
 
 class BasicBlock(nn.Module):

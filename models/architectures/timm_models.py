@@ -8,9 +8,9 @@ from typing import Any
 import timm
 from torch import nn
 
-from models.architectures.arguments import channels, classes
-from models.architectures.registry import Architecture
-from models.errors import UnsupportedCheckpoint
+from rightrank.models.architectures.arguments import channels, classes
+from rightrank.models.architectures.registry import Architecture
+from rightrank.models.errors import UnsupportedCheckpoint
 
 
 def find(name: str) -> Architecture:

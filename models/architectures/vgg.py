@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from models.architectures.arguments import Integer, channels, classes, side
-from models.architectures.registry import Architecture
+from rightrank.models.architectures.arguments import Integer, channels, classes, side
+from rightrank.models.architectures.registry import Architecture
 
 # Output channels of each convolution in multiples of `width`; every stage ends with a 2×2 max pooling.
 STAGES = ((1, 1), (2, 2), (4, 4, 4), (8, 8, 8), (8, 8, 8))

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from models.architectures.arguments import Integer, channels, classes, side
-from models.architectures.registry import Architecture
+from rightrank.models.architectures.arguments import Integer, channels, classes, side
+from rightrank.models.architectures.registry import Architecture
 
 EPS = 1e-6
 

@@ -10,8 +10,8 @@
 `sandbox.prepare` does all of it in a child process with hard limits: what services call.
 """
 
-from models.checkpoint.data import read_data
-from models.checkpoint.limits import Limits
-from models.checkpoint.reader import read
+from rightrank.models.checkpoint.data import read_data
+from rightrank.models.checkpoint.limits import Limits
+from rightrank.models.checkpoint.reader import read
 
 __all__ = ["Limits", "read", "read_data"]

@@ -8,10 +8,10 @@ import sys
 import traceback
 from typing import Any
 
-from models.checkpoint.confine import confine
-from models.checkpoint.limits import MIB
-from models.checkpoint.work import do
-from models.errors import RightRankError
+from rightrank.models.checkpoint.confine import confine
+from rightrank.models.checkpoint.limits import MIB
+from rightrank.models.checkpoint.work import do
+from rightrank.models.errors import RightRankError
 
 
 def main() -> None:

@@ -14,8 +14,8 @@ import zlib
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from models.checkpoint.advice import CUT, EXPORT
-from models.errors import MalformedCheckpoint, UnsafeCheckpoint, UnsupportedCheckpoint
+from rightrank.models.checkpoint.advice import CUT, EXPORT
+from rightrank.models.errors import MalformedCheckpoint, UnsafeCheckpoint, UnsupportedCheckpoint
 
 _END = struct.Struct("<4s4H2LH")
 _END64_LOCATOR = struct.Struct("<4sLQL")

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from models.checkpoint.fields import choice, integer, mapping, only, sequence, text, truth
-from models.checkpoint.limits import NODES
-from models.checkpoint.payload import DTYPES
-from models.errors import MalformedCheckpoint, UnsafeCheckpoint, UnsupportedCheckpoint
-from models.operators import ALLOWED, VANISHING
-from models.program import TEXT, Argument, Constant, Node, Ref
+from rightrank.models.checkpoint.fields import choice, integer, mapping, only, sequence, text, truth
+from rightrank.models.checkpoint.limits import NODES
+from rightrank.models.checkpoint.payload import DTYPES
+from rightrank.models.errors import MalformedCheckpoint, UnsafeCheckpoint, UnsupportedCheckpoint
+from rightrank.models.program.graph import TEXT, Argument, Constant, Node, Ref
+from rightrank.models.program.operators import ALLOWED, VANISHING
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}\Z")
 _MEMORY_FORMATS = {1: "contiguous_format", 2: "channels_last", 3: "channels_last_3d", 4: "preserve_format"}

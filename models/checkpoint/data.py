@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.checkpoint import statedict
-from models.checkpoint.limits import MIB, Limits
-from models.errors import CheckpointError, DataError
-from models.program import Graph, Input
+from rightrank.models.checkpoint import statedict
+from rightrank.models.checkpoint.limits import MIB, Limits
+from rightrank.models.errors import CheckpointError, DataError
+from rightrank.models.program.graph import Graph, Input
 
 _HINT = "Send a .safetensors or .npz file with `inputs` (n, …) and, to measure accuracy, `targets` (n)."
 _NAMES = ("inputs", "targets")

@@ -1,7 +1,7 @@
 """Programs written by `torch.export.save` (.pt2), read without torch's own loader.
 
 That loader opens pickles, and evaluates symbolic sizes as Python. Here the archive may hold only the
-entries below; the graph is plain JSON turned into `models.program.Graph`; sizes are only matched.
+entries below; the graph is plain JSON turned into `program.graph.Graph`; sizes are only matched.
 
     models/<name>.json                              the graph                        read
     data/weights/<name>_weights_config.json         which tensor is where            read
@@ -24,15 +24,15 @@ from typing import Any
 
 from torch import Tensor
 
-from models.checkpoint import expressions, payload, strictjson
-from models.checkpoint.advice import EXPORT
-from models.checkpoint.archive import Archive
-from models.checkpoint.calls import Calls
-from models.checkpoint.fields import choice, integer, mapping, sequence, text
-from models.checkpoint.limits import JSON_BYTES, Limits
-from models.checkpoint.payload import DTYPES, Payload
-from models.errors import MalformedCheckpoint, UnsafeCheckpoint, UnsupportedCheckpoint
-from models.program import Claim, Graph, Input
+from rightrank.models.checkpoint import expressions, payload, strictjson
+from rightrank.models.checkpoint.advice import EXPORT
+from rightrank.models.checkpoint.archive import Archive
+from rightrank.models.checkpoint.calls import Calls
+from rightrank.models.checkpoint.fields import choice, integer, mapping, sequence, text
+from rightrank.models.checkpoint.limits import JSON_BYTES, Limits
+from rightrank.models.checkpoint.payload import DTYPES, Payload
+from rightrank.models.errors import MalformedCheckpoint, UnsafeCheckpoint, UnsupportedCheckpoint
+from rightrank.models.program.graph import Claim, Graph, Input
 
 _HINT = "Save the model again with torch.export.save."
 

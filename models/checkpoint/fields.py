@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from models.errors import MalformedCheckpoint
+from rightrank.models.errors import MalformedCheckpoint
 
 _HINT = "Save the model again with torch.export.save."
 

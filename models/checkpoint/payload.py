@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.checkpoint.advice import CUT
-from models.checkpoint.archive import Archive
-from models.checkpoint.fields import integer, mapping, only, sequence, text, truth
-from models.checkpoint.limits import DIMENSIONS, OVERLAP_BYTES
-from models.errors import MalformedCheckpoint, UnsafeCheckpoint, UnsupportedCheckpoint
+from rightrank.models.checkpoint.advice import CUT
+from rightrank.models.checkpoint.archive import Archive
+from rightrank.models.checkpoint.fields import integer, mapping, only, sequence, text, truth
+from rightrank.models.checkpoint.limits import DIMENSIONS, OVERLAP_BYTES
+from rightrank.models.errors import MalformedCheckpoint, UnsafeCheckpoint, UnsupportedCheckpoint
 
 # torch/_export/serde/schema.py, ScalarType. Complex and 8-bit float types are left out.
 DTYPES = {

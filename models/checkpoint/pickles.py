@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
-from models.checkpoint.advice import CUT, STATE
-from models.checkpoint.limits import PICKLE_BYTES
-from models.errors import MalformedCheckpoint, UnsafeCheckpoint, UnsupportedCheckpoint
+from rightrank.models.checkpoint.advice import CUT, STATE
+from rightrank.models.checkpoint.limits import PICKLE_BYTES
+from rightrank.models.errors import MalformedCheckpoint, UnsafeCheckpoint, UnsupportedCheckpoint
 
 
 def _words(text: str) -> frozenset[str]:

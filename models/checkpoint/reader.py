@@ -10,15 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models import architectures, execute
-from models.checkpoint import exported, pickles, statedict
-from models.checkpoint.advice import EXPORT
-from models.checkpoint.archive import Archive
-from models.checkpoint.exported import Exported
-from models.checkpoint.limits import Limits
-from models.errors import MalformedCheckpoint, UnsafeCheckpoint, UnsupportedCheckpoint
-from models.normalize import normalize
-from models.program import Graph
+from rightrank.models import architectures
+from rightrank.models.checkpoint import exported, pickles, statedict
+from rightrank.models.checkpoint.advice import EXPORT
+from rightrank.models.checkpoint.archive import Archive
+from rightrank.models.checkpoint.exported import Exported
+from rightrank.models.checkpoint.limits import Limits
+from rightrank.models.errors import MalformedCheckpoint, UnsafeCheckpoint, UnsupportedCheckpoint
+from rightrank.models.program import execute
+from rightrank.models.program.graph import Graph
+from rightrank.models.simplify.normalize import normalize
 
 _PICKLE = b"\x80"
 # Apart from the tensors: the graph, two lists, the version records.

@@ -20,9 +20,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import models
-from models.checkpoint.limits import MIB, Limits
-from models.errors import (
+import rightrank
+from rightrank.models.checkpoint.limits import MIB, Limits
+from rightrank.models.errors import (
     DataError,
     MalformedCheckpoint,
     RightRankError,
@@ -77,12 +77,12 @@ def _run(request: bytes, scratch: Path, limits: Limits) -> tuple[int, bytes]:
     """The child's exit status and the first bytes of what it printed."""
     with (scratch / "answer").open("w+b") as answer:
         child = subprocess.Popen(
-            [sys.executable, "-s", "-m", "models.checkpoint"],
+            [sys.executable, "-s", "-m", "rightrank.models.checkpoint"],
             stdin=subprocess.PIPE,
             stdout=answer,
             stderr=subprocess.DEVNULL,
-            # Where `models` lies: `-m` looks in the working directory, and there is no PYTHONPATH.
-            cwd=Path(models.__file__).parent.parent,
+            # Where the package lies: `-m` looks in the working directory, and there is no PYTHONPATH.
+            cwd=Path(rightrank.__file__).parents[1],
             env={"HOME": str(scratch), "TMPDIR": str(scratch), "OMP_NUM_THREADS": "1", "LC_ALL": "C.UTF-8"},
             start_new_session=True,
         )

@@ -10,11 +10,11 @@ import safetensors
 import torch
 from torch import Tensor, nn
 
-from models.checkpoint import pickles, strictjson
-from models.checkpoint.advice import CUT, EXPORT, STATE
-from models.checkpoint.archive import Archive
-from models.checkpoint.limits import OVERLAP_BYTES, PICKLE_BYTES, Limits
-from models.errors import MalformedCheckpoint, UnsafeCheckpoint, UnsupportedCheckpoint
+from rightrank.models.checkpoint import pickles, strictjson
+from rightrank.models.checkpoint.advice import CUT, EXPORT, STATE
+from rightrank.models.checkpoint.archive import Archive
+from rightrank.models.checkpoint.limits import OVERLAP_BYTES, PICKLE_BYTES, Limits
+from rightrank.models.errors import MalformedCheckpoint, UnsafeCheckpoint, UnsupportedCheckpoint
 
 _HEADER_BYTES = 100_000_000
 _WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights")

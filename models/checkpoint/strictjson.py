@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, NoReturn
 
-from models.errors import MalformedCheckpoint, UnsafeCheckpoint
+from rightrank.models.errors import MalformedCheckpoint, UnsafeCheckpoint
 
 _DIGITS = 20
 

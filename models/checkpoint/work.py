@@ -10,9 +10,9 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor
 
-from models.checkpoint.data import read_data
-from models.checkpoint.limits import Limits
-from models.checkpoint.reader import read
+from rightrank.models.checkpoint.data import read_data
+from rightrank.models.checkpoint.limits import Limits
+from rightrank.models.checkpoint.reader import read
 
 
 def do(request: Mapping[str, Any]) -> None:

@@ -1,0 +1,1 @@
+"""Plan to bytes: formats, and encodings of the numbers in them."""

@@ -1,1 +1,1 @@
-"""The HTTP interface: a module for each kind of resource."""
+"""HTTP, and nothing else."""

@@ -15,20 +15,20 @@ from fastapi import Query, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
-from models.errors import BudgetError
-from models.plan import Plan
-from service.api.common import admit_job
-from service.api.conditions import matches, span
-from service.api.schemas import Description, Responses, described
-from service.api.schemas import Operation as Document
-from service.auth import Key
-from service.cache import Evicted
-from service.catalogue import ID, Model, Recent, Record, artifact_key
-from service.jobs import WAITING
-from service.metrics import Tally
-from service.operations import Operation, cut_id
-from service.problems import Problem, response
-from service.work import Parts
+from rightrank.models.errors import BudgetError
+from rightrank.models.plan.planner import Plan
+from rightrank.service.api.auth import Key
+from rightrank.service.api.common import admit_job
+from rightrank.service.api.conditions import matches, span
+from rightrank.service.api.metrics import Tally
+from rightrank.service.api.schemas import Description, Responses, described
+from rightrank.service.api.schemas import Operation as Document
+from rightrank.service.jobs.dispatch import Parts
+from rightrank.service.jobs.operations import Operation, cut_id
+from rightrank.service.jobs.queues import WAITING
+from rightrank.service.problems import Problem, response
+from rightrank.service.registry.cache import Evicted
+from rightrank.service.registry.catalogue import ID, Model, Recent, Record, artifact_key
 
 LONGEST_WAIT = 120.0
 PREFER = re.compile(r'\bwait\s*=\s*"?(\d{1,6})')

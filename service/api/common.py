@@ -6,10 +6,10 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from service.auth import Key, require
-from service.metrics import Tally
-from service.problems import Problem
-from service.work import Parts
+from rightrank.service.api.auth import Key, require
+from rightrank.service.api.metrics import Tally
+from rightrank.service.jobs.dispatch import Parts
+from rightrank.service.problems import Problem
 
 
 # Not blocking, so `async`: a plain function would cost a thread each.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from service.problems import Problem
+from rightrank.service.problems import Problem
 
 RANGE = re.compile(r"\s*bytes\s*=\s*(\d{0,18})\s*-\s*(\d{0,18})\s*", re.IGNORECASE)
 TAG = re.compile(r'(W/)?("[^"]*")')

@@ -6,10 +6,10 @@ from fastapi import APIRouter, Response
 from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from service.api.common import Anyone, TheParts, TheTally
-from service.api.schemas import PROBLEMS, Status, answers
-from service.metrics import expose
-from service.problems import KINDS, Problem
+from rightrank.service.api.common import Anyone, TheParts, TheTally
+from rightrank.service.api.metrics import expose
+from rightrank.service.api.schemas import PROBLEMS, Status, answers
+from rightrank.service.problems import KINDS, Problem
 
 router = APIRouter(tags=["service"], responses=PROBLEMS)
 

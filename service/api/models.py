@@ -11,17 +11,17 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 
-from service.api import artifacts
-from service.api.artifacts import Ask, ask_of
-from service.api.common import Admin, Fetcher, Publisher, TheParts, TheTally, admit_job
-from service.api.forms import receive
-from service.api.schemas import PROBLEMS, Accepted, Curve, Importance, Page, answers
-from service.api.uploads import FIELDS, FILES, FORM_SCHEMA, accept
-from service.catalogue import ID, upload_key
-from service.jobs import INGEST
-from service.operations import ingest_id
-from service.problems import Problem
-from service.work import Parts
+from rightrank.service.api import artifacts
+from rightrank.service.api.artifacts import Ask, ask_of
+from rightrank.service.api.common import Admin, Fetcher, Publisher, TheParts, TheTally, admit_job
+from rightrank.service.api.forms import receive
+from rightrank.service.api.schemas import PROBLEMS, Accepted, Curve, Importance, Page, answers
+from rightrank.service.api.uploads import FIELDS, FILES, FORM_SCHEMA, accept
+from rightrank.service.jobs.dispatch import Parts
+from rightrank.service.jobs.operations import ingest_id
+from rightrank.service.jobs.queues import INGEST
+from rightrank.service.problems import Problem
+from rightrank.service.registry.catalogue import ID, upload_key
 
 router = APIRouter(tags=["models"], responses=PROBLEMS)
 

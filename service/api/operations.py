@@ -10,10 +10,10 @@ from fastapi import APIRouter, Depends
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from starlette.concurrency import run_in_threadpool
 
-from service.api.common import Anyone, Publisher, TheParts
-from service.api.schemas import PROBLEMS, answers
-from service.api.schemas import Operation as Document
-from service.operations import Operation
+from rightrank.service.api.common import Anyone, Publisher, TheParts
+from rightrank.service.api.schemas import PROBLEMS, answers
+from rightrank.service.api.schemas import Operation as Document
+from rightrank.service.jobs.operations import Operation
 
 router = APIRouter(tags=["operations"], responses=PROBLEMS)
 

@@ -6,16 +6,16 @@ import json
 import time
 from typing import Any
 
-from models.criteria import CRITERIA
-from models.plan import COMMON
-from service.api.common import admit_job
-from service.api.forms import Form, Upload
-from service.auth import Key
-from service.catalogue import ID, NAME, checkpoint_key, model_id, upload_key, wanted_key
-from service.jobs import INGEST
-from service.operations import ingest_id
-from service.problems import Problem
-from service.work import Parts
+from rightrank.models.plan.criteria import CRITERIA
+from rightrank.models.plan.planner import COMMON
+from rightrank.service.api.auth import Key
+from rightrank.service.api.common import admit_job
+from rightrank.service.api.forms import Form, Upload
+from rightrank.service.jobs.dispatch import Parts
+from rightrank.service.jobs.operations import ingest_id
+from rightrank.service.jobs.queues import INGEST
+from rightrank.service.problems import Problem
+from rightrank.service.registry.catalogue import ID, NAME, checkpoint_key, model_id, upload_key, wanted_key
 
 FILES = frozenset({"checkpoint", "evaluation", "calibration"})
 FIELDS = frozenset({"architecture", "name", "options"})

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from models.errors import (
+from rightrank.models.errors import (
     DataError,
     MalformedCheckpoint,
     RightRankError,

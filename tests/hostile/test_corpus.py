@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.checkpoint import Limits, read, read_data, sandbox
-from models.errors import RightRankError
-from models.program import Graph, Input
+from rightrank.models.checkpoint import Limits, read, read_data, sandbox
+from rightrank.models.errors import RightRankError
+from rightrank.models.program.graph import Graph, Input
 from tests.hostile import corpus
 
 TAKES_IMAGES = Graph((Input("x", "float32", (None, 3, 8, 8)),), {}, frozenset(), (), ("x",))

@@ -11,11 +11,11 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.checkpoint import exported
-from models.checkpoint.archive import Archive
-from models.checkpoint.limits import Limits
-from models.errors import CheckpointError
-from models.normalize import normalize
+from rightrank.models.checkpoint import exported
+from rightrank.models.checkpoint.archive import Archive
+from rightrank.models.checkpoint.limits import Limits
+from rightrank.models.errors import CheckpointError
+from rightrank.models.simplify.normalize import normalize
 from tests.hostile import corpus
 
 VALUES = st.sampled_from(

@@ -10,11 +10,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from models import checkpoint, master
-from models.layers import Layer
-from models.plan import Planner
-from models.program import Graph
-from models.statistics import Gathering, Gradient, Moments
+from rightrank.models import checkpoint
+from rightrank.models.assemble import master
+from rightrank.models.factor.layers import Layer
+from rightrank.models.factor.moments import Gathering, Gradient, Moments
+from rightrank.models.plan.planner import Planner
+from rightrank.models.program.graph import Graph
 
 
 class Small(nn.Module):

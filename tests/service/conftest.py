@@ -19,13 +19,13 @@ from fastapi import FastAPI
 from safetensors.torch import save_file
 from torch import nn
 
-from service import cut, ingest, worker
-from service.app import create_app
-from service.job import Runner
-from service.jobs import QUEUES
-from service.settings import Settings
-from service.valkey import Embedded
-from service.work import Parts
+from rightrank.service.api.app import create_app
+from rightrank.service.jobs import cut, ingest, worker
+from rightrank.service.jobs.attempt import Runner
+from rightrank.service.jobs.dispatch import Parts
+from rightrank.service.jobs.queues import QUEUES
+from rightrank.service.run.valkey import Embedded
+from rightrank.service.settings import Settings
 
 
 @dataclass(frozen=True)

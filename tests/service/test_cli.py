@@ -7,9 +7,9 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-from service import cli
-from service.auth import Gate, read_keys
-from service.client import Client
+from rightrank.service import cli
+from rightrank.service.api.auth import Gate, read_keys
+from rightrank.service.client.http import Client
 
 NOT_FOUND = {
     "type": "/problems/model-not-found",
@@ -75,7 +75,7 @@ def test_a_script_gets_the_refusal_as_the_problem_document(server):
 
 
 def test_a_server_that_is_down_is_a_sentence_and_a_failure(monkeypatch):
-    monkeypatch.setattr("service.client.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("rightrank.service.client.http.time.sleep", lambda seconds: None)
     result = run("show", "x", "--url", "http://127.0.0.1:1")
     assert result.exit_code == 1
     assert "No answer from http://127.0.0.1:1" in result.stderr

@@ -8,11 +8,11 @@ import pytest
 from fastapi import FastAPI
 from redis.exceptions import ConnectionError as RedisDown
 
-import models.errors
-import service
-from models.errors import BudgetError, RightRankError
-from service import problems
-from service.problems import KINDS, Problem, describe
+import rightrank.models.errors
+import rightrank.service
+from rightrank.models.errors import BudgetError, RightRankError
+from rightrank.service import problems
+from rightrank.service.problems import KINDS, Problem, describe
 from tests.service.conftest import Running, listening
 
 
@@ -21,10 +21,12 @@ def tree(kind: type[RightRankError]) -> set[type[RightRankError]]:
 
 
 def test_every_error_of_the_models_has_an_answer() -> None:
-    for module in pkgutil.iter_modules(service.__path__):
+    for module in pkgutil.iter_modules(rightrank.service.__path__):
         if module.name not in ("__main__", "demo"):
-            importlib.import_module(f"service.{module.name}")
-    kinds = {error.kind for error in tree(RightRankError) if error.__module__.startswith(models.errors.__name__)}
+            importlib.import_module(f"rightrank.service.{module.name}")
+    kinds = {
+        error.kind for error in tree(RightRankError) if error.__module__.startswith(rightrank.models.errors.__name__)
+    }
     assert kinds <= set(KINDS)
 
 

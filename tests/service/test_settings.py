@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from service.settings import SOCKET_PATH_LIMIT, Settings
+from rightrank.service.settings import SOCKET_PATH_LIMIT, Settings
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.org"])

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import redis
 
-from service.client import Client
-from service.settings import Settings
+from rightrank.service.client.http import Client
+from rightrank.service.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 # Generous: it only says when to give up on a machine that is busy with other things.
@@ -33,7 +33,7 @@ def until(condition, what="this"):
 def rightrank(*arguments, **environment):
     """Runs a command of `rightrank` to its end."""
     return subprocess.run(
-        [sys.executable, "-m", "service", *map(str, arguments)],
+        [sys.executable, "-m", "rightrank.service", *map(str, arguments)],
         env={**ENVIRONMENT, **environment},
         cwd=ROOT,
         capture_output=True,
@@ -84,7 +84,7 @@ class Service:
     def command(self, *more):
         options = {"--port": self.port, "--data": self.data, "--workers": self.workers}
         words = [str(word) for pair in options.items() for word in pair]
-        return [sys.executable, "-m", "service", "serve", *words, *more]
+        return [sys.executable, "-m", "rightrank.service", "serve", *words, *more]
 
     def start(self, *more):
         with self.log.open("a") as log:

@@ -12,7 +12,7 @@ import sys
 import httpx
 import pytest
 
-from service.client import Problem
+from rightrank.service.client.http import Problem
 from tests.system.processes import children, rightrank, runs, until
 
 BUDGET = {"params": {"budget": "0.3"}, "headers": {"Prefer": "wait=100"}}

@@ -8,7 +8,7 @@ import zipfile
 import httpx
 import pytest
 
-from service.client import Problem
+from rightrank.service.client.http import Problem
 
 
 class Bomb:

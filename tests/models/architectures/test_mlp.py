@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from models import architectures
+from rightrank.models import architectures
 
 
 def test_an_mlp_has_one_linear_layer_more_than_hidden_sizes() -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from models import architectures
+from rightrank.models import architectures
 
 
 def test_mobilenet_v2_has_as_many_parameters_as_torchvisions() -> None:

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from models import architectures
-from models.errors import CheckpointError, MalformedCheckpoint, UnsupportedCheckpoint
+from rightrank.models import architectures
+from rightrank.models.errors import CheckpointError, MalformedCheckpoint, UnsupportedCheckpoint
 
 SMALL: dict[str, dict[str, object]] = {
     "vgg15": {"width": 4},
@@ -167,7 +167,7 @@ def timm(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
         input_size=(3, 8, 8)
     )
     monkeypatch.setitem(sys.modules, "timm", fake)
-    monkeypatch.delitem(sys.modules, "models.architectures.timm_models", raising=False)
+    monkeypatch.delitem(sys.modules, "rightrank.models.architectures.timm_models", raising=False)
     monkeypatch.delattr(architectures, "timm_models", raising=False)
     return fake
 

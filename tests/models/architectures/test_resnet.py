@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from models import architectures
+from rightrank.models import architectures
 
 
 @pytest.mark.parametrize(("name", "count"), [("resnet18", 11_689_512), ("resnet50", 25_557_032)])

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from models import architectures
+from rightrank.models import architectures
 
 
 def matrices(module: nn.Module) -> list[torch.Tensor]:

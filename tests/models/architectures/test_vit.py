@@ -3,8 +3,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from models import architectures
-from models.architectures.vit import SelfAttention
+from rightrank.models import architectures
+from rightrank.models.architectures.vit import SelfAttention
 
 
 def test_vit_b_16_has_as_many_parameters_as_torchvisions() -> None:

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.checkpoint.archive import Archive
-from models.errors import CheckpointError, MalformedCheckpoint, UnsafeCheckpoint
+from rightrank.models.checkpoint.archive import Archive
+from rightrank.models.errors import CheckpointError, MalformedCheckpoint, UnsafeCheckpoint
 
 
 def packed(**found: bytes) -> io.BytesIO:

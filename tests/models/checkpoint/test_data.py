@@ -9,9 +9,9 @@ import pytest
 import safetensors.torch
 import torch
 
-from models.checkpoint import read_data
-from models.errors import DataError
-from models.program import Graph, Input
+from rightrank.models.checkpoint import read_data
+from rightrank.models.errors import DataError
+from rightrank.models.program.graph import Graph, Input
 
 
 def takes(dtype: str = "float32", *shape: int | None) -> Graph:

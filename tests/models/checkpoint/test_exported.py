@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models import execute
-from models.checkpoint import Limits, read
-from models.errors import UnsafeCheckpoint, UnsupportedCheckpoint
-from models.program import Graph
+from rightrank.models.checkpoint import Limits, read
+from rightrank.models.errors import UnsafeCheckpoint, UnsupportedCheckpoint
+from rightrank.models.program import execute
+from rightrank.models.program.graph import Graph
 
 
 class Tied(nn.Module):

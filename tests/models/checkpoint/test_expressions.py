@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.checkpoint.expressions import is_symbol, matches
+from rightrank.models.checkpoint.expressions import is_symbol, matches
 
 
 @pytest.mark.parametrize(

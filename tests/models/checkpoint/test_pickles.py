@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.checkpoint import pickles
-from models.errors import CheckpointError, UnsafeCheckpoint, UnsupportedCheckpoint
+from rightrank.models.checkpoint import pickles
+from rightrank.models.errors import CheckpointError, UnsafeCheckpoint, UnsupportedCheckpoint
 
 
 def test_a_dictionary_of_plain_values_passes() -> None:

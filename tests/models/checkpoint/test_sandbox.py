@@ -12,13 +12,13 @@ import safetensors.torch
 import torch
 from torch import nn
 
-import models
-from models import execute
-from models.checkpoint import Limits, read, sandbox
-from models.errors import DataError, MalformedCheckpoint, UnsafeCheckpoint
-from models.program import Graph
+import rightrank
+from rightrank.models.checkpoint import Limits, read, sandbox
+from rightrank.models.errors import DataError, MalformedCheckpoint, UnsafeCheckpoint
+from rightrank.models.program import execute
+from rightrank.models.program.graph import Graph
 
-ROOT = Path(models.__file__).parent.parent
+ROOT = Path(rightrank.__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def test_a_child_that_uses_up_its_time_is_unsafe(tmp_path: Path, monkeypatch: py
 
 def confined(code: str) -> subprocess.CompletedProcess[str]:
     """Runs `code` as the child runs, after it has given everything up."""
-    script = f"from models.checkpoint.confine import confine\nconfine(1, 64 << 20)\n{code}"
+    script = f"from rightrank.models.checkpoint.confine import confine\nconfine(1, 64 << 20)\n{code}"
     env = {"OMP_NUM_THREADS": "1"}
     return subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, env=env, capture_output=True, text=True, check=False

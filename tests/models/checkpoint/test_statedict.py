@@ -8,9 +8,10 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from models import architectures, execute
-from models.checkpoint import read
-from models.errors import MalformedCheckpoint, UnsupportedCheckpoint
+from rightrank.models import architectures
+from rightrank.models.checkpoint import read
+from rightrank.models.errors import MalformedCheckpoint, UnsupportedCheckpoint
+from rightrank.models.program import execute
 
 SMALL = {"name": "mlp", "arguments": {"in_features": 6, "hidden": [4], "num_classes": 3}}
 
@@ -80,7 +81,7 @@ def test_an_architecture_that_is_not_a_name_with_arguments_is_malformed(architec
 
 
 def test_a_pickled_module_is_refused_with_the_lines_that_export_it(tmp_path: Path) -> None:
-    from models.errors import UnsafeCheckpoint
+    from rightrank.models.errors import UnsafeCheckpoint
 
     with pytest.raises(UnsafeCheckpoint, match=r"torch\.export\.save"):
         read(save(module(), tmp_path / "a"), SMALL)

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.checkpoint.strictjson import loads
-from models.errors import MalformedCheckpoint, UnsafeCheckpoint
+from rightrank.models.checkpoint.strictjson import loads
+from rightrank.models.errors import MalformedCheckpoint, UnsafeCheckpoint
 
 SIMPLE = st.recursive(
     st.none()

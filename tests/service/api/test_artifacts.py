@@ -12,12 +12,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from service import cache, cut
-from service.cache import Artifact, Cache
-from service.job import Job
-from service.jobs import BACKGROUND, WAITING
-from service.nearby import Nearby
-from service.settings import Settings
+from rightrank.service.jobs import cut
+from rightrank.service.jobs.attempt import Job
+from rightrank.service.jobs.queues import BACKGROUND, WAITING
+from rightrank.service.registry import cache
+from rightrank.service.registry.cache import Artifact, Cache
+from rightrank.service.registry.nearby import Nearby
+from rightrank.service.settings import Settings
 from tests.service.conftest import Files, Running, at_work, serving
 
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.api.conditions import matches, span
-from service.problems import Problem
+from rightrank.service.api.conditions import matches, span
+from rightrank.service.problems import Problem
 
 ETAG = '"abc"'
 

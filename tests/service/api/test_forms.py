@@ -7,8 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from service.api.forms import FIELD_LIMIT, Receiver
-from service.problems import Problem
+from rightrank.service.api.forms import FIELD_LIMIT, Receiver
+from rightrank.service.problems import Problem
 from tests.service.conftest import Running
 
 FILES, FIELDS = frozenset({"file", "other"}), frozenset({"text"})

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from service.settings import Settings
+from rightrank.service.settings import Settings
 from tests.service.conftest import Running, serving
 
 

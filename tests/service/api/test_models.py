@@ -4,13 +4,13 @@ import math
 
 import pytest
 
-from service.api.models import read_cursor, write_cursor
-from service.catalogue import manifest_key, record_key
-from service.problems import Problem
-from service.settings import Settings
-from service.work import Parts
+from rightrank.service.api.models import read_cursor, write_cursor
+from rightrank.service.jobs.dispatch import Parts
+from rightrank.service.problems import Problem
+from rightrank.service.registry.catalogue import manifest_key, record_key
+from rightrank.service.settings import Settings
 from tests.service.conftest import Files, Running, at_work, serving
-from tests.service.test_catalogue import finished
+from tests.service.registry.test_catalogue import finished
 
 
 def test_a_description_tells_what_can_be_asked_for(shared: Running, demo: str) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import threading
 
-from service.settings import Settings
+from rightrank.service.settings import Settings
 from tests.service.conftest import Running, at_work
 
 

@@ -9,8 +9,8 @@ import torch
 from pydantic import BaseModel
 from safetensors.torch import save_file
 
-from service.api import schemas
-from service.api.artifacts import HEADERS
+from rightrank.service.api import schemas
+from rightrank.service.api.artifacts import HEADERS
 from tests.service.conftest import Files, Running
 
 # Paths as the description has them, how to fill them, and what comes back.

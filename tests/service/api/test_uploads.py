@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from service.api.forms import FORM_OVERHEAD
-from service.catalogue import checkpoint_key
-from service.settings import Settings
+from rightrank.service.api.forms import FORM_OVERHEAD
+from rightrank.service.registry.catalogue import checkpoint_key
+from rightrank.service.settings import Settings
 from tests.service.conftest import Files, Running, serving
 
 

@@ -1,0 +1,1 @@
+"""The TorchScript format: the archive, its code and its pickle."""

@@ -1,0 +1,130 @@
+"""A program's calls as TorchScript source, one line a call."""
+
+from __future__ import annotations
+
+import keyword
+import math
+import re
+from collections.abc import Iterable, Mapping
+
+from rightrank.models.factor.layers import CONVOLUTION, Layer, geometry_of
+from rightrank.models.program.graph import TEXT, Argument, Constant, Graph, Node, Ref
+
+DTYPES = {
+    "uint8": 0, "int8": 1, "int16": 2, "int32": 3, "int64": 4, "float16": 5, "float32": 6, "float64": 7,
+    "complex64": 9, "complex128": 10, "bool": 11, "bfloat16": 15,
+}  # fmt: skip
+LAYOUTS = {"strided": 0}
+MEMORY_FORMATS = {"contiguous_format": 0, "preserve_format": 1, "channels_last": 2, "channels_last_3d": 3}
+FUNCTIONS = {
+    "aten.sym_size.int": "size",
+    "aten.sym_numel.default": "numel",
+    "operator.floordiv": "floordiv",
+    "operator.truediv": "div",
+    "operator.mod": "remainder",
+    # TorchScript would gather a sum of four or more `mm` into one product, which rounds otherwise.
+    "aten.mm.default": "matmul",
+}
+# Of truths about sizes, and of one size: TorchScript has no function by these names.
+INFIX = {"operator.and_": " and ", "operator.or_": " or ", "operator.pos": ""}
+# Among the names of values that of the device that the program runs on, whatever device the publisher had.
+DEVICE = "its device"
+RESERVED = {
+    "training", "forward", "_is_full_backward_hook", "self", "torch", "CONSTANTS", "annotate", "NoneType", "Ellipsis",
+}  # fmt: skip
+
+
+def attribute_names(qualified: Iterable[str]) -> dict[str, str]:
+    """A distinct TorchScript attribute for every tensor, as close to its qualified name as syntax allows."""
+    names: dict[str, str] = {}
+    taken = set(RESERVED)
+    for original in qualified:
+        base = re.sub(r"\W", "_", original, flags=re.ASCII)
+        if not base or not base[0].isalpha() or keyword.iskeyword(base):
+            base = f"t_{base}"
+        name, count = base, 1
+        while not taken.isdisjoint({name, f"{name}_down", f"{name}_up"}):
+            count += 1
+            name = f"{base}_{count}"
+        taken |= {name, f"{name}_down", f"{name}_up"}
+        names[original] = name
+    return names
+
+
+def value_names(graph: Graph) -> dict[str, str]:
+    """A short local variable for every value that a node makes or the caller passes."""
+    made = [spec.name for spec in graph.inputs]
+    made += [name for node in graph.nodes for name in node.outputs if name]
+    return {name: f"v{index}" for index, name in enumerate(made)}
+
+
+def call(node: Node, names: Mapping[str, str]) -> str:
+    """The node as statements, each ending in a newline; `names` maps values to expressions."""
+    if node.op == CONVOLUTION and not node.args[6]:
+        values = [render(node.args[index], names) for index in (0, 1, 2, 3, 4, 5, 8)]
+        return _assign(node, _convolution(len(geometry_of(node)[0]), *values), names)
+    if node.op == "aten.addmm.default" and len(node.args) == 3 and not node.kwargs:
+        # TorchScript would split addmm into a product and a sum, which round otherwise.
+        added, inputs, matrix = (render(argument, names) for argument in node.args)
+        return _assign(node, f"torch.linear({inputs}, torch.t({matrix}), {added})", names)
+    arguments = [render(a, names) for a in node.args]
+    if node.op in INFIX:
+        return _assign(node, INFIX[node.op].join(arguments), names)
+    arguments += [f"{key}={render(value, names)}" for key, value in node.kwargs]
+    return _assign(node, f"torch.{_function(node.op)}({', '.join(arguments)})", names)
+
+
+def factored_call(node: Node, names: Mapping[str, str], layer: Layer, down: str, up: str) -> str:
+    """A convolution or linear call of a layer as its two factors, the bias on the second."""
+    result = names[node.outputs[0]]
+    data, bias = render(node.args[0], names), render(node.args[2], names) if len(node.args) > 2 else "None"
+    if node.op != CONVOLUTION:
+        first = f"torch.linear({data}, {down})"
+        return f"    {result}_ = {first}\n    {result} = torch.linear({result}_, {up}, {bias})\n"
+    inner, outer = ([render(each, names) for each in geometry] for geometry in layer.geometries(geometry_of(node)))
+    dimensions = len(layer.shape) - 2
+    first = _convolution(dimensions, data, down, "None", *inner, "1")
+    second = _convolution(dimensions, f"{result}_", up, bias, *(outer if layer.form == "spatial" else ()))
+    return f"    {result}_ = {first}\n    {result} = {second}\n"
+
+
+def _convolution(dimensions: int, *arguments: str) -> str:
+    """By the name for its dimensions: `torch.jit.freeze` folds a batch norm into that, not into `convolution`."""
+    return f"torch.conv{dimensions}d({', '.join(arguments)})"
+
+
+def render(argument: Argument, names: Mapping[str, str]) -> str:
+    """An argument as a TorchScript expression."""
+    if isinstance(argument, Ref):
+        return names[argument.name]
+    if isinstance(argument, tuple):
+        items = ", ".join(render(item, names) for item in argument)
+        if not argument:
+            return "annotate(List[int], [])"
+        if None in argument:
+            return f"annotate(List[Optional[Tensor]], [{items}])"
+        return f"[{items}]"
+    if isinstance(argument, Constant):
+        table = {"dtype": DTYPES, "layout": LAYOUTS, "memory_format": MEMORY_FORMATS}.get(argument.type)
+        return names[DEVICE] if table is None else str(table[argument.value])
+    if isinstance(argument, str):
+        if not TEXT.match(argument):
+            raise ValueError(f"no call may pass the text {argument!r}")
+        return f'"{argument}"'
+    if isinstance(argument, float) and not math.isfinite(argument):
+        return f'float("{argument}")'
+    return repr(argument)
+
+
+def _function(op: str) -> str:
+    return FUNCTIONS.get(op, op.split(".")[1])
+
+
+def _assign(node: Node, expression: str, names: Mapping[str, str]) -> str:
+    results = [names.get(name, "_") for name in node.outputs]
+    if not node.listed:
+        tail = "," if len(results) > 1 else ""
+        return f"    {', '.join(results)}{tail} = {expression}\n"
+    whole = f"{names[next(name for name in node.outputs if name)]}_"
+    items = [f"    {names[name]} = {whole}[{index}]\n" for index, name in enumerate(node.outputs) if name]
+    return f"    {whole} = {expression}\n" + "".join(items)

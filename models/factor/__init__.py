@@ -1,0 +1,1 @@
+"""A layer as nested bases, and what calibration inputs say of it."""

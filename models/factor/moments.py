@@ -1,0 +1,216 @@
+"""What calibration inputs say about each layer: second moments of its outputs and of the gradients there.
+
+One forward pass over the data and one back for each kind of gradient, no labels. The gradient is of either
+
+* "logits": a random normal projection of the network's outputs; its second moment is the Gauss-Newton matrix
+  without the softmax (ours). It does not vanish on a network that fits its training images.
+* "loss": the loss at a class drawn from the network's own softmax; its second moment is the Fisher matrix, of
+  which outputs and gradients of a layer are the two Kronecker factors (arXiv:1503.05671).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from rightrank.models.errors import DataError
+from rightrank.models.factor.layers import LINEAR, Layer, geometry_of
+from rightrank.models.factor.patches import Columns, ColumnSums, finite, single
+from rightrank.models.program import execute
+from rightrank.models.program.graph import Graph, Node
+
+BATCH, SEED = 64, 0
+# A batch is smaller where the values of a pass, all of which are kept for the way back, would be more than these.
+VALUES = 1 << 30
+USABLE = "Give inputs as the network takes them in use, normalised as in its training."
+Gradient: TypeAlias = Literal["logits", "loss"]
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Of one layer, in double: `mean` (n,) and `covariance` (n, n) of its outputs `Wᵀx` without the bias,
+    per position; `gradient` (n, n), the second moment of the outputs' gradients summed over a sample's
+    positions."""
+
+    mean: Tensor
+    covariance: Tensor
+    gradient: Tensor
+    columns: Columns | None = None
+
+
+class NoGradient(DataError):
+    """The network's outputs do not tell how they depend on its layers."""
+
+
+class _Sums:
+    def __init__(self, n: int, gradients: Sequence[Gradient]) -> None:
+        self.positions = 0
+        self.origin: Tensor | None = None  # (n,)
+        self.total = torch.zeros(n, dtype=torch.float64)
+        self.square = torch.zeros(n, n, dtype=torch.float64)
+        self.gradients = {kind: torch.zeros(n, n, dtype=torch.float64) for kind in gradients}
+
+    def add(self, rows: Tensor, bias: Tensor | None) -> None:
+        """Outputs of a call (k, n), of which its bias is no part."""
+        rows = finite(single(rows))
+        if not len(rows):
+            return
+        offset = 0 if bias is None else single(bias)
+        # Near the mean, so that single precision does not lose a variance beside it.
+        if self.origin is None:
+            self.origin = rows.mean(0) - offset
+        rows = rows - (self.origin + offset)
+        self.positions += len(rows)
+        self.total += rows.sum(0).double()
+        self.square += (rows.T @ rows).double()
+
+    def add_gradient(self, kind: Gradient, rows: Tensor) -> None:
+        rows = finite(single(rows))
+        self.gradients[kind] += (rows.T @ rows).double()
+
+    def moments(self, samples: int, kind: Gradient, columns: Columns | None) -> Moments:
+        """DataError where nothing finite was added, or sums are not."""
+        if self.origin is None:
+            raise DataError("The network's values are not finite on any calibration input.", USABLE)
+        mean = self.total / self.positions
+        covariance = self.square / self.positions - torch.outer(mean, mean)
+        found = Moments(mean + self.origin.double(), covariance, self.gradients[kind] / samples, columns)
+        sums = [found.mean, found.covariance, found.gradient, *([columns.covariance, columns.mean] if columns else [])]
+        if not all(bool(each.isfinite().all()) for each in sums):
+            raise DataError("Squares of the network's values overflow on the calibration inputs.", USABLE)
+        return found
+
+
+class Gathering:
+    """The moments of every layer's outputs, over as many inputs as are added; with `columns` also those of its
+    inputs where it can take the spatial form.
+
+    What is not finite, as the gradient of a norm is at an input that is all zeros, is left out.
+    Each kind of gradient is another pass back. Its random projections, or classes, are the same at each run, whatever
+    the others draw. A static batch size in the program is respected; what does not fill a batch is left out. With
+    `weighed`, gradients are needed: NoGradient where the program has none.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        tensors: Mapping[str, Tensor],
+        layers: tuple[Layer, ...],
+        gradients: Sequence[Gradient],
+        columns: bool,
+        weighed: bool = True,
+    ) -> None:
+        self._graph, self._tensors = graph, tensors
+        self._batch = graph.batch
+        self._weighed, self._blind = weighed, False
+        values = sum(math.prod(shape[1:]) for shape in execute.shapes(graph, tensors).values())
+        self._at_once = self._batch or max(1, min(BATCH, VALUES // max(values, 1)))
+        self._generators = {kind: torch.Generator().manual_seed(SEED) for kind in gradients}
+        self._sums = [_Sums(layer.outputs, gradients) for layer in layers]
+        self._inner = {i: ColumnSums(layer) for i, layer in enumerate(layers) if columns and layer.columns}
+        self._owner = {call: index for index, layer in enumerate(layers) for call in layer.calls}
+        self._given = self._samples = 0
+        self._kind = gradients[0]  # of the pass that is going back
+
+    def only(self, kind: Gradient) -> None:
+        """From now on gradients of this kind alone are wanted."""
+        self._generators = {kind: self._generators[kind]}
+        for sums in self._sums:
+            sums.gradients = {kind: sums.gradients[kind]}
+
+    def add(self, inputs: Tensor, tell: Callable[[int], None]) -> None:
+        """`inputs` (N, …) as the program takes them; `tell` hears how many it has had of all that were added."""
+        batch = self._at_once
+        for start in range(0, len(inputs) - (batch - 1 if self._batch else 0), batch):
+            tell(self._given + start)
+            self._add(inputs[start : start + batch])
+        self._given += len(inputs)
+        tell(self._given)
+
+    def _add(self, data: Tensor) -> None:
+        with torch.enable_grad():
+            outputs = execute.run(self._graph, self._tensors, [data], visit=self._watch)
+            last = next(reversed(self._generators))
+            for kind, generator in self._generators.items():
+                if self._blind:
+                    break
+                self._kind = kind
+                loss = sum(_scalar(out, kind, generator) for out in outputs if out.requires_grad)
+                if not isinstance(loss, Tensor):
+                    self._without_gradient("no output is a number that depends on a layer")
+                    break
+                try:
+                    loss.backward(retain_graph=kind != last)  # type: ignore[no-untyped-call]
+                except RuntimeError as error:
+                    if "derivative for" not in str(error):
+                        raise
+                    self._without_gradient(str(error))
+        self._samples += len(data)
+
+    def _without_gradient(self, reason: str) -> None:
+        if self._weighed:
+            raise NoGradient(
+                f"The criterion needs gradients of the network's outputs: {reason}.", "Choose criterion whitened."
+            )
+        self._blind = True
+
+    def _watch(self, node: Node, arguments: list[Any], result: Any) -> Any:
+        index = self._owner.get(node.name)
+        if index is None:
+            return result
+        linear = node.op == LINEAR
+        bias = arguments[2] if len(arguments) > 2 else None
+        sums = self._sums[index]
+        sums.add(_rows(result.detach(), linear), bias)
+        if index in self._inner:
+            self._inner[index].add(arguments[0].detach(), geometry_of(node), result.shape[2:])
+        if not result.requires_grad:  # nothing before it is a layer
+            result.requires_grad_()
+        result.register_hook(lambda g: sums.add_gradient(self._kind, _rows(g, linear)))
+        # A later in-place call must not change what the hook belongs to.
+        return result.clone()
+
+    def moments(self, kind: Gradient) -> list[Moments]:
+        """One entry per layer; of a program without gradients they are unity. DataError where what was added does not
+        fill a batch."""
+        if not self._samples:
+            raise DataError(
+                f"{self._given} calibration inputs do not fill one batch of {self._batch or 1}.",
+                "Give more, or export the model with a dynamic batch size.",
+            )
+        found = {index: each.columns() for index, each in self._inner.items()}
+        moments = [each.moments(self._samples, kind, found.get(index)) for index, each in enumerate(self._sums)]
+        if not self._blind:
+            return moments
+        return [replace(each, gradient=torch.eye(len(each.mean), dtype=torch.float64)) for each in moments]
+
+
+def _scalar(outputs: Tensor, gradient: Gradient, generator: torch.Generator) -> Tensor:
+    """What is propagated back from one of the network's outputs."""
+    if gradient == "logits":
+        return (outputs * torch.randn(outputs.shape, generator=generator)).sum()
+    if outputs.ndim != 2:
+        raise DataError(
+            f"Classes are drawn from outputs (batch, classes), not {tuple(outputs.shape)}.", "Choose criterion logit."
+        )
+    shares = outputs.detach().softmax(1)
+    whole = shares.isfinite().all(1)
+    if not bool(whole.all()):
+        outputs, shares = outputs[whole], shares[whole]
+    if not len(shares):
+        return outputs.sum()
+    drawn = torch.multinomial(shares, 1, generator=generator).squeeze(1)
+    return functional.cross_entropy(outputs, drawn, reduction="sum")
+
+
+def _rows(value: Tensor, linear: bool) -> Tensor:
+    """A layer's output as (positions, channels)."""
+    if linear:
+        return value.reshape(-1, value.shape[-1])
+    return value.movedim(1, -1).reshape(-1, value.shape[1])

@@ -1,0 +1,115 @@
+"""What a plan gains from work of its own: that of several candidates which is best on inputs held back.
+
+The cut; its tuned factors where the master has some (see `tune`); its layers refit (`refit`); the cut and the
+refit with batch norms taken anew relative to the original (`renorm`); and, where asked for, the best of these
+trained further on its own, at two learning rates (`polish`). Each can hurt, so that one is kept whose outputs are
+nearest to the original's on calibration inputs that no fit and no training has seen (what the decomposition
+weighs them by has, for all alike); evaluation data play no part.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from rightrank.models.improve.distill import Recipe
+from rightrank.models.improve.polish import polish
+from rightrank.models.improve.refit import INPUTS, affordable, refit
+from rightrank.models.improve.renorm import renorm
+from rightrank.models.master import variant
+from rightrank.models.master.template import Template
+from rightrank.models.master.variant import Parts
+from rightrank.models.measure.nearness import nearness
+from rightrank.models.progress import Progress
+
+BATCH = 64
+CUT, TUNED, REFIT, POLISHED = "cut", "tuned", "refit", "polished"
+METHOD = "method"
+# A candidate as near as this (see `nearness`) is not trained further: nothing would be seen of it.
+NEAR = 1e-3
+
+
+def improve(
+    folder: Path,
+    ranks: Sequence[int],
+    out: Path,
+    progress: Progress,
+    classes: bool = True,
+    training: Recipe | None = None,
+) -> str:
+    """Find what is best for the plan `ranks` of the master in `folder`; write the tensors that it changes to `out`.
+
+    The answer says what won: "cut", "cut+bn", "refit", "refit+bn", "tuned", or with a recipe for `training` perhaps
+    "polished". A fifth of the calibration inputs, at most 256 or one batch of a program for a fixed number of samples,
+    are held back to decide; `classes` says what nearness is (see `nearness`).
+    """
+    template, master = Template.open(folder), load_file(folder / "master.safetensors")
+    kept = load_file(folder / "refit.safetensors")
+    inputs = kept["inputs"]
+    count = min(len(inputs) // 5, max(INPUTS // 5, template.graph.batch or 0))
+    batch = template.graph.batch or min(BATCH, max(count, 1))
+    plain = dataclasses.replace(template, tuned=None)
+    candidates = {CUT: variant.parts(plain, master, ranks)}
+    best = CUT
+    if count >= batch and any(ranks):
+        held, data = inputs[:count], inputs[count:]
+        original = {name: master[f"dense/{name}"] for name in template.tensors}
+        if template.tuned is not None:
+            everywhere = dataclasses.replace(template, tuned=dataclasses.replace(template.tuned, below=template.params))
+            candidates[TUNED] = variant.parts(everywhere, master, ranks)
+        if template.graph.batch is None:
+            gradients = {layer.weight: kept[f"gradient/{layer.name}"].double() for layer in template.decomposed}
+            few = data[: INPUTS - count]
+            candidates |= _fitted(plain, master, ranks, original, gradients, few, progress)
+
+        measure = nearness(template.graph, original, held, batch, classes)
+
+        def distances(several: Mapping[str, Parts]) -> dict[str, float]:
+            progress("compare", 0, 1, "plans")
+            programs = [each.program() for each in several.values()]
+            found = measure.distances(template.graph, original, programs, held, batch)
+            return dict(zip(several, found, strict=True))
+
+        found = distances(candidates)
+        best = min(found, key=found.__getitem__)
+        if training is not None and found[best] > NEAR:
+            several = polish(template, original, ranks, candidates[best], data, training, progress)
+            polished = {f"{POLISHED} {number}": each for number, each in enumerate(several)}
+            candidates |= polished
+            found |= distances(polished)
+            best = min(found, key=found.__getitem__)
+    method = best.split()[0]
+    save_file(variant.changes(template, master, ranks, candidates[best]), out, {METHOD: method})
+    return method
+
+
+def _fitted(
+    template: Template,
+    master: Mapping[str, Tensor],
+    ranks: Sequence[int],
+    original: Mapping[str, Tensor],
+    gradients: Mapping[str, Tensor],
+    data: Tensor,
+    progress: Progress,
+) -> dict[str, Parts]:
+    """The refit of a plan, and the cut and the refit with batch norms taken anew."""
+    cut, by_weight = variant.parts(template, master, ranks), template.by_weight(ranks)
+    fits = refit(template.graph, original, template.layers, by_weight, gradients, cut.program(), data, progress)
+    bases = {CUT: cut, REFIT: variant.parts(template, master, ranks, fits)}
+    found = {REFIT: bases[REFIT]}
+    few = data[: affordable(template.graph, original, data)]
+    for name, base in bases.items():
+        if moved := renorm(template.graph, original, base.program(), few):
+            found[f"{name}+bn"] = base.with_(moved)
+    return found
+
+
+def method_of(improved: Path) -> str:
+    """What won, as a file written by `improve` says."""
+    with safe_open(improved, "numpy") as file:
+        return str(file.metadata()[METHOD])

@@ -1,0 +1,263 @@
+"""Refit: fit each layer of a cut network to the original's outputs, given the inputs that the layers before it make.
+
+One walk over the graph with the calibration inputs, the original and the cut network side by side (ours). At each
+layer: least squares from the cut network's inputs to the original's outputs, with a ridge toward the original
+weight; where the plan has a rank for it, the best part of that rank, in the metric that the master was decomposed
+in, or for the spatial form in the whole one that this approximates (see `form.best`); then the mean of what is left
+goes to the bias or the batch norm that follows. Errors of earlier layers are thus made good by later ones, most of
+all by those left whole, instead of adding up.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from rightrank.models.factor import correction, form
+from rightrank.models.factor import metric as factor
+from rightrank.models.factor.correction import BATCH_NORM
+from rightrank.models.factor.layers import LINEAR, Layer, geometry_of
+from rightrank.models.factor.patches import single
+from rightrank.models.factor.solve import solve
+from rightrank.models.program import execute
+from rightrank.models.program.graph import Graph, Node, Ref
+from rightrank.models.progress import Progress
+
+# The ridge, as a share of the inputs' mean variance, and what is added to it for each unknown a row.
+RIDGE, FEW = 1e-3, 1e-2
+# More calibration inputs take longer and say hardly more.
+INPUTS = 1280
+ROWS, PART = 40_000, 8192
+CHUNK = 64
+VALUES, PATCHES = 1 << 28, 1 << 26
+ADD = "aten.add.Tensor"
+# A batch norm that scales a channel by less than this share of its largest scale lets nothing be made good there.
+SMALLEST = 1e-2
+
+
+def refit(
+    graph: Graph,
+    tensors: Mapping[str, Tensor],
+    layers: Sequence[Layer],
+    ranks: Mapping[str, int],
+    gradients: Mapping[str, Tensor],
+    cut: Mapping[str, Tensor],
+    inputs: Tensor,
+    progress: Progress,
+) -> dict[str, Tensor]:
+    """New `down/…`, `up/…` and `corrected/…` tensors for one plan, and `dense/…` ones of layers that it leaves whole.
+
+    `layers` are all of the program's, `ranks` those of the plan by weight (0, or none: whole), `gradients` (n, n)
+    the second moments of the output gradients of each layer with a rank, by weight, `cut` the plain cut's
+    tensors, `inputs` (N, …) calibration inputs. Layers called more than once keep their cut.
+    """
+    users = graph.users()
+    fitted = {
+        layer.calls[0]: layer
+        for layer in layers
+        if layer.kind in ("linear", "conv1d", "conv2d") and correction.once(graph, users, layer.weight)
+    }
+    kept: set[str] = set()
+    for layer in layers:
+        if ranks.get(layer.weight) and layer.calls[0] not in fitted:
+            kept |= {layer.weight, *(target.tensor for target in correction.targets(graph, tensors, layer))}
+    start = {**tensors, **{name: cut[name] for name in kept}}
+    walk = _Walk(graph, tensors, start, inputs[: affordable(graph, tensors, inputs)])
+    found: dict[str, Tensor] = {}
+    done = 0
+    with torch.no_grad():
+        for node in graph.nodes:
+            if node.name not in fitted:
+                walk.step(node)
+                continue
+            progress("refit", done, len(fitted), "layers")
+            layer = fitted[node.name]
+            found.update(walk.fit(node, layer, ranks.get(layer.weight, 0), gradients.get(layer.weight)))
+            done += 1
+    progress("refit", len(fitted), len(fitted), "layers")
+    return found
+
+
+class _Walk:
+    """The values of both networks at the point that the walk has reached."""
+
+    def __init__(self, graph: Graph, tensors: Mapping[str, Tensor], cut: Mapping[str, Tensor], inputs: Tensor) -> None:
+        self._graph, self._tensors = graph, tensors
+        self._whole: dict[str, Any] = {value: tensors[name] for value, name in graph.tensors.items()}
+        self._cut: dict[str, Any] = {value: cut[name] for value, name in graph.tensors.items()}
+        self._whole[graph.inputs[0].name] = self._cut[graph.inputs[0].name] = inputs
+        self._users = graph.users()
+        self._expiring = execute.last_uses(graph)
+
+    def step(self, node: Node) -> None:
+        """Perform a call as it is, in both networks; once where both see the same."""
+        whole = self._call(node, self._whole)
+        self._keep(node, whole, whole if self.same(node) else self._call(node, self._cut))
+
+    def same(self, node: Node) -> bool:
+        """Whether both networks do the same here, on the same values."""
+        return all(self._cut[name] is self._whole[name] for name in node.inputs())
+
+    def fit(self, node: Node, layer: Layer, rank: int, gradient: Tensor | None) -> dict[str, Tensor]:
+        """Perform a layer's call: fit its factors, or all of it where `rank` is 0, and what they leave to correct.
+
+        Nothing where there is nothing to make good, or values have overflowed.
+        """
+        data, weight = (argument.name for argument in node.args[:2])  # type: ignore[union-attr]
+        stored: Tensor = self._whole[weight]
+        whole = self._call(node, self._whole)
+        original = stored.reshape(layer.outputs, layer.inputs).double()
+        bias = execute.evaluate(node.args[2], self._whole, whole.device) if len(node.args) > 2 else None
+        missing = self._missing(node, whole)
+        if not rank and missing is None and self.same(node):
+            self._keep(node, whole, whole)
+            return {}
+        wanted = whole if missing is None else whole + missing
+        normal, cross, mean_in, mean_out, count = _equations(node, layer, self._cut[data], wanted, bias)
+        if not count or not all(bool(each.isfinite().all()) for each in (normal, cross, mean_in, mean_out)):
+            self._keep(node, whole, self._call(node, self._cut))
+            return {}
+        solved = _solve(normal, cross, original, count)
+        found = {}
+        kept = solved
+        if rank and gradient is not None:
+            solved = solved.reshape(stored.shape)
+            pair = form.best(layer, solved, rank, normal, mean_in, gradient)
+            down, up = (each.to(stored.dtype).contiguous() for each in pair)
+            found = {f"down/{layer.name}": down, f"up/{layer.name}": factor.in_order(up, layer.outputs)}
+            kept = factor.product(down, up, layer.shape).reshape(layer.outputs, layer.inputs)
+        kept = kept.to(stored.dtype)
+        if not rank:
+            found = {f"dense/{layer.weight}": kept.reshape(stored.shape)}
+        shift = kept.double() @ mean_in - mean_out
+        for target in correction.targets(self._graph, self._tensors, layer):
+            value = next(v for v, name in self._graph.tensors.items() if name == target.tensor)
+            moved = {"mean": shift, "bias": -shift, "variance": torch.zeros_like(shift)}[target.role]
+            self._cut[value] = (self._whole[value].double() + moved).to(stored.dtype)
+            entry = ("corrected", self._cut[value].unsqueeze(0)) if rank else ("dense", self._cut[value])
+            found[f"{entry[0]}/{target.tensor}"] = entry[1]
+        self._cut[weight] = kept.reshape(stored.shape)
+        self._keep(node, whole, self._call(node, self._cut))
+        return found
+
+    def _missing(self, node: Node, whole: Tensor) -> Tensor | None:
+        """What the cut network lacks in the sum that the call's output is added to, as seen before a batch norm.
+
+        Where the other term is there already and is off, the layer can make that good: the next layers
+        read the sum. (He et al., arXiv:1707.06168, section 3.3, do so for pruned residual networks.)
+        """
+        graph, norm, value = self._graph, None, node.outputs[0]
+        users = self._users.get(value, [])
+        if len(users) == 1 and users[0].op == BATCH_NORM and correction.statistics_of(graph, users[0]):
+            norm = users[0]
+            value = norm.outputs[0]
+            users = self._users.get(value, [])
+        if len(users) != 1 or users[0].op != ADD or users[0].kwargs or {node.outputs[0], value} & {*graph.outputs}:
+            return None
+        others = [a.name for a in users[0].args if isinstance(a, Ref) and a.name != value]
+        there, here = (values.get(others[0]) if len(others) == 1 else None for values in (self._whole, self._cut))
+        if here is there or not (isinstance(there, Tensor) and isinstance(here, Tensor)):
+            return None
+        if (there.shape, there.dtype) != (whole.shape, whole.dtype):
+            return None
+        missing = there - here
+        if norm is None:
+            return missing
+        if not (norm.args[1] is None or (isinstance(norm.args[1], Ref) and norm.args[1].name in graph.tensors)):
+            return None
+        weight, _, _, variance = (execute.evaluate(a, self._whole, missing.device) for a in norm.args[1:5])
+        deviation = (variance + norm.args[7]).sqrt()
+        scale = (torch.ones_like(deviation) if weight is None else weight) / deviation
+        inverse = torch.where(scale.abs() > SMALLEST * scale.abs().max(), 1 / scale, torch.zeros_like(scale))
+        return missing * inverse.reshape(-1, *(1,) * (missing.ndim - 2))
+
+    def _call(self, node: Node, values: Mapping[str, Any]) -> Any:
+        device = torch.device("cpu")
+        arguments = [execute.evaluate(a, values, device) for a in node.args]
+        keywords = {key: execute.evaluate(value, values, device) for key, value in node.kwargs}
+        return execute.resolve(node.op)(*arguments, **keywords)
+
+    def _keep(self, node: Node, whole: Any, cut: Any) -> None:
+        execute.store(node, whole, self._whole)
+        execute.store(node, cut, self._cut)
+        for name in self._expiring.get(node.name, ()):
+            del self._whole[name], self._cut[name]
+
+
+def _equations(
+    node: Node, layer: Layer, data: Tensor, outputs: Tensor, bias: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
+    """Centred normal equations over a sample of positions, the means of inputs and outputs, and how many they were:
+    those where both are finite."""
+    normal = torch.zeros(layer.inputs, layer.inputs, dtype=torch.float64)
+    cross = torch.zeros(layer.inputs, layer.outputs, dtype=torch.float64)
+    origin: Tensor | None = None
+    total_in = torch.zeros(layer.inputs, dtype=torch.float64)
+    total_out = torch.zeros(layer.outputs, dtype=torch.float64)
+    count = 0
+    for x, y in _pairs(node, layer, data, outputs):
+        x, y = single(x), single(y if bias is None else y - bias)
+        if not bool((x.sum() + y.sum()).isfinite()):
+            rows = x.isfinite().all(1) & y.isfinite().all(1)
+            x, y = x[rows], y[rows]
+            if not len(x):
+                continue
+        # Near the mean, so that single precision does not lose the variance beside it.
+        origin = x.mean(0) if origin is None else origin
+        x = x - origin
+        normal += (x.T @ x).double()
+        cross += (x.T @ y).double()
+        total_in += x.sum(0).double()
+        total_out += y.sum(0).double()
+        count += len(x)
+    mean_in, mean_out = total_in / max(count, 1), total_out / max(count, 1)
+    return (
+        normal / max(count, 1) - torch.outer(mean_in, mean_in),
+        cross / max(count, 1) - torch.outer(mean_in, mean_out),
+        mean_in if origin is None else mean_in + origin,
+        mean_out,
+        count,
+    )
+
+
+def _pairs(node: Node, layer: Layer, data: Tensor, outputs: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Rows of layer inputs (k, inputs) and outputs (k, outputs), about `ROWS` in all, a part at a time."""
+    generator = torch.Generator().manual_seed(0)
+    if node.op == LINEAR:
+        x, y = data.reshape(-1, layer.inputs), outputs.reshape(-1, layer.outputs)
+        for chosen in torch.split(torch.randperm(len(x), generator=generator)[:ROWS], PART):
+            yield x[chosen], y[chosen]
+        return
+    stride, padding, dilation = geometry_of(node)
+    kernel = layer.shape[2:]
+    if len(kernel) == 1:
+        data, outputs = data.unsqueeze(2), outputs.unsqueeze(2)
+        kernel, stride, padding, dilation = (1, *kernel), (1, *stride), (0, *padding), (1, *dilation)
+    positions = max(1, ROWS // len(data))
+    for x, y in zip(torch.split(data, CHUNK), torch.split(outputs, CHUNK), strict=True):
+        chosen = torch.randperm(math.prod(y.shape[2:]), generator=generator)[:positions]
+        # All patches of a few samples at a time: of a chunk they could be gigabytes.
+        few = torch.split(x, max(1, PATCHES // (layer.inputs * math.prod(y.shape[2:]))))
+        patches = torch.cat([functional.unfold(each, kernel, dilation, padding, stride)[:, :, chosen] for each in few])
+        yield (
+            patches.transpose(1, 2).reshape(-1, layer.inputs),
+            y.flatten(2)[:, :, chosen].transpose(1, 2).reshape(-1, layer.outputs),
+        )
+
+
+def _solve(normal: Tensor, cross: Tensor, original: Tensor, count: int) -> Tensor:
+    """The weight (outputs, inputs) of least squares over `count` rows with a ridge toward the original: light where
+    rows are many for the unknowns of each output, heavier where they are few."""
+    ridge = float(normal.diagonal().mean()) * (RIDGE + FEW * len(normal) / count)
+    return original + solve(normal, cross - normal @ original.T, ridge).T
+
+
+def affordable(graph: Graph, tensors: Mapping[str, Tensor], inputs: Tensor) -> int:
+    """How many samples keep the largest value of the walk within `VALUES` numbers."""
+    largest = max(math.prod(shape[1:]) for shape in execute.shapes(graph, tensors).values() if shape)
+    return max(1, min(len(inputs), VALUES // largest))

@@ -1,0 +1,287 @@
+"""A network that learns to do with few bases what the uploaded one does, without labels (ours).
+
+The uploaded network teaches, on inputs that nobody has labelled: its outputs are to be given, and on the way
+there what each of its layers puts out. A learner that comes from far has its activations brought, before each batch
+norm, to the mean and variance that the teacher has there on the same inputs, so that at full size it is the teacher;
+afterwards `statistics` says with which stored mean and variance a file does the same. One that is near already keeps
+the statistics that it comes with, as a file does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from rightrank.models.errors import DataError
+from rightrank.models.factor.correction import BATCH_NORM, moments, statistics_of
+from rightrank.models.factor.layers import CONVOLUTION, Layer, geometry_of
+from rightrank.models.factor.metric import call_weights, product
+from rightrank.models.factor.moments import USABLE
+from rightrank.models.master.template import Template
+from rightrank.models.master.variant import Factors
+from rightrank.models.measure.nearness import SAMPLES, Nearness, nearness, sound
+from rightrank.models.program import execute
+from rightrank.models.program.graph import Argument, Graph, Node, Ref
+
+EPSILON = 7
+TINY = 1e-12
+
+# For each batch norm (by the name of its call) the mean and variance, per channel, of what comes before it.
+Moments: TypeAlias = dict[str, tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A batch norm: the names of its tensors, and its epsilon."""
+
+    mean: str
+    variance: str
+    weight: str | None
+    bias: str | None
+    epsilon: float
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What the teacher makes of a batch of `images`: `outputs`, the `moments` before each batch norm, and what
+    each layer that is cut puts out, by the name of its call, with that one's variance."""
+
+    images: Tensor
+    outputs: list[Tensor]
+    moments: Moments
+    layers: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def sound(self, classes: bool) -> Tensor:
+        """Which of the images have outputs that are numbers, (N,)."""
+        rows = torch.ones(len(self.images), dtype=torch.bool, device=self.images.device)
+        for outputs in self.outputs:
+            if outputs.is_floating_point():
+                rows &= sound(outputs, classes and outputs.ndim == 2)
+        return rows
+
+
+class Student:
+    """The factors and other parameters that learn, and the programs that they make.
+
+    `original` are the whole tensors of the template's program, by name, `factors` those of the layers that are
+    cut. Of a layer without factors the whole weight learns. `start` replaces some of the whole tensors where the
+    learning starts. With `settled`, batch norms keep the statistics that they start with.
+    """
+
+    def __init__(
+        self,
+        template: Template,
+        original: Mapping[str, Tensor],
+        factors: Factors,
+        device: torch.device,
+        start: Mapping[str, Tensor] | None = None,
+        settled: bool = False,
+    ) -> None:
+        self.template = template
+        self.device = device
+        self.graph = template.graph
+        self.norms = {} if settled else _norms(self.graph)
+        self.learning = _training(self.graph, self.norms)
+        self.watched = frozenset(call for layer in template.decomposed for call in layer.calls)
+        self.original = {name: original[name].to(device) for name in template.tensors}
+        if any(t.is_floating_point() and t.dtype != torch.float32 for t in self.original.values()):
+            raise DataError("Only float32 networks can be tuned.", "Export the network in float32.")
+        self.parameters: dict[str, Tensor] = {}
+        self.bases: set[str] = set()
+        self.factored = [layer for layer in template.decomposed if layer.weight in factors]
+        for layer in self.factored:
+            down, up = factors[layer.weight]
+            # Steps are about as large for both factors, so both of a basis get the same norm.
+            balance = (up.norm(dim=1) / down.norm(dim=1).clamp_min(TINY)).clamp(1e-6, 1e6).sqrt().unsqueeze(1)
+            self._learn(f"down/{layer.name}", down * balance)
+            self._learn(f"up/{layer.name}", up / balance)
+            self.bases |= {f"down/{layer.name}", f"up/{layer.name}"}
+        self.start = self.original | {name: value.to(device) for name, value in (start or {}).items()}
+        for name in sorted(self.graph.parameters - {layer.weight for layer in self.factored}):
+            if self.start[name].is_floating_point():
+                self._learn(name, self.start[name])
+
+    def _learn(self, key: str, value: Tensor) -> None:
+        self.parameters[key] = value.detach().clone().to(self.device).requires_grad_()
+
+    def program(self, ranks: Mapping[str, int] | None = None) -> dict[str, Tensor]:
+        """The program's tensors as functions of the parameters: of each factored layer (by its weight) the first
+        bases, as many as `ranks` says, or all."""
+        tensors = self._whole()
+        for layer, down, up in self._prefixes(ranks):
+            tensors[layer.weight] = product(down, up, layer.shape)
+        return tensors
+
+    def _whole(self) -> dict[str, Tensor]:
+        return {name: self.parameters.get(name, value) for name, value in self.start.items()}
+
+    def _prefixes(self, ranks: Mapping[str, int] | None) -> Iterator[tuple[Layer, Tensor, Tensor]]:
+        for layer in self.factored:
+            down, up = self.parameters[f"down/{layer.name}"], self.parameters[f"up/{layer.name}"]
+            kept = (ranks or {}).get(layer.weight) or len(down)
+            yield layer, down[:kept], up[:kept]
+
+    def learnt(self) -> dict[str, Tensor]:
+        """What has been learnt so far, on the CPU: `down/…`, `up/…`, and tensors by their names."""
+        return {key: value.detach().cpu().contiguous() for key, value in self.parameters.items()}
+
+    @torch.no_grad()
+    def teach(self, images: Tensor, layers: bool = False) -> Lesson:
+        """The teacher's lesson on `images`; what its layers put out only with `layers`."""
+        before: Moments = {}
+        seen: dict[str, tuple[Tensor, Tensor]] = {}
+
+        def watch(node: Node, arguments: list[Any], result: Any) -> Any:
+            if node.name in self.norms:
+                before[node.name] = moments(arguments[0])
+            if layers and node.name in self.watched and (spread := result.var(correction=0)) > TINY:
+                seen[node.name] = result, spread
+            return result
+
+        images = images.to(self.device)
+        outputs = execute.run(self.graph, self.original, [images], visit=watch)
+        return Lesson(images, outputs, before, seen)
+
+    def run(self, ranks: Mapping[str, int] | None, lesson: Lesson, visit: execute.Visitor) -> list[Tensor]:
+        """The outputs at these ranks (see `program`), each of the `norms`' input brought to the teacher's moments.
+
+        Where two factors are fewer numbers than their product, the layer is two calls, as in the file.
+        """
+        tensors = self._whole()
+        split: dict[str, Layer] = {}
+        for layer, down, up in self._prefixes(ranks):
+            if len(down) > layer.break_even:
+                tensors[layer.weight] = product(down, up, layer.shape)
+                continue
+            first, second = call_weights(layer, down, up)
+            tensors |= {f"down of {layer.weight}": first, f"up of {layer.weight}": second}
+            split |= dict.fromkeys(layer.calls, layer)
+        for name, norm in self.norms.items():
+            mean, variance = lesson.moments[name]
+            stored_mean, stored_variance = self.original[norm.mean], self.original[norm.variance]
+            weight = tensors[norm.weight] if norm.weight else torch.ones_like(mean)
+            bias = tensors[norm.bias] if norm.bias else torch.zeros_like(mean)
+            scale = weight / (stored_variance + norm.epsilon).sqrt()
+            tensors[f"scale of {name}"] = scale * (variance + norm.epsilon).sqrt()
+            tensors[f"shift of {name}"] = bias + scale * (mean - stored_mean)
+        return execute.run(_in_two(self.learning, split), tensors, [lesson.images], visit=visit)
+
+    def loss(self, ranks: Mapping[str, int] | None, lesson: Lesson, measure: Nearness, hint: float) -> Tensor:
+        """How far the outputs are from the teacher's, and `hint` times how far the layers' are: the squared
+        difference as a share of the variance, the mean over layers."""
+        missed: list[Tensor] = []
+
+        def watch(node: Node, arguments: list[Any], result: Any) -> Any:
+            if node.name in lesson.layers:
+                wanted, spread = lesson.layers[node.name]
+                missed.append((result - wanted).square().mean() / spread)
+            return result
+
+        outputs = self.run(ranks, lesson, watch)
+        found = torch.stack([measure.distance(*pair) for pair in zip(outputs, lesson.outputs, strict=True)])
+        return found.sum() + (hint * torch.stack(missed).mean() if missed else 0.0)
+
+    @torch.no_grad()
+    def answered(self, inputs: Tensor, batch: int, classes: bool) -> Tensor:
+        """Of `inputs` (N, …), taken `batch` at a time, those to which the teacher's outputs are numbers. Raises
+        DataError where these do not fill a batch."""
+        lessons = [self.teach(images) for images in execute.batches(inputs, batch)]
+        found = torch.cat([lesson.images[lesson.sound(classes)] for lesson in lessons]).to(inputs.device)
+        if len(found) < batch:
+            raise DataError(
+                f"The network's outputs are numbers for {len(found)} of {len(inputs)} calibration inputs only.", USABLE
+            )
+        return found
+
+    def measure(self, data: Tensor, batch: int, classes: bool) -> Nearness:
+        """What nearness to this teacher is, by some of the inputs."""
+        return nearness(self.graph, self.original, data[: max(SAMPLES, batch)].to(self.device), batch, classes)
+
+    @torch.no_grad()
+    def statistics(self, ranks: Mapping[str, int] | None, lessons: Sequence[Lesson]) -> dict[str, Tensor]:
+        """The mean and variance with which each batch norm does for these ranks what `run` does, over `lessons`."""
+        if not self.norms:
+            return {}
+        seen: list[Moments] = []
+
+        def watch(node: Node, arguments: list[Any], result: Any) -> Any:
+            if node.name in self.norms:
+                seen[-1][node.name] = moments(arguments[0])
+            return result
+
+        for lesson in lessons:
+            seen.append({})
+            self.run(ranks, lesson, watch)
+        found = {}
+        for name, norm in self.norms.items():
+            mean, variance = _overall([each[name] for each in seen])
+            teachers_mean, teachers_variance = _overall([lesson.moments[name] for lesson in lessons])
+            ratio = (variance + norm.epsilon) / (teachers_variance + norm.epsilon)
+            stored_mean, stored_variance = self.original[norm.mean].double(), self.original[norm.variance].double()
+            found[norm.mean] = mean - (teachers_mean - stored_mean) * ratio.sqrt()
+            found[norm.variance] = (stored_variance + norm.epsilon) * ratio - norm.epsilon
+        return {name: value.float().cpu() for name, value in found.items()}
+
+
+def _norms(graph: Graph) -> dict[str, Norm]:
+    """The batch norms with stored statistics of their own, by the name of their call."""
+    found: dict[str, Norm] = {}
+    for node in graph.nodes:
+        pair = statistics_of(graph, node) if node.op == BATCH_NORM else None
+        if pair is None:
+            continue
+        weight, bias = (graph.tensors.get(a.name) if isinstance(a, Ref) else None for a in node.args[1:3])
+        epsilon, given = node.args[EPSILON], [a is not None for a in node.args[1:3]]
+        if given == [weight is not None, bias is not None] and isinstance(epsilon, float):
+            found[node.name] = Norm(*pair, weight, bias, epsilon)
+    users = [norm.mean for norm in found.values()]
+    return {name: norm for name, norm in found.items() if users.count(norm.mean) == 1}
+
+
+def _training(graph: Graph, norms: Mapping[str, Norm]) -> Graph:
+    """The same program with these batch norms on their batch's own statistics, their scale and shift given."""
+
+    def change(node: Node) -> Node:
+        if node.name not in norms:
+            return node
+        given = (Ref(f"scale of {node.name}"), Ref(f"shift of {node.name}"))
+        return dataclasses.replace(node, args=(node.args[0], *given, None, None, True, *node.args[6:]))
+
+    extra = {f"{what} of {name}": f"{what} of {name}" for name in norms for what in ("scale", "shift")}
+    return graph.replace(nodes=tuple(map(change, graph.nodes)), tensors={**graph.tensors, **extra})
+
+
+def _in_two(graph: Graph, split: Mapping[str, Layer]) -> Graph:
+    """The same program with each call in `split`, by its name, as the two factors of the layer said there."""
+
+    def calls(node: Node) -> Iterator[Node]:
+        if node.name not in split:
+            yield node
+            return
+        inner, layer = f"inside {node.name}", split[node.name]
+        data, bias = node.args[0], node.args[2] if len(node.args) > 2 else None
+        down, up = Ref(f"down of {layer.weight}"), Ref(f"up of {layer.weight}")
+        first: tuple[Argument, ...] = (data, down)
+        second: tuple[Argument, ...] = (Ref(inner), up, bias)
+        if node.op == CONVOLUTION:
+            before, after = layer.geometries(geometry_of(node))
+            first, second = (*first, None, *before, *node.args[6:]), (*second, *after, *node.args[6:])
+        yield dataclasses.replace(node, name=inner, args=first, outputs=(inner,))
+        yield dataclasses.replace(node, args=second)
+
+    extra = {name: name for each in split.values() for name in (f"down of {each.weight}", f"up of {each.weight}")}
+    return graph.replace(
+        nodes=tuple(each for node in graph.nodes for each in calls(node)), tensors={**graph.tensors, **extra}
+    )
+
+
+def _overall(batches: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Mean and variance over batches of one size, from those of each."""
+    means = torch.stack([mean.double() for mean, _ in batches])
+    variances = torch.stack([variance.double() for _, variance in batches])
+    return means.mean(0), variances.mean(0) + means.var(0, correction=0)

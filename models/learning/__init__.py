@@ -1,5 +1,0 @@
-"""Paper 1's own learning: a network that is trained to be cut to any size afterwards (arXiv:1910.13141)."""
-
-from models.learning.learner import ScalableLearner, StepResult
-
-__all__ = ["ScalableLearner", "StepResult"]

@@ -1,0 +1,133 @@
+"""The template: all that is known of a model's files before a plan is chosen.
+
+Graph, layers, and every tensor's shape and dtype; enough to say the exact size of any variant's file
+and to write its code, without opening the weights.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from rightrank.models.factor.layers import Layer
+from rightrank.models.program.graph import Graph
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """Which plans use the tuned tensors (see `tune`): those of at most `below` parameters.
+
+    `knots` are the sizes, in parameters, whose batch-norm statistics are stored, rising; a plan uses those of
+    the nearest. `tensors` are the learnt ones besides the factors, `statistics` those that the knots have.
+    """
+
+    below: int
+    knots: tuple[int, ...]
+    tensors: frozenset[str]
+    statistics: frozenset[str]
+
+    def to_json(self) -> dict[str, Any]:
+        names = {"tensors": sorted(self.tensors), "statistics": sorted(self.statistics)}
+        return {"below": self.below, "knots": list(self.knots), **names}
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Tuned:
+        names = frozenset(data["tensors"]), frozenset(data["statistics"])
+        return Tuned(data["below"], tuple(data["knots"]), *names)
+
+    def nearest(self, params: int) -> int:
+        """The knot, by its index, whose size is nearest in ratio to `params`."""
+        return min(range(len(self.knots)), key=lambda index: abs(math.log(self.knots[index] / params)))
+
+
+@dataclass(frozen=True)
+class Template:
+    """`tensors` by qualified name; `params` and `macs` of the whole program, all of them counted; `corrected`
+    names, for each tensor that a layer's cut changes, that layer.
+
+    Where computed weights were stored or zero channels removed (see `master`), all this is said of the program that
+    is left, and `uploaded` is the template of the one that came. That has no layers, since none of it is cut; `apart`
+    are those of its tensors that the other has not, or has otherwise.
+    """
+
+    graph: Graph
+    layers: tuple[Layer, ...]
+    tensors: Mapping[str, TensorSpec]
+    params: int
+    macs: int
+    corrected: Mapping[str, str] = field(default_factory=dict)
+    tuned: Tuned | None = None
+    uploaded: Template | None = None
+    apart: frozenset[str] = frozenset()
+
+    @property
+    def original(self) -> Template:
+        """The template of the network as uploaded, of which budgets are shares."""
+        return self.uploaded or self
+
+    def entry(self, name: str) -> str:
+        """The entry of the master that holds a whole tensor."""
+        return f"{'uploaded' if name in self.apart else 'dense'}/{name}"
+
+    @cached_property
+    def decomposed(self) -> tuple[Layer, ...]:
+        return tuple(layer for layer in self.layers if layer.decomposed)
+
+    def params_at(self, ranks: Sequence[int]) -> int:
+        """All parameters of the variant with these ranks (0: dense)."""
+        gains = (
+            layer.params - layer.width * rank if rank else 0 for layer, rank in zip(self.decomposed, ranks, strict=True)
+        )
+        return self.params - sum(gains)
+
+    def by_weight(self, ranks: Sequence[int]) -> dict[str, int]:
+        """A plan's ranks by the weights of their layers."""
+        return {layer.weight: rank for layer, rank in zip(self.decomposed, ranks, strict=True)}
+
+    def knot(self, ranks: Sequence[int]) -> int | None:
+        """The knot whose statistics these ranks use, or None where they are a plain cut or the original."""
+        if self.tuned is None or not any(ranks) or (params := self.params_at(ranks)) > self.tuned.below:
+            return None
+        return self.tuned.nearest(params)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "graph": self.graph.to_json(),
+            "layers": [layer.to_json() for layer in self.layers],
+            "tensors": {name: [spec.dtype, list(spec.shape)] for name, spec in sorted(self.tensors.items())},
+            "corrected": dict(self.corrected),
+            "tuned": self.tuned.to_json() if self.tuned else None,
+            "params": self.params,
+            "macs": self.macs,
+            **({"uploaded": self.uploaded.to_json()} if self.uploaded else {}),
+            **({"apart": sorted(self.apart)} if self.apart else {}),
+        }
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Template:
+        return Template(
+            graph=Graph.from_json(data["graph"]),
+            layers=tuple(Layer.from_json(layer) for layer in data["layers"]),
+            tensors={name: TensorSpec(dtype, tuple(shape)) for name, (dtype, shape) in data["tensors"].items()},
+            corrected=data["corrected"],
+            tuned=Tuned.from_json(data["tuned"]) if data["tuned"] else None,
+            params=data["params"],
+            macs=data["macs"],
+            uploaded=Template.from_json(data["uploaded"]) if "uploaded" in data else None,
+            apart=frozenset(data.get("apart", ())),
+        )
+
+    @staticmethod
+    def open(folder: Path) -> Template:
+        return Template.from_json(json.loads((folder / "template.json").read_bytes()))

@@ -1,0 +1,1 @@
+"""How good a file is, and how near one network's outputs are to another's."""

@@ -1,0 +1,1 @@
+"""The two papers' own experiments; nothing else calls them."""

@@ -1,0 +1,1 @@
+"""Budget to plan, with numpy alone."""

@@ -1,0 +1,117 @@
+"""The path along which all plans of a master lie: one basis more at each step, and running totals of sizes.
+
+Needs numpy only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rightrank.models.emit.torchscript.writer import Script
+from rightrank.models.factor.layers import Layer
+from rightrank.models.master.template import Template
+from rightrank.models.plan.criteria import Importance
+
+DENSE = 0
+
+
+@dataclass(frozen=True)
+class Growth:
+    """The order in which bases are added: for each step the layer (index) that grows, and the floor."""
+
+    floor: NDArray[np.int32]
+    steps: NDArray[np.int32]
+
+
+def order(layers: Sequence[Layer], importance: Importance, per_mac: bool = False) -> Growth:
+    """The path that a criterion's importance asks for.
+
+    Within a layer importance counts as never rising: bases are kept in order, so one that
+    follows a weaker one waits for it. With `per_mac` an importance that is said per parameter is taken per
+    multiply-accumulate instead: a parameter of a layer is used at each of its output positions.
+    """
+    floor = np.array([_floor(layer, values) for layer, values in zip(layers, importance, strict=True)], dtype=np.int32)
+    owners, worth = [], []
+    for index, (layer, values) in enumerate(zip(layers, importance, strict=True)):
+        values = values * layer.width / layer.basis_macs if per_mac else values
+        steps = np.minimum.accumulate(values[: layer.break_even + 1])[floor[index] :]
+        if floor[index] <= layer.break_even:
+            owners.append(np.full(steps.size, index, dtype=np.int32))
+            worth.append(steps)
+    if not owners:
+        return Growth(floor, np.zeros(0, dtype=np.int32))
+    by_worth = np.argsort(-np.concatenate(worth), kind="stable")
+    return Growth(floor, np.concatenate(owners)[by_worth])
+
+
+def _floor(layer: Layer, values: NDArray[np.float64]) -> int:
+    """The fewest bases kept: those of infinite importance, at least one; above break-even, all of them."""
+    kept = max(1, int(np.isinf(values).sum()))
+    return kept if kept <= layer.break_even else layer.break_even + 1
+
+
+class PlanPath:
+    """A growth with, for every step, the whole variant's `params`, `macs` and file `bytes`; the last step is the
+    network as uploaded."""
+
+    def __init__(self, template: Template, growth: Growth, script: Script | None = None) -> None:
+        layers, self._growth = template.decomposed, growth
+        full = np.array([layer.break_even + 1 for layer in layers], dtype=np.int64)
+        self._full = full
+        floor = growth.floor.astype(np.int64)
+        steps = growth.steps
+        level = np.zeros(steps.size, dtype=np.int64)
+        for index in range(len(layers)):
+            mine = steps == index
+            level[mine] = floor[index] + 1 + np.arange(int(mine.sum()))
+
+        def totals(whole: int, dense: list[int], basis: list[int]) -> NDArray[np.int64]:
+            """Along the path, of what each layer has when dense, and for every basis when it is cut."""
+            all_of, each = np.array(dense, dtype=np.int64), np.array(basis, dtype=np.int64)
+            last = all_of - (full - 1) * each
+            cost = np.where(level == full[steps], last[steps], each[steps]) if steps.size else level
+            start = np.where(floor == full, all_of, floor * each)
+            return np.asarray(np.concatenate([[0], np.cumsum(cost)]) + int(start.sum()) + whole - int(all_of.sum()))
+
+        self.params = totals(template.params, [x.params for x in layers], [x.width for x in layers])
+        self.macs = totals(template.macs, [x.macs for x in layers], [x.basis_macs for x in layers])
+        whole, tables = (script or Script(template)).sizes
+        # Of each layer the bytes at ranks 1, 2, … up to break-even, and then dense.
+        by_level = [np.concatenate([table[1:], table[:1]]) for table in tables]
+        grown = np.zeros(steps.size, dtype=np.int64)
+        for index, table in enumerate(by_level):
+            grown[steps == index] = np.diff(table)[floor[index] - 1 :]
+        start_bytes = sum(int(table[least - 1]) for table, least in zip(by_level, floor.tolist(), strict=True))
+        self.bytes = np.concatenate([[0], np.cumsum(grown)]) + whole + start_bytes
+        if (uploaded := template.uploaded) is not None:
+            self.params = np.append(self.params, uploaded.params)
+            self.macs = np.append(self.macs, uploaded.macs)
+            self.bytes = np.append(self.bytes, Script(uploaded).sizes[0])
+
+    def __len__(self) -> int:
+        return int(self.params.size)
+
+    def ranks(self, count: int) -> tuple[int, ...]:
+        """The rank of every layer after `count` steps; 0 (`DENSE`) where it is whole."""
+        levels = self._growth.floor + np.bincount(self._growth.steps[:count], minlength=self._full.size)
+        return tuple(np.where(levels >= self._full, DENSE, levels).tolist())
+
+    @staticmethod
+    def largest(*limits: tuple[NDArray[np.int64], int]) -> int | None:
+        """The last step of the path at which every total is within its limit, if there is one.
+
+        Parameters only grow along the path; bytes can shrink a little where a layer turns dense, and MACs where that
+        one was in the spatial form. The last step within each limit is never lower for a higher limit, so plans stay
+        nested.
+        """
+        count = min(
+            int(np.searchsorted(np.minimum.accumulate(totals[::-1])[::-1], limit, side="right")) - 1
+            for totals, limit in limits
+        )
+        while count >= 0 and any(totals[count] > limit for totals, limit in limits):
+            count -= 1
+        return None if count < 0 else count

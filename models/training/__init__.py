@@ -1,1 +1,0 @@
-"""Training that shows what the papers say of it; nothing that serves a model needs it."""

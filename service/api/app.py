@@ -1,0 +1,121 @@
+"""The web application: routes, problems, and what runs beside the requests. It never loads torch."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import time
+from collections.abc import AsyncIterator
+from importlib.metadata import PackageNotFoundError, version
+
+import anyio.to_thread
+from fastapi import FastAPI
+from starlette.concurrency import run_in_threadpool
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from rightrank.service import problems
+from rightrank.service.api import health, models, operations, pages, schemas
+from rightrank.service.api.auth import Gate
+from rightrank.service.api.metrics import Tally
+from rightrank.service.jobs.dispatch import Parts
+from rightrank.service.jobs.operations import STALE_SECONDS
+from rightrank.service.settings import Settings
+
+log = logging.getLogger("rightrank")
+
+TEND_SECONDS = 1.0
+# Requests wait for Redis and the store in threads, a few milliseconds each.
+THREADS = 64
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The application on `settings`. Raises `ValueError` for a keys file that cannot be read."""
+    gate = Gate(settings.keys_file)
+    app = FastAPI(
+        title="RightRank",
+        version=installed_version(),
+        summary="One trained model in, any size out.",
+        lifespan=lifespan,
+        redoc_url=None,
+    )
+    app.state.gate = gate
+    app.state.parts = Parts.of(settings)
+    app.state.tally = Tally()
+    for module in (models, operations, health, pages):
+        app.include_router(module.router)
+    app.openapi = lambda: schemas.describe(app)  # type: ignore[method-assign]
+    problems.install(app)
+    app.add_middleware(Counting, tally=app.state.tally)
+    return app
+
+
+def installed_version() -> str:
+    try:
+        return version("rightrank")
+    except PackageNotFoundError:  # run from a checkout
+        return "0"
+
+
+@contextlib.asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS
+    app.state.parts.store.sweep()
+    task = asyncio.create_task(tend(app.state.parts, app.state.tally))
+    yield
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+    with contextlib.suppress(Exception):
+        await run_in_threadpool(app.state.tally.flush, app.state.parts.cache)
+
+
+async def tend(parts: Parts, tally: Tally) -> None:
+    """Shares the counters, and takes up what is left undone at the start and whenever Redis has lost its memory.
+
+    Uploads a second time, once what a worker was doing until just before counts as lost.
+    """
+    known: str | None = None
+    again = math.inf
+    while True:
+        try:
+            run = await run_in_threadpool(lambda: str(parts.cache.redis.info("server")["run_id"]))
+            if run != known:
+                await run_in_threadpool(parts.recover)
+                known, again = run, time.monotonic() + STALE_SECONDS + TEND_SECONDS
+            elif time.monotonic() > again:
+                await run_in_threadpool(parts.recover, finished=False)
+                again = math.inf
+            await run_in_threadpool(tally.flush, parts.cache)
+        except Exception as error:
+            log.warning("Redis or the store cannot be reached: %s", error)
+        await asyncio.sleep(TEND_SECONDS)
+
+
+class Counting:
+    """Middleware: counts requests and their time by route."""
+
+    def __init__(self, app: ASGIApp, tally: Tally) -> None:
+        self.app = app
+        self.tally = tally
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        status = "500"
+        began = time.monotonic()
+
+        async def note(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = str(message["status"])
+            await send(message)
+
+        try:
+            await self.app(scope, receive, note)
+        finally:
+            route = getattr(scope.get("route"), "path", "none")
+            self.tally.add("requests", method=scope["method"], route=route, status=status)
+            self.tally.add("request_seconds", time.monotonic() - began, route=route)

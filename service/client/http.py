@@ -1,0 +1,352 @@
+"""A thin client over HTTP: what the command line uses, and what a program may use in its place.
+
+ClientError
+├── Problem        the server refused, in its own words (RFC 9457)
+├── Unreachable    no answer could be had
+└── Damaged        what arrived is not what the server says it sent
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import itertools
+import json
+import os
+import random
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+from urllib.parse import quote
+
+import httpx
+
+from rightrank.models.progress import Progress, silent
+
+CHUNK = 1 << 20
+WAIT = 20
+"""Seconds the server may hold one request while it cuts and measures."""
+PATIENCE = 5
+"""Times in a row that a request may fail without a single new byte before the client gives up."""
+BUSY = (429, 502, 503, 504)
+"""Statuses that ask to come back later."""
+
+
+class ClientError(Exception):
+    """A request that did not succeed; the text is for people."""
+
+
+class Unreachable(ClientError):
+    """No answer could be had from the server."""
+
+
+class Damaged(ClientError):
+    """What arrived is not what the server says it sent."""
+
+
+class Problem(ClientError):
+    """The server's refusal: its problem document, or the little that could be made of its answer."""
+
+    def __init__(self, document: Mapping[str, Any]) -> None:
+        self.document = dict(document)
+        words = [str(document.get(key) or "") for key in ("detail", "hint")]
+        super().__init__(" ".join(filter(None, words)) or str(document.get("title", "The request failed.")))
+
+    @property
+    def status(self) -> int:
+        return int(self.document.get("status", 0))
+
+    @property
+    def kind(self) -> str:
+        """The last part of the problem's type: `budget-unreachable`."""
+        return str(self.document.get("type", "")).rsplit("/", 1)[-1].rsplit(":", 1)[-1]
+
+    @staticmethod
+    def of(response: httpx.Response) -> Problem:
+        try:
+            document = response.json()
+        except ValueError:
+            document = None
+        if not isinstance(document, dict):
+            document = {"title": f"{response.status_code} {response.reason_phrase} from {response.url}"}
+        return Problem({"status": response.status_code, **document})
+
+
+class Client:
+    """Talks to one server. `key` is sent as a bearer token; `transport` replaces the network."""
+
+    def __init__(self, url: str, key: str | None = None, transport: httpx.BaseTransport | None = None) -> None:
+        self.url = url.rstrip("/")
+        self._http = httpx.Client(
+            base_url=self.url,
+            headers={"Authorization": f"Bearer {key}"} if key else {},
+            timeout=httpx.Timeout(60.0, connect=10.0, read=WAIT + 60.0),
+            transport=transport,
+            # A proxy in the environment is for what lies beyond this machine.
+            trust_env=httpx.URL(self.url).host not in ("127.0.0.1", "::1", "localhost"),
+        )
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._http.close()
+
+    def push(
+        self,
+        checkpoint: Path,
+        *,
+        name: str | None = None,
+        architecture: str | None = None,
+        evaluation: Path | None = None,
+        calibration: Path | None = None,
+        options: Mapping[str, Any] | None = None,
+        progress: Progress = silent,
+    ) -> dict[str, Any]:
+        """Uploads, streamed from disk; returns the server's `{id, operation}`."""
+        fields = {
+            "name": name,
+            "architecture": architecture,
+            "options": json.dumps(options) if options else None,
+        }
+        files = {"checkpoint": checkpoint, "evaluation": evaluation, "calibration": calibration}
+        with contextlib.ExitStack() as opened:
+            meter = _Meter(progress)
+            parts = {
+                field: (path.name, meter.watch(opened.enter_context(path.open("rb"))))
+                for field, path in files.items()
+                if path is not None
+            }
+            data = {field: value for field, value in fields.items() if value is not None}
+            response = self._send("POST", "/models", data=data, files=parts)
+        answer: dict[str, Any] = response.json()
+        return answer
+
+    def wait(self, operation: str, progress: Progress = silent) -> dict[str, Any]:
+        """The operation once it is done; Problem if it failed."""
+        for attempt in itertools.count():
+            response = self._patiently("GET", f"/operations/{operation}")
+            state: dict[str, Any] = response.json()
+            if state.get("error"):
+                raise Problem(state["error"])
+            if state.get("done"):
+                return state
+            now = state.get("progress") or {}
+            progress(
+                now.get("phase") or "waiting for a worker",
+                now.get("completed") or 0,
+                now.get("total") or 0,
+                now.get("unit") or "",
+            )
+            time.sleep(min(0.1 * 1.2 ** min(attempt, 20), 1.0))
+        raise AssertionError("unreachable")
+
+    def pull(self, reference: str, size: Mapping[str, Any], file: Path, progress: Progress = silent) -> dict[str, str]:
+        """Downloads the artifact of `reference` at `size` (the query: `{"budget": 0.3}`) into `file`.
+
+        The bytes gather in `file.part`, beside it their ETag in `file.part.etag`; a part that is already
+        there is continued. The SHA-256 is checked before `file` appears. Returns the answer's headers,
+        their names in lower case.
+        """
+        part = _Part(file)
+        failures = 0
+        while True:
+            before = part.size
+            try:
+                headers = self._fetch(reference, size, part, progress)
+            except (httpx.TransportError, ClientError) as error:
+                failures = 1 if part.size > before else failures + 1
+                if failures >= PATIENCE or not _passes(error):
+                    raise _plain(error, self.url) from error
+                _pause(failures)
+                continue
+            if headers is not None:
+                part.finish()
+                return headers
+
+    def _fetch(self, reference: str, size: Mapping[str, Any], part: _Part, progress: Progress) -> dict[str, str] | None:
+        """One request. None where the file is not there yet and the next request should be."""
+        request = {"Prefer": f"wait={WAIT}", "Accept-Encoding": "identity", **part.conditions()}
+        path = _path(reference)
+        with self._http.stream("GET", path, params=dict(size), headers=request) as response:
+            if response.status_code == 416:
+                part.discard()
+                return None
+            if response.status_code == 202:
+                operation = str(json.loads(response.read())["operation"])
+            elif response.status_code in (200, 206):
+                part.receive(response, progress)
+                return dict(response.headers)
+            else:
+                response.read()
+                raise Problem.of(response)
+        self.wait(operation, progress)
+        return None
+
+    def models(self) -> Iterator[dict[str, Any]]:
+        """Every model, newest first, page by page."""
+        cursor: str | None = None
+        while True:
+            page = self._patiently("GET", "/models", params={"cursor": cursor} if cursor else {}).json()
+            yield from page["models"]
+            cursor = page.get("next")
+            if not cursor:
+                return
+
+    def show(self, reference: str) -> dict[str, Any]:
+        """The description of a model."""
+        description: dict[str, Any] = self._patiently("GET", _path(reference)).json()
+        return description
+
+    def curve(self, reference: str) -> list[dict[str, Any]]:
+        """What has been measured of a model, the smallest first."""
+        points: list[dict[str, Any]] = self._patiently("GET", f"{_path(reference)}/curve").json()["points"]
+        return points
+
+    def delete(self, reference: str) -> None:
+        self._send("DELETE", _path(reference))
+
+    def ready(self) -> bool:
+        """Whether the server answers and has all it needs."""
+        try:
+            return self._http.get("/readyz", timeout=1.0).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def _send(self, method: str, path: str, **rest: Any) -> httpx.Response:
+        try:
+            response = self._http.request(method, path, **rest)
+        except httpx.TransportError as error:
+            raise _plain(error, self.url) from error
+        if response.is_error:
+            raise Problem.of(response)
+        return response
+
+    def _patiently(self, method: str, path: str, **rest: Any) -> httpx.Response:
+        """As `_send`, for a request that may be repeated: outlives a server that restarts or is busy."""
+        for failures in range(1, PATIENCE):
+            try:
+                return self._send(method, path, **rest)
+            except ClientError as error:
+                if not _passes(error):
+                    raise
+                _pause(failures)
+        return self._send(method, path, **rest)
+
+
+class _Part:
+    """The bytes of a file that have arrived so far."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.path = file.with_name(file.name + ".part")
+        self.etag = file.with_name(file.name + ".part.etag")
+
+    @property
+    def size(self) -> int:
+        return self.path.stat().st_size if self.path.exists() else 0
+
+    def conditions(self) -> dict[str, str]:
+        """The headers that ask for the rest only, as long as the whole is still the same."""
+        etag = self.etag.read_text() if self.etag.exists() else ""
+        return {"Range": f"bytes={self.size}-", "If-Range": etag} if self.size and etag else {}
+
+    def receive(self, response: httpx.Response, progress: Progress) -> None:
+        """Appends the body; Damaged, with nothing kept, if the whole does not have the digest announced."""
+        if response.status_code == 200:
+            self.discard()
+            self.etag.write_text(response.headers.get("etag", ""))
+        elif not response.headers.get("content-range", "").startswith(f"bytes {self.size}-"):
+            self.discard()
+            raise Damaged("The server continued the file at another place than was asked.")
+        arrived = self.size
+        total = arrived + int(response.headers.get("content-length", 0))
+        digest = hashlib.sha256()
+        with self.path.open("a+b") as out:
+            out.seek(0)
+            while piece := out.read(CHUNK):
+                digest.update(piece)
+            progress("downloading", arrived, total, "bytes")
+            for piece in response.iter_raw():
+                out.write(piece)
+                digest.update(piece)
+                arrived += len(piece)
+                progress("downloading", arrived, total, "bytes")
+            out.flush()
+            os.fsync(out.fileno())
+        if digest.digest() != sha256_of(response.headers.get("repr-digest", "")):
+            self.discard()
+            raise Damaged("What arrived does not have the digest that the server announced; nothing was kept.")
+
+    def finish(self) -> None:
+        self.path.replace(self.file)
+        self.etag.unlink(missing_ok=True)
+
+    def discard(self) -> None:
+        self.path.unlink(missing_ok=True)
+        self.etag.unlink(missing_ok=True)
+
+
+class _Meter:
+    """Counts what several files have sent, as one upload."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+        self.sent = self.total = 0
+
+    def watch(self, file: IO[bytes]) -> IO[bytes]:
+        self.total += os.fstat(file.fileno()).st_size
+        return _Watched(file, self)  # type: ignore[return-value]
+
+    def add(self, count: int) -> None:
+        self.sent += count
+        self.progress("uploading", self.sent, self.total, "bytes")
+
+
+class _Watched:
+    """A file as httpx reads it: in pieces, from the start."""
+
+    def __init__(self, file: IO[bytes], meter: _Meter) -> None:
+        self._file, self._meter = file, meter
+
+    def fileno(self) -> int:
+        return self._file.fileno()
+
+    def read(self, size: int = -1) -> bytes:
+        piece = self._file.read(size)
+        self._meter.add(len(piece))
+        return piece
+
+
+def sha256_of(repr_digest: str) -> bytes | None:
+    """The SHA-256 in a Repr-Digest field (RFC 9530: `sha-256=:<base64>:`); None if there is none."""
+    for member in repr_digest.split(","):
+        name, _, value = member.strip().partition("=")
+        if name == "sha-256":
+            with contextlib.suppress(ValueError):
+                return base64.b64decode(value.strip(":"), validate=True)
+    return None
+
+
+def _path(reference: str) -> str:
+    return f"/models/{quote(reference, safe='@')}"
+
+
+def _passes(error: Exception) -> bool:
+    """Whether the same request may succeed a little later."""
+    return error.status in BUSY if isinstance(error, Problem) else True
+
+
+def _plain(error: Exception, url: str) -> ClientError:
+    if isinstance(error, ClientError):
+        return error
+    return Unreachable(f"No answer from {url} ({error or type(error).__name__}). Is the server running?")
+
+
+def _pause(failures: int) -> None:
+    time.sleep(min(0.25 * 2.0**failures, 5.0) * random.uniform(0.5, 1.0))

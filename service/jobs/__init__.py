@@ -1,0 +1,1 @@
+"""Work under way: its queues, its attempts, its ends."""

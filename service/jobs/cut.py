@@ -1,0 +1,178 @@
+"""The cut job: from a plan to its artifact in the cache, and to its measurement in the store."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+
+from rightrank.models.emit.torchscript import writer as torchscript
+from rightrank.models.improve.choose import method_of
+from rightrank.models.master.template import Template
+from rightrank.models.measure.accuracy import load, measure
+from rightrank.models.plan.planner import Plan, Planner
+from rightrank.models.progress import Progress
+from rightrank.service.jobs import effort
+from rightrank.service.jobs.attempt import Job
+from rightrank.service.jobs.dispatch import cut_result
+from rightrank.service.problems import Problem
+from rightrank.service.registry.cache import digest
+from rightrank.service.registry.catalogue import (
+    EVALUATION,
+    MASTER,
+    REFIT,
+    Record,
+    artifact_key,
+    improved_key,
+    record_key,
+)
+
+log = logging.getLogger("rightrank")
+
+
+@dataclass(frozen=True)
+class Cutter:
+    """Cuts and measures one master, in the local folder that holds it and its evaluation data, if any."""
+
+    folder: Path
+    metric: str | None
+    progress: Progress
+
+    def cut(self, plan: Plan, path: Path, known: Record | None = None, improved: Path | None = None) -> Record:
+        """Writes the plan's artifact to `path`, and measures those very bytes unless they are `known`.
+
+        `improved`: what the plan has of its own (see `improve.choose`).
+        """
+        self.progress("cut", 0, 1, "models")
+        with open(path, "wb") as file:
+            torchscript.write(self.folder, plan, file, improved)
+        sha256, size = digest(path), path.stat().st_size
+        if size != plan.bytes:
+            raise RuntimeError(f"plan {plan.digest} was to take {plan.bytes} bytes and takes {size}")
+        if known is not None and known.sha256 == sha256:
+            return known
+        if plan.original:
+            load(path)  # once, so that no model is published whose files cannot be opened
+        method = self._method(plan, improved)
+        return Record(plan, sha256, size, self._measure(plan, path), method)
+
+    def check(self, plan: Plan, path: Path) -> None:
+        """Opens the plan's file, which is at `path` for a while. Raises UnsupportedCheckpoint where torch cannot."""
+        with open(path, "wb") as file:
+            torchscript.write(self.folder, plan, file)
+        load(path)
+        path.unlink()
+
+    def _method(self, plan: Plan, improved: Path | None) -> str:
+        """How a plan is made: "original", "reduced" (zero channels removed, nothing else), "cut", "tuned", or what
+        `improved` says."""
+        if plan.original or plan.reduced:
+            return "original" if plan.original else "reduced"
+        if improved is not None:
+            return method_of(improved)
+        return "cut" if Template.open(self.folder).knot(plan.ranks) is None else "tuned"
+
+    def _measure(self, plan: Plan, path: Path) -> Mapping[str, Any] | None:
+        """What the file of a plan is worth; None without data, and where that is not a finite number. Raises
+        DataError where it is the original that has no numbers to compare with."""
+        evaluation = self.folder / EVALUATION
+        if not evaluation.exists():
+            return None
+        original = path.with_suffix(".original") if self._agreement(evaluation) else None
+        if original is not None:
+            with open(original, "wb") as file:
+                torchscript.write(self.folder, Planner.open(self.folder).plan(budget=1), file)
+        found = measure(
+            path,
+            evaluation,
+            metric=self.metric,
+            original=original,
+            batch=Template.open(self.folder).graph.batch,
+            finite=plan.original,
+            progress=self.progress,
+        )
+        if original is not None:
+            original.unlink()
+        if not math.isfinite(found.value):
+            log.warning("plan %s has a %s of %s: it stays unmeasured", plan.digest, found.metric, found.value)
+            return None
+        return found.to_json()
+
+    def _agreement(self, evaluation: Path) -> bool:
+        """Whether the cut is compared with the original rather than with targets."""
+        if self.metric is not None:
+            return self.metric == "agreement"
+        with safe_open(evaluation, "numpy") as file:
+            return "targets" not in file.keys()  # noqa: SIM118 (it is no mapping)
+
+
+def run(job: Job) -> Mapping[str, Any]:
+    """Cuts the job's plan; the operation's result. Raises `Problem` where the model has gone."""
+    id, parts = job.model, job.parts
+    manifest = parts.catalogue.open(id).manifest
+    plan = Plan.from_json(job.details["plan"])
+    known = parts.catalogue.record(id, plan.digest)
+    if known is not None and _there(job, known):
+        # Asked for just as another attempt was ending.
+        job.outcome = "unneeded"
+        return cut_result(id, known.plan, known.sha256, known.size)
+    record = None
+    try:
+        record = _cut(job, manifest, plan, known)
+    except FileNotFoundError:
+        if parts.catalogue.exists(id):
+            raise
+    if record is None or not parts.catalogue.exists(id):
+        # Deleted meanwhile: what this job wrote after that must not stay. What else is there by now belongs
+        # to the same model uploaded again.
+        parts.store.delete(*(key(id, plan.digest) for key in (record_key, artifact_key, improved_key)))
+        parts.catalogue.forget(id)
+        raise Problem("model-not-found", f"The model {id} was deleted while it was being cut.")
+    return cut_result(id, plan, record.sha256, record.size)
+
+
+def _there(job: Job, known: Record) -> bool:
+    """Whether the very artifact that is known lies where the API finds it."""
+    if known.stored:
+        return job.parts.store.exists(artifact_key(job.model, known.plan.digest))
+    found = job.parts.cache.find(job.model, known.plan.digest)
+    return found is not None and found.sha256 == known.sha256
+
+
+def _cut(job: Job, manifest: Mapping[str, Any], plan: Plan, known: Record | None) -> Record:
+    """Makes the plan's artifact and puts it, with its record, where the API finds them. Raises FileNotFoundError
+    where the model is deleted under its hands."""
+    id, parts = job.model, job.parts
+    improves = effort.kept(manifest["options"]) > 0
+    names = (*MASTER, *([EVALUATION] if manifest["evaluation"] else []), *([REFIT] if improves else []))
+    with contextlib.ExitStack() as open_files:
+        folder = open_files.enter_context(parts.store.folder(f"models/{id}", names, manifest["created"]))
+        scratch = open_files.enter_context(parts.store.folder_for_work())
+        cutter = Cutter(folder, manifest["options"].get("metric"), job.progress)
+        path = scratch / "artifact.pt"
+        improved = None
+        if improves and any(plan.ranks):
+            improved = open_files.enter_context(effort.improvement(job, plan, folder, scratch))
+        record = cutter.cut(plan, path, known, improved)
+        if known is not None and record is not known:
+            log.warning("plan %s of model %s has other bytes than it had; measured anew", plan.digest, id)
+        record = keep(job, record, path)
+        if known is not None and record != known:
+            parts.store.delete(record_key(id, plan.digest))
+            parts.catalogue.forget_record(id, plan.digest)
+        parts.store.create_json(record_key(id, plan.digest), record.to_json())
+    return record
+
+
+def keep(job: Job, record: Record, path: Path) -> Record:
+    """Puts the artifact where the API finds it: in the cache, or in the store where it is too large for that."""
+    if job.parts.cache.put(job.model, record.plan.digest, record.sha256, path):
+        return record
+    job.parts.store.create_file(artifact_key(job.model, record.plan.digest), path)
+    return replace(record, stored=True)

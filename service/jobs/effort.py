@@ -1,0 +1,108 @@
+"""What is done for a model's accuracy besides cutting it: the publisher's `effort`, on the worker's side.
+
+cut     nothing: a size is a copy of prefixes
+refit   work for each size when it is first asked for, kept in the store
+tune    one training for all sizes, at ingest
+polish  that; then, for each size when it is first asked for, the best of all these trained further on its own
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from rightrank.models.errors import DataError
+from rightrank.models.improve import polish, refit, tune
+from rightrank.models.improve.choose import improve
+from rightrank.models.improve.distill import Recipe
+from rightrank.models.measure.accuracy import default_metric
+from rightrank.models.plan.planner import Plan
+from rightrank.models.program.graph import Graph
+from rightrank.service.jobs.attempt import Job
+from rightrank.service.registry.catalogue import CALIBRATION, EVALUATION, improved_key, tuning_key
+
+
+def of(options: Mapping[str, Any]) -> str:
+    return str(options.get("effort", "cut"))
+
+
+def check(options: Mapping[str, Any], program: Path) -> None:
+    """Raises DataError where nothing would come of the effort."""
+    graph = Graph.from_json(json.loads((program / "program.json").read_bytes()))
+    if of(options) == "refit" and graph.batch is not None:
+        raise DataError(
+            "A network for a fixed number of samples cannot be refit.",
+            "Export it with a dynamic batch size, or choose effort tune or polish.",
+        )
+
+
+def kept(options: Mapping[str, Any]) -> int:
+    """How many calibration inputs stay in the store, for work on each size; 0 where there is none."""
+    return {"refit": refit.INPUTS, "polish": polish.INPUTS}.get(of(options), 0)
+
+
+def tunes(options: Mapping[str, Any]) -> bool:
+    return of(options) in ("tune", "polish")
+
+
+def recipe(options: Mapping[str, Any], basis: Recipe, tells_classes: bool) -> Recipe:
+    """A training as the options want it. `tune_steps` are those for all sizes: one size takes half of them, as it
+    does without that option; `tune_seconds` bounds each training."""
+    steps = options.get("tune_steps", tune.STEPS) * basis.steps // tune.STEPS
+    return replace(basis, steps=max(steps, 1), seconds=options.get("tune_seconds"), classes=tells_classes)
+
+
+def classes(options: Mapping[str, Any], evaluation: Path) -> bool:
+    """Whether the network tells classes apart, by what its accuracy is: else its outputs are numbers."""
+    if "metric" in options or not evaluation.exists():
+        return bool(options.get("metric") != "mse")
+    with safe_open(evaluation, "pt") as file:
+        targets = file.get_tensor("targets") if "targets" in file.keys() else None  # noqa: SIM118 (no mapping)
+    return default_metric(targets) != "mse"
+
+
+def tuned(job: Job, options: Mapping[str, Any], program: Path, out: Path, state: Path) -> list[dict[str, float]]:
+    """Trains the master in `out`, going on where a killed worker left off; the curve.
+
+    What the training has come to stays in the store until the model is there (`forget`).
+    """
+    store, key = job.parts.store, tuning_key(job.model)
+    if store.exists(key):
+        with store.files({"state": key}) as files:
+            shutil.copyfile(files["state"], state)
+    return tune.tune(
+        out,
+        load_file(program / CALIBRATION)["inputs"],
+        recipe(options, tune.RECIPE, classes(options, program / EVALUATION)),
+        state=state,
+        progress=job.progress,
+        saved=lambda: store.replace_file(key, state),
+    )
+
+
+def forget(job: Job) -> None:
+    """Removes a training that has come to its end."""
+    job.parts.store.delete(tuning_key(job.model))
+
+
+@contextlib.contextmanager
+def improvement(job: Job, plan: Plan, folder: Path, scratch: Path) -> Iterator[Path]:
+    """The file of what the plan has of its own. It is made once: another machine would fit other numbers."""
+    key = improved_key(job.model, plan.digest)
+    if not job.parts.store.exists(key):
+        made = scratch / "improved.safetensors"
+        options = job.parts.catalogue.open(job.model).manifest["options"]
+        tells_classes = classes(options, folder / EVALUATION)
+        training = recipe(options, polish.RECIPE, tells_classes) if of(options) == "polish" else None
+        improve(folder, plan.ranks, made, job.progress, tells_classes, training)
+        job.parts.store.create_file(key, made)
+    with job.parts.store.files({"improved": key}) as files:
+        yield files["improved"]

@@ -1,0 +1,124 @@
+"""The ingest job: from what was uploaded to a model that can be cut.
+
+The manifest is written last. Until then the model is not there, and a job that dies on the way is done
+again from the start; one that fails takes everything it wrote, and the upload, away with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rightrank.models.assemble import master
+from rightrank.models.checkpoint import sandbox
+from rightrank.models.checkpoint.limits import Limits
+from rightrank.models.plan.planner import Planner
+from rightrank.service.jobs import cut, effort
+from rightrank.service.jobs.attempt import Job
+from rightrank.service.problems import Problem
+from rightrank.service.registry.catalogue import (
+    EVALUATION,
+    MASTER,
+    REFIT,
+    checkpoint_key,
+    manifest_key,
+    record_key,
+    upload_key,
+)
+
+
+def run(job: Job) -> Mapping[str, Any]:
+    """Ingests the job's model; the operation's result. Raises what the model's reader and builder raise."""
+    id = job.model
+    store, catalogue = job.parts.store, job.parts.catalogue
+    upload = store.read_json(upload_key(id))
+    if not catalogue.exists(id):
+        if upload is None:
+            raise Problem("model-not-found", f"The upload of model {id} is gone.", "Upload it again.")
+        with store.folder_for_work() as folder:
+            try:
+                with temporary_files_in(folder):
+                    read(job, upload, folder / "program")
+            except FileNotFoundError as error:
+                raise Problem("upload-incomplete", "The upload ended early.", "Upload the model again.") from error
+            _build(job, upload, folder)
+    effort.forget(job)
+    published = catalogue.publish_wanted(id)
+    job.parts.measure_ahead(catalogue.open(id))
+    versions = [{"name": name, "version": version} for name, version in published.items()]
+    return {"model": id, "url": f"/models/{id}", **(versions[0] if versions else {})}
+
+
+@contextlib.contextmanager
+def temporary_files_in(folder: Path) -> Iterator[None]:
+    """Meanwhile, what this process puts into temporary files goes away with `folder`, even if it is killed."""
+    before, tempfile.tempdir = tempfile.tempdir, str(folder)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
+
+
+def _build(job: Job, upload: Mapping[str, Any], folder: Path) -> None:
+    id, store = job.model, job.parts.store
+    program, out, options = folder / "program", folder / "master", upload["options"]
+    effort.check(options, program)
+    keep = effort.kept(options)
+    description = master.build(
+        program,
+        out,
+        criterion=options.get("criterion"),
+        keep=keep,
+        classes=effort.classes(options, program / EVALUATION),
+        progress=job.progress,
+    )
+    if effort.tunes(options):
+        description["tuned"] = effort.tuned(job, options, program, out, folder / "tuning.safetensors")
+    has_data = (program / EVALUATION).exists()
+    if has_data:
+        (program / EVALUATION).rename(out / EVALUATION)
+    planner = Planner.open(out)
+    cutter = cut.Cutter(out, options.get("metric"), job.progress)
+    original = cutter.cut(planner.plan(budget=1), folder / "original.pt")
+    cutter.check(planner.smallest, folder / "smallest.pt")
+    job.progress("store", 0, 1, "models")
+    extra = [*([EVALUATION] if has_data else []), *([REFIT] if keep else [])]
+    keys = {name: f"models/{id}/{name}" for name in (*MASTER, *extra)}
+    job.hold()
+    if job.parts.catalogue.exists(id):
+        return  # another attempt has come to its end
+    # What an attempt that was killed here has left goes with its other half, which was lost.
+    store.delete(*keys.values())
+    for name, key in keys.items():
+        store.create_file(key, out / name)
+    original = cut.keep(job, original, folder / "original.pt")
+    store.create_json(record_key(id, original.plan.digest), original.to_json())
+    job.hold()
+    if not store.exists(upload_key(id)):
+        raise Problem("cancelled", "The model was deleted while it was being decomposed.")
+    store.create_json(
+        manifest_key(id),
+        {**upload, **description, "created": time.time(), "baseline": original.measurement},
+    )
+
+
+def read(job: Job, upload: Mapping[str, Any], program: Path) -> None:
+    """Reads the upload's files in the sandbox; the program and its data are then in `program`."""
+    store, settings = job.parts.store, job.parts.settings
+    program.mkdir()
+    job.progress("read", 0, 1, "models")
+    roles = {role: upload[role] for role in ("checkpoint", "evaluation", "calibration") if upload[role]}
+    with job.kills_children(), store.files({role: checkpoint_key(sha) for role, sha in roles.items()}) as files:
+        sandbox.prepare(
+            files["checkpoint"],
+            program,
+            architecture=upload["architecture"],
+            evaluation=files.get("evaluation"),
+            calibration=files.get("calibration"),
+            limits=Limits(settings.reader_memory, settings.reader_seconds, settings.reader_tensors),
+        )
+    job.progress("read", 1, 1, "models")

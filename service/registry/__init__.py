@@ -1,0 +1,1 @@
+"""What exists: the store, the catalogue over it, the cache beside it."""

@@ -1,0 +1,329 @@
+"""The catalogue: which models there are, what they are called, and what is known of their cuts.
+
+A model exists from the moment its `manifest.json` does. Names are sequences of versions; a version is
+never rewritten, so `name@3` means one model for ever, and `name` means the latest that still exists.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from rightrank.models.plan.planner import Plan, Planner
+from rightrank.service.problems import Problem
+from rightrank.service.registry.cache import Cache
+from rightrank.service.registry.store import Store
+from rightrank.service.settings import Settings
+
+MASTER = ("master.safetensors", "template.json", "plans.npz")
+PLANNER = ("template.json", "plans.npz")
+EVALUATION, CALIBRATION = "evaluation.safetensors", "calibration.safetensors"
+REFIT = "refit.safetensors"
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+ID = re.compile(r"m[0-9a-f]{24}")
+REFERENCE = re.compile(rf"(?P<name>{NAME.pattern})(@(?P<version>[1-9][0-9]{{0,8}}))?")
+# A model deleted through another process is still answered for from here for this long.
+RECHECK_SECONDS = 1.0
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+
+class Recent(Generic[K, V]):
+    """The last `size` values used, by key."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._values: OrderedDict[K, V] = OrderedDict()
+
+    def get(self, key: K, make: Callable[[], V | None]) -> V | None:
+        """The value of `key`, made and kept where it is not there and can be made."""
+        value = self._values.get(key)
+        if value is None:
+            value = make()
+            if value is None:
+                return None
+        self._values[key] = value
+        try:
+            self._values.move_to_end(key)
+            while len(self._values) > self.size:
+                self._values.popitem(last=False)
+        except KeyError:  # another thread was faster
+            pass
+        return value
+
+    def drop(self, unwanted: Callable[[K], bool]) -> None:
+        for key in [key for key in list(self._values) if unwanted(key)]:
+            self._values.pop(key, None)
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A finished model: its manifest and its planner. `tag` tells it from the same one uploaded again."""
+
+    id: str
+    manifest: Mapping[str, Any]
+    planner: Planner
+    tag: str
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What is known of a cut for good: its plan, its bytes' digest and size, its measurement if there are data and
+    it is a finite number.
+
+    `method`: how it was made (see `cut.Cutter`). `stored`: the artifact is too large for the cache and is kept
+    in the store.
+    """
+
+    plan: Plan
+    sha256: str
+    size: int
+    measurement: Mapping[str, Any] | None
+    method: str
+    stored: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "plan": self.plan.to_json(),
+            "sha256": self.sha256,
+            "size": self.size,
+            "measurement": self.measurement,
+            "method": self.method,
+            "stored": self.stored,
+        }
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Record:
+        plan = Plan.from_json(data["plan"])
+        measurement = data["measurement"]
+        if measurement and measurement["value"] is None:
+            measurement = None
+        return Record(plan, data["sha256"], data["size"], measurement, data["method"], data["stored"])
+
+
+class Catalogue:
+    """Models by reference. Everything immutable is kept in this process once read."""
+
+    def __init__(self, settings: Settings, store: Store, cache: Cache) -> None:
+        self.store = store
+        self.cache = cache
+        self._models: Recent[str, Model] = Recent(64)
+        self._manifests: Recent[str, Mapping[str, Any]] = Recent(4096)
+        self._records: Recent[tuple[str, str], Record] = Recent(4096)
+        self._named: Recent[str, Mapping[str, Any]] = Recent(4096)
+        self._checked: dict[str, float] = {}
+
+    def resolve(self, reference: str) -> str:
+        """The id that a reference (an id, `name` or `name@version`) stands for. Raises `Problem`."""
+        if ID.fullmatch(reference):
+            return reference
+        match = REFERENCE.fullmatch(reference)
+        if match is None:
+            raise _no_model(reference)
+        wanted = match["version"]
+        versions = [int(wanted)] if wanted else reversed(self.versions(match["name"]))
+        for version in versions:
+            record = self._version(_name_key(match["name"], version))
+            if record is not None and (wanted or self.exists(record["id"])):
+                return str(record["id"])
+        raise _no_model(reference)
+
+    def exists(self, id: str) -> bool:
+        return self.store.exists(manifest_key(id))
+
+    def open(self, id: str) -> Model:
+        """The model. Raises `Problem`: model-not-found, or model-not-ready where it has been uploaded."""
+        while (model := self._models.get(id, lambda: self._load(id))) is not None:
+            if self._still_there(model):
+                return model
+            self.forget(id)  # and look what is there by now
+        self.forget(id)
+        if self.store.exists(upload_key(id)):
+            raise Problem(
+                "model-not-ready",
+                f"The model {id} has been uploaded, and is being decomposed.",
+                "Follow its operation, then ask again.",
+                headers={"Retry-After": "2"},
+                members={"operation": f"/operations/ingest-{id}"},
+            )
+        raise _no_model(id)
+
+    def manifest(self, id: str) -> Mapping[str, Any] | None:
+        return self._manifests.get(id, lambda: self.store.read_json(manifest_key(id)))
+
+    def ids(self) -> list[str]:
+        """Everything uploaded, finished or not."""
+        return self.store.children("models")
+
+    def manifests(self) -> list[Mapping[str, Any]]:
+        """Every finished model's manifest, the newest first."""
+        ids = [key.split("/")[1] for key in self.store.keys("models") if key.endswith("/manifest.json")]
+        found = [manifest for id in ids if (manifest := self.manifest(id)) is not None]
+        return sorted(found, key=lambda manifest: (manifest["created"], manifest["id"]), reverse=True)
+
+    def record(self, id: str, digest: str) -> Record | None:
+        """What is known of a cut."""
+
+        def read() -> Record | None:
+            data = self.store.read_json(record_key(id, digest))
+            return Record.from_json(data) if data else None
+
+        return self._records.get((id, digest), read)
+
+    def records(self, id: str) -> list[Record]:
+        """Every known cut of a model, the smallest first."""
+        digests = [key.rsplit("/", 1)[-1].removesuffix(".json") for key in self.store.keys(f"models/{id}/measurements")]
+        found = [record for digest in digests if (record := self.record(id, digest)) is not None]
+        return sorted(found, key=lambda record: record.size)
+
+    def versions(self, name: str) -> list[int]:
+        """The versions of a name, rising."""
+        keys = self.store.keys(f"names/{name}")
+        return sorted(int(key.rsplit("/", 1)[-1].removesuffix(".json")) for key in keys)
+
+    def names(self) -> dict[str, list[str]]:
+        """For every id, what it is called: `name@version`."""
+        versions: list[tuple[str, int, str]] = []
+        for key in self.store.keys("names"):
+            record = self._version(key)
+            if record is not None:
+                _, name, file = key.split("/")
+                versions.append((name, int(file.removesuffix(".json")), record["id"]))
+        called: dict[str, list[str]] = {}
+        for name, version, id in sorted(versions):
+            called.setdefault(id, []).append(f"{name}@{version}")
+        return called
+
+    def names_of(self, id: str) -> list[str]:
+        return self.names().get(id, [])
+
+    def publish(self, name: str, id: str) -> int:
+        """Gives `name` a new version that is `id`, unless the latest is; the version. Raises `Problem`."""
+        for _ in range(16):
+            versions = self.versions(name)
+            latest = versions[-1] if versions else 0
+            record = self._version(_name_key(name, latest)) if latest else None
+            if record is not None and record["id"] == id:
+                return latest
+            if self.store.create_json(_name_key(name, latest + 1), {"id": id, "created": time.time()}):
+                return latest + 1
+        raise Problem("name-taken", f"Too many models are being published as {name!r} right now.", "Try again.")
+
+    def publish_wanted(self, id: str) -> dict[str, int]:
+        """Publishes the names that were asked for while the model was not finished; name → version."""
+        published: dict[str, int] = {}
+        for key in self.store.keys(f"models/{id}/wanted"):
+            name = key.rsplit("/", 1)[-1]
+            published[name] = self.publish(name, id)
+            self.store.delete(key)
+        return published
+
+    def discard(self, id: str) -> None:
+        """Removes a model, finished or not, with everything that only it refers to.
+
+        The upload's intent goes first, so that a crash on the way never brings the model back.
+        """
+        with self.cache.lock("checkpoints"):
+            blobs = self._blobs(id)
+            for other in self.ids():
+                if blobs and other != id:
+                    blobs -= self._blobs(other)
+            self.store.delete(upload_key(id), manifest_key(id))
+            self.store.delete(*self.store.keys(f"models/{id}"))
+            self.store.delete(*(checkpoint_key(sha256) for sha256 in blobs))
+        self.cache.forget(id)
+        self.forget(id)
+
+    def forget(self, id: str) -> None:
+        """Drops what this process keeps of a model."""
+        self._checked.pop(id, None)
+        self._models.drop(lambda key: key == id)
+        self._manifests.drop(lambda key: key == id)
+        self._records.drop(lambda key: key[0] == id)
+
+    def forget_record(self, id: str, digest: str) -> None:
+        """Drops what this process keeps of a cut."""
+        self._records.drop(lambda key: key == (id, digest))
+
+    def _version(self, key: str) -> Mapping[str, Any] | None:
+        return self._named.get(key, lambda: self.store.read_json(key))
+
+    def _blobs(self, id: str) -> set[str]:
+        source = self.store.read_json(upload_key(id)) or self.store.read_json(manifest_key(id)) or {}
+        return set(digests_of(source))
+
+    def _load(self, id: str) -> Model | None:
+        tag = self.store.tag(manifest_key(id))  # first: of a newer one it would hide the change
+        manifest = self.manifest(id)
+        if tag is None or manifest is None:
+            return None
+        with self.store.folder(f"models/{id}", PLANNER, manifest["created"]) as folder:
+            return Model(id, manifest, Planner.open(folder), tag)
+
+    def _still_there(self, model: Model) -> bool:
+        now = time.monotonic()
+        if now - self._checked.get(model.id, -RECHECK_SECONDS) < RECHECK_SECONDS:
+            return True
+        if self.store.tag(manifest_key(model.id)) != model.tag:
+            return False
+        self._checked[model.id] = now
+        return True
+
+
+def model_id(upload: Mapping[str, Any]) -> str:
+    """The identity of what was uploaded: the digests of its files, its architecture and its options."""
+    parts = {key: upload[key] for key in ("checkpoint", "evaluation", "calibration", "architecture", "options")}
+    canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return "m" + hashlib.sha256(canonical.encode()).hexdigest()[:24]
+
+
+def digests_of(upload: Mapping[str, Any]) -> list[str]:
+    """The blobs that an upload (or a manifest, which repeats it) refers to."""
+    return [upload[key] for key in ("checkpoint", "evaluation", "calibration") if upload.get(key)]
+
+
+def checkpoint_key(sha256: str) -> str:
+    return f"checkpoints/{sha256}"
+
+
+def upload_key(id: str) -> str:
+    return f"models/{id}/upload.json"
+
+
+def manifest_key(id: str) -> str:
+    return f"models/{id}/manifest.json"
+
+
+def record_key(id: str, digest: str) -> str:
+    return f"models/{id}/measurements/{digest}.json"
+
+
+def improved_key(id: str, digest: str) -> str:
+    return f"models/{id}/improved/{digest}.safetensors"
+
+
+def tuning_key(id: str) -> str:
+    return f"models/{id}/tuning.safetensors"
+
+
+def artifact_key(id: str, digest: str) -> str:
+    return f"models/{id}/artifacts/{digest}.pt"
+
+
+def wanted_key(id: str, name: str) -> str:
+    return f"models/{id}/wanted/{name}"
+
+
+def _name_key(name: str, version: int) -> str:
+    return f"names/{name}/{version}.json"
+
+
+def _no_model(reference: str) -> Problem:
+    return Problem("model-not-found", f"There is no model {reference[:100]!r}.", "GET /models lists those there are.")

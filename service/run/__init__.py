@@ -1,0 +1,1 @@
+"""Processes: started, kept alive, stopped; and the demo."""

@@ -1,0 +1,220 @@
+from __future__ import annotations
+
+import io
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from rightrank.models import checkpoint
+from rightrank.models.assemble import master
+from rightrank.models.emit.torchscript import writer as torchscript
+from rightrank.models.factor import layers
+from rightrank.models.factor.layers import Layer
+from rightrank.models.plan.planner import Planner
+from rightrank.models.program import execute
+from tests.models.nets import SHAPES, Separable, Shared, Small, make, read, source
+
+
+def found(module: nn.Module, shape: tuple[int, ...], folder: Path) -> dict[str, Layer]:
+    graph, tensors = read(module.eval(), shape, folder)
+    shapes = execute.shapes(graph, tensors)
+    shapes |= {value: tuple(tensors[name].shape) for value, name in graph.tensors.items()}
+    return {layer.name: layer for layer in layers.find(graph, shapes)}
+
+
+def test_a_convolution_is_the_papers_matrix_and_its_macs_are_those_of_its_positions(tmp_path: Path) -> None:
+    layer = found(make(Small), SHAPES[Small], tmp_path)["wide"]
+    assert (layer.m, layer.n, layer.positions) == (16 * 5, 24, 6 * 12)
+    assert layer.macs == 16 * 5 * 24 * 6 * 12 and layer.decomposed
+
+
+def test_break_even_is_the_last_rank_that_saves(tmp_path: Path) -> None:
+    for layer in found(make(Small), SHAPES[Small], tmp_path).values():
+        width, dense = layer.m + layer.n, layer.m * layer.n
+        assert width * layer.break_even < dense <= width * (layer.break_even + 1)
+
+
+def test_grouped_convolutions_stay_whole_and_say_why(tmp_path: Path) -> None:
+    layer = found(make(Small), SHAPES[Small], tmp_path)["grouped"]
+    assert not layer.decomposed and "groups" in layer.reason
+
+
+def test_a_transposed_convolution_stays_whole_and_counts_its_input_positions(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.ConvTranspose2d(4, 6, 2, stride=2), nn.Conv2d(6, 6, 3))
+    layer = found(net, (4, 5, 5), tmp_path)["0"]
+    assert not layer.decomposed and layer.macs == 4 * 6 * 2 * 2 * 25
+
+
+def test_a_weight_used_twice_is_one_layer_and_costs_twice_the_macs(tmp_path: Path) -> None:
+    layer = found(make(Shared), SHAPES[Shared], tmp_path)["twice"]
+    assert (len(layer.calls), layer.params, layer.macs) == (2, 256, 512)
+
+
+def test_a_weight_that_something_else_reads_stays_whole(tmp_path: Path) -> None:
+    layer = found(make(Shared), SHAPES[Shared], tmp_path)["table"]
+    assert not layer.decomposed and "also read by" in layer.reason
+
+
+class Neighbours(nn.Module):
+    """A graph's edges are the products of its nodes' embeddings: one call reads them as weight and as input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.nodes = nn.Parameter(torch.randn(20, 10))
+        self.first, self.last = nn.Linear(8, 16), nn.Linear(16, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        edges = torch.relu(self.nodes @ self.nodes.t()).softmax(1)
+        out: Tensor = self.last(torch.relu(edges @ self.first(x)))
+        return out
+
+
+def test_a_weight_that_its_own_call_reads_as_input_too_stays_whole(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    layer = found(Neighbours(), (20, 8), tmp_path)["nodes"]
+    assert not layer.decomposed and "also read by" in layer.reason
+
+
+def test_a_layer_without_outputs_stays_whole(tmp_path: Path) -> None:
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Linear(16, 16)
+            self.weight = nn.Parameter(torch.zeros(0, 16))
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            x = self.body(x)
+            return x, functional.linear(x, self.weight)
+
+    layer = found(Both(), (16,), tmp_path)["weight"]
+    assert (layer.decomposed, layer.macs) == (False, 0)
+
+
+class Timed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(16, 16)
+
+    def forward(self, time: Tensor, x: Tensor) -> Tensor:
+        return self.layer(x) * time
+
+
+def test_macs_are_of_one_sample_whatever_comes_before_the_samples(tmp_path: Path) -> None:
+    batch = torch.export.Dim("batch", min=1)
+    arguments, free = (torch.ones(1), torch.randn(2, 16)), ({}, {0: batch})
+    torch.export.save(torch.export.export(Timed(), arguments, dynamic_shapes=free), tmp_path / "timed.pt2")
+    (layer,) = master.survey(*checkpoint.read(tmp_path / "timed.pt2", None)).layers
+    assert layer.macs == 16 * 16
+
+
+def test_a_layer_too_thin_to_gain_stays_whole(tmp_path: Path) -> None:
+    layer = found(nn.Sequential(nn.Linear(9, 1)), (9,), tmp_path)["0"]
+    assert not layer.decomposed and torch.Size(layer.shape) == (1, 9)
+
+
+def test_a_convolution_in_the_spatial_form_is_the_papers_matrix_and_each_factor_has_its_own_positions(
+    tmp_path: Path,
+) -> None:
+    layer = found(make(Separable), SHAPES[Separable], tmp_path)["uneven"]
+    assert layer.columns == 8 * 8 and layer.positions == 8 * 4
+    spatial = layer.spatial()
+    assert (spatial.m, spatial.n, spatial.params) == (12 * 3, 16 * 5, layer.params)
+    numbers = [sum(map(math.prod, spatial.factor_shapes(spatial.break_even + more))) for more in (0, 1)]
+    assert numbers[0] < layer.params <= numbers[1]
+    assert spatial.basis_macs == 12 * 3 * 8 * 8 + 16 * 5 * 8 * 4
+    assert layer.basis_macs == (12 * 3 * 5 + 16) * 8 * 4
+    assert Layer.from_json(spatial.to_json()) == spatial
+
+
+def test_only_two_dimensional_kernels_that_can_be_cut_take_the_spatial_form(tmp_path: Path) -> None:
+    layers_ = found(make(Separable), SHAPES[Separable], tmp_path)
+    assert [name for name, layer in layers_.items() if layer.columns] == ["stem", "uneven", "open"]
+    assert not found(make(Small), SHAPES[Small], tmp_path)["grouped"].columns
+    assert not found(nn.Conv1d(4, 4, 3), (4, 9), tmp_path)["weight"].columns
+    assert not found(nn.Conv3d(4, 4, 3), (4, 5, 5, 5), tmp_path)["weight"].columns
+
+
+def test_a_stride_that_makes_the_first_factor_dear_rules_the_spatial_form_out(tmp_path: Path) -> None:
+    def columns(stride: tuple[int, int]) -> int:
+        net = nn.Conv2d(16, 16, 3, stride=stride, padding=1)
+        return found(net, (16, 24, 24), tmp_path)["weight"].columns
+
+    assert columns((1, 1)) == columns((1, 2)) == 24 * 24 and columns((6, 1)) and not columns((1, 6))
+
+
+def test_a_side_too_wide_to_decompose_rules_the_spatial_form_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = nn.Conv2d(8, 4, 3)
+    assert found(net, (8, 9, 9), tmp_path)["weight"].columns
+    monkeypatch.setattr(layers, "WIDE", 23)
+    assert not found(net, (8, 9, 9), tmp_path)["weight"].columns
+
+
+class Terse(nn.Module):
+    """A convolution called as the operator, with one number for both dimensions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(8, 4, 3, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.ops.aten.convolution.default(x, self.weight, None, [1], [1], [1], False, [0], 1)
+
+
+def test_one_number_for_all_dimensions_is_a_geometry_too(tmp_path: Path) -> None:
+    graph, tensors = read(Terse().eval(), (4, 9, 9), tmp_path)
+    (node,) = (node for node in graph.nodes if node.op == layers.CONVOLUTION)
+    assert layers.geometry_of(node) == ((1, 1), (1, 1), (1, 1))
+    x = torch.randn(2, 4, 9, 9)
+    wanted = torch.conv2d(x, tensors["weight"], None, 1, 1)
+    assert torch.equal(execute.run(graph, tensors, [x])[0], wanted)
+
+
+class Kept(nn.Module):
+    """A projection that is no parameter, and a weight that the caller gets too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("filters", torch.randn(16, 24))
+        self.given, self.head = nn.Linear(16, 20), nn.Linear(20, 10)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        projected = nn.functional.linear(x, self.filters)  # type: ignore[arg-type]
+        return self.head(self.given(projected).relu()), self.given.weight
+
+
+def test_buffers_and_weights_that_the_caller_gets_stay_whole(tmp_path: Path) -> None:
+    layers_ = found(Kept(), (24,), tmp_path)
+    assert {name: layer.decomposed for name, layer in layers_.items()} == {
+        "filters": False,
+        "given": False,
+        "head": True,
+    }
+    assert "buffer" in layers_["filters"].reason and "calls the program" in layers_["given"].reason
+
+
+class Broadcast(nn.Module):
+    """A layer whose bias is one number for all outputs, one whose bias is for the tokens too, and a plain one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.three = nn.Parameter(torch.randn(20, 16)), nn.Linear(20, 12), nn.Linear(12, 10)
+        self.shift, self.two.bias = nn.Parameter(torch.randn(1)), nn.Parameter(torch.randn(1, 12))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.three(torch.relu(self.two(torch.relu(torch.addmm(self.shift, x, self.one.t())))))
+
+
+def test_a_call_whose_bias_is_not_one_number_for_each_output_is_no_layer(tmp_path: Path) -> None:
+    assert list(found(Broadcast(), (16,), tmp_path)) == ["three"]
+    build = source(Broadcast(), (16,), tmp_path / "source", torch.randn(64, 16))
+    master.build(build, tmp_path / "master", criterion="whitened")
+    file, plan = io.BytesIO(), Planner.open(tmp_path / "master").smallest
+    torchscript.write(tmp_path / "master", plan, file)
+    assert any(plan.ranks)
+    assert len(file.getvalue()) == plan.bytes

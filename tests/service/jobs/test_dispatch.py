@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import pytest
+
+from rightrank.service.jobs.dispatch import Parts
+from rightrank.service.jobs.operations import cut_id, ingest_id
+from rightrank.service.jobs.queues import BACKGROUND, INGEST
+from rightrank.service.problems import Problem
+from rightrank.service.registry.catalogue import artifact_key, manifest_key, record_key, upload_key, wanted_key
+from rightrank.service.settings import Settings
+
+MODEL = "m" + "a" * 24
+
+
+def test_an_upload_without_a_manifest_is_taken_up_after_everything_was_lost(parts: Parts) -> None:
+    parts.store.create_json(upload_key(MODEL), {"checkpoint": "1" * 64})
+    parts.recover()
+    assert parts.jobs.length(INGEST) == 1
+    parts.recover()
+    assert parts.jobs.length(INGEST) == 1
+
+
+def test_asking_for_a_lost_operation_takes_it_up(parts: Parts) -> None:
+    parts.store.create_json(upload_key(MODEL), {"checkpoint": "1" * 64})
+    assert not parts.operation(ingest_id(MODEL)).done
+    assert parts.jobs.length(INGEST) == 1
+
+
+def test_a_finished_models_operation_is_remembered_without_redis(stocked: Settings) -> None:
+    parts = Parts.of(stocked)
+    id = parts.catalogue.resolve("demo")
+    operation = parts.operation(ingest_id(id))
+    assert operation.done and operation.error is None
+    assert operation.result is not None and operation.result["model"] == id
+
+
+def test_a_known_cuts_operation_is_remembered_without_redis(stocked: Settings) -> None:
+    parts = Parts.of(stocked)
+    id = parts.catalogue.resolve("demo")
+    record = parts.catalogue.records(id)[0]
+    operation = parts.operation(cut_id(id, record.plan.digest))
+    assert operation.done and operation.result is not None and operation.result["sha256"] == record.sha256
+
+
+@pytest.mark.parametrize(
+    "id", ["", "ingest-", f"ingest-{MODEL}", "ingest-..", f"cut-{MODEL}-{'0' * 32}", "cut-../../x", "x", "x" * 5000]
+)
+def test_an_operation_that_never_was_is_not_found(parts: Parts, id: str) -> None:
+    with pytest.raises(Problem) as caught:
+        parts.operation(id)
+    assert caught.value.kind == "operation-not-found"
+
+
+def test_common_cuts_that_were_never_measured_are_queued_in_the_background(stocked: Settings) -> None:
+    parts = Parts.of(stocked)
+    id = parts.catalogue.resolve("demo")
+    plan = parts.catalogue.open(id).planner.plan(budget=0.3)
+    parts.recover()
+    assert parts.jobs.length(BACKGROUND) == 0
+    parts.store.delete(record_key(id, plan.digest))
+    parts.catalogue.forget(id)
+    parts.recover()
+    assert parts.jobs.length(BACKGROUND) == 1
+
+
+def test_a_name_that_was_still_wanted_is_published(stocked: Settings) -> None:
+    parts = Parts.of(stocked)
+    id = parts.catalogue.resolve("demo")
+    parts.store.create(wanted_key(id, "other"), b"{}")
+    parts.recover()
+    assert parts.catalogue.resolve("other@1") == id
+
+
+def test_what_a_half_deleted_model_left_is_removed(parts: Parts) -> None:
+    parts.store.create(artifact_key(MODEL, "0" * 32), b"x")
+    parts.recover()
+    assert parts.store.keys("models") == []
+
+
+def test_cancelling_a_queued_ingest_takes_the_upload_away(parts: Parts) -> None:
+    parts.store.create_json(upload_key(MODEL), {"checkpoint": "1" * 64})
+    parts.store.create(f"checkpoints/{'1' * 64}", b"x")
+    parts.ingest(MODEL)
+    assert parts.cancel(ingest_id(MODEL)).state == "cancelled"
+    assert parts.store.keys("") == []
+    assert not parts.store.exists(manifest_key(MODEL))
+
+
+def test_a_running_operation_that_nobody_works_on_is_taken_up_when_asked_for(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts.store.create_json(upload_key(MODEL), {"checkpoint": "1" * 64})
+    parts.ingest(MODEL)
+    parts.operations.start(ingest_id(MODEL))
+    parts.operation(ingest_id(MODEL))
+    assert parts.jobs.length(INGEST) == 1
+    monkeypatch.setattr("rightrank.service.jobs.operations.STALE_SECONDS", -1.0)
+    parts.operation(ingest_id(MODEL))
+    assert parts.jobs.length(INGEST) == 2
+
+
+def test_a_model_that_cannot_be_read_keeps_no_other_from_being_taken_up(parts: Parts) -> None:
+    parts.store.create(manifest_key("m" + "0" * 24), b"not JSON")
+    parts.store.create_json(upload_key(MODEL), {"checkpoint": "1" * 64})
+    parts.recover()
+    assert parts.jobs.length(INGEST) == 1
+
+
+def test_a_queued_operation_whose_job_was_never_sent_is_taken_up_when_asked_for(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts.store.create_json(upload_key(MODEL), {"checkpoint": "1" * 64})
+    parts.operations.claim(ingest_id(MODEL), INGEST, {"model": MODEL})  # and then the process was killed
+    parts.operation(ingest_id(MODEL))
+    assert parts.jobs.length(INGEST) == 0
+    monkeypatch.setattr("rightrank.service.jobs.operations.STALE_SECONDS", -1.0)
+    for _ in range(3):
+        parts.operation(ingest_id(MODEL))
+        assert parts.jobs.length(INGEST) == 1
+
+
+def test_uploads_alone_can_be_taken_up(stocked: Settings) -> None:
+    parts = Parts.of(stocked)
+    id = parts.catalogue.resolve("demo")
+    parts.store.delete(record_key(id, parts.catalogue.open(id).planner.plan(budget=0.3).digest))
+    parts.store.create_json(upload_key(MODEL), {"checkpoint": "1" * 64})
+    Parts.of(stocked).recover(finished=False)
+    assert (parts.jobs.length(BACKGROUND), parts.jobs.length(INGEST)) == (0, 1)

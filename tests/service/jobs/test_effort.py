@@ -1,0 +1,241 @@
+"""What is done for accuracy besides cutting: `effort` refit, tune and polish, through the service."""
+
+from __future__ import annotations
+
+import io
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from httpx import Headers
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from rightrank.models.errors import Cancelled
+from rightrank.models.improve import polish, tune
+from rightrank.models.improve.distill import Recipe
+from rightrank.service.jobs import effort, ingest
+from rightrank.service.jobs.attempt import Job
+from rightrank.service.registry.catalogue import improved_key, tuning_key
+from tests.service.conftest import Files, Running
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A small convolutional network, images with structure for calibration, and others to be measured on."""
+    folder = tmp_path_factory.mktemp("effort")
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 24, 3, padding=1), nn.BatchNorm2d(24), nn.ReLU(), nn.Conv2d(24, 24, 3, padding=1),
+        nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(96, 10),
+    ).eval()  # fmt: skip
+    model[7].weight.data *= 40  # so that classes are told apart
+    inputs = torch.randn(600, 1, 8, 8).cumsum(2).cumsum(3) / 4
+    dynamic = ({0: torch.export.Dim("batch", min=1, max=4096)},)
+    paths = {role: folder / f"{role}.safetensors" for role in ("evaluation", "calibration")}
+    paths["checkpoint"] = folder / "model.pt2"
+    torch.export.save(torch.export.export(model, (inputs[:4],), dynamic_shapes=dynamic), paths["checkpoint"])
+    save_file({"inputs": inputs[:400].contiguous()}, paths["calibration"])
+    save_file({"inputs": inputs[400:].contiguous()}, paths["evaluation"])
+    return paths
+
+
+def publish(service: Running, paths: dict[str, Path], options: str) -> str:
+    answer = service.push(paths, name="net", options=options)
+    assert answer.status_code == 202, answer.text
+    ended = service.end(answer.json()["operation"], 120)
+    assert ended["error"] is None, ended
+    return str(answer.json()["id"])
+
+
+def fetched(service: Running, id: str, budget: float) -> Headers:
+    """The headers of a size, once it is there."""
+    answer = service.client.get(f"/models/{id}?budget={budget}")
+    while answer.status_code == 202:
+        assert service.end(answer.json()["id"], 120)["error"] is None
+        answer = service.client.get(f"/models/{id}?budget={budget}")
+    assert answer.status_code == 200, answer.text
+    return answer.headers
+
+
+def agreement(service: Running, id: str, budget: float = 0.4) -> tuple[float, str]:
+    headers = fetched(service, id, budget)
+    return float(headers["RightRank-Accuracy"]), headers["RightRank-Method"]
+
+
+def test_a_refit_is_made_once_for_each_size_and_says_so(service: Running, published: dict[str, Path]) -> None:
+    cut, id = (publish(service, published, f'{{"effort": "{kind}"}}') for kind in ("cut", "refit"))
+    assert agreement(service, cut)[1] == "cut"
+    better, method = agreement(service, id)
+    assert method.startswith("refit") and better >= agreement(service, cut)[0]
+    plan = service.parts.catalogue.open(id).planner.plan(budget=0.4)
+    assert service.parts.store.exists(improved_key(id, plan.digest))
+    assert not service.parts.store.keys(f"models/{cut}/improved")
+    first = service.client.get(f"/models/{id}?budget=0.4").headers["ETag"]
+    service.parts.cache.redis.flushdb()
+    assert service.client.get(f"/models/{id}?budget=0.4").headers["ETag"] == first
+    points = service.client.get(f"/models/{id}/curve").json()["points"]
+    assert {point["method"] for point in points} <= {"original", "cut", "cut+bn", "refit", "refit+bn"}
+    assert service.client.head(f"/models/{id}?budget=1").headers["RightRank-Method"] == "original"
+
+
+def test_a_network_without_its_zero_channels_is_handed_out_as_it_is(
+    service: Running, halved: Files, published: dict[str, Path], tmp_path: Path
+) -> None:
+    save_file({"inputs": torch.randn(400, 1, 8, 8)}, tmp_path / "calibration.safetensors")
+    paths = {"checkpoint": halved.checkpoint, "evaluation": halved.evaluation}
+    id = publish(service, {**paths, "calibration": tmp_path / "calibration.safetensors"}, '{"effort": "refit"}')
+    headers = service.client.head(f"/models/{id}?budget=0.9").headers
+    assert (headers["RightRank-Method"], headers["RightRank-Accuracy"]) == ("reduced", "1.0")
+    plan = service.parts.catalogue.open(id).planner.plan(budget=0.9)
+    assert not service.parts.store.exists(improved_key(id, plan.digest))
+    smaller = service.parts.catalogue.open(id).planner.plan(budget=0.3)
+    assert any(smaller.ranks)
+    assert service.client.head(f"/models/{id}?budget=0.3").headers["RightRank-Method"] in ("cut", "refit")
+    assert service.parts.store.exists(improved_key(id, smaller.digest))
+
+
+def test_a_tuned_model_says_what_the_training_came_to(service: Running, published: dict[str, Path]) -> None:
+    id = publish(service, published, '{"effort": "tune", "tune_steps": 60}')
+    described = service.client.get(f"/models/{id}").json()
+    assert described["options"] == {"effort": "tune", "tune_steps": 60}
+    curve = described["tuned"]
+    assert [point["params"] for point in curve] == sorted({point["params"] for point in curve})
+    assert all(point["cut"] >= 0 and point["tuned"] >= 0 for point in curve)
+    knot = service.parts.catalogue.open(id).planner.template.knot
+    plan = service.parts.catalogue.open(id).planner.plan(budget=0.4)
+    assert agreement(service, id)[1] == ("cut" if knot(plan.ranks) is None else "tuned")
+    assert service.client.head(f"/models/{id}?budget=1").headers["RightRank-Accuracy"] == "1.0"
+    assert not service.parts.store.exists(tuning_key(id))
+
+
+def test_a_polished_size_is_trained_once_and_says_so(service: Running, published: dict[str, Path]) -> None:
+    cut = publish(service, published, '{"effort": "cut"}')
+    id = publish(service, published, '{"effort": "polish", "tune_steps": 200}')
+    assert agreement(service, id, 0.3)[1] == "polished"
+    inputs = load_file(published["evaluation"])["inputs"]
+    whole, ours, plain = (
+        torch.jit.load(io.BytesIO(service.client.get(f"/models/{each}?budget={budget}").content))(inputs).softmax(1)
+        for each, budget in ((id, 1), (id, 0.3), (cut, 0.3))
+    )
+    assert (ours - whole).norm() < (plain - whole).norm()
+    plan = service.parts.catalogue.open(id).planner.plan(budget=0.3)
+    assert service.parts.store.exists(improved_key(id, plan.digest))
+    first = fetched(service, id, 0.3)["ETag"]
+    service.parts.cache.redis.flushdb()
+    assert fetched(service, id, 0.3)["ETag"] == first
+    assert fetched(service, id, 1)["RightRank-Accuracy"] == "1.0"
+
+
+def test_options_bound_both_trainings() -> None:
+    def steps(options: dict[str, Any], basis: Recipe) -> tuple[int, float | None]:
+        found = effort.recipe(options, basis, True)
+        return found.steps, found.seconds
+
+    assert [steps({}, basis)[0] for basis in (tune.RECIPE, polish.RECIPE)] == [tune.STEPS, polish.STEPS]
+    limits = {"tune_steps": 1, "tune_seconds": 9}
+    assert [steps(limits, basis) for basis in (tune.RECIPE, polish.RECIPE)] == [(1, 9), (1, 9)]
+
+
+def test_a_training_whose_worker_is_killed_is_taken_up_by_the_next(
+    web: Running, published: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = web.push(published, options='{"effort": "tune", "tune_steps": 60}').json()
+    found = web.parts.operations.get(answer["operation"])
+    assert found is not None
+    steps: list[int] = []
+
+    def attempt(until: tuple[str, int]) -> None:
+        job = Job(web.parts, answer["operation"], found.details, threading.Event())
+
+        def progress(phase: str, completed: int, total: int, unit: str) -> None:
+            if phase == "tune":
+                steps.append(completed)
+            if (phase, completed) == until:
+                raise Cancelled("as if it were killed")
+
+        monkeypatch.setattr(job, "progress", progress)
+        ingest.run(job)
+
+    with pytest.raises(Cancelled):
+        attempt(("tune", 40))
+    assert web.parts.store.exists(tuning_key(answer["id"]))
+    steps.clear()
+    with pytest.raises(Cancelled):
+        attempt(("measure", 0))
+    assert steps[0] == 25 and steps[-1] == 60
+    steps.clear()
+    attempt(("", 0))
+    assert steps == [60]
+    assert not web.parts.store.exists(tuning_key(answer["id"]))
+    web.parts.store.create(tuning_key(answer["id"]), b"of a worker that was killed when all but this was done")
+    attempt(("", 0))
+    assert not web.parts.store.exists(tuning_key(answer["id"]))
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ('{"effort": "much"}', "effort"),
+        ('{"effort": "tune", "tune_steps": 0}', "tune_steps"),
+        ('{"effort": "tune", "tune_steps": 1.5}', "tune_steps"),
+        ('{"effort": "tune", "tune_steps": true}', "tune_steps"),
+        ('{"effort": "tune", "tune_seconds": "1"}', "tune_seconds"),
+        ('{"effort": "refit", "tune_steps": 5}', "tune"),
+    ],
+)
+def test_an_effort_that_makes_no_sense_is_refused(
+    web: Running, published: dict[str, Path], options: str, word: str
+) -> None:
+    answer = web.push(published, options=options)
+    assert answer.status_code == 422 and word in answer.json()["detail"]
+    assert web.parts.store.keys("") == []
+
+
+@pytest.mark.parametrize("kind", ["refit", "tune", "polish"])
+def test_an_effort_without_calibration_inputs_is_refused(web: Running, files: Files, kind: str) -> None:
+    answer = web.push({"checkpoint": files.checkpoint}, options=f'{{"effort": "{kind}"}}')
+    assert answer.status_code == 422 and "calibration" in answer.json()["detail"]
+
+
+def test_too_few_inputs_to_tune_fail_the_upload_in_words(
+    service: Running, published: dict[str, Path], tmp_path: Path
+) -> None:
+    few: dict[str, Any] = {**published, "calibration": tmp_path / "few.safetensors"}
+    save_file({"inputs": torch.randn(20, 1, 8, 8)}, few["calibration"])
+    answer = service.push(few, options='{"effort": "tune"}').json()
+    error = service.end(answer["operation"])["error"]
+    assert error["type"] == "/problems/data-unusable" and "calibration" in error["detail"]
+    assert service.parts.store.keys("") == []
+
+
+@pytest.mark.parametrize(
+    ("options", "targets", "expected"),
+    [
+        ({}, None, True),
+        ({}, torch.zeros(4, dtype=torch.int64), True),
+        ({}, torch.zeros(4, 2), False),
+        ({"metric": "mse"}, torch.zeros(4, dtype=torch.int64), False),
+        ({"metric": "agreement"}, torch.zeros(4, 2), True),
+    ],
+)
+def test_what_accuracy_is_says_whether_outputs_are_classes(
+    tmp_path: Path, options: dict[str, str], targets: torch.Tensor | None, expected: bool
+) -> None:
+    file = tmp_path / "evaluation.safetensors"
+    assert effort.classes(options, file) == (options.get("metric") != "mse")
+    save_file({"inputs": torch.zeros(4, 1)} | ({} if targets is None else {"targets": targets}), file)
+    assert effort.classes(options, file) == expected
+
+
+def test_a_network_for_a_fixed_number_of_samples_is_not_refit(
+    service: Running, published: dict[str, Path], tmp_path: Path
+) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).eval()
+    torch.export.save(torch.export.export(model, (torch.randn(4, 1, 8, 8),)), tmp_path / "fixed.pt2")
+    files = {"checkpoint": tmp_path / "fixed.pt2", "calibration": published["calibration"]}
+    answer = service.push(files, name="fixed", options='{"effort": "refit"}')
+    error = service.end(answer.json()["operation"], 120)["error"]
+    assert error["type"] == "/problems/data-unusable" and "dynamic batch size" in str(error)

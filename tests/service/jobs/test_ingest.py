@@ -1,0 +1,267 @@
+from __future__ import annotations
+
+import io
+import tempfile
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from rightrank.models import architectures
+from rightrank.models.measure.accuracy import METRICS
+from rightrank.service.api import uploads
+from rightrank.service.jobs import ingest
+from rightrank.service.jobs.attempt import Job, Runner
+from rightrank.service.jobs.dispatch import Parts
+from rightrank.service.jobs.operations import cut_id
+from rightrank.service.registry.catalogue import manifest_key, record_key
+from rightrank.service.settings import Settings
+from tests.service.conftest import Files, Running, at_work
+
+
+def test_a_model_is_decomposed_measured_and_named(shared: Running, demo: str) -> None:
+    manifest = shared.client.get("/models/demo").json()
+    assert manifest["id"] == demo and manifest["names"] == ["demo@1"]
+    assert manifest["baseline"]["value"] == 1.0 and manifest["baseline"]["n"] == 200
+    assert manifest["params"] == 64 * 96 + 96 + 96 * 64 + 64 + 64 * 10 + 10
+    assert {layer["decomposed"] for layer in manifest["layers"]} == {True}
+    assert manifest["bytes"] == len(shared.client.get("/models/demo?budget=1").content)
+
+
+def test_the_operation_says_what_the_model_is_called(shared: Running, demo: str) -> None:
+    result = shared.client.get(f"/operations/ingest-{demo}").json()["result"]
+    assert result == {"model": demo, "url": f"/models/{demo}", "name": "demo", "version": 1}
+
+
+def test_common_budgets_have_been_measured_in_the_background(shared: Running, demo: str) -> None:
+    planner = shared.parts.catalogue.open(demo).planner
+    points = {point["plan"] for point in shared.client.get(f"/models/{demo}/curve").json()["points"]}
+    assert {planner.plan(budget=budget).digest for budget in planner.possible()} <= points
+
+
+def test_the_publisher_says_which_budgets_are_measured_ahead(service: Running, files: Files) -> None:
+    pushed = {"checkpoint": files.checkpoint, "evaluation": files.evaluation}
+    answer = service.push(pushed, name="named", options='{"budgets": [0.25, 1, 0.000001]}').json()
+    assert service.end(answer["operation"])["error"] is None
+    model = service.parts.catalogue.open(answer["id"])
+    plan = model.planner.plan(budget=0.25).digest
+    assert service.end(cut_id(model.id, plan))["error"] is None
+    kept = {record.plan.digest for record in service.parts.catalogue.records(model.id)}
+    assert kept == {plan, model.planner.plan(budget=1).digest}
+    waiting = {model.planner.plan(budget=budget).digest for budget in model.planner.possible()} - kept
+    assert waiting and all(service.parts.operations.get(cut_id(model.id, each)) is None for each in waiting)
+
+
+def test_budgets_have_one_spelling_and_are_for_what_can_be_measured(web: Running, files: Files) -> None:
+    pushed = {"checkpoint": files.checkpoint, "evaluation": files.evaluation}
+    spelled = [web.push(pushed, options=f'{{"budgets": {text}}}') for text in ("[0.5, 1, 0.5]", "[1.0, 0.5]")]
+    assert spelled[0].json()["id"] == spelled[1].json()["id"]
+    answer = web.push({"checkpoint": files.checkpoint}, options='{"budgets": [0.5]}')
+    assert answer.status_code == 422 and "evaluation" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("budgets", ["0.5", "[0]", "[1.5]", "[true]", '["0.5"]', "[NaN]", str([0.5] * 33)])
+def test_budgets_that_are_none_are_refused(web: Running, files: Files, budgets: str) -> None:
+    answer = web.push({"checkpoint": files.checkpoint}, options=f'{{"budgets": {budgets}}}')
+    assert answer.status_code == 422 and "budgets" in answer.json()["detail"]
+    assert web.parts.store.keys("") == []
+
+
+def test_a_file_that_is_no_model_leaves_nothing(service: Running, files: Files, tmp_path: Path) -> None:
+    (tmp_path / "model.pt2").write_bytes(b"not a model at all")
+    answer = service.push({"checkpoint": tmp_path / "model.pt2", "evaluation": files.evaluation}, name="bad")
+    error = service.end(answer.json()["operation"])["error"]
+    assert error["type"].startswith("/problems/checkpoint-")
+    assert error["hint"]
+    assert service.parts.store.keys("") == []
+    assert service.client.get("/models/bad").status_code == 404
+    assert list(service.parts.store.scratch.iterdir()) == []
+
+
+def test_evaluation_data_that_do_not_fit_fail_the_whole_upload(service: Running, files: Files, tmp_path: Path) -> None:
+    targets = torch.zeros(4, dtype=torch.int64)
+    save_file({"inputs": torch.zeros(4, 3, 9), "targets": targets}, tmp_path / "e.safetensors")
+    answer = service.push({"checkpoint": files.checkpoint, "evaluation": tmp_path / "e.safetensors"})
+    assert service.end(answer.json()["operation"])["error"]["type"] == "/problems/data-unusable"
+    assert service.parts.store.keys("") == []
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_program_exported_for_one_batch_size_is_measured_at_that(
+    service: Running, tmp_path: Path, batch: int
+) -> None:
+    class Pooled(nn.Sequential):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            n, channels, _, _ = x.shape
+            return torch.as_tensor(super().forward(x.view(n, channels, -1).mean(2)))
+
+    torch.manual_seed(0)
+    model, inputs = Pooled(nn.Linear(24, 48), nn.ReLU(), nn.Linear(48, 4)).eval(), torch.randn(199, 24, 3, 3)
+    torch.export.save(torch.export.export(model, (inputs[:batch],)), tmp_path / "model.pt2")
+    data = {"targets": {"targets": model(inputs).argmax(1)}, "none": {}}
+    for name, targets in data.items():
+        save_file({"inputs": inputs, **targets}, tmp_path / f"{name}.safetensors")
+        id = service.publish(Files(tmp_path / "model.pt2", tmp_path / f"{name}.safetensors"))
+        baseline = service.client.get(f"/models/{id}").json()["baseline"]
+        assert (baseline["value"], baseline["n"]) == (1.0, 199)
+
+
+@pytest.mark.parametrize("targets", [torch.zeros(6, dtype=torch.int64), torch.zeros(6, 4), None])
+def test_an_original_that_gives_no_numbers_is_refused(
+    service: Running, tmp_path: Path, targets: torch.Tensor | None
+) -> None:
+    class Logarithm(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return (-super().forward(x).abs()).log()
+
+    batch = ({0: torch.export.Dim("batch", min=1)},)
+    program = torch.export.export(Logarithm(8, 4).eval(), (torch.randn(2, 8),), dynamic_shapes=batch)
+    torch.export.save(program, tmp_path / "model.pt2")
+    save_file({"inputs": torch.randn(6, 8)} | ({} if targets is None else {"targets": targets}), tmp_path / "e.st")
+    answer = service.push({"checkpoint": tmp_path / "model.pt2", "evaluation": tmp_path / "e.st"})
+    error = service.end(answer.json()["operation"])["error"]
+    assert error["type"] == "/problems/data-unusable" and "NaN" in error["detail"] and error["hint"]
+    assert service.parts.store.keys("") == []
+
+
+def test_an_upload_whose_files_never_arrived_is_taken_back(service: Running, files: Files) -> None:
+    model = "m" + "a" * 24
+    upload = {"checkpoint": "1" * 64, "evaluation": None, "calibration": None, "architecture": None, "options": {}}
+    service.parts.store.create_json(f"models/{model}/upload.json", upload)
+    error = service.end(service.parts.ingest(model))["error"]
+    assert error["type"] == "/problems/upload-incomplete"
+    assert service.parts.store.keys("") == []
+
+
+def test_weights_with_an_architecture_are_a_model(service: Running, tmp_path: Path) -> None:
+    model = architectures.build("mlp", in_features=12, hidden=[40], num_classes=10)
+    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, tmp_path / "w.safetensors")
+    np.savez(tmp_path / "e.npz", inputs=np.zeros((8, 12), np.float32), targets=np.zeros(8, np.int64))
+    id = service.publish(
+        Files(tmp_path / "w.safetensors", tmp_path / "e.npz"),
+        architecture='{"name": "mlp", "in_features": 12, "hidden": [40], "num_classes": 10}',
+    )
+    assert service.client.get(f"/models/{id}").json()["architecture"]["name"] == "mlp"
+
+
+def test_a_criterion_can_be_chosen(service: Running, files: Files) -> None:
+    answer = service.push({"checkpoint": files.checkpoint}, options='{"criterion": "c1"}')
+    assert service.end(answer.json()["operation"])["error"] is None
+    assert service.client.get(f"/models/{answer.json()['id']}/importance").json()["criterion"] == "c1"
+
+
+def test_an_ingest_that_was_interrupted_before_its_end_is_done_again_in_full(
+    stocked: Settings, web: Running, files: Files
+) -> None:
+    id = web.parts.catalogue.resolve("demo")
+    before = web.parts.store.read(f"models/{id}/master.safetensors")
+    web.parts.store.delete(manifest_key(id), f"models/{id}/plans.npz", f"models/{id}/master.safetensors")
+    web.parts.store.create(f"models/{id}/master.safetensors", b"of an attempt that was killed after this")
+    web.parts.catalogue.forget(id)
+    with at_work(stocked):
+        assert web.end(web.parts.ingest(id))["error"] is None
+    assert web.parts.catalogue.open(id).manifest["id"] == id
+    assert web.parts.store.read(f"models/{id}/master.safetensors") == before
+
+
+def test_a_running_ingest_can_be_cancelled_and_leaves_nothing(service: Running, files: Files) -> None:
+    operation = service.push({"checkpoint": files.checkpoint}).json()["operation"]
+    while service.client.get(f"/operations/{operation}").json()["state"] != "running":
+        pass
+    service.client.delete(f"/operations/{operation}")
+    assert service.end(operation)["error"]["type"] == "/problems/cancelled"
+    assert service.parts.store.keys("") == []
+
+
+def test_the_metrics_on_offer_are_those_that_can_be_measured() -> None:
+    assert uploads.METRICS == METRICS
+
+
+@pytest.mark.parametrize("field", ["sha256", "size", "measurement"])
+def test_the_original_is_recorded_with_the_model(shared: Running, demo: str, field: str) -> None:
+    plan = shared.parts.catalogue.open(demo).planner.plan(budget=1)
+    record = shared.parts.store.read_json(record_key(demo, plan.digest))
+    assert record is not None and record[field]
+
+
+def test_what_the_reader_writes_on_the_way_is_gone_with_the_job(tmp_path: Path) -> None:
+    with ingest.temporary_files_in(tmp_path), tempfile.TemporaryDirectory() as inside:
+        assert Path(inside).parent == tmp_path
+    with tempfile.TemporaryDirectory() as outside:
+        assert Path(outside).parent != tmp_path
+
+
+def test_zero_channels_go_and_the_whole_budget_is_still_the_upload(service: Running, halved: Files) -> None:
+    id = service.publish(halved)
+    manifest = service.client.get(f"/models/{id}").json()
+    params = 64 * 96 + 96 + 96 * 64 + 64 + 64 * 10 + 10
+    assert manifest["params"] == manifest["eliminated"]["params_before"] == params
+    assert manifest["eliminated"]["removed"] == 48 + 32
+    assert [layer["name"] for layer in manifest["eliminated"]["layers"]] == ["1", "3", "5"]
+    assert [layer["n"] for layer in manifest["layers"]] == [48, 32, 10]
+    assert manifest["min_budget"]["params"] < 0.3
+    whole, less, half, cut = (service.client.get(f"/models/{id}?budget={budget}") for budget in (1, 0.9, 0.5, 0.3))
+    assert whole.headers["RightRank-Params"] == str(params) and len(whole.content) == manifest["bytes"]
+    assert less.headers["RightRank-Params"] == str(manifest["eliminated"]["params_after"])
+    assert less.headers["RightRank-Accuracy"] == whole.headers["RightRank-Accuracy"] == "1.0"
+    assert float(less.headers["RightRank-Baseline-Accuracy"]) == manifest["baseline"]["value"] == 1.0
+    methods = [answer.headers["RightRank-Method"] for answer in (whole, less, half, cut)]
+    assert methods == ["original", "reduced", "reduced", "cut"] and half.content == less.content
+    inputs = torch.randn(5, 1, 8, 8)
+    with torch.no_grad():
+        outputs = [torch.jit.load(io.BytesIO(answer.content))(inputs) for answer in (whole, less)]
+        uploaded = torch.export.load(halved.checkpoint).module()(inputs)
+    assert torch.equal(outputs[0], uploaded)
+    torch.testing.assert_close(outputs[1], uploaded, rtol=1e-5, atol=1e-5)
+
+
+def test_a_network_without_zero_channels_says_so(shared: Running, demo: str) -> None:
+    eliminated = shared.client.get(f"/models/{demo}").json()["eliminated"]
+    assert (eliminated["removed"], eliminated["rejected"], eliminated["layers"]) == (0, "", [])
+
+
+def test_an_attempt_that_comes_late_changes_nothing_of_the_finished_model(
+    web: Running, files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = web.push({"checkpoint": files.checkpoint, "evaluation": files.evaluation}).json()
+    found = web.parts.operations.get(answer["operation"])
+    assert found is not None
+    late, finished = Job(Parts.of(web.parts.settings), answer["operation"], found.details, threading.Event()), []
+
+    def progress(phase: str, completed: int, total: int, unit: str) -> None:
+        if phase == "store" and not finished:  # another worker, which took the lapsed lock, does it all meanwhile
+            Runner(Parts.of(web.parts.settings), {"ingest": ingest.run}).perform(answer["operation"])
+            assert web.parts.catalogue.exists(answer["id"])
+            finished.extend(web.parts.store.tag(key) for key in web.parts.store.keys(f"models/{answer['id']}"))
+
+    monkeypatch.setattr(late, "progress", progress)
+    assert ingest.run(late)["model"] == answer["id"]
+    assert finished == [web.parts.store.tag(key) for key in web.parts.store.keys(f"models/{answer['id']}")]
+
+
+def test_a_model_deleted_and_uploaded_again_while_it_is_read_is_ingested(
+    web: Running, files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = web.push({"checkpoint": files.checkpoint}).json()
+    read, times = ingest.read, []
+
+    def slow(job: Job, upload: Mapping[str, Any], program: Path) -> None:
+        if not times:
+            times.append(upload["uploaded"])
+            assert web.client.delete(f"/models/{answer['id']}").status_code == 204
+            assert web.push({"checkpoint": files.checkpoint}).json() == answer
+            job.cancelled.set()
+        job.check()
+        read(job, upload, program)
+
+    monkeypatch.setattr(ingest, "read", slow)
+    with at_work(web.parts.settings):
+        while not web.end(answer["operation"])["result"]:
+            pass
+    assert web.parts.catalogue.open(answer["id"]).manifest["uploaded"] > times[0]

@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from obstore.store import MemoryStore
+
+from rightrank.service.registry.store import KEPT_FOLDERS, Store
+from rightrank.service.settings import Settings
+from tests.service.conftest import Files, at_work, serving
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    """A store in a folder, and one that has none."""
+    store = Store(Settings(data=tmp_path))
+    if request.param == "bucket":
+        store.root, store.backend = None, MemoryStore()
+    yield store
+
+
+def test_the_first_to_write_a_key_wins(store: Store) -> None:
+    assert store.create("a/b", b"first")
+    assert not store.create("a/b", b"second")
+    assert store.read("a/b") == b"first"
+
+
+def test_a_file_under_a_key_that_exists_changes_nothing(store: Store, tmp_path: Path) -> None:
+    for text in ("first", "second"):
+        (tmp_path / text).write_text(text)
+        store.create_file("a/b", tmp_path / text)
+    assert store.read("a/b") == b"first"
+
+
+def test_a_stored_file_outlives_the_one_it_came_from(store: Store, tmp_path: Path) -> None:
+    path = tmp_path / "upload"
+    path.write_bytes(b"x" * 100)
+    store.create_file("a/b", path)
+    path.unlink()
+    with store.files({"mine": "a/b"}) as files:
+        assert files["mine"].read_bytes() == b"x" * 100
+
+
+def test_json_comes_back_as_it_was_and_what_is_not_there_is_none(store: Store) -> None:
+    store.create_json("a.json", {"n": [1, 2.5, None]})
+    assert store.read_json("a.json") == {"n": [1, 2.5, None]}
+    assert store.read_json("b.json") is None
+
+
+def test_a_number_that_is_not_finite_is_read_as_none(store: Store) -> None:
+    store.create_json("a.json", {"n": [1, float("nan")], "of": {"low": -float("inf"), "high": float("inf")}})
+    assert store.read_json("a.json") == {"n": [1, None], "of": {"low": None, "high": None}}
+
+
+def test_what_is_not_there_cannot_be_read(store: Store) -> None:
+    with pytest.raises(FileNotFoundError):
+        store.read("a/b")
+    with pytest.raises(FileNotFoundError), store.files({"mine": "a/b"}):
+        pass
+
+
+def test_keys_are_found_below_a_prefix_and_folders_right_below_it(store: Store) -> None:
+    for key in ("models/a/x", "models/a/y/z", "models/b/x", "names/a/1.json"):
+        store.create(key, b"")
+    assert store.keys("models/a") == ["models/a/x", "models/a/y/z"]
+    assert store.children("models") == ["a", "b"]
+    assert store.children("nothing") == []
+
+
+def test_deleting_is_final_and_deleting_nothing_is_no_error(store: Store) -> None:
+    store.create("a/b", b"")
+    store.delete("a/b", "a/b", "a/c")
+    assert not store.exists("a/b")
+    assert store.children("") == [] or store.keys("a") == []
+
+
+def test_a_stream_is_exactly_the_bytes_asked_for(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rightrank.service.registry.store.PIECE", 7)
+    data = bytes(range(100))
+    store.create("a", data)
+    assert b"".join(store.stream("a", 3, 90)) == data[3:90]
+
+
+def test_a_folder_has_the_objects_asked_for(store: Store) -> None:
+    store.create("models/a/x", b"1")
+    store.create("models/a/y", b"2")
+    with store.folder("models/a", ("x", "y")) as folder:
+        assert (folder / "x").read_bytes() + (folder / "y").read_bytes() == b"12"
+
+
+@pytest.fixture
+def bucket(tmp_path: Path) -> Store:
+    store = Store(Settings(data=tmp_path))
+    store.root, store.backend = None, MemoryStore()
+    return store
+
+
+def test_only_a_few_folders_of_a_bucket_are_kept_and_those_in_use(bucket: Store) -> None:
+    bucket.create("models/used/x", b"1")
+    with bucket.folder("models/used", ("x",)) as used:
+        for n in range(KEPT_FOLDERS + 3):
+            bucket.create(f"models/{n}/x", b"")
+            with bucket.folder(f"models/{n}", ("x",)) as last:
+                pass
+        assert len(list(bucket.copies.iterdir())) == KEPT_FOLDERS + 1
+        assert last.exists() and (used / "x").read_bytes() == b"1"
+    with bucket.folder(f"models/{n}", ("x",)):
+        pass
+    assert len(list(bucket.copies.iterdir())) == KEPT_FOLDERS and not used.exists()
+
+
+def test_folders_of_a_bucket_may_be_asked_for_at_once(bucket: Store) -> None:
+    bucket.create("models/a/x", bytes(3_000_000))
+    sizes: list[int] = []
+
+    def read() -> None:
+        with bucket.folder("models/a", ("x",)) as folder:
+            sizes.append((folder / "x").stat().st_size)
+
+    threads = [threading.Thread(target=read) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sizes == [3_000_000] * 8
+
+
+def test_a_folder_is_not_taken_for_that_of_the_same_model_uploaded_again(bucket: Store) -> None:
+    for created in (1.0, 2.0):
+        bucket.delete("models/a/x")
+        bucket.create("models/a/x", str(created).encode())
+        with bucket.folder("models/a", ("x",), created) as folder:
+            assert (folder / "x").read_bytes() == str(created).encode()
+
+
+def test_what_is_at_a_key_has_a_tag_until_it_is_replaced(store: Store, tmp_path: Path) -> None:
+    assert store.tag("a") is None
+    store.create("a", b"1")
+    tag = store.tag("a")
+    assert tag is not None and store.tag("a") == tag
+    store.delete("a")
+    store.create("a", b"22")
+    assert store.tag("a") not in (None, tag)
+
+
+def test_working_folders_of_dead_processes_are_swept_and_those_of_the_living_are_not(tmp_path: Path) -> None:
+    store = Store(Settings(data=tmp_path))
+    script = (
+        "import os, sys; from pathlib import Path; from rightrank.service.settings import Settings\n"
+        "from rightrank.service.registry.store import Store\n"
+        "with Store(Settings(data=Path(sys.argv[1]))).folder_for_work(): os.kill(os.getpid(), 9)"
+    )
+    assert subprocess.run([sys.executable, "-c", script, tmp_path]).returncode == -9
+    assert len(list(store.scratch.iterdir())) == 1
+    with store.folder_for_work() as mine:
+        store.sweep()
+        assert list(store.scratch.iterdir()) == [mine]
+    assert not mine.exists()
+
+
+def test_a_key_cannot_leave_the_store(tmp_path: Path) -> None:
+    store = Store(Settings(data=tmp_path))
+    (tmp_path / "secret").write_text("x")
+    with pytest.raises(Exception, match="(?i)path|segment"):
+        store.read("../secret")
+
+
+def test_a_whole_service_works_on_a_bucket(
+    settings: Settings, files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A folder behind the interface of a bucket: nothing may find it as a folder.
+    monkeypatch.setattr(Settings, "store_folder", None)
+    (tmp_path / "bucket").mkdir()
+    remote = settings.model_copy(update={"store_url": f"file://{tmp_path}/bucket"})
+    with serving(remote) as running, at_work(remote):
+        id = running.publish(files, name="net")
+        assert len(running.client.get("/models/net?budget=0.45").content) > 0
+        assert running.client.delete(f"/models/{id}").status_code == 204
+    assert running.parts.store.keys("") == ["names/net/1.json"]
