@@ -100,6 +100,10 @@ class Graph:
     def replace(self, **changes: Any) -> Graph:
         return dataclasses.replace(self, **changes)
 
+    def stored(self, argument: Argument) -> str | None:
+        """The qualified name of the stored tensor that an argument is; None for anything else."""
+        return self.tensors.get(argument.name) if isinstance(argument, Ref) else None
+
     @property
     def read(self) -> frozenset[str]:
         """The qualified names of the stored tensors that a call reads, or that are an output."""
