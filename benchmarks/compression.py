@@ -41,18 +41,18 @@ from rich.console import Console
 from rich.progress import Progress, TimeElapsedColumn
 from safetensors.torch import load_file, save_file
 
-from benchmarks import programs
+from benchmarks import masters, programs
 from benchmarks.data import Data, digits, fashion_mnist
 from benchmarks.networks import NETWORKS, trained
 from benchmarks.results import Table, machine, markdown, place, plot
-from rightrank.models.assemble import master
-from rightrank.models.emit.torchscript import writer as torchscript
+from rightrank.models.emit import formats
 from rightrank.models.errors import BudgetError
 from rightrank.models.improve import polish, refit, tune
 from rightrank.models.improve.choose import improve
 from rightrank.models.improve.distill import Recipe
 from rightrank.models.improve.renorm import renorm
-from rightrank.models.master import variant
+from rightrank.models.master import entries, variant
+from rightrank.models.master.master import Master
 from rightrank.models.master.template import Template
 from rightrank.models.measure.accuracy import measure
 from rightrank.models.plan.planner import Plan, Planner
@@ -239,21 +239,21 @@ class Study:
         """The folder of the master that the method cuts."""
         base = "whitened" if method in AIMET else method.removesuffix(" + bn")  # whose original they are compared with
         out = self.folder / base.replace(" ", "")
-        if (out / "plans.npz").exists():
+        if (out / entries.PLANS).exists():
             return out
         partial = self.folder / "partial"
         if base in PLAIN:
-            master.build(self.program, partial, criterion=base, progress=self._say)
+            masters.make(self.program, partial, criterion=base, progress=self._say)
             if base != "whitened":  # what is cut is cut about the mean, which only the correction makes up for
-                template = dataclasses.replace(Template.open(partial), corrected={})
-                (partial / "template.json").write_text(json.dumps(template.to_json()))
+                dataclasses.replace(Template.open(partial), corrected={}).save(partial)
         elif base == "tune + refit":
             self._tuned_program(self._master("tune"), self.folder / "tuned")
-            master.build(self.folder / "tuned", partial, keep=refit.INPUTS, progress=self._say)
+            masters.make(self.folder / "tuned", partial, keep=refit.INPUTS, progress=self._say)
         elif base == "polish":
             self._to_polish(self._master("tune"), partial)
         else:
-            master.build(self.program, partial, keep=refit.INPUTS, spatial=base != "channel", progress=self._say)
+            forms = ("channel",) if base == "channel" else None
+            masters.make(self.program, partial, keep=refit.INPUTS, forms=forms, progress=self._say)
         if base == "tune":
             state = self.folder / "tuning-state.safetensors"
             inputs = load_file(self.folder / "tuning.safetensors")["inputs"]
@@ -264,21 +264,22 @@ class Study:
     def _to_polish(self, tuned: Path, out: Path) -> None:
         """The tuned master, which keeps as many inputs as polishing wants."""
         shutil.copytree(tuned, out, dirs_exist_ok=True)
-        kept = load_file(out / "refit.safetensors")
-        kept |= {"inputs": load_file(self.folder / "tuning.safetensors")["inputs"][: polish.INPUTS]}
-        save_file(kept, out / "refit.safetensors")
+        kept = load_file(out / entries.REFIT)
+        kept |= {entries.INPUTS: load_file(self.folder / "tuning.safetensors")["inputs"][: polish.INPUTS]}
+        save_file(kept, out / entries.REFIT)
 
     def _tuned_program(self, tuned: Path, out: Path) -> None:
         """The tuned network at full size as a program of its own."""
         out.mkdir(exist_ok=True)
-        stored, template = load_file(tuned / "master.safetensors"), Template.open(tuned)
-        tensors = {name: stored[f"dense/{name}"] for name in template.tensors}
+        master = Master.open(tuned)
+        stored, template = master.tensors(), master.template
+        program = master.program(stored)
         if template.tuned is not None:
-            tensors |= {name: stored[f"tuned/{name}"] for name in template.tuned.tensors}
-            tensors |= {name: stored[f"knots/{name}"][-1] for name in template.tuned.statistics}
-        save_file(tensors, out / "weights.safetensors")
-        for name in ("program.json", "calibration.safetensors"):
-            (out / name).write_bytes((self.program / name).read_bytes())
+            learnt = {name: stored[entries.tuned(name)] for name in template.tuned.tensors}
+            learnt |= {name: stored[entries.knots(name)][-1] for name in template.tuned.statistics}
+            program = program.with_tensors({**program.tensors, **learnt})
+        program.save(out)
+        shutil.copyfile(self.program / "calibration.safetensors", out / "calibration.safetensors")
 
     def _changes(self, method: str, out: Path, plan: Plan) -> tuple[Path | None, str]:
         """The file of what this plan has of its own, and what won."""
@@ -287,10 +288,12 @@ class Study:
             training = self.setting.polish if method == "polish" else None
             return file, improve(out, plan.ranks, file, self._say, training=training)
         if method.endswith(" + bn"):
-            template, stored = Template.open(out), load_file(out / "master.safetensors")
+            master = Master.open(out)
+            template, stored = master.template, master.tensors()
             inputs = load_file(self.program / "calibration.safetensors")["inputs"]
-            cut = variant.parts(template, stored, plan.ranks)
-            moved = renorm(template.graph, cut.program(), cut.program(), inputs, False)
+            cut = variant.variant(template, stored, plan.ranks)
+            program = cut.program()
+            moved = renorm(program, program, inputs, relative=False)
             save_file(variant.changes(template, stored, plan.ranks, cut.with_(moved)), file)
             return file, "recomputed"
         if method == "tune":
@@ -300,7 +303,7 @@ class Study:
     def _measure(self, out: Path, plan: Plan, changes: Path | None) -> float:
         path = self.folder / "variant.pt"
         with path.open("wb") as file:
-            torchscript.write(out, plan, file, changes)
+            formats.write(out, plan, file, changes)
         if path.stat().st_size != plan.bytes:
             raise RuntimeError(f"planned {plan.bytes} bytes, wrote {path.stat().st_size}")
         return measure(path, self.folder / "evaluation.safetensors").value

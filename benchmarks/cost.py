@@ -8,10 +8,10 @@ the disk is left out. On a GPU, `--device cuda`, only what can be done there is 
 tuning but for its comparisons, and polishing.
 
 * forward      the network once over all calibration inputs, without gradients: the unit of the rest
-* statistics   passes over the inputs in `master.build` (see `factor.moments`)
-* decompose    the rest of `master.build`: reading, factors, corrections, importance, writing
+* statistics   passes over the inputs in `assemble.build` (see `factor.moments`)
+* decompose    the rest of `assemble.build`: reading, factors, corrections, importance, writing
 * choice       what trying two criteria adds, where none is given: more passes back, and `assemble.trial`
-* refit        `improve.improve` for the plan at 0.3 of the parameters
+* refit        `choose.improve` for the plan at 0.3 of the parameters
 * tune         `tune.tune`: some steps, the statistics of the original, and five sizes, evenly spaced between the
                smallest and the whole as all of them are, are timed; the whole, with its 600 steps and all 96 sizes,
                of which 24 are compared with the cut, is worked out from those
@@ -36,19 +36,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
-from benchmarks import programs, results
+from benchmarks import masters, programs, results
 from benchmarks.bar import Advance, bar
-from rightrank.models.assemble import master
 from rightrank.models.factor.moments import BATCH
 from rightrank.models.improve import polish, tune
 from rightrank.models.improve.choose import improve
-from rightrank.models.master import variant
-from rightrank.models.master.template import Template
+from rightrank.models.master.master import Master
+from rightrank.models.master.variant import variant
 from rightrank.models.plan.planner import Planner
-from rightrank.models.program import execute
 from rightrank.models.progress import silent
 
 INPUTS = 320
@@ -125,7 +123,7 @@ def measure(
         inputs = torch.randn(INPUTS, *programs.input_shape("resnet18", arguments))
         save_file({"inputs": inputs}, source / "calibration.safetensors")
         build = Clock()
-        built = seconds(lambda: master.build(source, out, criterion="logit", keep=INPUTS, progress=build))
+        built = seconds(lambda: masters.make(source, out, criterion="logit", keep=INPUTS, progress=build))
         gathered = build.between(("calibrate", 0), ("calibrate", INPUTS))
         advance("statistics, decomposition")
         forward = pass_over(out, inputs, device)
@@ -133,7 +131,7 @@ def measure(
         measured = {"forward": forward}
         ranks = Planner.open(out).plan(max_params=int(BUDGET * Planner.open(out).template.params)).ranks
         if device == "cpu":
-            chosen = seconds(lambda: master.build(source, Path(temporary, "chosen")))
+            chosen = seconds(lambda: masters.make(source, Path(temporary, "chosen")))
             advance("choice")
             refit = seconds(lambda: improve(out, ranks, Path(temporary, "refit"), silent))
             advance("refit")
@@ -166,13 +164,13 @@ def measure(
 
 def pass_over(folder: Path, inputs: Tensor, device: str) -> float:
     """Seconds of the original over all inputs, in batches as the statistics are taken in; the better of two."""
-    template, stored = Template.open(folder), load_file(folder / "master.safetensors")
-    tensors = {name: stored[f"dense/{name}"].to(device) for name in template.tensors}
+    program = Master.open(folder).program()
+    program = program.with_tensors({name: tensor.to(device) for name, tensor in program.tensors.items()})
 
     @torch.no_grad()
     def run() -> None:
         for images in torch.split(inputs, BATCH):
-            execute.run(template.graph, tensors, [images.to(device)])[0].cpu()
+            program.run([images.to(device)])[0].cpu()
 
     return min(seconds(run, timer(device)) for _ in range(2))
 
@@ -193,10 +191,11 @@ def tuning(folder: Path, inputs: Tensor, steps: int, device: str) -> tuple[float
 
 def polishing(folder: Path, ranks: Sequence[int], inputs: Tensor, steps: int, device: str) -> float:
     """Seconds of a step (the median)."""
-    template, stored, clock = Template.open(folder), load_file(folder / "master.safetensors"), Clock(timer(device))
-    original = {name: stored[f"dense/{name}"] for name in template.tensors}
+    master, clock = Master.open(folder), Clock(timer(device))
+    template, stored = master.template, master.tensors()
+    original = master.program(stored)
     recipe = dataclasses.replace(polish.RECIPE, steps=steps + 1)
-    start = variant.parts(template, stored, ranks)
+    start = variant(template, stored, ranks)
     polish.polish(template, original, ranks, start, inputs, recipe, clock, device=device)
     each = [clock.between(("polish", number), ("polish", number + 1)) for number in range(1, steps + 1)]
     return statistics.median(each)

@@ -17,22 +17,27 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from benchmarks import programs
-from rightrank.models.assemble import master
-from rightrank.models.emit.torchscript.writer import Script, pieces
-from rightrank.models.factor import form
-from rightrank.models.factor import metric as factor
-from rightrank.models.factor.layers import Layer
-from rightrank.models.master.tensorfile import TensorFile
+from benchmarks import masters, programs
+from rightrank.models.emit import formats
+from rightrank.models.factor.decompose import decompose
+from rightrank.models.factor.factors import in_call
+from rightrank.models.factor.forms import FORMS
+from rightrank.models.factor.layer import Layer
+from rightrank.models.factor.metric import spatial_matrix
+from rightrank.models.master.master import Master
 from rightrank.models.plan.planner import Planner
+from rightrank.models.program.graph import Node
 
 BUDGET = 0.3
+# A layer, the rank that it is cut to, and the calls of its factors.
+Truncation: TypeAlias = tuple[Layer, int, Sequence[Node]]
 
 
 def main() -> None:
@@ -50,29 +55,32 @@ def measure(name: str, arguments: dict[str, int], repeats: int) -> dict[str, flo
         module = programs.prepare(name, arguments, source)
         checkpoint = Path(folder, "state.pt")
         torch.save(module.state_dict(), checkpoint)
-        master.build(source, out)
+        masters.make(source, out)
         planner = Planner.open(out)
-        tensors = TensorFile(out / "master.safetensors")
-        script = Script(planner.template)
+        master = Master.open(out)
 
         def one_cut() -> bytes:
-            data = b"".join(pieces(script, tensors, planner.plan(BUDGET).ranks))
+            data = b"".join(formats.pieces(master, planner.plan(BUDGET)))
             hashlib.sha256(data).digest()
             return data
 
         artifact = one_cut()
         layers = planner.template.decomposed
         weights = [module.state_dict()[layer.weight] for layer in layers]
-        matrices = [w.flatten(1) for w in weights]
-        matrices += [factor.spatial_matrix(w) for layer, w in zip(layers, weights, strict=True) if layer.columns]
-        ranks = dict(zip(layers, planner.plan(BUDGET).ranks, strict=True))
+        matrices = [matrix(w, form) for layer, w in zip(layers, weights, strict=True) for form in layer.suits]
+        nodes = {node.name: node for node in planner.template.graph.nodes}
+        truncations = [
+            (layer, rank, layer.form.calls(layer, nodes[layer.calls[0]]))
+            for layer, rank in zip(layers, planner.plan(BUDGET).ranks, strict=True)
+            if rank
+        ]
         cut_s, copy_s = alternate(one_cut, lambda: copy_and_hash(artifact), repeats)
         plan_s, _ = alternate(lambda: planner.plan(BUDGET), lambda: None, repeats)
         afresh_s, cut_again_s = alternate(
-            lambda: afresh(name, arguments, checkpoint, ranks), one_cut, max(1, repeats // 5)
+            lambda: afresh(name, arguments, checkpoint, truncations), one_cut, max(1, repeats // 5)
         )
         ours_s, svd_s = alternate(
-            lambda: [form.decompose(*pair, None, spatial=True) for pair in zip(layers, weights, strict=True)],
+            lambda: [decompose(*pair, None, FORMS) for pair in zip(layers, weights, strict=True)],
             lambda: [torch.linalg.svd(each, full_matrices=False) for each in matrices],
             max(1, repeats // 5),
         )
@@ -95,13 +103,12 @@ def copy_and_hash(data: bytes) -> None:
     hashlib.sha256(bytearray(data)).digest()
 
 
-def afresh(name: str, arguments: dict[str, int], checkpoint: Path, ranks: dict[Layer, int]) -> None:
+def afresh(name: str, arguments: dict[str, int], checkpoint: Path, truncations: Sequence[Truncation]) -> None:
     """The same result without a master: what a script would do for each request."""
     module = programs.build(name, arguments)
     module.load_state_dict(torch.load(checkpoint, weights_only=True))
-    for layer, rank in ranks.items():
-        if rank:
-            truncate(module, layer, rank)
+    for each in truncations:
+        truncate(module, *each)
     example = torch.randn(2, *programs.input_shape(name, arguments))
     file = io.BytesIO()
     with torch.no_grad():
@@ -109,28 +116,37 @@ def afresh(name: str, arguments: dict[str, int], checkpoint: Path, ranks: dict[L
     hashlib.sha256(file.getbuffer()).digest()
 
 
-def truncate(module: nn.Module, layer: Layer, rank: int) -> None:
+def matrix(weight: Tensor, form: str) -> Tensor:
+    """The matrix (n, m) that is decomposed for a layer in a form."""
+    return spatial_matrix(weight).T if form == "spatial" else weight.flatten(1)
+
+
+def truncate(module: nn.Module, layer: Layer, rank: int, calls: Sequence[Node]) -> None:
     """Replace a convolution or linear layer by its two leading factors, in its form, from LAPACK's SVD."""
     parent, _, child = layer.name.rpartition(".")
     owner = module.get_submodule(parent)
     whole = owner.get_submodule(child)
     assert isinstance(whole, nn.Conv2d | nn.Linear)
-    weight = whole.weight.detach()
-    u, s, v = torch.linalg.svd(factor.spatial_matrix(weight).T if layer.form == "spatial" else weight.flatten(1), False)
-    first: nn.Conv2d | nn.Linear
-    second: nn.Conv2d | nn.Linear
-    if isinstance(whole, nn.Conv2d):
-        inner, outer = layer.geometries((whole.stride, whole.padding, whole.dilation))  # type: ignore[arg-type]
-        kernels = [shape[2:] for shape in layer.factor_shapes(rank)]
-        first = nn.Conv2d(whole.in_channels, rank, kernels[0], *inner, bias=False)  # type: ignore[arg-type]
-        second = nn.Conv2d(rank, whole.out_channels, kernels[1], *outer, bias=whole.bias is not None)  # type: ignore[arg-type]
-    else:
-        first = nn.Linear(weight.shape[1], rank, bias=False)
-        second = nn.Linear(rank, weight.shape[0], bias=whole.bias is not None)
-    first.weight.data, second.weight.data = factor.call_weights(layer, v[:rank], (u[:, :rank] * s[:rank]).T)
-    if whole.bias is not None:
-        second.bias = whole.bias
+    u, s, v = torch.linalg.svd(matrix(whole.weight.detach(), layer.form.name), False)
+    bases = v[:rank], (u[:, :rank] * s[:rank]).T
+    weights = [in_call(layer, side, rows) for side, rows in zip(layer.form.sides, bases, strict=True)]
+    first, second = (as_module(call, weight) for call, weight in zip(calls, weights, strict=True))
+    second.bias = whole.bias
     setattr(owner, child, nn.Sequential(first, second).eval())
+
+
+def as_module(call: Node, weight: Tensor) -> nn.Conv2d | nn.Linear:
+    """The module without bias that makes a factor's call."""
+    outputs, inputs, *kernel = weight.shape
+    module: nn.Conv2d | nn.Linear
+    if kernel:
+        height, width = kernel
+        geometry: dict[str, Any] = dict(zip(("stride", "padding", "dilation", "groups"), call.args[3:], strict=False))
+        module = nn.Conv2d(inputs, outputs, (height, width), **geometry, bias=False)
+    else:
+        module = nn.Linear(inputs, outputs, bias=False)
+    module.weight.data = weight
+    return module
 
 
 def alternate(one: Callable[[], object], other: Callable[[], object], repeats: int) -> tuple[float, float]:

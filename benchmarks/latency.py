@@ -34,10 +34,9 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 import torch
 from torch import Tensor
 
-from benchmarks import programs, results
+from benchmarks import masters, programs, results
 from benchmarks.bar import Advance, bar
-from rightrank.models.assemble import master
-from rightrank.models.emit.torchscript import writer as torchscript
+from rightrank.models.emit import formats
 from rightrank.models.plan.planner import Plan, Planner
 
 BUDGETS = (1.0, 0.5, 0.3, 0.2, 0.1)
@@ -101,7 +100,7 @@ def measure(name: str, architecture: str, arguments: dict[str, Any], rounds: int
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         programs.prepare(architecture, arguments, folder / "source")
-        master.build(folder / "source", folder / "master")
+        masters.make(folder / "source", folder / "master")
         planner = Planner.open(folder / "master")
         plans = [within(planner, budget) for budget in BUDGETS]
         models = [load(folder, plan) for plan in plans]
@@ -140,7 +139,7 @@ def load(folder: Path, plan: Plan) -> torch.jit.ScriptModule:
     """What a device has of a plan: its file, loaded."""
     path = folder / "variant.pt"
     with path.open("wb") as file:
-        torchscript.write(folder / "master", plan, file)
+        formats.write(folder / "master", plan, file)
     model: torch.jit.ScriptModule = torch.jit.load(path)  # type: ignore[no-untyped-call]
     return model
 

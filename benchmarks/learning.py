@@ -40,21 +40,20 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional
 
-from benchmarks import programs, results
+from benchmarks import masters, programs, results
 from benchmarks.bar import Advance, bar
 from benchmarks.data import Data, cifar10, digits, fashion_mnist
 from rightrank.models.architectures.registry import Architecture
 from rightrank.models.architectures.resnet import RESNET34_32
 from rightrank.models.architectures.vgg import VGG15
-from rightrank.models.assemble import master
-from rightrank.models.emit.torchscript import writer as torchscript
-from rightrank.models.factor.layers import Layer
+from rightrank.models.emit import formats
+from rightrank.models.factor.layer import Layer
 from rightrank.models.papers.learning import ScalableLearner, layers, ranks
 from rightrank.models.papers.learning.decomposition import Decomposition, decompose, truncate
 from rightrank.models.papers.learning.gradient import GRADIENTS
 from rightrank.models.plan import path
-from rightrank.models.plan import planner as plan
 from rightrank.models.plan.criteria import Importance
+from rightrank.models.plan.planner import Planner
 
 NETWORKS: Mapping[str, Architecture] = {"VGG-15": VGG15, "ResNet-34": RESNET34_32}
 TRAININGS = {"normal": 1, "normal x2": 2, "v1": 1, "v3": 1}
@@ -186,13 +185,13 @@ def served(model: nn.Module, data: Data, run: Run) -> Iterator[Row]:
         source, out, file = Path(folder, "source"), Path(folder, "master"), Path(folder, "variant.pt")
         programs.write(copy.deepcopy(model).cpu(), data.images.shape[1:], source)
         save_file({"inputs": data.images[:1024].contiguous()}, source / "calibration.safetensors")
-        criterion = master.build(source, out, criterion="logit")["criterion"]
-        planner = plan.Planner.open(out)
+        criterion = masters.make(source, out, criterion="logit")["criterion"]
+        planner = Planner.open(out)
         whole = planner.plan(1.0)
         for budget in BUDGETS:
             variant = planner.plan(max_params=max(int(budget * whole.params), planner.smallest.params))
             with file.open("wb") as stream:
-                torchscript.write(out, variant, stream)
+                formats.write(out, variant, stream)
             cut = torch.jit.load(file, map_location=DEVICE)  # type: ignore[no-untyped-call]
             sizes = (variant.params, variant.macs), (whole.params, whole.macs)
             yield row(run, criterion, SERVICE, budget, *sizes, accuracy(cut, data), len(data.test_labels))
@@ -224,11 +223,12 @@ def row(
 
 def cost(found: Sequence[Layer], kept: Sequence[int]) -> tuple[int, int]:
     """Weights and multiply-accumulates at these ranks; above break-even a layer is whole."""
-    params = [
-        layer.params if rank > layer.break_even else rank * (layer.m + layer.n)
-        for layer, rank in zip(found, kept, strict=True)
-    ]
-    return sum(params), sum(p * layer.positions for p, layer in zip(params, found, strict=True))
+    params = macs = 0
+    for layer, rank in zip(found, kept, strict=True):
+        whole = rank > layer.break_even
+        params += layer.params if whole else layer.params_at(rank)
+        macs += layer.macs if whole else int(layer.macs_by_rank[rank - 1])
+    return params, macs
 
 
 def within(found: Sequence[Layer], importance: Importance, budget: float) -> list[int]:

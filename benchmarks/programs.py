@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from rightrank.models import architectures, checkpoint
@@ -42,6 +40,4 @@ def write(module: nn.Module, shape: tuple[int, ...], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "model.pt2"
     export(module, shape, path)
-    graph, tensors = checkpoint.read(path, None)
-    (folder / "program.json").write_text(json.dumps(graph.to_json()))
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "weights.safetensors")
+    checkpoint.read(path).save(folder)

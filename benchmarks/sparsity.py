@@ -9,7 +9,7 @@ and shorter than the paper's, so that all of it takes about an hour of one core.
 first and the last, smaller still, on scikit-learn's digits.
 
 * zero        share of the columns of all layers but the last whose 2-norm is under the gap in the norms
-* parameters  before and after `sparsity.eliminate`; accuracy on the test images before and after
+* parameters  before and after `zeros.eliminate`; accuracy on the test images before and after
 * difference  the largest between the outputs for the test images before and after, relative to the largest
 
 Every trained network is a row of sparsity.csv, every epoch one of sparsity-epochs.csv, and sparsity.svg shows the
@@ -34,9 +34,7 @@ from benchmarks.bar import Advance, bar
 from benchmarks.data import Data, digits, fashion_mnist
 from rightrank.models import checkpoint
 from rightrank.models.papers.adam_sparsity import ACTIVATIONS, Epoch, Recipe, perceptron, train
-from rightrank.models.program import execute
-from rightrank.models.simplify import zeros as sparsity
-from rightrank.models.simplify.zeros import columns
+from rightrank.models.simplify.zeros import columns, eliminate
 
 EPOCHS, QUICK_EPOCHS = 12, 10
 
@@ -161,11 +159,11 @@ def measure(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.pt2")
         programs.export(model, data.shape, path)
-        graph, tensors = checkpoint.read(path, None)
-    smaller, fewer, report = sparsity.eliminate(graph, tensors)
+        program = checkpoint.read(path)
+    smaller, report = eliminate(program)
     with torch.no_grad():
-        before = execute.run(graph, tensors, [data.test_images])[0]
-        after = execute.run(smaller, fewer, [data.test_images])[0]
+        before = program.run([data.test_images])[0]
+        after = smaller.run([data.test_images])[0]
     return Row(
         network=name,
         run=run,

@@ -7,6 +7,7 @@ RightRankError
 │   └── MalformedCheckpoint    cut, empty, inconsistent, NaN weights, wrong tensors
 ├── DataError              evaluation or calibration data do not fit
 ├── BudgetError            no plan satisfies the request
+├── UnreadableMaster       what is stored is of a version that this one does not read
 └── Cancelled              the caller asked to stop
 """
 
@@ -52,6 +53,10 @@ class BudgetError(RightRankError):
     def __init__(self, detail: str, hint: str = "", nearest: float | None = None) -> None:
         super().__init__(detail, hint)
         self.nearest = nearest
+
+
+class UnreadableMaster(RightRankError):
+    kind = "master-unreadable"
 
 
 class Cancelled(RightRankError):

@@ -52,9 +52,9 @@ def serve(
     demo: Annotated[bool, typer.Option("--demo", help="Train and publish a small model to try.")] = False,
 ) -> None:
     """Run the service: Valkey, the workers and the API."""
-    from rightrank.service.run.supervise import serve
-
     with plainly():
+        from rightrank.service.run.supervise import serve
+
         settings = settings_of(port=port, host=host, data=data)
         serve(settings, settings.workers if workers is None else workers, demo, tell)
 
@@ -66,9 +66,9 @@ def worker(
     """Run one worker. It finds the service by RIGHTRANK_REDIS_URL and RIGHTRANK_STORE_URL."""
     die_with_parent()
     write_log()
-    from rightrank.service.jobs.worker import run
-
     with plainly(), faults():
+        from rightrank.service.jobs.worker import run
+
         run(settings_of(), [queue.strip() for queue in queues.split(",") if queue.strip()] or None)
 
 
@@ -77,11 +77,11 @@ def api(descriptor: int) -> None:
     """Serve HTTP on a listening socket that `serve` passes on."""
     die_with_parent()
     write_log()
-    import uvicorn
-
-    from rightrank.service.api.app import create_app
-
     with plainly(), faults():
+        import uvicorn
+
+        from rightrank.service.api.app import create_app
+
         application = create_app(settings_of())
     config = uvicorn.Config(
         application, log_level="warning", server_header=False, timeout_graceful_shutdown=GRACE_SECONDS
@@ -204,8 +204,8 @@ def key(
     as_json: Json = False,
 ) -> None:
     """Create a key. It is printed once; the keys file keeps only its hash."""
-    from rightrank.service.api.auth import SCOPES
-
+    with plainly(as_json):
+        from rightrank.service.api.auth import SCOPES
     if not set(scope) <= SCOPES:
         raise typer.BadParameter(f"a scope is one of {', '.join(sorted(SCOPES))}", param_hint="--scope")
     if not name.isprintable() or not name or set(name) & set(" #"):
@@ -338,6 +338,11 @@ def plainly(as_json: bool = False) -> Iterator[None]:
     """Failures in a sentence, and in the exit status."""
     try:
         yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("rightrank"):
+            raise
+        err.print(f"Error: this needs {error.name}, which a client does without: pip install 'rightrank[server]'")
+        raise typer.Exit(1) from error
     except (ClientError, StartError, OSError) as error:
         if as_json:
             document = error.document if isinstance(error, Problem) else {"detail": str(error)}

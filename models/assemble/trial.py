@@ -6,29 +6,30 @@ one, now the other keeps more (docs/cutting.md has measurements). The difference
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
-from rightrank.models.master import variant
+from rightrank.models.master.master import Master
+from rightrank.models.master.variant import variant
 from rightrank.models.measure.nearness import TINY, nearness
 from rightrank.models.plan.planner import Planner
 from rightrank.models.program import execute
-from rightrank.models.program.graph import Graph
+from rightrank.models.program.program import Program
 
 CANDIDATES = ("logit", "fisher")
 INPUTS, BATCH, LEAST = 512, 64, 16
 BUDGETS = (0.5, 0.3, 0.2)
 
 
-def possible(graph: Graph, tensors: Mapping[str, Tensor], inputs: Tensor) -> bool:
+def possible(program: Program, inputs: Tensor) -> bool:
     """Whether there is a choice: one output (N, classes) at a free batch size, and inputs enough to try and decide."""
+    graph = program.graph
     if len(graph.outputs) != 1 or graph.batch is not None or _held(inputs) < LEAST:
         return False
-    shape = execute.shapes(graph, tensors).get(graph.outputs[0], ())
+    shape = program.shapes.get(graph.outputs[0], ())
     return len(shape) == 2 and shape[1] > 1
 
 
@@ -63,15 +64,15 @@ def _held(inputs: Tensor) -> int:
 
 
 def _far(folder: Path, held: Tensor) -> float:
-    planner, stored = Planner.open(folder), load_file(folder / "master.safetensors")
-    template = planner.template
+    planner, master = Planner.open(folder), Master.open(folder)
+    template, stored = planner.template, master.tensors()
     sizes = [max(int(budget * template.params), planner.smallest.params) for budget in BUDGETS]
-    programs = [variant.parts(template, stored, planner.plan(max_params=size).ranks).program() for size in sizes]
-    original: Mapping[str, Tensor] = {name: stored[f"dense/{name}"] for name in template.tensors}
+    programs = [variant(template, stored, planner.plan(max_params=size).ranks).program() for size in sizes]
+    original = master.program(stored)
     batch = min(BATCH, len(held))
-    measure = nearness(template.graph, original, held, batch, classes=True)
-    errors = measure.distances(template.graph, original, programs, held, batch)
+    measure = nearness(original, held, batch, classes=True)
+    errors = measure.distances(original, programs, held, batch)
     with torch.no_grad():
-        wanted = torch.cat([execute.run(template.graph, original, [x])[0] for x in execute.batches(held, batch)])
+        wanted = torch.cat([original.run([x])[0] for x in execute.batches(held, batch)])
     nothing = max(float(measure.distance(wanted.mean(0).expand_as(wanted), wanted)), TINY)
     return sum(error / nothing if error < nothing else 1.0 for error in errors) / len(errors)

@@ -10,8 +10,8 @@ import torch
 
 from rightrank.models.checkpoint.fields import choice, integer, mapping, only, sequence, text, truth
 from rightrank.models.checkpoint.limits import NODES
-from rightrank.models.checkpoint.payload import DTYPES
 from rightrank.models.errors import MalformedCheckpoint, UnsafeCheckpoint, UnsupportedCheckpoint
+from rightrank.models.program.dtypes import BY_SCHEMA
 from rightrank.models.program.graph import TEXT, Argument, Constant, Node, Ref
 from rightrank.models.program.operators import ALLOWED, VANISHING
 
@@ -127,7 +127,7 @@ def operator_name(target: str) -> str:
     op = target.removeprefix("torch.ops.")
     if op.startswith("_operator."):
         op = op.removeprefix("_")
-    if op in ALLOWED and (op != target or op.startswith("math.")):
+    if op in ALLOWED and op != target:
         return op
     shown = op if re.fullmatch(r"[\w.]{1,80}", op) else "an operator without a plain name"
     raise UnsupportedCheckpoint(
@@ -200,20 +200,20 @@ def fits(kind: str, value: Argument, kinds: dict[str, str]) -> bool:
     if kind.startswith("List["):
         item = kind[5:-1]
         if not isinstance(value, tuple):
-            return item in ("int", "SymInt", "float") and fits(item, value, kinds)
+            return item in ("int", "float") and fits(item, value, kinds)
         return all(fits(item, element, kinds) for element in value)
     if kind == "Tensor":
         # `x * 2` is written as a call of mul.Tensor with a plain number.
-        return _is_tensor(value, kinds) or fits("Scalar", value, kinds)
+        return _is_tensor(value, kinds) or fits("number", value, kinds)
     if kind in ("ScalarType", "Layout", "Device", "MemoryFormat"):
         return isinstance(value, Constant) and value.type == _CONSTANTS[kind]
     if kind == "str":
         return isinstance(value, str)
     if kind == "bool":
         return isinstance(value, bool) or _is_number(value, kinds)
-    if kind in ("int", "SymInt"):
+    if kind == "int":
         return type(value) is int or _is_number(value, kinds)
-    if kind in ("float", "number", "Scalar"):
+    if kind in ("float", "number"):
         return isinstance(value, (bool, int, float)) or _is_number(value, kinds)
     return False
 
@@ -249,9 +249,10 @@ def _string(calls: Calls, value: Any) -> str:
 
 
 def _dtype(calls: Calls, value: Any) -> Constant:
-    if value not in DTYPES:
+    dtype = BY_SCHEMA.get(integer(value, "a number type"))
+    if dtype is None:
         raise UnsupportedCheckpoint("The program uses a number type that is not read.", "Complex numbers are not.")
-    return Constant("dtype", DTYPES[value])
+    return Constant("dtype", dtype.name)
 
 
 def _layout(calls: Calls, value: Any) -> Constant:
@@ -261,7 +262,7 @@ def _layout(calls: Calls, value: Any) -> Constant:
 
 
 def _memory_format(calls: Calls, value: Any) -> Constant:
-    if value not in _MEMORY_FORMATS:
+    if integer(value, "a memory format") not in _MEMORY_FORMATS:
         raise MalformedCheckpoint("The program uses an unknown memory format.", _HINT)
     return Constant("memory_format", _MEMORY_FORMATS[value])
 

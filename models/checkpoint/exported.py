@@ -1,7 +1,7 @@
 """Programs written by `torch.export.save` (.pt2), read without torch's own loader.
 
 That loader opens pickles, and evaluates symbolic sizes as Python. Here the archive may hold only the
-entries below; the graph is plain JSON turned into `program.graph.Graph`; sizes are only matched.
+entries below; the graph is plain JSON turned into `program.graph.Graph`; sizes are looked at and never evaluated.
 
     models/<name>.json                              the graph                        read
     data/weights/<name>_weights_config.json         which tensor is where            read
@@ -30,11 +30,14 @@ from rightrank.models.checkpoint.archive import Archive
 from rightrank.models.checkpoint.calls import Calls
 from rightrank.models.checkpoint.fields import choice, integer, mapping, sequence, text
 from rightrank.models.checkpoint.limits import JSON_BYTES, Limits
-from rightrank.models.checkpoint.payload import DTYPES, Payload
+from rightrank.models.checkpoint.payload import Payload
 from rightrank.models.errors import MalformedCheckpoint, UnsafeCheckpoint, UnsupportedCheckpoint
+from rightrank.models.program.dtypes import BY_SCHEMA
 from rightrank.models.program.graph import Claim, Graph, Input
 
 _HINT = "Save the model again with torch.export.save."
+# torch/_export/serde/schema.py, SCHEMA_VERSION: the same from torch 2.6 to 2.13.
+_SCHEMA = 8
 
 _READ = re.compile(
     r"data/(weights/(weight_\d+|[\w-]+_weights_config\.json)|constants/(tensor_\d+|[\w-]+_constants_config\.json))\Z"
@@ -70,6 +73,7 @@ def read(archive: Archive, limits: Limits) -> Exported:
     name = _check_layout(archive)
     payloads = _payloads(archive, name, limits)
     program = mapping(strictjson.loads(archive.read(f"models/{name}.json", JSON_BYTES), "The graph"), "the program")
+    _check_version(program)
     module = mapping(program.get("graph_module"), "the graph module")
     graph = mapping(module.get("graph"), "the graph")
     _check_expressions(program, graph)
@@ -133,8 +137,19 @@ def _payloads(archive: Archive, name: str, limits: Limits) -> dict[str, Payload]
     return found
 
 
+def _check_version(program: Mapping[str, Any]) -> None:
+    """With its major version torch says that fields went or changed their meaning; a minor one only adds some."""
+    version = mapping(program.get("schema_version"), "the version of its schema")
+    major = integer(version.get("major"), "the major version of its schema")
+    if major != _SCHEMA:
+        raise UnsupportedCheckpoint(
+            f"The program is written in version {major} of torch.export's schema; only version {_SCHEMA} is read.",
+            f"Export the model again with torch 2.10 to 2.13, which write version {_SCHEMA}.",
+        )
+
+
 def _check_expressions(program: Mapping[str, Any], graph: Mapping[str, Any]) -> None:
-    """Every symbolic size is a sentence of the grammar, wherever it stands."""
+    """Every symbolic size is plain, wherever it stands."""
     ranges = mapping(program.get("range_constraints"), "the range constraints")
     for text_, bounds in ranges.items():
         _check_expression(text_)
@@ -163,7 +178,7 @@ def _check_size(size: Any) -> None:
 
 
 def _check_expression(text_: str) -> None:
-    if not expressions.matches(text_):
+    if not expressions.is_plain(text_):
         raise UnsafeCheckpoint(
             f"The program has a symbolic size {text_[:60]!r} that is not plain arithmetic.",
             "Export with only the batch dimension dynamic.",
@@ -175,7 +190,8 @@ def _claims(values: Mapping[str, Any]) -> dict[str, Claim]:
     for name, meta in values.items():
         sizes = (choice(size, "size") for size in meta["sizes"])
         shape = tuple(value if kind == "as_int" and type(value) is int else None for kind, value in sizes)
-        found[name] = Claim(shape, DTYPES.get(integer(meta.get("dtype"), f"the dtype of {name}"), ""))
+        dtype = BY_SCHEMA.get(integer(meta.get("dtype"), f"the dtype of {name}"))
+        found[name] = Claim(shape, dtype.name if dtype else "")
     return found
 
 
@@ -231,10 +247,10 @@ class _Signature:
             )
         name = self.calls.define(mapping(value, "an input").get("name"), "tensor")
         meta = mapping(self.values.get(name), f"the input {name}")
-        dtype = integer(meta.get("dtype"), f"the dtype of {name}")
-        if dtype not in DTYPES:
+        dtype = BY_SCHEMA.get(integer(meta.get("dtype"), f"the dtype of {name}"))
+        if dtype is None:
             raise UnsupportedCheckpoint(f"The input {name} has a number type that is not read.")
-        return Input(name, DTYPES[dtype], tuple(_sizes(name, meta["sizes"])))
+        return Input(name, dtype.name, tuple(_sizes(name, meta["sizes"])))
 
     def outputs(self, module: Mapping[str, Any]) -> tuple[str, ...]:
         signature = mapping(module.get("signature"), "the signature")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,20 +15,9 @@ from rightrank.models.checkpoint.archive import Archive
 from rightrank.models.checkpoint.fields import integer, mapping, only, sequence, text, truth
 from rightrank.models.checkpoint.limits import DIMENSIONS, OVERLAP_BYTES
 from rightrank.models.errors import MalformedCheckpoint, UnsafeCheckpoint, UnsupportedCheckpoint
+from rightrank.models.program.dtypes import BY_SCHEMA, DTYPES
 
-# torch/_export/serde/schema.py, ScalarType. Complex and 8-bit float types are left out.
-DTYPES = {
-    1: "uint8",
-    2: "int8",
-    3: "int16",
-    4: "int32",
-    5: "int64",
-    6: "float16",
-    7: "float32",
-    8: "float64",
-    12: "bool",
-    13: "bfloat16",
-}
+# torch/_export/serde/schema.py, Layout.
 _STRIDED = 7
 
 
@@ -43,10 +33,7 @@ class Payload:
 
     @property
     def elements(self) -> int:
-        count = 1
-        for size in self.sizes:
-            count *= size
-        return count
+        return math.prod(self.sizes)
 
     @property
     def reach(self) -> int:
@@ -84,15 +71,15 @@ def _payload(name: str, entry: Any, folder: str) -> Payload:
             "Make it a plain torch.Tensor (not a subclass or a custom object) before torch.export.save.",
         )
     meta = mapping(entry.get("tensor_meta"), f"the description of {name}")
-    dtype = integer(meta.get("dtype"), f"the dtype of {name}")
-    if dtype not in DTYPES or meta.get("layout") != _STRIDED:
+    dtype = BY_SCHEMA.get(integer(meta.get("dtype"), f"the dtype of {name}"))
+    if dtype is None or meta.get("layout") != _STRIDED:
         raise UnsupportedCheckpoint(
             f"The tensor {name} has a dtype or layout that is not read.",
             "Dense floating point (16 to 64 bits), integer and boolean tensors are.",
         )
     payload = Payload(
         entry=folder + text(entry.get("path_name"), f"the path of {name}"),
-        dtype=DTYPES[dtype],
+        dtype=dtype.name,
         sizes=_numbers(meta.get("sizes"), f"sizes of {name}"),
         strides=_numbers(meta.get("strides"), f"strides of {name}"),
         offset=_number(meta.get("storage_offset"), f"offset of {name}"),
@@ -117,7 +104,7 @@ def _check_sizes(archive: Archive, payloads: Iterable[Payload]) -> None:
     """Every window has to lie in its entry, and together they may not unfold to far more than the file."""
     total = OVERLAP_BYTES + sum(archive.size(name) for name in archive)
     for payload in set(payloads):
-        width = _width(payload)
+        width = DTYPES[payload.dtype].width
         if payload.reach * width > archive.size(payload.entry):
             raise MalformedCheckpoint(
                 f"A tensor of {payload.reach * width} bytes is said to lie in {payload.entry}, "
@@ -127,10 +114,6 @@ def _check_sizes(archive: Archive, payloads: Iterable[Payload]) -> None:
         total -= payload.elements * width
         if total < 0:
             raise UnsafeCheckpoint("The tensors unfold to far more bytes than the file has.")
-
-
-def _width(payload: Payload) -> int:
-    return int(getattr(torch, payload.dtype).itemsize)
 
 
 def _by_entry(payloads: Iterable[Payload]) -> dict[str, list[Payload]]:

@@ -15,20 +15,20 @@ from typing import NoReturn
 from rightrank.models.checkpoint.advice import CUT, STATE
 from rightrank.models.checkpoint.limits import PICKLE_BYTES
 from rightrank.models.errors import MalformedCheckpoint, UnsafeCheckpoint, UnsupportedCheckpoint
+from rightrank.models.program.dtypes import DTYPES
 
 
 def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-_STORAGES = _words("Float Double Half BFloat16 Long Int Short Char Byte Bool")
 _GLOBALS = frozenset(
     [
         "collections OrderedDict",
         "torch._utils _rebuild_tensor_v2",
         "torch._utils _rebuild_parameter",
         "torch Size",
-        *(f"torch {kind}Storage" for kind in _STORAGES),
+        *(f"torch {dtype.storage}" for dtype in DTYPES.values()),
     ]
 )
 # Everything that a dictionary of tensors and plain values needs in protocol 2, which torch.save writes.

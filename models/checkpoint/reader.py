@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,8 @@ from rightrank.models.checkpoint.archive import Archive
 from rightrank.models.checkpoint.exported import Exported
 from rightrank.models.checkpoint.limits import Limits
 from rightrank.models.errors import MalformedCheckpoint, UnsafeCheckpoint, UnsupportedCheckpoint
-from rightrank.models.program import execute
 from rightrank.models.program.graph import Graph
+from rightrank.models.program.program import Program
 from rightrank.models.simplify.normalize import normalize
 
 _PICKLE = b"\x80"
@@ -26,10 +27,8 @@ _PICKLE = b"\x80"
 _OTHER_ENTRIES = 64
 
 
-def read(
-    path: Path, architecture: Mapping[str, Any] | None = None, limits: Limits | None = None
-) -> tuple[Graph, dict[str, Tensor]]:
-    """The normalised program in `path`, and its tensors by qualified name, contiguous.
+def read(path: Path, architecture: Mapping[str, Any] | None = None, limits: Limits | None = None) -> Program:
+    """The normalised program in `path`, its tensors contiguous.
 
     architecture: for a state dict, `{"name": "resnet50", "arguments": {"num_classes": 10}}`.
     Raises UnsafeCheckpoint, UnsupportedCheckpoint or MalformedCheckpoint. Nothing in the file is ever
@@ -40,9 +39,9 @@ def read(
     _check_finite(found.graph, found.tensors)
     graph = normalize(found.graph, found.tensors, found.claims)
     _check_statistics(graph, found.statistics)
-    tensors = {name: found.tensors[name] for name in sorted(set(graph.tensors.values()))}
-    _check_runs(graph, tensors, limits)
-    return graph, tensors
+    program = Program(graph, {name: found.tensors[name] for name in sorted({*graph.tensors.values()})})
+    _check_runs(program, limits)
+    return program
 
 
 def _check_statistics(graph: Graph, statistics: frozenset[str]) -> None:
@@ -122,12 +121,11 @@ def _check_finite(graph: Graph, tensors: Mapping[str, Tensor]) -> None:
             )
 
 
-def _check_runs(graph: Graph, tensors: Mapping[str, Tensor], limits: Limits) -> None:
+def _check_runs(program: Program, limits: Limits) -> None:
     """A run on shapes alone, which computes nothing: calls that do not fit together, or that would take more
     memory than any honest network does for one input, are found here and not in a worker."""
-    batch = 2
     try:
-        shapes = execute.shapes(graph, tensors, batch)
+        shapes = program.shapes
     except MemoryError:
         raise
     except Exception as error:
@@ -141,10 +139,8 @@ def _check_runs(graph: Graph, tensors: Mapping[str, Tensor], limits: Limits) -> 
             f"The program does not run: {_first_line(error)}", "Check that it runs after torch.export.load."
         ) from error
     for name, shape in shapes.items():
-        count = 1
-        for size in shape:
-            count *= size
-        if 4 * count > limits.memory:
+        count = math.prod(shape)
+        if name not in program.graph.tensors and 4 * count > limits.memory:
             raise UnsafeCheckpoint(f"The program computes a tensor of {count} elements ({name}).")
 
 

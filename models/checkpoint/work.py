@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,11 @@ def do(request: Mapping[str, Any]) -> None:
     """Read the files that the request names and write what `sandbox.prepare` promises."""
     limits = Limits(**request["limits"])
     out = Path(request["out"])
-    graph, tensors = read(Path(request["checkpoint"]), request["architecture"], limits)
-    (out / "program.json").write_text(json.dumps(graph.to_json(), separators=(",", ":")))
-    _save(tensors, out / "weights.safetensors")
+    program = read(Path(request["checkpoint"]), request["architecture"], limits)
+    program.save(out)
     for name in ("evaluation", "calibration"):
         if request[name] is not None:
-            _save(read_data(Path(request[name]), graph, limits), out / f"{name}.safetensors")
+            _save(read_data(Path(request[name]), program.graph, limits), out / f"{name}.safetensors")
 
 
 def _save(tensors: Mapping[str, Tensor | None], path: Path) -> None:

@@ -1,6 +1,6 @@
 """A layer's matrix as bases sorted by how much each carries.
 
-For `W ∈ R^{m×n}` (paper 1's y = Wᵀx; `layers.Layer` says which matrix a weight is) two nested factors are kept,
+For `W ∈ R^{m×n}` (paper 1's y = Wᵀx; a layer's form says which matrix a weight is) there are two nested factors,
 `down` (R×m) and `up` (R×n) with `W = downᵀ·up`; their leading r rows are the best rank-r layer, so every size is a
 prefix.
 
@@ -22,13 +22,11 @@ double keeps singular values to about 1e-8 of the largest, finer than a float32 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from rightrank.models.factor.layers import Layer
 from rightrank.models.factor.moments import Moments
 from rightrank.models.factor.patches import Columns
 from rightrank.models.factor.solve import solve
@@ -41,7 +39,7 @@ LIGHT, ROUNDS, STEPS = 1e-9, 2, 4
 
 
 @dataclass(frozen=True)
-class Factors:
+class Pair:
     """`down` (R×m) and `up` (R×n) in the weight's dtype; `sigma` (R,) in double, never rising: the
     singular values, or with a metric the roots of what the bases are worth in it.
 
@@ -60,36 +58,28 @@ class Factors:
         return self.down[:rank].contiguous(), self.up[:rank].contiguous()
 
 
-def product(down: Tensor, up: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """The weight of this shape, (C_out, C_in, …), that two factors make; their widths tell the form."""
-    whole = up.T @ down
-    if down.shape[1] == math.prod(shape[1:]):
-        return whole.reshape(shape)
-    outputs, inputs, height, width = shape
-    return whole.reshape(outputs, width, inputs, height).permute(0, 2, 3, 1).contiguous()
-
-
-def call_weights(layer: Layer, down: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
-    """The weights of the two calls that replace a layer, of its factors (r×m) and (r×n)."""
-    first, second = layer.factor_shapes(len(down))
-    return down.reshape(first), up.reshape(len(up), layer.outputs, -1).transpose(0, 1).reshape(second)
-
-
 def spatial_matrix(weight: Tensor) -> Tensor:
     """A convolution's weight (C_out, C_in, k_h, k_w) in the spatial form: (C_in·k_h, C_out·k_w)."""
     outputs, inputs, height, width = weight.shape
     return weight.permute(1, 2, 0, 3).reshape(inputs * height, outputs * width)
 
 
-def decompose(weight: Tensor) -> Factors:
+def spatial_product(down: Tensor, up: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The weight (C_out, C_in, k_h, k_w) of this shape that two factors in the spatial form make."""
+    outputs, inputs, height, width = shape
+    whole = (up.T @ down).reshape(outputs, width, inputs, height)
+    return whole.permute(0, 2, 3, 1).contiguous()
+
+
+def decompose(weight: Tensor) -> Pair:
     """SVD of a layer's weight, shape (C_out, …): the channel form of paper 1, section 3. Both factors take the root of
     each singular value, so that what lies between them is no larger than half precision holds."""
     factors = svd(weight)
     down, up = _balanced(factors.down, factors.up)
-    return Factors(down.to(weight.dtype).contiguous(), up.to(weight.dtype).contiguous(), factors.sigma)
+    return Pair(down.to(weight.dtype).contiguous(), up.to(weight.dtype).contiguous(), factors.sigma)
 
 
-def svd(weight: Tensor) -> Factors:
+def svd(weight: Tensor) -> Pair:
     """The same in double, the rows of the factor of the smaller side orthonormal."""
     matrix = weight.reshape(weight.shape[0], -1).double()
     n, m = matrix.shape
@@ -99,10 +89,10 @@ def svd(weight: Tensor) -> Factors:
     else:
         values, basis = _eigen(matrix.T @ matrix)
         down, up = basis.T, basis.T @ matrix.T
-    return Factors(down, up, values.sqrt())
+    return Pair(down, up, values.sqrt())
 
 
-def decompose_in_metric(weight: Tensor, moments: Moments, gradient: bool = True) -> Factors:
+def decompose_in_metric(weight: Tensor, moments: Moments, gradient: bool = True) -> Pair:
     """Factors that change the network's outputs least at every rank, given what calibration data said.
 
     `gradient=False` takes G = I: the layer's own outputs count, not what the network makes of them.
@@ -125,7 +115,7 @@ def decompose_in_metric(weight: Tensor, moments: Moments, gradient: bool = True)
     means = torch.cumsum(up * (coordinates @ moments.mean).unsqueeze(1), 0)
     variances = torch.cumsum(up**2 * worth.unsqueeze(1), 0)
     down, up = _balanced(down, up)
-    return Factors(
+    return Pair(
         down=down.to(weight.dtype).contiguous(),
         up=up.to(weight.dtype).contiguous(),
         sigma=worth.sqrt(),
@@ -134,7 +124,7 @@ def decompose_in_metric(weight: Tensor, moments: Moments, gradient: bool = True)
     )
 
 
-def decompose_columns(weight: Tensor, moments: Moments, columns: Columns) -> Factors:
+def decompose_columns(weight: Tensor, moments: Moments, columns: Columns) -> Pair:
     """The same in the spatial form, of a convolution's weight (C_out, C_in, k_h, k_w).
 
     What the bases are worth adds up to what the whole layer is worth in the channel form. The `scale` follows from the
@@ -163,7 +153,7 @@ def decompose_columns(weight: Tensor, moments: Moments, columns: Columns) -> Fac
     variances = torch.einsum("kox,xy,k->koy", per_output, across, passed.sqrt()).square().sum(2).cumsum(0)
     energy = (moments.covariance * moments.gradient).sum().clamp_min(0)
     down, up = _balanced(down, up)
-    return Factors(
+    return Pair(
         down=down.to(weight.dtype).contiguous(),
         up=up.to(weight.dtype).contiguous(),
         sigma=(worth * (energy / worth.sum().clamp_min(1e-300))).sqrt(),
@@ -189,7 +179,7 @@ def fit_columns(weight: Tensor, normal: Tensor, gradient: Tensor, down: Tensor, 
     gradient = root @ root
 
     def missed(down: Tensor, up: Tensor) -> Tensor:
-        return target - product(down, up, tuple(weight.shape)).reshape(outputs, -1)
+        return target - spatial_product(down, up, tuple(weight.shape)).reshape(outputs, -1)
 
     def light(normal: Tensor, right: Tensor) -> Tensor:
         return solve(normal, right, LIGHT * float(normal.diagonal().mean()))
@@ -214,7 +204,7 @@ def fit_columns(weight: Tensor, normal: Tensor, gradient: Tensor, down: Tensor, 
         step = light(inner, light(spread, rest.T).T)
         energy = (rest * step).sum()
         for _ in range(STEPS):
-            moved = pulled(product(step, up, tuple(weight.shape)).reshape(outputs, -1), up)
+            moved = pulled(spatial_product(step, up, tuple(weight.shape)).reshape(outputs, -1), up)
             curvature = (step * moved).sum()
             if not (energy > 0 and curvature > 0):
                 break
@@ -224,17 +214,6 @@ def fit_columns(weight: Tensor, normal: Tensor, gradient: Tensor, down: Tensor, 
             step = turned + energy / before * step
         kept = down, best_up(down)
     return kept if all(bool(each.isfinite().all()) for each in kept) else given
-
-
-def in_order(up: Tensor, outputs: int) -> Tensor:
-    """An `up` factor (R, C_out·k) as masters and files have it, (C_out, R, k): a layer's weight at each rank is then
-    the beginning of every row."""
-    return up.reshape(len(up), outputs, -1).transpose(0, 1).contiguous()
-
-
-def by_basis(up: Tensor) -> Tensor:
-    """The inverse of `in_order`."""
-    return up.transpose(0, 1).flatten(1).contiguous()
 
 
 def _balanced(down: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:

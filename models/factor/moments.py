@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -20,10 +20,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from rightrank.models.errors import DataError
-from rightrank.models.factor.layers import LINEAR, Layer, geometry_of
-from rightrank.models.factor.patches import Columns, ColumnSums, finite, single
-from rightrank.models.program import execute
-from rightrank.models.program.graph import Graph, Node
+from rightrank.models.factor.layer import Form, Gatherer, Layer
+from rightrank.models.factor.patches import finite, single
+from rightrank.models.program.calls import Linear, layer_call
+from rightrank.models.program.graph import Node
+from rightrank.models.program.program import Program
 
 BATCH, SEED = 64, 0
 # A batch is smaller where the values of a pass, all of which are kept for the way back, would be more than these.
@@ -36,12 +37,18 @@ Gradient: TypeAlias = Literal["logits", "loss"]
 class Moments:
     """Of one layer, in double: `mean` (n,) and `covariance` (n, n) of its outputs `Wᵀx` without the bias,
     per position; `gradient` (n, n), the second moment of the outputs' gradients summed over a sample's
-    positions."""
+    positions. `seen` has what forms of the layer gathered of its inputs, by their names."""
 
     mean: Tensor
     covariance: Tensor
     gradient: Tensor
-    columns: Columns | None = None
+    seen: Mapping[str, Any] = field(default_factory=dict)
+
+
+def outputs_of(weight: Tensor, normal: Tensor, mean: Tensor, gradient: Tensor) -> Moments:
+    """Those of a weight (C_out, …) whose inputs have the covariance `normal` and the `mean`; all in double."""
+    flat = weight.flatten(1)
+    return Moments(flat @ mean, flat @ normal @ flat.T, gradient)
 
 
 class NoGradient(DataError):
@@ -74,22 +81,24 @@ class _Sums:
         rows = finite(single(rows))
         self.gradients[kind] += (rows.T @ rows).double()
 
-    def moments(self, samples: int, kind: Gradient, columns: Columns | None) -> Moments:
+    def moments(self, samples: int, kind: Gradient, gatherers: Mapping[str, Gatherer]) -> Moments:
         """DataError where nothing finite was added, or sums are not."""
         if self.origin is None:
             raise DataError("The network's values are not finite on any calibration input.", USABLE)
         mean = self.total / self.positions
         covariance = self.square / self.positions - torch.outer(mean, mean)
-        found = Moments(mean + self.origin.double(), covariance, self.gradients[kind] / samples, columns)
-        sums = [found.mean, found.covariance, found.gradient, *([columns.covariance, columns.mean] if columns else [])]
-        if not all(bool(each.isfinite().all()) for each in sums):
+        seen = {form: each.result() for form, each in gatherers.items()}
+        found = Moments(mean + self.origin.double(), covariance, self.gradients[kind] / samples, seen)
+        sums = (found.mean, found.covariance, found.gradient)
+        sound = all(each.sound(seen[form]) for form, each in gatherers.items())
+        if not (sound and all(bool(each.isfinite().all()) for each in sums)):
             raise DataError("Squares of the network's values overflow on the calibration inputs.", USABLE)
         return found
 
 
 class Gathering:
-    """The moments of every layer's outputs, over as many inputs as are added; with `columns` also those of its
-    inputs where it can take the spatial form.
+    """The moments of every layer's outputs, over as many inputs as are added, and what those of its forms that are
+    among `forms`, by name, want to know of its inputs.
 
     What is not finite, as the gradient of a norm is at an input that is all zeros, is left out.
     Each kind of gradient is another pass back. Its random projections, or classes, are the same at each run, whatever
@@ -99,21 +108,21 @@ class Gathering:
 
     def __init__(
         self,
-        graph: Graph,
-        tensors: Mapping[str, Tensor],
+        program: Program,
         layers: tuple[Layer, ...],
         gradients: Sequence[Gradient],
-        columns: bool,
+        forms: Mapping[str, Form],
         weighed: bool = True,
     ) -> None:
-        self._graph, self._tensors = graph, tensors
-        self._batch = graph.batch
+        self._program = program
+        self._batch = program.graph.batch
         self._weighed, self._blind = weighed, False
-        values = sum(math.prod(shape[1:]) for shape in execute.shapes(graph, tensors).values())
+        stored = program.graph.tensors
+        values = sum(math.prod(shape[1:]) for name, shape in program.shapes.items() if name not in stored)
         self._at_once = self._batch or max(1, min(BATCH, VALUES // max(values, 1)))
         self._generators = {kind: torch.Generator().manual_seed(SEED) for kind in gradients}
         self._sums = [_Sums(layer.outputs, gradients) for layer in layers]
-        self._inner = {i: ColumnSums(layer) for i, layer in enumerate(layers) if columns and layer.columns}
+        self._inner = [_gatherers(layer, forms) for layer in layers]
         self._owner = {call: index for index, layer in enumerate(layers) for call in layer.calls}
         self._given = self._samples = 0
         self._kind = gradients[0]  # of the pass that is going back
@@ -135,7 +144,7 @@ class Gathering:
 
     def _add(self, data: Tensor) -> None:
         with torch.enable_grad():
-            outputs = execute.run(self._graph, self._tensors, [data], visit=self._watch)
+            outputs = self._program.run([data], visit=self._watch)
             last = next(reversed(self._generators))
             for kind, generator in self._generators.items():
                 if self._blind:
@@ -161,15 +170,15 @@ class Gathering:
         self._blind = True
 
     def _watch(self, node: Node, arguments: list[Any], result: Any) -> Any:
-        index = self._owner.get(node.name)
-        if index is None:
+        index, call = self._owner.get(node.name), layer_call(node)
+        if index is None or call is None:
             return result
-        linear = node.op == LINEAR
-        bias = arguments[2] if len(arguments) > 2 else None
+        linear = isinstance(call, Linear)
+        data, _, bias = (*arguments, None)[:3]
         sums = self._sums[index]
         sums.add(_rows(result.detach(), linear), bias)
-        if index in self._inner:
-            self._inner[index].add(arguments[0].detach(), geometry_of(node), result.shape[2:])
+        for gatherer in self._inner[index].values():
+            gatherer.add(data.detach(), call, result.shape[2:])
         if not result.requires_grad:  # nothing before it is a layer
             result.requires_grad_()
         result.register_hook(lambda g: sums.add_gradient(self._kind, _rows(g, linear)))
@@ -184,11 +193,16 @@ class Gathering:
                 f"{self._given} calibration inputs do not fill one batch of {self._batch or 1}.",
                 "Give more, or export the model with a dynamic batch size.",
             )
-        found = {index: each.columns() for index, each in self._inner.items()}
-        moments = [each.moments(self._samples, kind, found.get(index)) for index, each in enumerate(self._sums)]
+        pairs = zip(self._sums, self._inner, strict=True)
+        moments = [sums.moments(self._samples, kind, inner) for sums, inner in pairs]
         if not self._blind:
             return moments
         return [replace(each, gradient=torch.eye(len(each.mean), dtype=torch.float64)) for each in moments]
+
+
+def _gatherers(layer: Layer, forms: Mapping[str, Form]) -> dict[str, Gatherer]:
+    found = {name: form.gatherer(replace(layer, form=form)) for name, form in forms.items() if name in layer.suits}
+    return {name: gatherer for name, gatherer in found.items() if gatherer is not None}
 
 
 def _scalar(outputs: Tensor, gradient: Gradient, generator: torch.Generator) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from rightrank.models.factor.layers import Geometry, Layer
+from rightrank.models.program.calls import Geometry
 
 # So many numbers of the inputs are looked at together.
 NUMBERS = 1 << 24
@@ -44,8 +44,9 @@ class ColumnSums:
     """Gathers them over the calls of a convolution. Padding counts as the zeros that it is. Sums are of differences
     from the first inputs' mean, so that single precision does not lose a variance beside a large mean."""
 
-    def __init__(self, layer: Layer) -> None:
-        channels, height, width = self._channels, self._height, self._width = layer.shape[1:]
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        """Of a weight of this shape, (C_out, C_in, k_h, k_w)."""
+        channels, height, width = self._channels, self._height, self._width = shape[1:]
         self._positions = 0
         self._origin: Tensor | None = None  # (C_in,)
         self._square = torch.zeros(channels, height, channels, height, dtype=torch.float64)

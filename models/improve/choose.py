@@ -21,10 +21,12 @@ from rightrank.models.improve.distill import Recipe
 from rightrank.models.improve.polish import polish
 from rightrank.models.improve.refit import INPUTS, affordable, refit
 from rightrank.models.improve.renorm import renorm
-from rightrank.models.master import variant
+from rightrank.models.master import entries
+from rightrank.models.master.master import Master
 from rightrank.models.master.template import Template
-from rightrank.models.master.variant import Parts
+from rightrank.models.master.variant import Variant, changes, variant
 from rightrank.models.measure.nearness import nearness
+from rightrank.models.program.program import Program
 from rightrank.models.progress import Progress
 
 BATCH = 64
@@ -48,31 +50,32 @@ def improve(
     "polished". A fifth of the calibration inputs, at most 256 or one batch of a program for a fixed number of samples,
     are held back to decide; `classes` says what nearness is (see `nearness`).
     """
-    template, master = Template.open(folder), load_file(folder / "master.safetensors")
-    kept = load_file(folder / "refit.safetensors")
-    inputs = kept["inputs"]
+    master = Master.open(folder)
+    template, stored = master.template, master.tensors()
+    kept = load_file(folder / entries.REFIT)
+    inputs = kept[entries.INPUTS]
     count = min(len(inputs) // 5, max(INPUTS // 5, template.graph.batch or 0))
     batch = template.graph.batch or min(BATCH, max(count, 1))
     plain = dataclasses.replace(template, tuned=None)
-    candidates = {CUT: variant.parts(plain, master, ranks)}
+    candidates = {CUT: variant(plain, stored, ranks)}
     best = CUT
     if count >= batch and any(ranks):
         held, data = inputs[:count], inputs[count:]
-        original = {name: master[f"dense/{name}"] for name in template.tensors}
+        original = master.program(stored)
         if template.tuned is not None:
             everywhere = dataclasses.replace(template, tuned=dataclasses.replace(template.tuned, below=template.params))
-            candidates[TUNED] = variant.parts(everywhere, master, ranks)
+            candidates[TUNED] = variant(everywhere, stored, ranks)
         if template.graph.batch is None:
-            gradients = {layer.weight: kept[f"gradient/{layer.name}"].double() for layer in template.decomposed}
+            gradients = {layer.weight: kept[entries.gradient(layer.name)].double() for layer in template.decomposed}
             few = data[: INPUTS - count]
-            candidates |= _fitted(plain, master, ranks, original, gradients, few, progress)
+            candidates |= _fitted(plain, stored, ranks, original, gradients, few, progress)
 
-        measure = nearness(template.graph, original, held, batch, classes)
+        measure = nearness(original, held, batch, classes)
 
-        def distances(several: Mapping[str, Parts]) -> dict[str, float]:
+        def distances(several: Mapping[str, Variant]) -> dict[str, float]:
             progress("compare", 0, 1, "plans")
             programs = [each.program() for each in several.values()]
-            found = measure.distances(template.graph, original, programs, held, batch)
+            found = measure.distances(original, programs, held, batch)
             return dict(zip(several, found, strict=True))
 
         found = distances(candidates)
@@ -84,27 +87,27 @@ def improve(
             found |= distances(polished)
             best = min(found, key=found.__getitem__)
     method = best.split()[0]
-    save_file(variant.changes(template, master, ranks, candidates[best]), out, {METHOD: method})
+    save_file(changes(template, stored, ranks, candidates[best]), out, {METHOD: method})
     return method
 
 
 def _fitted(
     template: Template,
-    master: Mapping[str, Tensor],
+    stored: Mapping[str, Tensor],
     ranks: Sequence[int],
-    original: Mapping[str, Tensor],
+    original: Program,
     gradients: Mapping[str, Tensor],
     data: Tensor,
     progress: Progress,
-) -> dict[str, Parts]:
+) -> dict[str, Variant]:
     """The refit of a plan, and the cut and the refit with batch norms taken anew."""
-    cut, by_weight = variant.parts(template, master, ranks), template.by_weight(ranks)
-    fits = refit(template.graph, original, template.layers, by_weight, gradients, cut.program(), data, progress)
-    bases = {CUT: cut, REFIT: variant.parts(template, master, ranks, fits)}
+    cut, by_weight = variant(template, stored, ranks), template.by_weight(ranks)
+    fits = refit(original, template.layers, by_weight, gradients, cut.program(), data, progress)
+    bases = {CUT: cut, REFIT: variant(template, stored, ranks, fits)}
     found = {REFIT: bases[REFIT]}
-    few = data[: affordable(template.graph, original, data)]
+    few = data[: affordable(original, data)]
     for name, base in bases.items():
-        if moved := renorm(template.graph, original, base.program(), few):
+        if moved := renorm(original, base.program(), few):
             found[f"{name}+bn"] = base.with_(moved)
     return found
 

@@ -7,7 +7,7 @@ take is worth that.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from torch import Tensor
@@ -15,7 +15,8 @@ from torch import Tensor
 from rightrank.models.improve.distill import Recipe, Training, device_of
 from rightrank.models.improve.student import Student
 from rightrank.models.master.template import Template
-from rightrank.models.master.variant import Parts
+from rightrank.models.master.variant import Variant
+from rightrank.models.program.program import Program
 from rightrank.models.progress import Progress
 
 STEPS, STUDENTS, RATE = 300, 1, 5e-3
@@ -29,17 +30,17 @@ RECIPE = Recipe(steps=STEPS, students=STUDENTS, rate=RATE)
 
 def polish(
     template: Template,
-    original: Mapping[str, Tensor],
+    original: Program,
     ranks: Sequence[int],
-    start: Parts,
+    start: Variant,
     data: Tensor,
     recipe: Recipe,
     progress: Progress,
     device: str | None = None,
-) -> list[Parts]:
-    """What training makes of the parts `start` of a plan, on calibration inputs `data` (N, …), with each rate.
+) -> list[Variant]:
+    """What training makes of the variant `start`, on calibration inputs `data` (N, …), with each rate.
 
-    `original` are the uploaded program's tensors, which teach. Raises DataError where the program is not float32.
+    `original` is the program that teaches. Raises DataError where the program is not float32.
     """
     batch = template.graph.batch or min(recipe.batch, len(data))
     share, steps = template.params_at(ranks) / template.params, recipe.steps * len(DIVISORS)
@@ -53,8 +54,7 @@ def polish(
             lambda generator: (None, share),
             lambda done, before=before: progress("polish", before + done, steps, "steps"),  # type: ignore[misc]
         )
-        learnt = student.learnt()
-        factors = {each.weight: (learnt[f"down/{each.name}"], learnt[f"up/{each.name}"]) for each in student.factored}
-        found.append(start.with_({name: learnt[name] for name in start.whole if name in learnt}, factors))
+        learnt = student.state()
+        found.append(start.with_({name: learnt[name] for name in start.whole if name in learnt}, student.factors()))
     progress("polish", steps, steps, "steps")
     return found

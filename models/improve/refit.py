@@ -3,7 +3,7 @@
 One walk over the graph with the calibration inputs, the original and the cut network side by side (ours). At each
 layer: least squares from the cut network's inputs to the original's outputs, with a ridge toward the original
 weight; where the plan has a rank for it, the best part of that rank, in the metric that the master was decomposed
-in, or for the spatial form in the whole one that this approximates (see `form.best`); then the mean of what is left
+in, or in the whole one that this approximates (see `Form.fit`); then the mean of what is left
 goes to the bias or the batch norm that follows. Errors of earlier layers are thus made good by later ones, most of
 all by those left whole, instead of adding up.
 """
@@ -18,14 +18,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from rightrank.models.factor import correction, form
-from rightrank.models.factor import metric as factor
-from rightrank.models.factor.correction import BATCH_NORM
-from rightrank.models.factor.layers import LINEAR, Layer, geometry_of
+from rightrank.models.factor.correction import corrections
+from rightrank.models.factor.layer import Layer
 from rightrank.models.factor.patches import single
 from rightrank.models.factor.solve import solve
+from rightrank.models.master import entries
 from rightrank.models.program import execute
-from rightrank.models.program.graph import Graph, Node, Ref
+from rightrank.models.program.calls import BatchNorm, Call, Convolution, layer_call
+from rightrank.models.program.graph import Node, Ref
+from rightrank.models.program.norms import statistics_of
+from rightrank.models.program.program import Program
 from rightrank.models.progress import Progress
 
 # The ridge, as a share of the inputs' mean variance, and what is added to it for each unknown a row.
@@ -41,37 +43,36 @@ SMALLEST = 1e-2
 
 
 def refit(
-    graph: Graph,
-    tensors: Mapping[str, Tensor],
+    program: Program,
     layers: Sequence[Layer],
     ranks: Mapping[str, int],
     gradients: Mapping[str, Tensor],
-    cut: Mapping[str, Tensor],
+    cut: Program,
     inputs: Tensor,
     progress: Progress,
 ) -> dict[str, Tensor]:
-    """New `down/…`, `up/…` and `corrected/…` tensors for one plan, and `dense/…` ones of layers that it leaves whole.
+    """For one plan new entries of its factors and of what corrects them, and of the weights and biases of layers that
+    it leaves whole.
 
     `layers` are all of the program's, `ranks` those of the plan by weight (0, or none: whole), `gradients` (n, n)
-    the second moments of the output gradients of each layer with a rank, by weight, `cut` the plain cut's
-    tensors, `inputs` (N, …) calibration inputs. Layers called more than once keep their cut.
+    the second moments of the output gradients of each layer with a rank, by weight, `cut` the plain cut, `inputs`
+    (N, …) calibration inputs. Layers called more than once keep their cut.
     """
-    users = graph.users()
     fitted = {
         layer.calls[0]: layer
         for layer in layers
-        if layer.kind in ("linear", "conv1d", "conv2d") and correction.once(graph, users, layer.weight)
+        if layer.kind in ("linear", "conv1d", "conv2d") and program.read_once(layer.weight)
     }
     kept: set[str] = set()
     for layer in layers:
         if ranks.get(layer.weight) and layer.calls[0] not in fitted:
-            kept |= {layer.weight, *(target.tensor for target in correction.targets(graph, tensors, layer))}
-    start = {**tensors, **{name: cut[name] for name in kept}}
-    walk = _Walk(graph, tensors, start, inputs[: affordable(graph, tensors, inputs)])
+            kept |= {layer.weight, *(each.tensor for each in corrections(program, layer))}
+    start = program.with_tensors({**program.tensors, **{name: cut.tensors[name] for name in kept}})
+    walk = _Walk(program, start, inputs[: affordable(program, inputs)])
     found: dict[str, Tensor] = {}
     done = 0
     with torch.no_grad():
-        for node in graph.nodes:
+        for node in program.graph.nodes:
             if node.name not in fitted:
                 walk.step(node)
                 continue
@@ -86,12 +87,11 @@ def refit(
 class _Walk:
     """The values of both networks at the point that the walk has reached."""
 
-    def __init__(self, graph: Graph, tensors: Mapping[str, Tensor], cut: Mapping[str, Tensor], inputs: Tensor) -> None:
-        self._graph, self._tensors = graph, tensors
-        self._whole: dict[str, Any] = {value: tensors[name] for value, name in graph.tensors.items()}
-        self._cut: dict[str, Any] = {value: cut[name] for value, name in graph.tensors.items()}
+    def __init__(self, program: Program, cut: Program, inputs: Tensor) -> None:
+        self._program, graph = program, program.graph
+        self._whole: dict[str, Any] = {value: program.tensors[name] for value, name in graph.tensors.items()}
+        self._cut: dict[str, Any] = {value: cut.tensors[name] for value, name in graph.tensors.items()}
         self._whole[graph.inputs[0].name] = self._cut[graph.inputs[0].name] = inputs
-        self._users = graph.users()
         self._expiring = execute.last_uses(graph)
 
     def step(self, node: Node) -> None:
@@ -108,17 +108,19 @@ class _Walk:
 
         Nothing where there is nothing to make good, or values have overflowed.
         """
-        data, weight = (argument.name for argument in node.args[:2])  # type: ignore[union-attr]
+        call = layer_call(node)
+        assert call is not None and isinstance(call.input, Ref) and isinstance(call.weight, Ref)
+        data, weight = call.input.name, call.weight.name
         stored: Tensor = self._whole[weight]
         whole = self._call(node, self._whole)
         original = stored.reshape(layer.outputs, layer.inputs).double()
-        bias = execute.evaluate(node.args[2], self._whole, whole.device) if len(node.args) > 2 else None
+        bias = execute.evaluate(call.bias, self._whole, whole.device)
         missing = self._missing(node, whole)
         if not rank and missing is None and self.same(node):
             self._keep(node, whole, whole)
             return {}
         wanted = whole if missing is None else whole + missing
-        normal, cross, mean_in, mean_out, count = _equations(node, layer, self._cut[data], wanted, bias)
+        normal, cross, mean_in, mean_out, count = _equations(call, layer, self._cut[data], wanted, bias)
         if not count or not all(bool(each.isfinite().all()) for each in (normal, cross, mean_in, mean_out)):
             self._keep(node, whole, self._call(node, self._cut))
             return {}
@@ -126,21 +128,20 @@ class _Walk:
         found = {}
         kept = solved
         if rank and gradient is not None:
-            solved = solved.reshape(stored.shape)
-            pair = form.best(layer, solved, rank, normal, mean_in, gradient)
-            down, up = (each.to(stored.dtype).contiguous() for each in pair)
-            found = {f"down/{layer.name}": down, f"up/{layer.name}": factor.in_order(up, layer.outputs)}
-            kept = factor.product(down, up, layer.shape).reshape(layer.outputs, layer.inputs)
+            factors = layer.form.fit(layer, solved.reshape(stored.shape), rank, normal, mean_in, gradient)
+            factors = {side: each.to(stored.dtype).contiguous() for side, each in factors.items()}
+            found = {entries.factor(side, layer.name): each for side, each in factors.items()}
+            kept = layer.form.product(layer, factors).reshape(layer.outputs, layer.inputs)
         kept = kept.to(stored.dtype)
         if not rank:
-            found = {f"dense/{layer.weight}": kept.reshape(stored.shape)}
+            found = {entries.dense(layer.weight): kept.reshape(stored.shape)}
         shift = kept.double() @ mean_in - mean_out
-        for target in correction.targets(self._graph, self._tensors, layer):
-            value = next(v for v, name in self._graph.tensors.items() if name == target.tensor)
-            moved = {"mean": shift, "bias": -shift, "variance": torch.zeros_like(shift)}[target.role]
+        for each in corrections(self._program, layer):
+            value = next(v for v, name in self._program.graph.tensors.items() if name == each.tensor)
+            moved = {"mean": shift, "bias": -shift, "variance": torch.zeros_like(shift)}[each.role]
             self._cut[value] = (self._whole[value].double() + moved).to(stored.dtype)
-            entry = ("corrected", self._cut[value].unsqueeze(0)) if rank else ("dense", self._cut[value])
-            found[f"{entry[0]}/{target.tensor}"] = entry[1]
+            entry = entries.corrected(each.tensor) if rank else entries.dense(each.tensor)
+            found[entry] = self._cut[value]
         self._cut[weight] = kept.reshape(stored.shape)
         self._keep(node, whole, self._call(node, self._cut))
         return found
@@ -151,12 +152,11 @@ class _Walk:
         Where the other term is there already and is off, the layer can make that good: the next layers
         read the sum. (He et al., arXiv:1707.06168, section 3.3, do so for pruned residual networks.)
         """
-        graph, norm, value = self._graph, None, node.outputs[0]
-        users = self._users.get(value, [])
-        if len(users) == 1 and users[0].op == BATCH_NORM and correction.statistics_of(graph, users[0]):
-            norm = users[0]
-            value = norm.outputs[0]
-            users = self._users.get(value, [])
+        graph, norm, value = self._program.graph, None, node.outputs[0]
+        users = self._program.users.get(value, ())
+        if len(users) == 1 and statistics_of(graph, users[0]):
+            norm, value = BatchNorm.of(users[0]), users[0].outputs[0]
+            users = self._program.users.get(value, ())
         if len(users) != 1 or users[0].op != ADD or users[0].kwargs or {node.outputs[0], value} & {*graph.outputs}:
             return None
         others = [a.name for a in users[0].args if isinstance(a, Ref) and a.name != value]
@@ -168,10 +168,10 @@ class _Walk:
         missing = there - here
         if norm is None:
             return missing
-        if not (norm.args[1] is None or (isinstance(norm.args[1], Ref) and norm.args[1].name in graph.tensors)):
+        if norm.weight is not None and graph.stored(norm.weight) is None:
             return None
-        weight, _, _, variance = (execute.evaluate(a, self._whole, missing.device) for a in norm.args[1:5])
-        deviation = (variance + norm.args[7]).sqrt()
+        weight, variance = (execute.evaluate(a, self._whole, missing.device) for a in (norm.weight, norm.running_var))
+        deviation = (variance + norm.eps).sqrt()
         scale = (torch.ones_like(deviation) if weight is None else weight) / deviation
         inverse = torch.where(scale.abs() > SMALLEST * scale.abs().max(), 1 / scale, torch.zeros_like(scale))
         return missing * inverse.reshape(-1, *(1,) * (missing.ndim - 2))
@@ -190,7 +190,7 @@ class _Walk:
 
 
 def _equations(
-    node: Node, layer: Layer, data: Tensor, outputs: Tensor, bias: Tensor | None
+    call: Call, layer: Layer, data: Tensor, outputs: Tensor, bias: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
     """Centred normal equations over a sample of positions, the means of inputs and outputs, and how many they were:
     those where both are finite."""
@@ -200,7 +200,7 @@ def _equations(
     total_in = torch.zeros(layer.inputs, dtype=torch.float64)
     total_out = torch.zeros(layer.outputs, dtype=torch.float64)
     count = 0
-    for x, y in _pairs(node, layer, data, outputs):
+    for x, y in _pairs(call, layer, data, outputs):
         x, y = single(x), single(y if bias is None else y - bias)
         if not bool((x.sum() + y.sum()).isfinite()):
             rows = x.isfinite().all(1) & y.isfinite().all(1)
@@ -225,15 +225,15 @@ def _equations(
     )
 
 
-def _pairs(node: Node, layer: Layer, data: Tensor, outputs: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+def _pairs(call: Call, layer: Layer, data: Tensor, outputs: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Rows of layer inputs (k, inputs) and outputs (k, outputs), about `ROWS` in all, a part at a time."""
     generator = torch.Generator().manual_seed(0)
-    if node.op == LINEAR:
+    if not isinstance(call, Convolution):
         x, y = data.reshape(-1, layer.inputs), outputs.reshape(-1, layer.outputs)
         for chosen in torch.split(torch.randperm(len(x), generator=generator)[:ROWS], PART):
             yield x[chosen], y[chosen]
         return
-    stride, padding, dilation = geometry_of(node)
+    stride, padding, dilation = call.geometry
     kernel = layer.shape[2:]
     if len(kernel) == 1:
         data, outputs = data.unsqueeze(2), outputs.unsqueeze(2)
@@ -257,7 +257,8 @@ def _solve(normal: Tensor, cross: Tensor, original: Tensor, count: int) -> Tenso
     return original + solve(normal, cross - normal @ original.T, ridge).T
 
 
-def affordable(graph: Graph, tensors: Mapping[str, Tensor], inputs: Tensor) -> int:
+def affordable(program: Program, inputs: Tensor) -> int:
     """How many samples keep the largest value of the walk within `VALUES` numbers."""
-    largest = max(math.prod(shape[1:]) for shape in execute.shapes(graph, tensors).values() if shape)
+    stored = program.graph.tensors
+    largest = max(math.prod(shape[1:]) for name, shape in program.shapes.items() if shape and name not in stored)
     return max(1, min(len(inputs), VALUES // largest))

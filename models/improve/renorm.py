@@ -7,33 +7,32 @@ where nothing was cut, and what the inputs lack of the training's augmentation c
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from rightrank.models.factor.correction import BATCH_NORM, moments, once, statistics_of
 from rightrank.models.program import execute
-from rightrank.models.program.graph import Graph, Node
+from rightrank.models.program.graph import Node
+from rightrank.models.program.norms import moments, statistics_of
+from rightrank.models.program.program import Program
 
 # A channel that varies less than this share of what is stored tells nothing of its variance.
 NEGLIGIBLE = 1e-6
+MEAN, VARIANCE = 3, 4
 
 
 @torch.no_grad()
-def renorm(
-    graph: Graph, original: Mapping[str, Tensor], cut: Mapping[str, Tensor], inputs: Tensor, relative: bool = True
-) -> dict[str, Tensor]:
+def renorm(original: Program, cut: Program, inputs: Tensor, relative: bool = True) -> dict[str, Tensor]:
     """New statistics for the program `cut`, by tensor name, of batch norms called once; empty where it has none.
 
-    `original` and `cut` are the tensors of the uploaded and of the cut program, `inputs` (N, …) one batch.
+    `original` is the uploaded program, `inputs` (N, …) one batch.
     Each batch norm sees what those before it, already renewed, make of the inputs.
     """
-    users = graph.users()
-    found_at = {node.name: statistics_of(graph, node) for node in graph.nodes if node.op == BATCH_NORM}
+    graph = original.graph
+    found_at = {node.name: statistics_of(graph, node) for node in graph.nodes}
     # One that is called twice would need others at each call.
-    pairs = {name: pair for name, pair in found_at.items() if pair and all(once(graph, users, each) for each in pair)}
+    pairs = {name: pair for name, pair in found_at.items() if pair and all(map(original.read_once, pair))}
     if not pairs:
         return {}
     before: dict[str, tuple[Tensor, Tensor]] = {}
@@ -44,7 +43,7 @@ def renorm(
         return result
 
     if relative:
-        execute.run(graph, original, [inputs], visit=note)
+        original.run([inputs], visit=note)
     found: dict[str, Tensor] = {}
 
     def renew(node: Node, arguments: list[Any], result: Any) -> Any:
@@ -53,13 +52,14 @@ def renorm(
             return result
         mean, variance = moments(arguments[0].double())
         if relative:
-            mean = original[pair[0]] + mean - before[node.name][0]
-            stored, whole = original[pair[1]].double(), before[node.name][1]
+            mean = original.tensors[pair[0]] + mean - before[node.name][0]
+            stored, whole = original.tensors[pair[1]].double(), before[node.name][1]
             told = whole > NEGLIGIBLE * stored
             variance = torch.where(told, stored * variance / torch.where(told, whole, 1.0), stored)
-        found[pair[0]], found[pair[1]] = mean.to(cut[pair[0]].dtype), variance.to(cut[pair[1]].dtype)
-        arguments[3], arguments[4] = found[pair[0]], found[pair[1]]
+        found[pair[0]] = mean.to(cut.tensors[pair[0]].dtype)
+        found[pair[1]] = variance.to(cut.tensors[pair[1]].dtype)
+        arguments[MEAN], arguments[VARIANCE] = found[pair[0]], found[pair[1]]
         return execute.resolve(node.op)(*arguments)
 
-    execute.run(graph, cut, [inputs], visit=renew)
+    cut.run([inputs], visit=renew)
     return found

@@ -18,32 +18,23 @@ import torch
 from torch import Tensor
 
 from rightrank.models.errors import DataError
-from rightrank.models.factor.correction import BATCH_NORM, moments, statistics_of
-from rightrank.models.factor.layers import CONVOLUTION, Layer, geometry_of
-from rightrank.models.factor.metric import call_weights, product
+from rightrank.models.factor.factors import axis_of_bases, by_basis, in_call
+from rightrank.models.factor.layer import Layer, factor_value
 from rightrank.models.factor.moments import USABLE
+from rightrank.models.master import entries
 from rightrank.models.master.template import Template
-from rightrank.models.master.variant import Factors
+from rightrank.models.master.variant import Cut
 from rightrank.models.measure.nearness import SAMPLES, Nearness, nearness, sound
 from rightrank.models.program import execute
-from rightrank.models.program.graph import Argument, Graph, Node, Ref
+from rightrank.models.program.calls import BatchNorm
+from rightrank.models.program.graph import Graph, Node, Ref
+from rightrank.models.program.norms import Norm, moments, norms
+from rightrank.models.program.program import Program
 
-EPSILON = 7
 TINY = 1e-12
 
 # For each batch norm (by the name of its call) the mean and variance, per channel, of what comes before it.
-Moments: TypeAlias = dict[str, tuple[Tensor, Tensor]]
-
-
-@dataclass(frozen=True)
-class Norm:
-    """A batch norm: the names of its tensors, and its epsilon."""
-
-    mean: str
-    variance: str
-    weight: str | None
-    bias: str | None
-    epsilon: float
+Statistics: TypeAlias = dict[str, tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -53,7 +44,7 @@ class Lesson:
 
     images: Tensor
     outputs: list[Tensor]
-    moments: Moments
+    moments: Statistics
     layers: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def sound(self, classes: bool) -> Tensor:
@@ -68,16 +59,16 @@ class Lesson:
 class Student:
     """The factors and other parameters that learn, and the programs that they make.
 
-    `original` are the whole tensors of the template's program, by name, `factors` those of the layers that are
-    cut. Of a layer without factors the whole weight learns. `start` replaces some of the whole tensors where the
-    learning starts. With `settled`, batch norms keep the statistics that they start with.
+    `original` is the template's program, whole, `factors` those of the layers that are cut. Of a layer without
+    factors the whole weight learns. `start` replaces some of the whole tensors where the learning starts. With
+    `settled`, batch norms keep the statistics that they start with.
     """
 
     def __init__(
         self,
         template: Template,
-        original: Mapping[str, Tensor],
-        factors: Factors,
+        original: Program,
+        factors: Cut,
         device: torch.device,
         start: Mapping[str, Tensor] | None = None,
         settled: bool = False,
@@ -88,20 +79,26 @@ class Student:
         self.norms = {} if settled else _norms(self.graph)
         self.learning = _training(self.graph, self.norms)
         self.watched = frozenset(call for layer in template.decomposed for call in layer.calls)
-        self.original = {name: original[name].to(device) for name in template.tensors}
-        if any(t.is_floating_point() and t.dtype != torch.float32 for t in self.original.values()):
+        self.original = Program(self.graph, {name: original.tensors[name].to(device) for name in template.tensors})
+        stored = self.original.tensors
+        if any(t.is_floating_point() and t.dtype != torch.float32 for t in stored.values()):
             raise DataError("Only float32 networks can be tuned.", "Export the network in float32.")
+        # Factors learn as matrices, a basis a row, where they have such rows: those are the `bases`.
         self.parameters: dict[str, Tensor] = {}
         self.bases: set[str] = set()
         self.factored = [layer for layer in template.decomposed if layer.weight in factors]
         for layer in self.factored:
-            down, up = factors[layer.weight]
-            # Steps are about as large for both factors, so both of a basis get the same norm.
-            balance = (up.norm(dim=1) / down.norm(dim=1).clamp_min(TINY)).clamp(1e-6, 1e6).sqrt().unsqueeze(1)
-            self._learn(f"down/{layer.name}", down * balance)
-            self._learn(f"up/{layer.name}", up / balance)
-            self.bases |= {f"down/{layer.name}", f"up/{layer.name}"}
-        self.start = self.original | {name: value.to(device) for name, value in (start or {}).items()}
+            rows = {side: by_basis(layer, side, factor) for side, factor in factors[layer.weight].items()}
+            matrices = [side for side in rows if axis_of_bases(layer, side) is not None]
+            if len(matrices) > 1:
+                # Steps are about as large for all factors, so that the ends of a basis get the same norm.
+                first, last = rows[matrices[0]], rows[matrices[-1]]
+                balance = (last.norm(dim=1) / first.norm(dim=1).clamp_min(TINY)).clamp(1e-6, 1e6).sqrt().unsqueeze(1)
+                rows |= {matrices[0]: first * balance, matrices[-1]: last / balance}
+            for side, value in rows.items():
+                self._learn(entries.factor(side, layer.name), value)
+            self.bases |= {entries.factor(side, layer.name) for side in matrices}
+        self.start = {**stored, **{name: value.to(device) for name, value in (start or {}).items()}}
         for name in sorted(self.graph.parameters - {layer.weight for layer in self.factored}):
             if self.start[name].is_floating_point():
                 self._learn(name, self.start[name])
@@ -109,31 +106,61 @@ class Student:
     def _learn(self, key: str, value: Tensor) -> None:
         self.parameters[key] = value.detach().clone().to(self.device).requires_grad_()
 
-    def program(self, ranks: Mapping[str, int] | None = None) -> dict[str, Tensor]:
-        """The program's tensors as functions of the parameters: of each factored layer (by its weight) the first
-        bases, as many as `ranks` says, or all."""
+    def program(self, ranks: Mapping[str, int] | None = None) -> Program:
+        """The program as a function of the parameters: of each factored layer (by its weight) the first bases, as many
+        as `ranks` says, or all."""
         tensors = self._whole()
-        for layer, down, up in self._prefixes(ranks):
-            tensors[layer.weight] = product(down, up, layer.shape)
-        return tensors
+        for layer, _, factors in self._prefixes(ranks):
+            tensors[layer.weight] = layer.form.product(layer, factors)
+        return Program(self.graph, tensors)
 
     def _whole(self) -> dict[str, Tensor]:
         return {name: self.parameters.get(name, value) for name, value in self.start.items()}
 
-    def _prefixes(self, ranks: Mapping[str, int] | None) -> Iterator[tuple[Layer, Tensor, Tensor]]:
+    def _prefixes(self, ranks: Mapping[str, int] | None) -> Iterator[tuple[Layer, int, dict[str, Tensor]]]:
+        """Every factored layer with its rank and its factors, as their calls take them."""
         for layer in self.factored:
-            down, up = self.parameters[f"down/{layer.name}"], self.parameters[f"up/{layer.name}"]
-            kept = (ranks or {}).get(layer.weight) or len(down)
-            yield layer, down[:kept], up[:kept]
+            values = {side: self.parameters[entries.factor(side, layer.name)] for side in layer.form.sides}
+            kept = (ranks or {}).get(layer.weight) or self._most(layer, values)
+            factors = {}
+            for side, shape in layer.factor_shapes(kept).items():
+                value = values[side]
+                whole = axis_of_bases(layer, side) is None
+                leading = value[tuple(slice(size) for size in shape)] if whole else value[:kept]
+                factors[side] = in_call(layer, side, leading)
+            yield layer, kept, factors
+
+    def _most(self, layer: Layer, values: Mapping[str, Tensor]) -> int:
+        """How many bases a layer's parameters have."""
+        rows = (len(value) for side, value in values.items() if axis_of_bases(layer, side) is not None)
+        return next(rows, layer.rank)
 
     def learnt(self) -> dict[str, Tensor]:
-        """What has been learnt so far, on the CPU: `down/…`, `up/…`, and tensors by their names."""
+        """What has been learnt so far, on the CPU: by the entries that a master has for them factors, as their calls
+        take them, and tensors by their names."""
+        found = self.state()
+        for layer in self.factored:
+            for side in layer.form.sides:
+                name = entries.factor(side, layer.name)
+                found[name] = in_call(layer, side, found[name]).contiguous()
+        return found
+
+    def factors(self) -> dict[str, dict[str, Tensor]]:
+        """Those that have been learnt, on the CPU, by the weights of their layers."""
+        learnt = self.learnt()
+        return {
+            layer.weight: {side: learnt[entries.factor(side, layer.name)] for side in layer.form.sides}
+            for layer in self.factored
+        }
+
+    def state(self) -> dict[str, Tensor]:
+        """The parameters as they are, on the CPU."""
         return {key: value.detach().cpu().contiguous() for key, value in self.parameters.items()}
 
     @torch.no_grad()
     def teach(self, images: Tensor, layers: bool = False) -> Lesson:
         """The teacher's lesson on `images`; what its layers put out only with `layers`."""
-        before: Moments = {}
+        before: Statistics = {}
         seen: dict[str, tuple[Tensor, Tensor]] = {}
 
         def watch(node: Node, arguments: list[Any], result: Any) -> Any:
@@ -144,32 +171,31 @@ class Student:
             return result
 
         images = images.to(self.device)
-        outputs = execute.run(self.graph, self.original, [images], visit=watch)
+        outputs = self.original.run([images], visit=watch)
         return Lesson(images, outputs, before, seen)
 
     def run(self, ranks: Mapping[str, int] | None, lesson: Lesson, visit: execute.Visitor) -> list[Tensor]:
         """The outputs at these ranks (see `program`), each of the `norms`' input brought to the teacher's moments.
 
-        Where two factors are fewer numbers than their product, the layer is two calls, as in the file.
+        Where factors are fewer numbers than their product, the layer is several calls, as in the file.
         """
         tensors = self._whole()
         split: dict[str, Layer] = {}
-        for layer, down, up in self._prefixes(ranks):
-            if len(down) > layer.break_even:
-                tensors[layer.weight] = product(down, up, layer.shape)
+        for layer, rank, factors in self._prefixes(ranks):
+            if rank > layer.break_even:
+                tensors[layer.weight] = layer.form.product(layer, factors)
                 continue
-            first, second = call_weights(layer, down, up)
-            tensors |= {f"down of {layer.weight}": first, f"up of {layer.weight}": second}
+            tensors |= {factor_value(layer, side).name: factor for side, factor in factors.items()}
             split |= dict.fromkeys(layer.calls, layer)
         for name, norm in self.norms.items():
             mean, variance = lesson.moments[name]
-            stored_mean, stored_variance = self.original[norm.mean], self.original[norm.variance]
+            stored_mean, stored_variance = self.original.tensors[norm.mean], self.original.tensors[norm.variance]
             weight = tensors[norm.weight] if norm.weight else torch.ones_like(mean)
             bias = tensors[norm.bias] if norm.bias else torch.zeros_like(mean)
             scale = weight / (stored_variance + norm.epsilon).sqrt()
             tensors[f"scale of {name}"] = scale * (variance + norm.epsilon).sqrt()
             tensors[f"shift of {name}"] = bias + scale * (mean - stored_mean)
-        return execute.run(_in_two(self.learning, split), tensors, [lesson.images], visit=visit)
+        return execute.run(_factored(self.learning, split), tensors, [lesson.images], visit=visit)
 
     def loss(self, ranks: Mapping[str, int] | None, lesson: Lesson, measure: Nearness, hint: float) -> Tensor:
         """How far the outputs are from the teacher's, and `hint` times how far the layers' are: the squared
@@ -200,14 +226,14 @@ class Student:
 
     def measure(self, data: Tensor, batch: int, classes: bool) -> Nearness:
         """What nearness to this teacher is, by some of the inputs."""
-        return nearness(self.graph, self.original, data[: max(SAMPLES, batch)].to(self.device), batch, classes)
+        return nearness(self.original, data[: max(SAMPLES, batch)].to(self.device), batch, classes)
 
     @torch.no_grad()
     def statistics(self, ranks: Mapping[str, int] | None, lessons: Sequence[Lesson]) -> dict[str, Tensor]:
         """The mean and variance with which each batch norm does for these ranks what `run` does, over `lessons`."""
         if not self.norms:
             return {}
-        seen: list[Moments] = []
+        seen: list[Statistics] = []
 
         def watch(node: Node, arguments: list[Any], result: Any) -> Any:
             if node.name in self.norms:
@@ -222,7 +248,7 @@ class Student:
             mean, variance = _overall([each[name] for each in seen])
             teachers_mean, teachers_variance = _overall([lesson.moments[name] for lesson in lessons])
             ratio = (variance + norm.epsilon) / (teachers_variance + norm.epsilon)
-            stored_mean, stored_variance = self.original[norm.mean].double(), self.original[norm.variance].double()
+            stored_mean, stored_variance = (self.original.tensors[name].double() for name in (norm.mean, norm.variance))
             found[norm.mean] = mean - (teachers_mean - stored_mean) * ratio.sqrt()
             found[norm.variance] = (stored_variance + norm.epsilon) * ratio - norm.epsilon
         return {name: value.float().cpu() for name, value in found.items()}
@@ -230,15 +256,7 @@ class Student:
 
 def _norms(graph: Graph) -> dict[str, Norm]:
     """The batch norms with stored statistics of their own, by the name of their call."""
-    found: dict[str, Norm] = {}
-    for node in graph.nodes:
-        pair = statistics_of(graph, node) if node.op == BATCH_NORM else None
-        if pair is None:
-            continue
-        weight, bias = (graph.tensors.get(a.name) if isinstance(a, Ref) else None for a in node.args[1:3])
-        epsilon, given = node.args[EPSILON], [a is not None for a in node.args[1:3]]
-        if given == [weight is not None, bias is not None] and isinstance(epsilon, float):
-            found[node.name] = Norm(*pair, weight, bias, epsilon)
+    found = {node.name: norm for node, norm in norms(graph)}
     users = [norm.mean for norm in found.values()]
     return {name: norm for name, norm in found.items() if users.count(norm.mean) == 1}
 
@@ -249,32 +267,29 @@ def _training(graph: Graph, norms: Mapping[str, Norm]) -> Graph:
     def change(node: Node) -> Node:
         if node.name not in norms:
             return node
-        given = (Ref(f"scale of {node.name}"), Ref(f"shift of {node.name}"))
-        return dataclasses.replace(node, args=(node.args[0], *given, None, None, True, *node.args[6:]))
+        call = dataclasses.replace(
+            BatchNorm.of(node),
+            weight=Ref(f"scale of {node.name}"),
+            bias=Ref(f"shift of {node.name}"),
+            running_mean=None,
+            running_var=None,
+            training=True,
+        )
+        return dataclasses.replace(node, args=call.args)
 
     extra = {f"{what} of {name}": f"{what} of {name}" for name in norms for what in ("scale", "shift")}
     return graph.replace(nodes=tuple(map(change, graph.nodes)), tensors={**graph.tensors, **extra})
 
 
-def _in_two(graph: Graph, split: Mapping[str, Layer]) -> Graph:
-    """The same program with each call in `split`, by its name, as the two factors of the layer said there."""
+def _factored(graph: Graph, split: Mapping[str, Layer]) -> Graph:
+    """The same program with each call in `split`, by its name, as those that its layer's form puts in its place."""
 
-    def calls(node: Node) -> Iterator[Node]:
-        if node.name not in split:
-            yield node
-            return
-        inner, layer = f"inside {node.name}", split[node.name]
-        data, bias = node.args[0], node.args[2] if len(node.args) > 2 else None
-        down, up = Ref(f"down of {layer.weight}"), Ref(f"up of {layer.weight}")
-        first: tuple[Argument, ...] = (data, down)
-        second: tuple[Argument, ...] = (Ref(inner), up, bias)
-        if node.op == CONVOLUTION:
-            before, after = layer.geometries(geometry_of(node))
-            first, second = (*first, None, *before, *node.args[6:]), (*second, *after, *node.args[6:])
-        yield dataclasses.replace(node, name=inner, args=first, outputs=(inner,))
-        yield dataclasses.replace(node, args=second)
+    def calls(node: Node) -> tuple[Node, ...]:
+        layer = split.get(node.name)
+        return (node,) if layer is None else layer.form.calls(layer, node)
 
-    extra = {name: name for each in split.values() for name in (f"down of {each.weight}", f"up of {each.weight}")}
+    values = [factor_value(layer, side).name for layer in split.values() for side in layer.form.sides]
+    extra = {name: name for name in values}
     return graph.replace(
         nodes=tuple(each for node in graph.nodes for each in calls(node)), tensors={**graph.tensors, **extra}
     )

@@ -9,7 +9,6 @@ plain cut; above that size the cut is kept. The original's own tensors stay as t
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,11 +19,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rightrank.models.errors import DataError
-from rightrank.models.factor.metric import by_basis, in_order
 from rightrank.models.improve.distill import Draw, Recipe, Training, device_of
 from rightrank.models.improve.student import Student
-from rightrank.models.master import variant
+from rightrank.models.master import entries
+from rightrank.models.master.master import Master
 from rightrank.models.master.template import Template, Tuned
+from rightrank.models.master.variant import all_factors, variant
 from rightrank.models.measure.nearness import nearness
 from rightrank.models.plan.planner import Plan, Planner
 from rightrank.models.program import execute
@@ -65,13 +65,11 @@ def tune(
     For the knots compared: parameters, and how far the outputs are from the original's on inputs held back, for
     the `cut` and `tuned`. Raises DataError where the data are too few or the program is not float32.
     """
-    planner = Planner.open(folder)
-    template, stored = planner.template, load_file(folder / "master.safetensors")
+    planner, master = Planner.open(folder), Master.open(folder)
+    template, stored = planner.template, master.tensors()
     held, data, batch = divided(template, inputs, recipe)
-    original = {name: stored[f"dense/{name}"] for name in template.tensors}
-    factors = {
-        each.weight: (stored[f"down/{each.name}"], by_basis(stored[f"up/{each.name}"])) for each in template.decomposed
-    }
+    original = master.program(stored)
+    factors = all_factors(template, stored)
     student = Student(template, original, factors, device_of(device))
     training = Training(student, dataclasses.replace(recipe, rate=recipe.rate * slower(depth(template))))
     _load(training, state)
@@ -90,7 +88,7 @@ def tune(
     training.go(data, batch, draw, lambda done: progress("tune", done, recipe.steps, "steps"), after)
     progress("tune", recipe.steps, recipe.steps, "steps")
     knots = _knots(planner, sizes)
-    measure = nearness(template.graph, original, held, batch, recipe.classes)
+    measure = nearness(original, held, batch, recipe.classes)
     lessons = [
         student.teach(images)
         for images in execute.batches(student.answered(data[:STATISTICS], batch, recipe.classes), batch)
@@ -103,29 +101,28 @@ def tune(
         tables.append(student.statistics(ranks, lessons))
         if index % EACH:
             continue
-        tuned = {name: value.detach().cpu() for name, value in student.program(ranks).items()} | tables[-1]
-        programs = [variant.parts(template, stored, knot.ranks).program(), tuned]
-        errors = measure.distances(template.graph, original, programs, held, batch)
+        tuned = {name: value.detach().cpu() for name, value in student.program(ranks).tensors.items()} | tables[-1]
+        programs = [variant(template, stored, knot.ranks).program(), original.with_tensors(tuned)]
+        errors = measure.distances(original, programs, held, batch)
         curve.append({"params": knot.params, "cut": errors[0], "tuned": errors[1]})
     learnt = student.learnt()
-    whole = {name: value.detach().cpu().contiguous() for name, value in student.program().items()}
-    for layer in template.decomposed:
-        learnt[layer.weight] = whole[layer.weight]
-        learnt[f"up/{layer.name}"] = in_order(learnt[f"up/{layer.name}"], layer.outputs)
-    found = {f"tuned/{name}": tensor for name, tensor in learnt.items()}
+    whole = {name: value.detach().cpu().contiguous() for name, value in student.program().tensors.items()}
+    sides = {entries.factor(side, layer.name) for layer in template.decomposed for side in layer.form.sides}
+    learnt |= {layer.weight: whole[layer.weight] for layer in template.decomposed}
+    found = {entries.tuned(name): tensor for name, tensor in learnt.items()}
     if tables:
-        found |= {f"knots/{name}": torch.stack([table[name] for table in tables]) for name in tables[0]}
-    save_file({**stored, **found}, folder / "master.safetensors")
+        found |= {entries.knots(name): torch.stack([table[name] for table in tables]) for name in tables[0]}
+    save_file({**stored, **found}, folder / entries.MASTER)
     tuned_template = dataclasses.replace(
         template,
         tuned=Tuned(
             below=_threshold(curve),
             knots=tuple(knot.params for knot in knots),
-            tensors=frozenset(name for name in learnt if not name.startswith(("down/", "up/"))),
+            tensors=frozenset(learnt.keys() - sides),
             statistics=frozenset(tables[0] if tables else ()),
         ),
     )
-    (folder / "template.json").write_text(json.dumps(tuned_template.to_json(), separators=(",", ":")))
+    tuned_template.save(folder)
     progress("settle", len(knots), len(knots), "sizes")
     return curve
 
@@ -184,7 +181,7 @@ def _logarithm(error: float) -> float:
 
 
 def _save(training: Training, path: Path) -> None:
-    tensors = {f"value/{key}": value for key, value in training.student.learnt().items()}
+    tensors = {f"value/{key}": value for key, value in training.student.state().items()}
     for key, value in training.student.parameters.items():
         tensors |= {f"{name}/{key}": each.cpu() for name, each in training.state_of(value).get(value, {}).items()}
     partial = path.with_suffix(".partial")

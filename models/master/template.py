@@ -1,7 +1,7 @@
 """The template: all that is known of a model's files before a plan is chosen.
 
 Graph, layers, and every tensor's shape and dtype; enough to say the exact size of any variant's file
-and to write its code, without opening the weights.
+and to write its code, without opening the weights. As it is stored it says which format of master it is of.
 """
 
 from __future__ import annotations
@@ -14,12 +14,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from rightrank.models.factor.layers import Layer
+from rightrank.models.errors import UnreadableMaster
+from rightrank.models.factor.forms import layer_from_json
+from rightrank.models.factor.layer import Layer
+from rightrank.models.master import entries
 from rightrank.models.program.graph import Graph
+
+# Of masters as they are stored. In 1 factors are as their calls take them and layers say which forms suit them;
+# before it, no format was named.
+UNNAMED, FORMAT = 0, 1
 
 
 @dataclass(frozen=True)
 class TensorSpec:
+    """A tensor's type and sizes."""
+
     dtype: str
     shape: tuple[int, ...]
 
@@ -58,7 +67,7 @@ class Template:
 
     Where computed weights were stored or zero channels removed (see `master`), all this is said of the program that
     is left, and `uploaded` is the template of the one that came. That has no layers, since none of it is cut; `apart`
-    are those of its tensors that the other has not, or has otherwise.
+    are those of its tensors that the other has not, or has otherwise. `format` is that of the entries beside it.
     """
 
     graph: Graph
@@ -70,6 +79,7 @@ class Template:
     tuned: Tuned | None = None
     uploaded: Template | None = None
     apart: frozenset[str] = frozenset()
+    format: int = FORMAT
 
     @property
     def original(self) -> Template:
@@ -78,7 +88,7 @@ class Template:
 
     def entry(self, name: str) -> str:
         """The entry of the master that holds a whole tensor."""
-        return f"{'uploaded' if name in self.apart else 'dense'}/{name}"
+        return entries.uploaded(name) if name in self.apart else entries.dense(name)
 
     @cached_property
     def decomposed(self) -> tuple[Layer, ...]:
@@ -86,10 +96,8 @@ class Template:
 
     def params_at(self, ranks: Sequence[int]) -> int:
         """All parameters of the variant with these ranks (0: dense)."""
-        gains = (
-            layer.params - layer.width * rank if rank else 0 for layer, rank in zip(self.decomposed, ranks, strict=True)
-        )
-        return self.params - sum(gains)
+        pairs = zip(self.decomposed, ranks, strict=True)
+        return self.params - sum(layer.params - layer.params_at(rank) for layer, rank in pairs)
 
     def by_weight(self, ranks: Sequence[int]) -> dict[str, int]:
         """A plan's ranks by the weights of their layers."""
@@ -103,6 +111,7 @@ class Template:
 
     def to_json(self) -> dict[str, Any]:
         return {
+            **({"format": self.format} if self.format else {}),
             "graph": self.graph.to_json(),
             "layers": [layer.to_json() for layer in self.layers],
             "tensors": {name: [spec.dtype, list(spec.shape)] for name, spec in sorted(self.tensors.items())},
@@ -116,9 +125,25 @@ class Template:
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Template:
+        """The inverse of `to_json`, of this format or one before it. Raises UnreadableMaster for any other."""
+        if (stored := data.get("format", UNNAMED)) not in (UNNAMED, FORMAT):
+            raise UnreadableMaster(
+                f"The model is stored in format {str(stored)[:20]}, and this version reads up to {FORMAT}.",
+                "Run the version that stored it, or a later one; or delete the model and upload it again.",
+            )
+        try:
+            return Template._read(data)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UnreadableMaster(
+                f"The model is stored in a way that this version does not know ({type(error).__name__}: {error}).",
+                "It is of another version, or damaged: delete the model and upload it again.",
+            ) from error
+
+    @staticmethod
+    def _read(data: Mapping[str, Any]) -> Template:
         return Template(
             graph=Graph.from_json(data["graph"]),
-            layers=tuple(Layer.from_json(layer) for layer in data["layers"]),
+            layers=tuple(layer_from_json(layer) for layer in data["layers"]),
             tensors={name: TensorSpec(dtype, tuple(shape)) for name, (dtype, shape) in data["tensors"].items()},
             corrected=data["corrected"],
             tuned=Tuned.from_json(data["tuned"]) if data["tuned"] else None,
@@ -126,8 +151,12 @@ class Template:
             macs=data["macs"],
             uploaded=Template.from_json(data["uploaded"]) if "uploaded" in data else None,
             apart=frozenset(data.get("apart", ())),
+            format=data.get("format", UNNAMED),
         )
 
     @staticmethod
     def open(folder: Path) -> Template:
-        return Template.from_json(json.loads((folder / "template.json").read_bytes()))
+        return Template.from_json(json.loads((folder / entries.TEMPLATE).read_bytes()))
+
+    def save(self, folder: Path) -> None:
+        (folder / entries.TEMPLATE).write_text(json.dumps(self.to_json(), separators=(",", ":")))

@@ -10,11 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-WIDTHS = {
-    "float64": 8, "int64": 8, "uint64": 8, "float32": 4, "int32": 4, "uint32": 4, "float16": 2,
-    "bfloat16": 2, "int16": 2, "uint16": 2, "int8": 1, "uint8": 1, "bool": 1,
-}  # fmt: skip
-
 
 class TensorFile:
     """Read-only views into a file that this project wrote; elements are unsigned integers of the
@@ -34,6 +29,9 @@ class TensorFile:
 
     def __contains__(self, name: str) -> bool:
         return name in self._header
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._header[name]["shape"])
 
     def array(self, name: str, width: int) -> NDArray[Any]:
         """The tensor `name`, whose elements take `width` bytes, in its stored shape."""

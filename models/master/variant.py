@@ -1,7 +1,7 @@
 """A variant as a program that runs here: its tensors at a plan, each factored layer multiplied out.
 
-What a file holds is said in one place, `emit.torchscript.Script`; this follows it. For fitting and comparing;
-what is handed out is measured from its own bytes (`measure`).
+What a plan takes of a master is said in one place, `slots`; this follows it. For fitting and comparing; what is handed
+out is measured from its own bytes (`measure`).
 """
 
 from __future__ import annotations
@@ -13,66 +13,74 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from rightrank.models.emit.torchscript.writer import SIDES, Script, Slot
-from rightrank.models.factor.metric import by_basis, in_order, product
+from rightrank.models.master import entries
+from rightrank.models.master.slots import Slot, Slots
 from rightrank.models.master.template import Template
+from rightrank.models.program.program import Program
 
-Factors: TypeAlias = Mapping[str, tuple[Tensor, Tensor]]
+# By the weight of each layer that is cut its factors, by side, as their calls take them.
+Cut: TypeAlias = Mapping[str, Mapping[str, Tensor]]
 
 
 @dataclass(frozen=True)
-class Parts:
-    """What a variant is made of: by the weight of each layer that is cut its factors, (r, m) and (r, n), and all
-    other tensors as they are, by name."""
+class Variant:
+    """What a variant is made of: the factors of each layer that is cut, and all other tensors as they are, by name."""
 
-    factors: Factors
+    template: Template
+    factors: Cut
     whole: Mapping[str, Tensor]
 
-    def program(self) -> dict[str, Tensor]:
-        """The program's tensors, by name."""
-        made = {name: product(*pair, tuple(self.whole[name].shape)) for name, pair in self.factors.items()}
-        return {**self.whole, **made}
+    def program(self) -> Program:
+        layers = {layer.weight: layer for layer in self.template.decomposed}
+        made = {name: layers[name].form.product(layers[name], factors) for name, factors in self.factors.items()}
+        return Program(self.template.graph, {**self.whole, **made})
 
-    def with_(self, whole: Mapping[str, Tensor], factors: Factors | None = None) -> Parts:
+    def with_(self, whole: Mapping[str, Tensor], factors: Cut | None = None) -> Variant:
         """The same with some other tensors."""
-        return Parts({**self.factors, **(factors or {})}, {**self.whole, **whole})
+        return Variant(self.template, {**self.factors, **(factors or {})}, {**self.whole, **whole})
 
 
-def parts(
+def variant(
     template: Template, stored: Mapping[str, Tensor], ranks: Sequence[int], instead: Mapping[str, Tensor] | None = None
-) -> Parts:
-    """The parts of the master `stored` at `ranks`; `instead` replaces entries of it."""
-    instead = instead or {}
-    factors: dict[str, tuple[Tensor, Tensor]] = {}
+) -> Variant:
+    """The variant of the master's entries `stored` at `ranks`; `instead` replaces what it takes of some."""
+    factors: dict[str, dict[str, Tensor]] = {}
     whole = {name: stored[template.entry(name)] for name in template.tensors}
-    downs: dict[str, Tensor] = {}
-    for slot in Script(template).slots(ranks):
-        value = instead[slot.source] if slot.source in instead else _entry(slot, stored)
-        if slot.side == "down":
-            downs[slot.tensor] = value
-        elif slot.side == "up":  # after its down factor
-            factors[slot.tensor] = downs[slot.tensor], by_basis(value)
+    for slot in Slots(template).at(ranks):
+        given = (instead or {}).get(slot.source)
+        value = _taken(slot, stored) if given is None else given.reshape(slot.shape)
+        if slot.side:
+            factors.setdefault(slot.tensor, {})[slot.side] = value
         else:
-            whole[slot.tensor] = value.reshape(template.tensors[slot.tensor].shape)
-    return Parts(factors, whole)
+            whole[slot.tensor] = value
+    return Variant(template, factors, whole)
 
 
-def changes(template: Template, stored: Mapping[str, Tensor], ranks: Sequence[int], wanted: Parts) -> dict[str, Tensor]:
-    """What a file of these `ranks` has to take instead of the master's entries, to be made of the parts `wanted`."""
+def all_factors(template: Template, stored: Mapping[str, Tensor]) -> Cut:
+    """The factors of every layer at full rank."""
+    return {
+        layer.weight: {
+            side: stored[entries.factor(side, layer.name)].reshape(shape)
+            for side, shape in layer.factor_shapes(layer.rank).items()
+        }
+        for layer in template.decomposed
+    }
+
+
+def changes(
+    template: Template, stored: Mapping[str, Tensor], ranks: Sequence[int], wanted: Variant
+) -> dict[str, Tensor]:
+    """What a file of these `ranks` has to take instead of the master's entries, to be the variant `wanted`."""
     found = {}
-    for slot in Script(template).slots(ranks):
-        there = _entry(slot, stored)
-        if slot.tensor in wanted.factors:
-            value = wanted.factors[slot.tensor][SIDES.index(slot.side)]
-            value = in_order(value, len(there)) if slot.side == "up" else value
-        else:
-            value = wanted.whole[slot.tensor]
+    for slot in Slots(template).at(ranks):
+        there = _taken(slot, stored)
+        value = wanted.factors[slot.tensor][slot.side] if slot.side else wanted.whole[slot.tensor]
         value = value.reshape(there.shape).to(there.dtype).contiguous()
         if not torch.equal(value, there):
             found[slot.source] = value
     return found
 
 
-def _entry(slot: Slot, stored: Mapping[str, Tensor]) -> Tensor:
+def _taken(slot: Slot, stored: Mapping[str, Tensor]) -> Tensor:
     taken: Tensor = slot.taken(stored[slot.source])
     return taken

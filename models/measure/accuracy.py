@@ -12,11 +12,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from rightrank.models.errors import DataError, UnsupportedCheckpoint
+from rightrank.models.emit.format import FIRST, Network, Output
+from rightrank.models.emit.formats import format_of
+from rightrank.models.errors import DataError
 from rightrank.models.measure.nearness import sound
 from rightrank.models.progress import Progress, silent
 
-METRICS = ("top1", "top5", "mse", "agreement")
 BATCH = 128
 
 
@@ -46,11 +47,13 @@ def measure(
     *,
     metric: str | None = None,
     original: Path | None = None,
+    output: Output = FIRST,
     batch: int | None = None,
     finite: bool = False,
     progress: Progress = silent,
 ) -> Measurement:
-    """Run the TorchScript file `artifact` over the data in `evaluation` (`inputs`, maybe `targets`).
+    """Run the file `artifact` in the runtime of its format, which `output` names, over the data in `evaluation`
+    (`inputs`, maybe `targets`).
 
     `batch` is the batch size that the program was exported for (`Graph.batch`), which its file does not say; None
     where any will do. With `finite` the outputs have to be that, as those of `original` always have to.
@@ -61,9 +64,9 @@ def measure(
     data = load_file(evaluation)
     inputs, targets = data["inputs"], data.get("targets")
     metric = metric or default_metric(targets)
-    score = SCORES[metric]
-    model = load(artifact)
-    teacher = load(original) if metric == "agreement" and original is not None else None
+    score, runtime = SCORES[metric], format_of(output)
+    model = runtime.load(artifact)
+    teacher = runtime.load(original) if metric == "agreement" and original is not None else None
     if metric != "agreement" and targets is None or metric == "agreement" and teacher is None:
         raise DataError(f"The metric {metric} needs targets.", "Upload evaluation data with `targets`.")
     scores: list[Tensor] = []
@@ -161,20 +164,7 @@ def _check_classes(outputs: Tensor, targets: Tensor) -> None:
         )
 
 
-def load(path: Path) -> torch.jit.ScriptModule:
-    """The TorchScript file. Raises UnsupportedCheckpoint where torch cannot open what was written."""
-    try:
-        model: torch.jit.ScriptModule = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
-    except RuntimeError as error:
-        reason = next((line.strip() for line in str(error).split("\n") if line.strip()), "")[:300]
-        raise UnsupportedCheckpoint(
-            f"The program has no equivalent in TorchScript: {reason}",
-            "Please report it with the model's code.",
-        ) from error
-    return model.eval()
-
-
-def _forward(model: torch.jit.ScriptModule, inputs: Tensor, batch: int | None) -> Tensor:
+def _forward(model: Network, inputs: Tensor, batch: int | None) -> Tensor:
     """The first output for `inputs`, row by row. Where the program takes `batch` rows at once and there are fewer,
     the last one is repeated, and what comes of that is dropped."""
     rows = len(inputs)

@@ -8,7 +8,7 @@ others; raised to a temperature they do (Hinton et al., arXiv:1503.02531).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from rightrank.models.program import execute
-from rightrank.models.program.graph import Graph
+from rightrank.models.program.program import Program
 
 TINY = 1e-12
 # Of the logarithm of a probability that is zero, as of a class that is masked.
@@ -59,9 +59,8 @@ class Nearness:
     @torch.no_grad()
     def distances(
         self,
-        graph: Graph,
-        original: Mapping[str, Tensor],
-        programs: Sequence[Mapping[str, Tensor]],
+        original: Program,
+        programs: Sequence[Program],
         inputs: Tensor,
         batch: int,
     ) -> list[float]:
@@ -69,22 +68,22 @@ class Nearness:
         Infinitely far where they are not numbers."""
         totals, count = [0.0] * len(programs), 0
         for images in execute.batches(inputs, batch):
-            wanted = execute.run(graph, original, [images])
+            wanted = original.run([images])
             count += 1
             for index, program in enumerate(programs):
-                outputs = execute.run(graph, program, [images])
+                outputs = program.run([images])
                 totals[index] += sum(float(self.distance(*pair)) for pair in zip(outputs, wanted, strict=True))
         return [max(total, 0.0) / max(count, 1) if math.isfinite(total) else math.inf for total in totals]
 
 
 @torch.no_grad()
-def nearness(graph: Graph, original: Mapping[str, Tensor], inputs: Tensor, batch: int, classes: bool) -> Nearness:
+def nearness(original: Program, inputs: Tensor, batch: int, classes: bool) -> Nearness:
     """The measure for a network: of the lowest temperature, from 1 up, at which it is unsure enough on `inputs`."""
     if not classes:
         return Nearness(False)
     logits: list[Tensor] = []
     for images in execute.batches(inputs[: max(SAMPLES, batch)], batch):
-        found = [each for each in execute.run(graph, original, [images]) if _tells_apart(each)]
+        found = [each for each in original.run([images]) if _tells_apart(each)]
         if not found:
             break
         found = [each[sound(each, classes=True)] for each in found]

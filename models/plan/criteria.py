@@ -19,12 +19,12 @@ Importance: TypeAlias = list[NDArray[np.float64]]
 @dataclass(frozen=True)
 class Spectrum:
     """What a criterion may look at: a layer's singular values (R,) in the metric that it was decomposed
-    in, dense parameters P, MACs M, and `cost`, the parameters that one basis takes (m + n)."""
+    in, dense parameters P, MACs M, and `cost` (R,), the parameters that each basis takes (m + n)."""
 
     sigma: NDArray[np.float64]
     params: int
     macs: int
-    cost: int
+    cost: NDArray[np.int64]
 
 
 Criterion: TypeAlias = Callable[[Sequence[Spectrum]], Importance]
@@ -87,13 +87,13 @@ class Rule:
     """A criterion and the decomposition that it ranks: "svd", or, from calibration data, "outputs"
     (one-sided whitening), "logits" or "loss" (whitening weighed by gradients of either, see `statistics`).
     `per_parameter`: it says what a basis is worth for each parameter spent, so that for a budget of MACs there is
-    another order; the paper's have one order for both. `spatial`: layers may take the spatial form (see `form`); the
-    criteria of others are for the channel form."""
+    another order; the paper's have one order for both. `any_form`: layers may take each form that suits them (see
+    `factor.decompose`); the criteria of others are for the first one, the paper's."""
 
     rate: Criterion
     metric: Literal["svd", "outputs", "logits", "loss"] = "svd"
     per_parameter: bool = False
-    spatial: bool = False
+    any_form: bool = False
 
     @property
     def gradient(self) -> Literal["logits", "loss"]:
@@ -106,9 +106,9 @@ CRITERIA: Mapping[str, Rule] = {
     "c1": Rule(c1),
     "c1c2": Rule(c1c2),
     "sigma": Rule(sigma),
-    "energy": Rule(energy, per_parameter=True, spatial=True),
+    "energy": Rule(energy, per_parameter=True, any_form=True),
     "whitened": Rule(energy, "outputs", per_parameter=True),
-    "logit": Rule(loss, "logits", per_parameter=True, spatial=True),
-    "fisher": Rule(loss, "loss", per_parameter=True, spatial=True),
+    "logit": Rule(loss, "logits", per_parameter=True, any_form=True),
+    "fisher": Rule(loss, "loss", per_parameter=True, any_form=True),
 }
 WITHOUT_DATA, WITHOUT_GRADIENT, WITH_DATA = "energy", "whitened", "logit"

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rightrank.models.emit.torchscript.writer import Script
-from rightrank.models.factor.layers import Layer
+from rightrank.models.emit.format import Sizes
+from rightrank.models.factor.layer import Layer
 from rightrank.models.master.template import Template
 from rightrank.models.plan.criteria import Importance
 
@@ -37,7 +37,7 @@ def order(layers: Sequence[Layer], importance: Importance, per_mac: bool = False
     floor = np.array([_floor(layer, values) for layer, values in zip(layers, importance, strict=True)], dtype=np.int32)
     owners, worth = [], []
     for index, (layer, values) in enumerate(zip(layers, importance, strict=True)):
-        values = values * layer.width / layer.basis_macs if per_mac else values
+        values = values * layer.params_of_basis / layer.macs_of_basis if per_mac else values
         steps = np.minimum.accumulate(values[: layer.break_even + 1])[floor[index] :]
         if floor[index] <= layer.break_even:
             owners.append(np.full(steps.size, index, dtype=np.int32))
@@ -58,39 +58,29 @@ class PlanPath:
     """A growth with, for every step, the whole variant's `params`, `macs` and file `bytes`; the last step is the
     network as uploaded."""
 
-    def __init__(self, template: Template, growth: Growth, script: Script | None = None) -> None:
+    def __init__(self, template: Template, growth: Growth, sizes: Sizes, uploaded: int = 0) -> None:
+        """`sizes` are those of the files that are planned for, `uploaded` the bytes of the network as it came, where
+        that is another than the template's."""
         layers, self._growth = template.decomposed, growth
-        full = np.array([layer.break_even + 1 for layer in layers], dtype=np.int64)
-        self._full = full
-        floor = growth.floor.astype(np.int64)
-        steps = growth.steps
-        level = np.zeros(steps.size, dtype=np.int64)
-        for index in range(len(layers)):
-            mine = steps == index
-            level[mine] = floor[index] + 1 + np.arange(int(mine.sum()))
+        self._full = np.array([layer.break_even + 1 for layer in layers], dtype=np.int64)
+        floor, steps = growth.floor.tolist(), growth.steps
 
-        def totals(whole: int, dense: list[int], basis: list[int]) -> NDArray[np.int64]:
-            """Along the path, of what each layer has when dense, and for every basis when it is cut."""
-            all_of, each = np.array(dense, dtype=np.int64), np.array(basis, dtype=np.int64)
-            last = all_of - (full - 1) * each
-            cost = np.where(level == full[steps], last[steps], each[steps]) if steps.size else level
-            start = np.where(floor == full, all_of, floor * each)
-            return np.asarray(np.concatenate([[0], np.cumsum(cost)]) + int(start.sum()) + whole - int(all_of.sum()))
+        def totals(whole: int, tables: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+            """Along the path, of a network that has `whole` with every layer dense; of each layer what it has at
+            ranks 1, 2, … up to break-even, and then dense."""
+            grown = np.zeros(steps.size, dtype=np.int64)
+            for index, table in enumerate(tables):
+                grown[steps == index] = np.diff(table)[floor[index] - 1 :]
+            start = sum(int(table[least - 1]) - int(table[-1]) for table, least in zip(tables, floor, strict=True))
+            return np.asarray(np.concatenate([[0], np.cumsum(grown)]) + whole + start)
 
-        self.params = totals(template.params, [x.params for x in layers], [x.width for x in layers])
-        self.macs = totals(template.macs, [x.macs for x in layers], [x.basis_macs for x in layers])
-        whole, tables = (script or Script(template)).sizes
-        # Of each layer the bytes at ranks 1, 2, … up to break-even, and then dense.
-        by_level = [np.concatenate([table[1:], table[:1]]) for table in tables]
-        grown = np.zeros(steps.size, dtype=np.int64)
-        for index, table in enumerate(by_level):
-            grown[steps == index] = np.diff(table)[floor[index] - 1 :]
-        start_bytes = sum(int(table[least - 1]) for table, least in zip(by_level, floor.tolist(), strict=True))
-        self.bytes = np.concatenate([[0], np.cumsum(grown)]) + whole + start_bytes
-        if (uploaded := template.uploaded) is not None:
-            self.params = np.append(self.params, uploaded.params)
-            self.macs = np.append(self.macs, uploaded.macs)
-            self.bytes = np.append(self.bytes, Script(uploaded).sizes[0])
+        self.params = totals(template.params, [np.append(x.params_by_rank[: x.break_even], x.params) for x in layers])
+        self.macs = totals(template.macs, [np.append(x.macs_by_rank[: x.break_even], x.macs) for x in layers])
+        self.bytes = totals(sizes.whole, [np.concatenate([table[1:], table[:1]]) for table in sizes.tables])
+        if template.uploaded is not None:
+            self.params = np.append(self.params, template.uploaded.params)
+            self.macs = np.append(self.macs, template.uploaded.macs)
+            self.bytes = np.append(self.bytes, uploaded)
 
     def __len__(self) -> int:
         return int(self.params.size)

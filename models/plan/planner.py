@@ -28,8 +28,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from rightrank.models.emit.torchscript.writer import Script
+from rightrank.models.emit import formats
+from rightrank.models.emit.format import FIRST, Output
 from rightrank.models.errors import BudgetError
+from rightrank.models.master import entries
 from rightrank.models.master.template import Template
 from rightrank.models.plan.criteria import Importance
 from rightrank.models.plan.path import Growth, PlanPath
@@ -42,7 +44,7 @@ class Plan:
     """A rank for every layer that can be cut, in the template's order; 0 (`DENSE`) leaves one whole.
 
     `params` counts all parameters of the variant, `macs` its convolutions and linear layers for one
-    sample, `bytes` is the exact size of its TorchScript file, `budget` = params / original params.
+    sample, `bytes` is the size of its file, written as `output` says, `budget` = params / original params.
     `original` is the network as uploaded; where computed weights were stored or zero channels removed, all
     layers dense without that is the network that is left (`reduced`). `digest` is the plan's identity within
     its model.
@@ -54,10 +56,12 @@ class Plan:
     bytes: int
     budget: float
     original: bool
+    output: Output = FIRST
 
     @cached_property
     def digest(self) -> str:
-        identity = [*self.ranks, "reduced"] if self.reduced else self.ranks
+        identity: list[Any] = [*self.ranks, "reduced"] if self.reduced else [*self.ranks]
+        identity += [] if self.output == FIRST else [self.output.to_json()]
         return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
 
     @property
@@ -65,39 +69,51 @@ class Plan:
         return not self.original and not any(self.ranks)
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "ranks": list(self.ranks), "digest": self.digest}
+        """What is not the `FIRST` output is named; before there were others, none was."""
+        found = {**asdict(self), "ranks": list(self.ranks), "digest": self.digest}
+        if self.output == FIRST:
+            del found["output"]
+        return found
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Plan:
+        output = Output(**data["output"]) if "output" in data else FIRST
         ranks = tuple(data["ranks"])
-        return Plan(ranks, data["params"], data["macs"], data["bytes"], data["budget"], data["original"])
+        return Plan(ranks, data["params"], data["macs"], data["bytes"], data["budget"], data["original"], output)
 
 
 class Planner:
     """Answers budgets for one master. Opening reads two small files; each answer takes microseconds."""
 
     def __init__(
-        self, template: Template, growth: Growth, importance: Importance, by_macs: Growth | None = None
+        self,
+        template: Template,
+        growth: Growth,
+        importance: Importance,
+        by_macs: Growth | None = None,
+        output: Output = FIRST,
     ) -> None:
         """`growth` is the order of bases by what they are worth per parameter, `by_macs` per multiply-accumulate,
-        where that is another one."""
-        self.template = template
-        script = Script(template)
-        self._path = PlanPath(template, growth, script)
-        self._path_by_macs = PlanPath(template, by_macs, script) if by_macs else self._path
+        where that is another one; `output` is what plans are written as."""
+        self.template, self.output = template, output
+        sizes = formats.sizes(template, output)
+        uploaded = 0 if template.uploaded is None else formats.sizes(template.uploaded, output).whole
+        self._path = PlanPath(template, growth, sizes, uploaded)
+        self._path_by_macs = PlanPath(template, by_macs, sizes, uploaded) if by_macs else self._path
         self._importance = importance
 
     @staticmethod
-    def open(folder: Path) -> Planner:
-        """The planner of the master in `folder` (reads `template.json` and `plans.npz`)."""
+    def open(folder: Path, output: Output = FIRST) -> Planner:
+        """The planner of the master in `folder` (reads its template and its plans), for files of one kind. Raises
+        UnreadableMaster for what is of another version."""
         template = Template.open(folder)
-        with np.load(folder / "plans.npz", allow_pickle=False) as file:
+        with np.load(folder / entries.PLANS, allow_pickle=False) as file:
             growth = Growth(file["floor"], file["steps"])
             by_macs = Growth(file["floor"], file["steps_by_macs"]) if "steps_by_macs" in file else None
             split = np.cumsum([layer.rank for layer in template.decomposed])[:-1]
             importance = np.split(file["importance"], split) if template.decomposed else []
         # A tuned master knows the batch norms along one path only.
-        return Planner(template, growth, importance, None if template.tuned else by_macs)
+        return Planner(template, growth, importance, None if template.tuned else by_macs, output)
 
     def plan(
         self,
@@ -177,6 +193,7 @@ class Planner:
             bytes=int(path.bytes[count]),
             budget=params / self.template.original.params,
             original=count == len(path) - 1,
+            output=self.output,
         )
 
 

@@ -29,7 +29,7 @@ class Linear:
 
     @staticmethod
     def of(node: Node) -> Linear:
-        return Linear(*node.args)
+        return Linear(*node.args, **dict(node.kwargs))
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +48,8 @@ class Convolution:
 
     @staticmethod
     def of(node: Node) -> Convolution:
-        given: Any = node.args
-        return Convolution(*given)
+        given, named = _given(node)
+        return Convolution(*given, **named)
 
     @property
     def geometry(self) -> Geometry:
@@ -72,15 +72,24 @@ class BatchNorm:
 
     @staticmethod
     def of(node: Node) -> BatchNorm:
-        given: Any = node.args
-        return BatchNorm(*given)
+        given, named = _given(node)
+        return BatchNorm(*given, **named)
 
     @property
     def args(self) -> tuple[Argument, ...]:
         return tuple(getattr(self, name) for name in self.__slots__)
 
 
-def layer_call(node: Node) -> Linear | Convolution | None:
+def _given(node: Node) -> tuple[Any, Any]:
+    """Arguments by position and by name; a reader has checked that they are of the schema's types."""
+    return node.args, dict(node.kwargs)
+
+
+# A layer's.
+Call: TypeAlias = Linear | Convolution
+
+
+def layer_call(node: Node) -> Call | None:
     """The call of a layer; None for any other."""
     if node.op == LINEAR:
         return Linear.of(node)

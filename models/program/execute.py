@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -23,7 +22,8 @@ def resolve(op: str) -> Callable[..., Any]:
     if namespace == "aten":
         name, overload = rest.rsplit(".", 1)
         return getattr(getattr(torch.ops.aten, name), overload)  # type: ignore[no-any-return]
-    return getattr({"operator": operator, "math": math}[namespace], rest)  # type: ignore[no-any-return]
+    assert namespace == "operator"
+    return getattr(operator, rest)  # type: ignore[no-any-return]
 
 
 def run(

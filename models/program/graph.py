@@ -38,7 +38,7 @@ TEXT = re.compile(r"[A-Za-z0-9_ ,.>-]{0,128}\Z")
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One call. `op` is `aten.<name>.<overload>`, `operator.<name>` on integers, or `math.<name>`.
+    """One call. `op` is `aten.<name>.<overload>`, or `operator.<name>` on integers.
 
     `outputs` names the results; where `listed`, the call returns a list of that many tensors
     (`aten.split`, `aten.unbind`), otherwise one value or a fixed tuple. An empty name is a result

@@ -8,8 +8,6 @@ are here because `normalize` removes them.
 
 from __future__ import annotations
 
-__all__ = ["ALLOWED", "CONSTRUCTORS", "IN_PLACE", "SYMBOLIC", "VANISHING"]
-
 
 def names(namespace: str, text: str) -> frozenset[str]:
     """`add: Tensor Scalar` on a line becomes aten.add.Tensor and aten.add.Scalar; no colon means `default`."""

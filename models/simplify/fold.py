@@ -3,7 +3,7 @@
 Weight norm, weight standardisation, an update of low rank that was never merged, one matrix split into the weights of
 three layers: such calls read a computed value, and it has no ranks to choose from. What is computed from stored tensors
 alone is the same for every input, so it is computed here, once. And x·W, with W stored inputs first, is the
-linear layer of Wᵀ. A budget of 1 is still the program as it was uploaded (see `master`).
+linear layer of Wᵀ. A budget of 1 is still the program as it was uploaded (see `master.master`).
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from rightrank.models.factor.layers import CONVOLUTION, LINEAR
-from rightrank.models.program import execute
+from rightrank.models.program.calls import LINEAR, layer_call
 from rightrank.models.program.graph import Argument, Graph, Node, Ref, fresh
-from rightrank.models.simplify.normalize.binding import bind
+from rightrank.models.program.program import Program
+from rightrank.models.simplify.normalize.binding import bind, renamed
 
 # Of a product's arguments by name: the input, the matrix, what is added.
 _PRODUCTS = {
@@ -27,7 +27,6 @@ _PRODUCTS = {
     "aten.mm.default": ("self", "mat2", ""),
     "aten.addmm.default": ("mat1", "mat2", "self"),
 }
-_WEIGHT, _BIAS = 1, 2
 # No network that we know of computes so many weights, or in so many steps; the work grows with the product.
 MOST = 4096
 
@@ -41,10 +40,15 @@ class Read(NamedTuple):
 
 @dataclass(frozen=True)
 class _Call:
-    """A layer's call as it is to be, and by position which of its arguments have to be stored first."""
+    """A layer's call as it is to be, and its weight and bias where they have to be stored first."""
 
     node: Node
-    reads: Mapping[int, Read]
+    weight: Read | None
+    bias: Read | None
+
+    @property
+    def reads(self) -> tuple[Read, ...]:
+        return tuple(read for read in (self.weight, self.bias) if read is not None)
 
 
 @dataclass(frozen=True)
@@ -66,20 +70,18 @@ class Folding:
         return asdict(self)
 
 
-def fold(graph: Graph, tensors: Mapping[str, Tensor]) -> tuple[Graph, Mapping[str, Tensor], Folding]:
+def fold(program: Program) -> tuple[Program, Folding]:
     """The same function with the weights and biases of all layers stored, where that takes no more parameters and no
-    more bytes; `graph` and `tensors` themselves where nothing is to be done.
+    more bytes; the very `program` that was given where nothing is to be done.
 
     Layers that share a tensor are taken together or not at all. A new tensor has the name of one that it is made of,
     of as many numbers and dimensions, that nobody reads any more; else one beside it.
     """
-    constants = _Constants(graph)
-    shapes = execute.shapes(graph, tensors)
-    shapes |= {value: tuple(tensors[name].shape) for value, name in graph.tensors.items()}
-    calls = list(_calls(graph, constants, shapes))
+    constants = _Constants(program.graph)
+    calls = list(_calls(program, constants))
     if max(len(calls), len(constants.nodes)) > MOST:
         why = f"they, or the steps that compute them, are more than {MOST}"
-        return graph, tensors, Folding(kept=(Kept((), why),) if calls else ())
+        return program, Folding(kept=(Kept((), why),) if calls else ())
     kept: list[Kept] = []
 
     def only(groups: Iterable[_Group], good: Callable[[_Group], bool], why: str) -> list[_Group]:
@@ -92,17 +94,17 @@ def fold(graph: Graph, tensors: Mapping[str, Tensor]) -> tuple[Graph, Mapping[st
         return found
 
     more = "stored they would take more parameters or bytes"
-    groups = only(_groups(calls, constants), lambda group: _bounded(group, graph, tensors, shapes), more)
-    computed = _computed(graph, tensors, constants, groups)
+    groups = only(_groups(calls, constants), lambda group: _bounded(group, program), more)
+    computed = _computed(program, constants, groups)
     sound = "they are no finite floating-point numbers"
     groups = only(groups, lambda group: all(_sound(computed[read]) for read in group.made_of), sound)
-    folded = _stored(graph, tensors, groups, computed)
-    fitting = only(groups, lambda group: folded.takes_no_more(group, graph, tensors), more)
+    folded = _stored(program, groups, computed)
+    fitting = only(groups, lambda group: folded.takes_no_more(group, program), more)
     if not fitting:
-        return graph, tensors, Folding(kept=tuple(kept))
+        return program, Folding(kept=tuple(kept))
     if len(fitting) < len(groups):
-        folded = _stored(graph, tensors, fitting, computed)
-    return folded.graph, folded.tensors, Folding(tuple(sorted({*folded.names.values()})), tuple(kept))
+        folded = _stored(program, fitting, computed)
+    return folded.program, Folding(tuple(sorted({*folded.names.values()})), tuple(kept))
 
 
 class _Constants:
@@ -134,40 +136,41 @@ class _Constants:
                     left.append(other)
         return frozenset(found)
 
+    def unstored(self, argument: Argument) -> Read | None:
+        """A constant that is computed from stored tensors; what is made of numbers alone is no tensor of the
+        program's, and stays a call."""
+        if isinstance(argument, Ref) and argument.name not in self.graph.tensors and self.made_of(argument.name):
+            return Read(argument.name, False)
+        return None
 
-def _calls(graph: Graph, constants: _Constants, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[_Call]:
+
+def _calls(program: Program, constants: _Constants) -> Iterator[_Call]:
     """The calls of layers that would read something else."""
-    for node in graph.nodes:
-        reads: dict[int, Read] = {}
-        if node.op in _PRODUCTS:
-            turned = _turned(node, shapes)
-            if turned is None:
-                continue
-            node = turned
-            reads[_WEIGHT] = Read(node.args[_WEIGHT].name, True)  # type: ignore[union-attr]
-        elif node.op not in (LINEAR, CONVOLUTION):
+    for node in program.graph.nodes:
+        turned = _turned(node, program.shapes) if node.op in _PRODUCTS else None
+        node, transposed = turned or (node, None)
+        layer = layer_call(node)
+        if layer is None or layer.input in constants or layer.weight not in constants:
             continue
-        inputs, weight, bias = node.args[:3]
-        if inputs in constants or weight not in constants or not (bias is None or bias in constants):
+        if layer.bias is not None and layer.bias not in constants:
             continue
-        for position, argument in ((_WEIGHT, weight), (_BIAS, bias)):
-            # What is made of numbers alone is no tensor of the program's, and stays a call.
-            if isinstance(argument, Ref) and argument.name not in graph.tensors and constants.made_of(argument.name):
-                reads.setdefault(position, Read(argument.name, False))
-        if reads:
-            yield _Call(node, reads)
+        call = _Call(node, transposed or constants.unstored(layer.weight), constants.unstored(layer.bias))
+        if call.reads:
+            yield call
 
 
-def _turned(node: Node, shapes: Mapping[str, tuple[int, ...]]) -> Node | None:
-    """A product as a linear layer of the matrix's transpose, if it is one."""
+def _turned(node: Node, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Node, Read] | None:
+    """A product as a linear layer of the matrix's transpose, and that transpose, if it is one."""
     bound = bind(node)
     inputs, matrix, added = (bound.get(name) for name in _PRODUCTS[node.op])
     shape = shapes.get(matrix.name) if isinstance(matrix, Ref) else None
-    if shape is None or len(shape) != 2 or (bound.get("beta", 1), bound.get("alpha", 1)) != (1, 1):
+    if not isinstance(matrix, Ref) or shape is None or len(shape) != 2:
+        return None
+    if (bound.get("beta", 1), bound.get("alpha", 1)) != (1, 1):
         return None
     if isinstance(added, Ref) and shapes.get(added.name) != shape[1:]:
         return None
-    return Node(node.name, LINEAR, (inputs, matrix, added), (), node.outputs)
+    return Node(node.name, LINEAR, (inputs, matrix, added), (), node.outputs), Read(matrix.name, True)
 
 
 @dataclass(frozen=True)
@@ -183,15 +186,15 @@ class _Group:
 
     @property
     def weights(self) -> frozenset[Read]:
-        return frozenset(call.reads[_WEIGHT] for call in self.calls if _WEIGHT in call.reads)
+        return frozenset(call.weight for call in self.calls if call.weight is not None)
 
 
 def _groups(calls: Iterable[_Call], constants: _Constants) -> list[_Group]:
     """The calls by what they are computed from; not those whose weights are made of no parameter."""
     found: list[_Group] = []
     for call in calls:
-        made_of = {read: constants.made_of(read.value) for read in call.reads.values()}
-        if _WEIGHT in call.reads and not made_of[call.reads[_WEIGHT]] & constants.graph.parameters:
+        made_of = {read: constants.made_of(read.value) for read in call.reads}
+        if call.weight is not None and not made_of[call.weight] & constants.graph.parameters:
             continue
         group = _Group((call,), made_of)
         apart = []
@@ -204,21 +207,19 @@ def _groups(calls: Iterable[_Call], constants: _Constants) -> list[_Group]:
     return found
 
 
-def _bounded(group: _Group, graph: Graph, tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> bool:
+def _bounded(group: _Group, program: Program) -> bool:
     """Whether there is any use in computing it. A weight may be read in two spellings, which count once later."""
-    wanted = sum(math.prod(shapes[read.value]) for read in group.made_of)
-    return wanted <= 2 * sum(tensors[name].numel() for name in group.sources & graph.parameters)
+    wanted = sum(math.prod(program.shapes[read.value]) for read in group.made_of)
+    return wanted <= 2 * sum(program.tensors[name].numel() for name in group.sources & program.graph.parameters)
 
 
-def _computed(
-    graph: Graph, tensors: Mapping[str, Tensor], constants: _Constants, groups: Iterable[_Group]
-) -> dict[Read, Tensor]:
+def _computed(program: Program, constants: _Constants, groups: Iterable[_Group]) -> dict[Read, Tensor]:
     """What all groups read; tensors that may share memory."""
     reads = [read for group in groups for read in group.made_of]
-    part = graph.replace(nodes=tuple(constants.nodes), outputs=tuple(read.value for read in reads)).live()
+    part = program.graph.replace(nodes=tuple(constants.nodes), outputs=tuple(read.value for read in reads)).live()
     with torch.no_grad():
         # No call that is left reads an input; what is given in its place only says where to compute.
-        found = execute.run(part.replace(inputs=part.inputs[:1]), tensors, [torch.zeros(())])
+        found = Program(part.replace(inputs=part.inputs[:1]), program.tensors).run([torch.zeros(())])
     return {read: value.t() if read.transposed else value for read, value in zip(reads, found, strict=True)}
 
 
@@ -230,33 +231,28 @@ def _sound(tensor: Tensor) -> bool:
 class _Folded:
     """The program with what the groups read stored, by which names, and which tensors nobody reads any more."""
 
-    graph: Graph
-    tensors: Mapping[str, Tensor]
+    program: Program
     names: Mapping[Read, str]
     gone: frozenset[str]
 
-    def takes_no_more(self, group: _Group, graph: Graph, tensors: Mapping[str, Tensor]) -> bool:
+    def takes_no_more(self, group: _Group, unfolded: Program) -> bool:
         """Neither parameters nor bytes."""
         before, after = group.sources & self.gone, {self.names[read] for read in group.made_of}
         counts, sizes = [], []
-        for names, of, parameters in (
-            (before, tensors, graph.parameters),
-            (after, self.tensors, self.graph.parameters),
-        ):
-            counts.append(sum(of[name].numel() for name in names & parameters))
-            sizes.append(sum(of[name].nbytes for name in names))
+        for names, of in ((before, unfolded), (after, self.program)):
+            counts.append(sum(of.tensors[name].numel() for name in names & of.graph.parameters))
+            sizes.append(sum(of.tensors[name].nbytes for name in names))
         return counts[1] <= counts[0] and sizes[1] <= sizes[0]
 
 
-def _stored(
-    graph: Graph, tensors: Mapping[str, Tensor], groups: Iterable[_Group], computed: Mapping[Read, Tensor]
-) -> _Folded:
+def _stored(program: Program, groups: Iterable[_Group], computed: Mapping[Read, Tensor]) -> _Folded:
+    graph, tensors = program.graph, program.tensors
     made = {name for node in graph.nodes for name in node.outputs}
     taken = {*graph.tensors, *(spec.name for spec in graph.inputs), *made}
     same = {read: first for group in groups for read, first in _alike(group, computed).items()}
     values = {read: fresh(f"{read.value}_stored", taken) for read in dict.fromkeys(same.values())}
     instead = {
-        call.node.name: _reading(call, {read: values[same[read]] for read in call.reads.values()})
+        call.node.name: renamed(call.node, {read.value: values[same[read]] for read in call.reads})
         for group in groups
         for call in group.calls
     }
@@ -277,7 +273,7 @@ def _stored(
             names[read] = names[same[read]]
     stored = {value: name for value, name in changed.tensors.items() if name not in gone}
     stored |= {value: names[read] for read, value in values.items()}
-    return _Folded(changed.replace(tensors=stored, parameters=parameters), kept, names, gone)
+    return _Folded(Program(changed.replace(tensors=stored, parameters=parameters), kept), names, gone)
 
 
 def _alike(group: _Group, computed: Mapping[Read, Tensor]) -> dict[Read, Read]:
@@ -297,11 +293,6 @@ def _alike(group: _Group, computed: Mapping[Read, Tensor]) -> dict[Read, Read]:
             read,
         )
     return found
-
-
-def _reading(call: _Call, values: Mapping[Read, str]) -> Node:
-    args = [Ref(values[call.reads[at]]) if at in call.reads else given for at, given in enumerate(call.node.args)]
-    return Node(call.node.name, call.node.op, tuple(args), call.node.kwargs, call.node.outputs)
 
 
 def _name(read: Read, tensor: Tensor, made_of: Mapping[str, Tensor], taken: Mapping[str, Tensor]) -> str:

@@ -15,6 +15,7 @@ from fastapi import Query, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
+from rightrank.models.emit.formats import FORMATS, format_of
 from rightrank.models.errors import BudgetError
 from rightrank.models.plan.planner import Plan
 from rightrank.service.api.auth import Key
@@ -55,7 +56,7 @@ HEADERS = {
     "RightRank-Baseline-Accuracy": "The original's.",
     "RightRank-Cache": "hit, or miss where the file is made for this request (with HEAD: would be).",
 }
-_FILE = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+_FILE = {versions[-1].media_type: {"schema": {"type": "string", "format": "binary"}} for versions in FORMATS.values()}
 _HEADERS = described(HEADERS)
 _FOLLOW = described({"Location": "The operation.", "Retry-After": "Seconds."})
 _PART = described({"Content-Range": "Which part."})
@@ -182,7 +183,7 @@ class Service:
         body = self._body(model, record, start, stop)
         headers = headers | {
             "Content-Length": str(stop - start),
-            "Content-Type": "application/octet-stream",
+            "Content-Type": format_of(record.plan.output).media_type,
             "RightRank-Cache": "hit" if first and body is not None else "miss",
         }
         if self.request.method == "HEAD":
@@ -197,7 +198,7 @@ class Service:
         """The bytes, the first of them already in hand; None where they are not there."""
         try:
             if record.stored:
-                pieces = self.parts.store.stream(artifact_key(model.id, record.plan.digest), start, stop)
+                pieces = self.parts.store.stream(artifact_key(model.id, record.plan), start, stop)
             else:
                 cached = self.parts.cache.find(model.id, record.plan.digest)
                 if cached is None or cached.sha256 != record.sha256:
@@ -279,12 +280,13 @@ def facts(reference: str, model: Model, record: Record, ask: Ask) -> dict[str, s
     manifest, plan, measurement = model.manifest, record.plan, record.measurement
     baseline = manifest["baseline"]
     reached = plan.macs / manifest["macs"] if ask.of == "macs" and manifest["macs"] else plan.budget
+    suffix = format_of(plan.output).suffix
     digest = base64.b64encode(bytes.fromhex(record.sha256)).decode()
     headers = {
         "ETag": f'"{record.sha256}"',
         "Repr-Digest": f"sha-256=:{digest}:",
         "Accept-Ranges": "bytes",
-        "Content-Disposition": f'attachment; filename="{reference.replace("@", "-")}-{plan.digest[:8]}.pt"',
+        "Content-Disposition": f'attachment; filename="{reference.replace("@", "-")}-{plan.digest[:8]}{suffix}"',
         "RightRank-Model": model.id,
         "RightRank-Plan": plan.digest,
         "RightRank-Method": record.method,

@@ -26,7 +26,7 @@ from rightrank.service.registry.catalogue import ID, upload_key
 router = APIRouter(tags=["models"], responses=PROBLEMS)
 
 BRIEF = ("id", "created", "params", "macs", "bytes", "criterion", "baseline")
-HIDDEN = ("checkpoint", "evaluation", "calibration", "owner")
+HIDDEN = ("checkpoint", "evaluation", "calibration", "owner", "writers")
 
 
 @router.post(

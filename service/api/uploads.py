@@ -6,6 +6,7 @@ import json
 import time
 from typing import Any
 
+from rightrank.models.measure.metrics import METRICS
 from rightrank.models.plan.criteria import CRITERIA
 from rightrank.models.plan.planner import COMMON
 from rightrank.service.api.auth import Key
@@ -19,7 +20,6 @@ from rightrank.service.registry.catalogue import ID, NAME, checkpoint_key, model
 
 FILES = frozenset({"checkpoint", "evaluation", "calibration"})
 FIELDS = frozenset({"architecture", "name", "options"})
-METRICS = ("top1", "top5", "mse", "agreement")
 # What is done for accuracy besides cutting: nothing; work for each size when it is first asked for; one
 # training, at ingest, for all sizes; that, and then a training of each size.
 EFFORTS = ("cut", "refit", "tune", "polish")

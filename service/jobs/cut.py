@@ -12,10 +12,10 @@ from typing import Any
 
 from safetensors import safe_open
 
-from rightrank.models.emit.torchscript import writer as torchscript
+from rightrank.models.emit import formats
 from rightrank.models.improve.choose import method_of
 from rightrank.models.master.template import Template
-from rightrank.models.measure.accuracy import load, measure
+from rightrank.models.measure.accuracy import measure
 from rightrank.models.plan.planner import Plan, Planner
 from rightrank.models.progress import Progress
 from rightrank.service.jobs import effort
@@ -51,22 +51,23 @@ class Cutter:
         """
         self.progress("cut", 0, 1, "models")
         with open(path, "wb") as file:
-            torchscript.write(self.folder, plan, file, improved)
+            formats.write(self.folder, plan, file, improved)
         sha256, size = digest(path), path.stat().st_size
         if size != plan.bytes:
             raise RuntimeError(f"plan {plan.digest} was to take {plan.bytes} bytes and takes {size}")
         if known is not None and known.sha256 == sha256:
             return known
         if plan.original:
-            load(path)  # once, so that no model is published whose files cannot be opened
+            # Once, so that no model is published whose files cannot be opened.
+            formats.format_of(plan.output).load(path)
         method = self._method(plan, improved)
         return Record(plan, sha256, size, self._measure(plan, path), method)
 
     def check(self, plan: Plan, path: Path) -> None:
-        """Opens the plan's file, which is at `path` for a while. Raises UnsupportedCheckpoint where torch cannot."""
+        """Opens the plan's file, which is at `path` for a while. Raises UnsupportedCheckpoint where that fails."""
         with open(path, "wb") as file:
-            torchscript.write(self.folder, plan, file)
-        load(path)
+            formats.write(self.folder, plan, file)
+        formats.format_of(plan.output).load(path)
         path.unlink()
 
     def _method(self, plan: Plan, improved: Path | None) -> str:
@@ -87,12 +88,13 @@ class Cutter:
         original = path.with_suffix(".original") if self._agreement(evaluation) else None
         if original is not None:
             with open(original, "wb") as file:
-                torchscript.write(self.folder, Planner.open(self.folder).plan(budget=1), file)
+                formats.write(self.folder, Planner.open(self.folder, plan.output).plan(budget=1), file)
         found = measure(
             path,
             evaluation,
             metric=self.metric,
             original=original,
+            output=plan.output,
             batch=Template.open(self.folder).graph.batch,
             finite=plan.original,
             progress=self.progress,
@@ -131,7 +133,7 @@ def run(job: Job) -> Mapping[str, Any]:
     if record is None or not parts.catalogue.exists(id):
         # Deleted meanwhile: what this job wrote after that must not stay. What else is there by now belongs
         # to the same model uploaded again.
-        parts.store.delete(*(key(id, plan.digest) for key in (record_key, artifact_key, improved_key)))
+        parts.store.delete(record_key(id, plan.digest), artifact_key(id, plan), improved_key(id, plan.digest))
         parts.catalogue.forget(id)
         raise Problem("model-not-found", f"The model {id} was deleted while it was being cut.")
     return cut_result(id, plan, record.sha256, record.size)
@@ -140,7 +142,7 @@ def run(job: Job) -> Mapping[str, Any]:
 def _there(job: Job, known: Record) -> bool:
     """Whether the very artifact that is known lies where the API finds it."""
     if known.stored:
-        return job.parts.store.exists(artifact_key(job.model, known.plan.digest))
+        return job.parts.store.exists(artifact_key(job.model, known.plan))
     found = job.parts.cache.find(job.model, known.plan.digest)
     return found is not None and found.sha256 == known.sha256
 
@@ -155,7 +157,7 @@ def _cut(job: Job, manifest: Mapping[str, Any], plan: Plan, known: Record | None
         folder = open_files.enter_context(parts.store.folder(f"models/{id}", names, manifest["created"]))
         scratch = open_files.enter_context(parts.store.folder_for_work())
         cutter = Cutter(folder, manifest["options"].get("metric"), job.progress)
-        path = scratch / "artifact.pt"
+        path = scratch / f"artifact{formats.format_of(plan.output).suffix}"
         improved = None
         if improves and any(plan.ranks):
             improved = open_files.enter_context(effort.improvement(job, plan, folder, scratch))
@@ -174,5 +176,5 @@ def keep(job: Job, record: Record, path: Path) -> Record:
     """Puts the artifact where the API finds it: in the cache, or in the store where it is too large for that."""
     if job.parts.cache.put(job.model, record.plan.digest, record.sha256, path):
         return record
-    job.parts.store.create_file(artifact_key(job.model, record.plan.digest), path)
+    job.parts.store.create_file(artifact_key(job.model, record.plan), path)
     return replace(record, stored=True)

@@ -13,14 +13,21 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from rightrank.models.assemble import master
+from safetensors.torch import load_file
+
+from rightrank.models.assemble.build import build
 from rightrank.models.checkpoint import sandbox
 from rightrank.models.checkpoint.limits import Limits
+from rightrank.models.emit import formats
+from rightrank.models.emit.format import FIRST, Output
+from rightrank.models.master import entries
 from rightrank.models.plan.planner import Planner
+from rightrank.models.program.program import Program
 from rightrank.service.jobs import cut, effort
 from rightrank.service.jobs.attempt import Job
 from rightrank.service.problems import Problem
 from rightrank.service.registry.catalogue import (
+    CALIBRATION,
     EVALUATION,
     MASTER,
     REFIT,
@@ -68,9 +75,11 @@ def _build(job: Job, upload: Mapping[str, Any], folder: Path) -> None:
     program, out, options = folder / "program", folder / "master", upload["options"]
     effort.check(options, program)
     keep = effort.kept(options)
-    description = master.build(
-        program,
+    calibration = program / CALIBRATION
+    description = build(
+        Program.open(program),
         out,
+        load_file(calibration)[entries.INPUTS] if calibration.exists() else None,
         criterion=options.get("criterion"),
         keep=keep,
         classes=effort.classes(options, program / EVALUATION),
@@ -81,7 +90,7 @@ def _build(job: Job, upload: Mapping[str, Any], folder: Path) -> None:
     has_data = (program / EVALUATION).exists()
     if has_data:
         (program / EVALUATION).rename(out / EVALUATION)
-    planner = Planner.open(out)
+    planner = Planner.open(out, Output(writer=formats.newest()[FIRST.format]))
     cutter = cut.Cutter(out, options.get("metric"), job.progress)
     original = cutter.cut(planner.plan(budget=1), folder / "original.pt")
     cutter.check(planner.smallest, folder / "smallest.pt")
@@ -102,7 +111,13 @@ def _build(job: Job, upload: Mapping[str, Any], folder: Path) -> None:
         raise Problem("cancelled", "The model was deleted while it was being decomposed.")
     store.create_json(
         manifest_key(id),
-        {**upload, **description, "created": time.time(), "baseline": original.measurement},
+        {
+            **upload,
+            **description,
+            "created": time.time(),
+            "baseline": original.measurement,
+            "writers": formats.newest(),
+        },
     )
 
 

@@ -12,7 +12,6 @@ is gated here. A worker that dies stops its heartbeat, and its job goes back to 
 from __future__ import annotations
 
 import contextlib
-import logging
 import threading
 import time
 from collections.abc import Iterator
@@ -24,8 +23,6 @@ from dramatiq.brokers.redis import RedisBroker, _RedisConsumer
 from dramatiq.errors import ConnectionClosed
 
 from rightrank.service.settings import Settings
-
-log = logging.getLogger("rightrank")
 
 WAITING, INGEST, BACKGROUND = QUEUES = ("waiting", "ingest", "background")
 NAMESPACE = "rightrank:jobs"
@@ -149,16 +146,6 @@ class Gated(_RedisConsumer):
 def bell(queue: str) -> str:
     """The key of a list that a worker can block on, which the queue's own is not."""
     return f"{NAMESPACE}:bell:{queue}"
-
-
-def queues_of(index: int, count: int) -> tuple[str, ...]:
-    """What worker `index` of `count` serves, so that a device never waits for long work to end.
-
-    Where there are several, one takes no ingest (long) and another no background work.
-    """
-    if count == 1:
-        return QUEUES
-    return {0: (WAITING, INGEST), 1: (WAITING, BACKGROUND)}.get(index, QUEUES)
 
 
 class Jobs:

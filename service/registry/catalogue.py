@@ -15,16 +15,19 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from rightrank.models.emit.format import FIRST, Output
+from rightrank.models.emit.formats import format_of
+from rightrank.models.master import entries
 from rightrank.models.plan.planner import Plan, Planner
 from rightrank.service.problems import Problem
 from rightrank.service.registry.cache import Cache
 from rightrank.service.registry.store import Store
 from rightrank.service.settings import Settings
 
-MASTER = ("master.safetensors", "template.json", "plans.npz")
-PLANNER = ("template.json", "plans.npz")
+MASTER = (entries.MASTER, entries.TEMPLATE, entries.PLANS)
+PLANNER = (entries.TEMPLATE, entries.PLANS)
 EVALUATION, CALIBRATION = "evaluation.safetensors", "calibration.safetensors"
-REFIT = "refit.safetensors"
+REFIT = entries.REFIT
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 ID = re.compile(r"m[0-9a-f]{24}")
 REFERENCE = re.compile(rf"(?P<name>{NAME.pattern})(@(?P<version>[1-9][0-9]{{0,8}}))?")
@@ -265,7 +268,7 @@ class Catalogue:
         if tag is None or manifest is None:
             return None
         with self.store.folder(f"models/{id}", PLANNER, manifest["created"]) as folder:
-            return Model(id, manifest, Planner.open(folder), tag)
+            return Model(id, manifest, Planner.open(folder, output_of(manifest)), tag)
 
     def _still_there(self, model: Model) -> bool:
         now = time.monotonic()
@@ -282,6 +285,12 @@ def model_id(upload: Mapping[str, Any]) -> str:
     parts = {key: upload[key] for key in ("checkpoint", "evaluation", "calibration", "architecture", "options")}
     canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return "m" + hashlib.sha256(canonical.encode()).hexdigest()[:24]
+
+
+def output_of(manifest: Mapping[str, Any], format: str = FIRST.format) -> Output:
+    """How a model's files of a format are written: as when it was published, whatever this version can do since.
+    Manifests from before there were several writers, and formats that came later, have the first."""
+    return Output(format, manifest.get("writers", {}).get(format, 1))
 
 
 def digests_of(upload: Mapping[str, Any]) -> list[str]:
@@ -313,8 +322,8 @@ def tuning_key(id: str) -> str:
     return f"models/{id}/tuning.safetensors"
 
 
-def artifact_key(id: str, digest: str) -> str:
-    return f"models/{id}/artifacts/{digest}.pt"
+def artifact_key(id: str, plan: Plan) -> str:
+    return f"models/{id}/artifacts/{plan.digest}{format_of(plan.output).suffix}"
 
 
 def wanted_key(id: str, name: str) -> str:

@@ -195,11 +195,11 @@ def _graphs(base: bytes, canary: Path) -> Iterator[Raw]:
         "list": "[0][0]",
         "string": f"Symbol('{code!r}')",
         "nested": "(" * 10_000 + "1" + ")" * 10_000,
-        "keyword": "Symbol('s0', positive=exit)",
         "empty": "",
-        "function": "exec('1')",
     }.items():
         yield f"expression {name}", size(expression), UnsafeCheckpoint
+    for name, expression in {"keyword": "Symbol('s0', positive=exit)", "function": "exec('1')"}.items():
+        yield f"expression {name}", size(expression), UnsupportedCheckpoint
 
     def ranges(program: Any) -> None:
         program["range_constraints"] = {code: {"min_val": 0, "max_val": 1}}
@@ -247,6 +247,8 @@ def _graphs(base: bytes, canary: Path) -> Iterator[Raw]:
         "undefined": {"as_tensor": {"name": "nowhere"}},
         "list for tensor": {"as_ints": [1, 2]},
         "bool for int": {"as_int": True},
+        "list for dtype": {"as_scalar_type": [7]},
+        "object for memory format": {"as_memory_format": {}},
         "number": 5,
     }.items():
         yield f"argument {name}", graph(argument(value)), MalformedCheckpoint
@@ -331,6 +333,15 @@ def _graphs(base: bytes, canary: Path) -> Iterator[Raw]:
     yield "no graph", pack(nothing), UnsupportedCheckpoint
     yield "two graphs", pack({**found, "archive/models/other.json": found[GRAPH]}), UnsupportedCheckpoint
     yield "big endian", pack({**found, "archive/byteorder": b"big"}), UnsupportedCheckpoint
+    for name, version, error in (
+        ("another schema", {"major": 9, "minor": 1}, UnsupportedCheckpoint),
+        ("schema of a boolean", {"major": True, "minor": 1}, MalformedCheckpoint),
+        ("schema of a text", {"major": "8", "minor": 1}, MalformedCheckpoint),
+        ("schema without a major version", {"minor": 1}, MalformedCheckpoint),
+        ("schema that is a list", [8, 1], MalformedCheckpoint),
+    ):
+        yield name, edited(found, GRAPH, lambda program, v=version: program.update(schema_version=v)), error
+    yield "no schema", edited(found, GRAPH, lambda program: program.pop("schema_version") and None), MalformedCheckpoint
     yield "another version", pack({**found, "archive/archive_version": b"9"}), UnsupportedCheckpoint
 
     def fill(graph: Any) -> None:

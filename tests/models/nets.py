@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from rightrank.models import checkpoint
-from rightrank.models.assemble import master
-from rightrank.models.factor.layers import Layer
+from rightrank.models.assemble import build as assemble
+from rightrank.models.factor.layer import Form, Layer
 from rightrank.models.factor.moments import Gathering, Gradient, Moments
 from rightrank.models.plan.planner import Planner
-from rightrank.models.program.graph import Graph
+from rightrank.models.program.program import Program
 
 
 class Small(nn.Module):
@@ -140,9 +140,7 @@ def export(module: nn.Module, shape: tuple[int, ...], path: Path, dtype: torch.d
     return path
 
 
-def read(
-    module: nn.Module, shape: tuple[int, ...], folder: Path, dtype: torch.dtype = torch.float32
-) -> tuple[Graph, Mapping[str, Tensor]]:
+def read(module: nn.Module, shape: tuple[int, ...], folder: Path, dtype: torch.dtype = torch.float32) -> Program:
     return checkpoint.read(export(module, shape, folder / "model.pt2", dtype), None)
 
 
@@ -150,12 +148,17 @@ def source(module: nn.Module, shape: tuple[int, ...], folder: Path, calibration:
     """A folder such as the sandbox leaves: program, weights, perhaps calibration inputs, whose type it then takes."""
     folder.mkdir(parents=True, exist_ok=True)
     dtype = torch.float32 if calibration is None else calibration.dtype
-    graph, tensors = checkpoint.read(export(module, shape, folder / "model.pt2", dtype), None)
-    (folder / "program.json").write_text(json.dumps(graph.to_json()))
-    save_file(dict(tensors), folder / "weights.safetensors")
+    checkpoint.read(export(module, shape, folder / "model.pt2", dtype), None).save(folder)
     if calibration is not None:
         save_file({"inputs": calibration}, folder / "calibration.safetensors")
     return folder
+
+
+def build(folder: Path, out: Path, **options: Any) -> dict[str, Any]:
+    """A master in `out` of what `source` left in a folder."""
+    calibration = folder / "calibration.safetensors"
+    inputs = load_file(calibration)["inputs"] if calibration.exists() else None
+    return assemble.build(Program.open(folder), out, inputs, **options)
 
 
 def planner(
@@ -163,19 +166,18 @@ def planner(
 ) -> tuple[nn.Module, Path, Planner]:
     """A module, its master's folder, and the planner over it."""
     module = make(kind)
-    master.build(source(module, SHAPES[kind], folder / "source", calibration), folder / "master", criterion=criterion)
+    build(source(module, SHAPES[kind], folder / "source", calibration), folder / "master", criterion=criterion)
     return module, folder / "master", Planner.open(folder / "master")
 
 
 def gather(
-    graph: Graph,
-    tensors: Mapping[str, Tensor],
+    program: Program,
     layers: tuple[Layer, ...],
     inputs: Tensor,
     gradient: Gradient = "logits",
-    columns: bool = False,
+    forms: Mapping[str, Form] | None = None,
 ) -> list[Moments]:
     """The moments of inputs that are added at once."""
-    gathering = Gathering(graph, tensors, layers, [gradient], columns)
+    gathering = Gathering(program, layers, [gradient], forms or {})
     gathering.add(inputs, lambda done: None)
     return gathering.moments(gradient)

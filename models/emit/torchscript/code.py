@@ -5,17 +5,19 @@ from __future__ import annotations
 import keyword
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
-from rightrank.models.factor.layers import CONVOLUTION, Layer, geometry_of
+from rightrank.models.program.calls import CONVOLUTION, Convolution
+from rightrank.models.program.dtypes import DTYPES
 from rightrank.models.program.graph import TEXT, Argument, Constant, Graph, Node, Ref
 
-DTYPES = {
-    "uint8": 0, "int8": 1, "int16": 2, "int32": 3, "int64": 4, "float16": 5, "float32": 6, "float64": 7,
-    "complex64": 9, "complex128": 10, "bool": 11, "bfloat16": 15,
-}  # fmt: skip
 LAYOUTS = {"strided": 0}
 MEMORY_FORMATS = {"contiguous_format": 0, "preserve_format": 1, "channels_last": 2, "channels_last_3d": 3}
+_CONSTANTS: Mapping[str, Mapping[str, int]] = {
+    "dtype": {name: dtype.script for name, dtype in DTYPES.items()},
+    "layout": LAYOUTS,
+    "memory_format": MEMORY_FORMATS,
+}
 FUNCTIONS = {
     "aten.sym_size.int": "size",
     "aten.sym_numel.default": "numel",
@@ -34,8 +36,9 @@ RESERVED = {
 }  # fmt: skip
 
 
-def attribute_names(qualified: Iterable[str]) -> dict[str, str]:
-    """A distinct TorchScript attribute for every tensor, as close to its qualified name as syntax allows."""
+def attribute_names(qualified: Iterable[str], suffixes: Collection[str]) -> dict[str, str]:
+    """A distinct TorchScript attribute for every tensor, as close to its qualified name as syntax allows; with any of
+    the suffixes it is no other's either."""
     names: dict[str, str] = {}
     taken = set(RESERVED)
     for original in qualified:
@@ -43,10 +46,10 @@ def attribute_names(qualified: Iterable[str]) -> dict[str, str]:
         if not base or not base[0].isalpha() or keyword.iskeyword(base):
             base = f"t_{base}"
         name, count = base, 1
-        while not taken.isdisjoint({name, f"{name}_down", f"{name}_up"}):
+        while not taken.isdisjoint(f"{name}{suffix}" for suffix in suffixes):
             count += 1
             name = f"{base}_{count}"
-        taken |= {name, f"{name}_down", f"{name}_up"}
+        taken |= {f"{name}{suffix}" for suffix in suffixes}
         names[original] = name
     return names
 
@@ -60,9 +63,11 @@ def value_names(graph: Graph) -> dict[str, str]:
 
 def call(node: Node, names: Mapping[str, str]) -> str:
     """The node as statements, each ending in a newline; `names` maps values to expressions."""
-    if node.op == CONVOLUTION and not node.args[6]:
-        values = [render(node.args[index], names) for index in (0, 1, 2, 3, 4, 5, 8)]
-        return _assign(node, _convolution(len(geometry_of(node)[0]), *values), names)
+    if node.op == CONVOLUTION and not (convolution := Convolution.of(node)).transposed:
+        # By the name for its dimensions: `torch.jit.freeze` folds a batch norm into that, not into `convolution`.
+        called = (convolution.input, convolution.weight, convolution.bias, *convolution.geometry, convolution.groups)
+        values = ", ".join(render(argument, names) for argument in called)
+        return _assign(node, f"torch.conv{len(convolution.stride)}d({values})", names)
     if node.op == "aten.addmm.default" and len(node.args) == 3 and not node.kwargs:
         # TorchScript would split addmm into a product and a sum, which round otherwise.
         added, inputs, matrix = (render(argument, names) for argument in node.args)
@@ -72,25 +77,6 @@ def call(node: Node, names: Mapping[str, str]) -> str:
         return _assign(node, INFIX[node.op].join(arguments), names)
     arguments += [f"{key}={render(value, names)}" for key, value in node.kwargs]
     return _assign(node, f"torch.{_function(node.op)}({', '.join(arguments)})", names)
-
-
-def factored_call(node: Node, names: Mapping[str, str], layer: Layer, down: str, up: str) -> str:
-    """A convolution or linear call of a layer as its two factors, the bias on the second."""
-    result = names[node.outputs[0]]
-    data, bias = render(node.args[0], names), render(node.args[2], names) if len(node.args) > 2 else "None"
-    if node.op != CONVOLUTION:
-        first = f"torch.linear({data}, {down})"
-        return f"    {result}_ = {first}\n    {result} = torch.linear({result}_, {up}, {bias})\n"
-    inner, outer = ([render(each, names) for each in geometry] for geometry in layer.geometries(geometry_of(node)))
-    dimensions = len(layer.shape) - 2
-    first = _convolution(dimensions, data, down, "None", *inner, "1")
-    second = _convolution(dimensions, f"{result}_", up, bias, *(outer if layer.form == "spatial" else ()))
-    return f"    {result}_ = {first}\n    {result} = {second}\n"
-
-
-def _convolution(dimensions: int, *arguments: str) -> str:
-    """By the name for its dimensions: `torch.jit.freeze` folds a batch norm into that, not into `convolution`."""
-    return f"torch.conv{dimensions}d({', '.join(arguments)})"
 
 
 def render(argument: Argument, names: Mapping[str, str]) -> str:
@@ -105,8 +91,9 @@ def render(argument: Argument, names: Mapping[str, str]) -> str:
             return f"annotate(List[Optional[Tensor]], [{items}])"
         return f"[{items}]"
     if isinstance(argument, Constant):
-        table = {"dtype": DTYPES, "layout": LAYOUTS, "memory_format": MEMORY_FORMATS}.get(argument.type)
-        return names[DEVICE] if table is None else str(table[argument.value])
+        if argument.type == "device":
+            return names[DEVICE]
+        return str(_CONSTANTS[argument.type][argument.value])
     if isinstance(argument, str):
         if not TEXT.match(argument):
             raise ValueError(f"no call may pass the text {argument!r}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rightrank.models.factor import metric as factor
+from rightrank.models.factor import metric
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def as_weight(matrix: Tensor, shape: torch.Size) -> Tensor:
 
 def decompose(weight: Tensor) -> Decomposition:
     """The SVD of a layer's weight, shape (C_out, …), detached from any graph."""
-    factors = factor.svd(weight.detach())
+    factors = metric.svd(weight.detach())
     down, up, sigma = factors.down.to(weight.dtype), factors.up.to(weight.dtype), factors.sigma
     inverse = torch.where(sigma > 1e-8 * sigma[0], 1 / sigma, 0.0).to(weight.dtype)
     m, n = as_matrix(weight).shape

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from rightrank.models.factor.layers import Layer
+from rightrank.models.factor.forms.channel import Channel
+from rightrank.models.factor.layer import Layer
 from rightrank.models.papers.learning import lowrank
 
 KINDS: Mapping[Callable[..., Any], str] = {
@@ -20,6 +21,8 @@ KINDS: Mapping[Callable[..., Any], str] = {
     functional.conv2d: "conv2d",
     functional.conv3d: "conv3d",
 }
+# The paper's.
+FORM = Channel()
 GROUPS = 6  # a convolution's argument of that name
 
 
@@ -120,9 +123,8 @@ def _layer(weight: str, kind: str, parameter: Tensor, positions: int) -> Layer:
         weight=weight,
         kind=kind,
         shape=tuple(parameter.shape),
-        m=math.prod(parameter.shape[1:]),
-        n=parameter.shape[0],
         calls=(name,),
         positions=positions,
         decomposed=True,
+        form=FORM,
     )

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rightrank.models.factor.layers import Layer
+from rightrank.models.factor.layer import Layer
 from rightrank.models.papers.learning import layers, lowrank, ranks
 from rightrank.models.papers.learning.decomposition import Decomposition, as_matrix, as_weight, decompose, truncate
 from rightrank.models.papers.learning.gradient import GRADIENTS

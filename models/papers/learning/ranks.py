@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from rightrank.models.factor.layers import Layer
+from rightrank.models.factor.layer import Layer
 from rightrank.models.papers.learning.decomposition import Decomposition
 from rightrank.models.plan.criteria import CRITERIA, Criterion, Importance, Spectrum
 
@@ -24,7 +24,7 @@ def importance(criterion: Criterion, layers: Sequence[Layer], svds: Sequence[Dec
     """What each basis of each layer is worth now."""
     return criterion(
         [
-            Spectrum(svd.sigma.cpu().numpy(), layer.params, layer.macs, layer.m + layer.n)
+            Spectrum(svd.sigma.cpu().numpy(), layer.params, layer.macs, layer.params_of_basis)
             for layer, svd in zip(layers, svds, strict=True)
         ]
     )

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from torch import Tensor
 
 from rightrank.models.errors import UnsupportedCheckpoint
+from rightrank.models.program.calls import BATCH_NORM, CONVOLUTION, LINEAR
 from rightrank.models.program.graph import Argument, Claim, Constant, Graph, Node, Ref
 from rightrank.models.program.operators import CONSTRUCTORS, names
 from rightrank.models.simplify.normalize.binding import Bound, bind, schema
@@ -76,7 +77,7 @@ def _is_swap(dims: Argument) -> bool:
 
 
 def _linear(node: Node, bound: Bound, context: _Context) -> Node:
-    return _call(node, "aten.linear.default", bound["input"], bound["weight"], bound["bias"])
+    return _call(node, LINEAR, bound["input"], bound["weight"], bound["bias"])
 
 
 def _addmm(node: Node, bound: Bound, context: _Context) -> Node:
@@ -84,7 +85,7 @@ def _addmm(node: Node, bound: Bound, context: _Context) -> Node:
     weight = context.untransposed(bound["mat2"])
     if weight is None or context.rank(bound["self"]) != 1 or (bound["beta"], bound["alpha"]) != (1, 1):
         return node
-    return _call(node, "aten.linear.default", bound["mat1"], weight, bound["self"])
+    return _call(node, LINEAR, bound["mat1"], weight, bound["self"])
 
 
 def _matmul(node: Node, bound: Bound, context: _Context) -> Node:
@@ -92,7 +93,7 @@ def _matmul(node: Node, bound: Bound, context: _Context) -> Node:
     weight = context.untransposed(bound.get("mat2", bound.get("other")))
     if weight is None:
         return node
-    return _call(node, "aten.linear.default", bound["self"], weight, None)
+    return _call(node, LINEAR, bound["self"], weight, None)
 
 
 def _convolution_of(dims: int) -> Callable[[Node, Bound, _Context], Node]:
@@ -105,7 +106,7 @@ def _convolution_of(dims: int) -> Callable[[Node, Bound, _Context], Node]:
         transposed = "output_padding" in bound
         return _call(
             node,
-            "aten.convolution.default",
+            CONVOLUTION,
             bound["input"],
             bound["weight"],
             bound["bias"],
@@ -139,11 +140,11 @@ def _symmetric(padding: str, bound: Bound, dims: int, context: _Context) -> Argu
 
 
 def _convolution(node: Node, bound: Bound, context: _Context) -> Node:
-    parameters, rank = schema("aten.convolution.default").arguments, context.rank(bound["input"])
+    parameters, rank = schema(CONVOLUTION).arguments, context.rank(bound["input"])
     if rank is not None and rank > 3:
         names = ("stride", "padding", "dilation", "output_padding")
         bound = {**bound, **{name: _spread(bound[name], rank - 2) for name in names}}
-    return _call(node, "aten.convolution.default", *(bound[parameter.name] for parameter in parameters))
+    return _call(node, CONVOLUTION, *(bound[parameter.name] for parameter in parameters))
 
 
 def _batch_norm(node: Node, bound: Bound, context: _Context) -> Node:
@@ -159,7 +160,7 @@ def _batch_norm(node: Node, bound: Bound, context: _Context) -> Node:
     momentum = bound.get("momentum", bound.get("exponential_average_factor"))
     return Node(
         node.name,
-        "aten.batch_norm.default",
+        BATCH_NORM,
         (
             bound[schema(node.op).arguments[0].name],
             bound["weight"],
@@ -230,7 +231,7 @@ _BATCH_NORMS = names(
 )
 
 _REWRITES: dict[str, Callable[[Node, Bound, _Context], Node]] = {
-    "aten.linear.default": _linear,
+    LINEAR: _linear,
     "aten.addmm.default": _addmm,
     "aten.mm.default": _matmul,
     "aten.matmul.default": _matmul,
@@ -240,7 +241,7 @@ _REWRITES: dict[str, Callable[[Node, Bound, _Context], Node]] = {
     **dict.fromkeys(CONSTRUCTORS, _placed),
     "aten.empty.memory_format": _zeros,
     "aten._convolution.default": _convolution,
-    "aten.convolution.default": _convolution,
+    CONVOLUTION: _convolution,
     **{f"aten.conv{n}d.{o}": _convolution_of(n) for n in (1, 2, 3) for o in ("default", "padding")},
     "aten.conv_transpose1d.default": _convolution_of(1),
     "aten.conv_transpose2d.input": _convolution_of(2),

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from rightrank.models.program import execute
-from rightrank.models.program.graph import Argument, Graph, Node, Ref, references
+from rightrank.models.program.graph import Argument, Node, Ref, references
+from rightrank.models.program.program import Program
 from rightrank.models.simplify.zeros.channels import Channels, Units
 
 
@@ -50,9 +51,8 @@ class Flow:
     """What the walk found. `products` and `resizes` are what a removal has to change besides `claims`: for every
     stored tensor and each call that reads it, the units along the axes that a removal would shorten."""
 
-    def __init__(self, graph: Graph, tensors: Mapping[str, Tensor], threshold: float | None) -> None:
-        self.graph = graph
-        self.tensors = tensors
+    def __init__(self, program: Program, threshold: float | None) -> None:
+        self.program = program
         self.threshold = threshold
         self.units = Units()
         self.channels: dict[str, Channels] = {}
@@ -62,7 +62,7 @@ class Flow:
         self.constant: set[int] = set()
 
     def walk(self, rules: Mapping[str, Rule]) -> Flow:
-        meta = execute.without_data(self.graph, self.tensors)
+        meta = without_data(self.program)
 
         def visit(node: Node, arguments: list[Any], result: Any) -> Any:
             if not self._understands(rules.get(node.op), node, arguments, result):
@@ -70,8 +70,8 @@ class Flow:
             return result
 
         with torch.no_grad():
-            execute.run(self.graph, meta, execute.example_inputs(self.graph, 2, device="meta"), visit=visit)
-        for name in self.graph.outputs:
+            meta.run(meta.example(2, device="meta"), visit)
+        for name in self.program.graph.outputs:
             self._keep(name, "it is an output of the program")
         for name, claims in self.claims.items():
             self._settle(name, claims)
@@ -90,7 +90,12 @@ class Flow:
 
     def stored(self, argument: Argument) -> str | None:
         """The qualified name of a stored tensor."""
-        return self.graph.tensors.get(argument.name) if isinstance(argument, Ref) else None
+        return self.program.graph.stored(argument)
+
+    def tensor(self, argument: Argument) -> Tensor | None:
+        """A stored tensor; None for anything else."""
+        name = self.stored(argument)
+        return None if name is None else self.program.tensors[name]
 
     def claim(self, argument: Argument, claim: Claim) -> None:
         """A call reads a stored tensor that has channels along these axes."""
@@ -112,8 +117,7 @@ class Flow:
     def _keep(self, name: str, reason: str) -> None:
         if name in self.channels:
             self.units.pin(self.channels[name].units.tolist(), reason)
-        if name in self.graph.tensors:
-            self.claims.setdefault(self.graph.tensors[name], []).append({})
+        self.claim(Ref(name), {})
 
     def _settle(self, name: str, claims: list[Claim]) -> None:
         """All calls that read a tensor have to agree on what becomes of it."""
@@ -125,6 +129,11 @@ class Flow:
                     self.units.pin(units.tolist(), f"{name} is also read by another kind of call")
         if any(claim.keys() != claims[0].keys() for claim in claims):
             self.units.pin((u for units in claims[0].values() for u in units.tolist()), f"{name} is read in two ways")
+
+
+def without_data(program: Program) -> Program:
+    """The program on the meta device (see `execute.without_data`)."""
+    return program.with_tensors(execute.without_data(program.graph, program.tensors))
 
 
 # What torch takes by keyword only; an argument that a rule looks for by position is never among them.

@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rightrank.models.factor.correction import BATCH_NORM
-from rightrank.models.factor.layers import CONVOLUTION, LINEAR
+from rightrank.models.program.calls import BATCH_NORM, CONVOLUTION, LINEAR, BatchNorm, Convolution, Linear
 from rightrank.models.program.execute import resolve
 from rightrank.models.program.graph import Argument, Node, Ref
 from rightrank.models.simplify.zeros import columns
@@ -20,6 +19,7 @@ from rightrank.models.simplify.zeros.flow import Flow, Product, Resize, Rule, ke
 
 # So many rows of a weight at a time are taken to double precision.
 ROWS = 64
+_GROUPS = Convolution.__slots__.index("groups")
 
 
 def _aten(text: str) -> list[str]:
@@ -27,29 +27,32 @@ def _aten(text: str) -> list[str]:
 
 
 def convolution(flow: Flow, node: Node, arguments: list[Any], result: Any) -> bool:
-    x, weight, _, _, padding, _, transposed, _, groups = arguments
-    if transposed or x.dim() != weight.dim():
+    # Of the numbers, what they come to: a program may compute them.
+    call, numbers = Convolution.of(node), Convolution(*arguments)
+    x, weight = arguments[:2]
+    if numbers.transposed or x.dim() != weight.dim():
         return False
-    return _product(flow, node, 1, groups, any(padding))
+    return _product(flow, node, call, 1, numbers.groups, any(numbers.padding))
 
 
 def linear(flow: Flow, node: Node, arguments: list[Any], result: Any) -> bool:
-    weight, *bias = arguments[1:]
-    if weight.dim() != 2 or result.dim() < 2 or any(b is not None and b.shape != weight.shape[:1] for b in bias):
+    call = Linear.of(node)
+    weight, bias = flow.tensor(call.weight), flow.tensor(call.bias)
+    if weight is None or weight.dim() != 2 or result.dim() < 2:
         return False
-    return _product(flow, node, result.dim() - 1, 1, False)
+    if bias is not None and bias.shape != weight.shape[:1]:
+        return False
+    return _product(flow, node, call, result.dim() - 1, 1, False)
 
 
-def _product(flow: Flow, node: Node, axis: int, groups: int, padded: bool) -> bool:
+def _product(flow: Flow, node: Node, call: Linear | Convolution, axis: int, groups: int, padded: bool) -> bool:
     """Fresh units for the outputs; in a grouped convolution, one unit for all inputs and outputs of a group."""
-    weight, bias = flow.stored(node.args[1]), flow.stored(node.args[2]) if len(node.args) > 2 else None
-    has_bias = len(node.args) > 2 and node.args[2] is not None
-    source = flow.of(node.args[0])
-    if weight is None or (has_bias and bias is None) or flow.stored(node.args[0]) is not None:
+    weight, bias, source = flow.stored(call.weight), flow.stored(call.bias), flow.of(call.input)
+    if weight is None or (call.bias is not None and bias is None) or flow.stored(call.input) is not None:
         return False
     if (source is None and groups > 1) or (source is not None and source.axis != axis):
         return False
-    matrix = flow.tensors[weight]
+    matrix = flow.program.tensors[weight]
     units = flow.units.fresh(len(matrix))
     if groups == 1:
         claim = {0: units} if source is None else {0: units, 1: source.units}
@@ -60,13 +63,12 @@ def _product(flow: Flow, node: Node, axis: int, groups: int, padded: bool) -> bo
             flow.units.tie(grouped[:, 0], column)
         flow.units.tie(grouped[:, 0].repeat_interleave(len(matrix) // groups), units)
         claim = {0: units}
-        flow.resizes.append(Resize(node.name, 8, None, grouped[:, 0]))
-    flow.claim(node.args[1], claim)
-    if has_bias:
-        flow.claim(node.args[2], {0: units})
+        flow.resizes.append(Resize(node.name, _GROUPS, None, grouped[:, 0]))
+    flow.claim(call.weight, claim)
+    flow.claim(call.bias, {0: units})
     zero = columns.norms(matrix)
     limit = columns.cut(zero, flow.threshold)
-    offset = flow.tensors[bias].double() if bias else torch.zeros(len(matrix)).double()
+    offset = flow.program.tensors[bias].double() if bias else torch.zeros(len(matrix)).double()
     known, values = _outputs(matrix, offset, source, groups, padded, zero, limit)
     flow.products.append(Product(node, weight, bias, units, zero <= limit, source if groups == 1 else None, padded))
     return flow.give(node, Channels(axis, units, known, values))
@@ -97,18 +99,21 @@ def _outputs(
 
 def batch_norm(flow: Flow, node: Node, arguments: list[Any], result: Any) -> bool:
     """A scale of zero makes a channel constant whatever it reads."""
-    source = flow.of(node.args[0])
-    statistics = node.args[1:5]
-    if source is None or source.axis != 1 or bool(arguments[5]) or not plain(node.args[5:]):
+    call = BatchNorm.of(node)
+    source = flow.of(call.input)
+    options = (call.training, call.momentum, call.eps, call.cudnn_enabled)
+    if source is None or source.axis != 1 or call.training or not plain(options):
         return False
-    if any(a is not None and flow.stored(a) is None for a in statistics) or None in statistics[2:]:
+    tensors = (call.weight, call.bias, call.running_mean, call.running_var)
+    if any(argument is not None and flow.stored(argument) is None for argument in tensors):
         return False
-    for argument in statistics:
+    if call.running_mean is None or call.running_var is None:
+        return False
+    for argument in tensors:
         flow.claim(argument, {0: source.units})
-    scale, shift, mean, variance = (
-        None if a is None else flow.tensors[str(flow.stored(a))].double() for a in statistics
-    )
-    values = resolve(node.op)(source.values[None], scale, shift, mean, variance, *arguments[5:])[0]
+    found = (flow.tensor(argument) for argument in tensors)
+    scale, shift, mean, variance = (None if tensor is None else tensor.double() for tensor in found)
+    values = resolve(node.op)(source.values[None], scale, shift, mean, variance, *options)[0]
     known = source.known
     if scale is not None:
         dead = scale.abs() <= columns.EXACT * scale.abs().max()
@@ -130,7 +135,7 @@ def prelu(flow: Flow, node: Node, arguments: list[Any], result: Any) -> bool:
     source, slope = flow.of(node.args[0]), flow.stored(node.args[1])
     if source is None or source.axis != 1 or slope is None:
         return False
-    weight = flow.tensors[slope].double().flatten()
+    weight = flow.program.tensors[slope].double().flatten()
     if arguments[1].dim() != 1 and len(weight) > 1:
         return False
     flow.claim(node.args[1], {0: source.units} if len(weight) > 1 else {})
@@ -181,7 +186,7 @@ def _operand(
     stored = flow.stored(argument)
     inside = axis - rank + value.dim() if isinstance(value, Tensor) else -1
     if stored is not None and (value.numel() == 1 or (inside >= 0 and value.shape[inside] == value.numel() == size)):
-        return torch.tensor(True), flow.tensors[stored].double().flatten()
+        return torch.tensor(True), flow.program.tensors[stored].double().flatten()
     if stored is None and inside >= 0 and value.shape[inside] == size:
         return None
     return torch.tensor(False), torch.tensor(0.0, dtype=torch.float64)

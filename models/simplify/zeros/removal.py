@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from rightrank.models.program.calls import Convolution
 from rightrank.models.program.graph import Argument, Graph, Node, Ref
+from rightrank.models.program.program import Program
 from rightrank.models.simplify.zeros.flow import Flow, Product
 from rightrank.models.simplify.zeros.report import LayerReport
 
@@ -17,6 +18,9 @@ IN_USE = "a channel that it is added to or joined with is in use"
 BORDERS = "its constant is not zero, and the next convolution pads"
 SHARED = "its constant is not zero, and the next layer's weight or bias is used more than once"
 LAST = "one channel of every layer stays"
+
+# In the call of a linear layer it has the same place.
+_BIAS = Convolution.__slots__.index("bias")
 
 
 @dataclass(frozen=True)
@@ -61,10 +65,10 @@ def _pin_what_cannot_fold(flow: Flow, product: Product) -> None:
     flow.units.pin(columns.units[columns.known & blocked].tolist(), BORDERS if product.padded else SHARED)
 
 
-def apply(removal: Removal) -> tuple[Graph, dict[str, Tensor]]:
+def apply(removal: Removal) -> Program:
     """The program without the removed units; their constants move into the biases of what read them."""
     flow = removal.flow
-    graph, tensors = flow.graph, dict(flow.tensors)
+    graph, tensors = flow.program.graph, dict(flow.program.tensors)
     for product in flow.products:
         graph = _fold(graph, tensors, product, removal)
     for name, claims in flow.claims.items():
@@ -76,16 +80,15 @@ def apply(removal: Removal) -> tuple[Graph, dict[str, Tensor]]:
     for resize in flow.resizes:
         count = int(removal.kept(resize.units).sum())
         sizes.setdefault(resize.node, []).append((resize.position, resize.element, count))
-    return graph.replace(nodes=tuple(_resized(node, sizes.get(node.name, [])) for node in graph.nodes)), _cut_new(
-        tensors, removal
-    )
+    nodes = tuple(_resized(node, sizes.get(node.name, [])) for node in graph.nodes)
+    return Program(graph.replace(nodes=nodes), _cut_new(tensors, removal))
 
 
 def _cut_new(tensors: dict[str, Tensor], removal: Removal) -> dict[str, Tensor]:
     """Biases that folding added are still as long as the whole layer."""
     for product in removal.flow.products:
         added = _added(product.weight)
-        if product.bias is None and added in tensors and added not in removal.flow.tensors:
+        if product.bias is None and added in tensors and added not in removal.flow.program.tensors:
             tensors[added] = tensors[added][removal.kept(product.units)]
     return tensors
 
@@ -111,7 +114,7 @@ def _fold(graph: Graph, tensors: dict[str, Tensor], product: Product, removal: R
     name = _added(product.weight)
     tensors[name] = shift.to(weight.dtype)
     value = f"{product.node.outputs[0]}_folded_bias"
-    nodes = tuple(_with(node, 2, Ref(value)) if node.name == product.node.name else node for node in graph.nodes)
+    nodes = tuple(_with(node, _BIAS, Ref(value)) if node.name == product.node.name else node for node in graph.nodes)
     return graph.replace(nodes=nodes, tensors={**graph.tensors, value: name}, parameters=graph.parameters | {name})
 
 
@@ -130,9 +133,10 @@ def _resized(node: Node, sizes: list[tuple[int, int | None, int]]) -> Node:
     return node
 
 
-def layers(removal: Removal, tensors: Mapping[str, Tensor], reduced: Mapping[str, Tensor]) -> tuple[LayerReport, ...]:
+def layers(removal: Removal, smaller: Program) -> tuple[LayerReport, ...]:
     """What became of every layer, in order of first use."""
     flow = removal.flow
+    tensors, reduced = flow.program.tensors, smaller.tensors
     reports = {}
     for product in flow.products:
         kept = removal.kept(product.units)

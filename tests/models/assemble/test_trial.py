@@ -8,10 +8,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from rightrank.models.assemble import master
-from rightrank.models.assemble import trial as choice
+from rightrank.models.assemble import trial
 from rightrank.models.plan.planner import Planner
-from tests.models.nets import SHAPES, Small, make, read, source
+from tests.models.nets import SHAPES, Small, build, make, read, source
 
 
 def images(count: int) -> Tensor:
@@ -21,15 +20,15 @@ def images(count: int) -> Tensor:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
-    return source(make(Small), SHAPES[Small], tmp_path_factory.mktemp("choice") / "source", images(200))
+    return source(make(Small), SHAPES[Small], tmp_path_factory.mktemp("trial") / "source", images(200))
 
 
 def test_the_nearer_criterion_is_taken_and_both_are_told(folder: Path, tmp_path: Path) -> None:
-    described = master.build(folder, tmp_path / "chosen")
+    described = build(folder, tmp_path / "chosen")
     tried = described["tried"]
-    assert set(tried) == set(choice.CANDIDATES) and all(math.isfinite(value) for value in tried.values())
+    assert set(tried) == set(trial.CANDIDATES) and all(math.isfinite(value) for value in tried.values())
     assert described["criterion"] == min(tried, key=tried.__getitem__)
-    given = master.build(folder, tmp_path / "given", criterion=described["criterion"])
+    given = build(folder, tmp_path / "given", criterion=described["criterion"])
     assert given["tried"] == {}
     for name in ("master.safetensors", "template.json", "plans.npz"):
         assert (tmp_path / "chosen" / name).read_bytes() == (tmp_path / "given" / name).read_bytes()
@@ -38,7 +37,7 @@ def test_the_nearer_criterion_is_taken_and_both_are_told(folder: Path, tmp_path:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("best", choice.CANDIDATES)
+@pytest.mark.parametrize("best", trial.CANDIDATES)
 def test_what_decides_is_how_far_cuts_are_on_inputs_that_were_held_back(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, best: str
 ) -> None:
@@ -49,47 +48,47 @@ def test_what_decides_is_how_far_cuts_are_on_inputs_that_were_held_back(
         seen.append(held)
         return float(where.name != best)
 
-    monkeypatch.setattr(choice, "_far", far)
-    assert master.build(folder, tmp_path / "chosen")["criterion"] == best
+    monkeypatch.setattr(trial, "_far", far)
+    assert build(folder, tmp_path / "chosen")["criterion"] == best
     assert [len(held) for held in seen] == [40, 40]
 
 
-@pytest.mark.parametrize("best", choice.CANDIDATES)
+@pytest.mark.parametrize("best", trial.CANDIDATES)
 def test_inputs_beyond_those_of_the_choice_count_as_if_there_had_been_none(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, best: str
 ) -> None:
-    monkeypatch.setattr(choice, "INPUTS", 100)
-    monkeypatch.setattr(choice, "_far", lambda where, held: float(where.name != best))
-    assert master.build(folder, tmp_path / "chosen")["criterion"] == best
-    master.build(folder, tmp_path / "given", criterion=best)
+    monkeypatch.setattr(trial, "INPUTS", 100)
+    monkeypatch.setattr(trial, "_far", lambda where, held: float(where.name != best))
+    assert build(folder, tmp_path / "chosen")["criterion"] == best
+    build(folder, tmp_path / "given", criterion=best)
     for name in ("master.safetensors", "template.json", "plans.npz"):
         assert (tmp_path / "chosen" / name).read_bytes() == (tmp_path / "given" / name).read_bytes()
 
 
 def test_a_cut_at_full_size_is_nearest(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    master.build(folder, tmp_path / "out", criterion="logit")
+    build(folder, tmp_path / "out", criterion="logit")
     held = images(40)
-    far = choice._far(tmp_path / "out", held)
-    monkeypatch.setattr(choice, "BUDGETS", (1.0, 0.9))
-    assert choice._far(tmp_path / "out", held) < far
+    far = trial._far(tmp_path / "out", held)
+    monkeypatch.setattr(trial, "BUDGETS", (1.0, 0.9))
+    assert trial._far(tmp_path / "out", held) < far
 
 
 def test_outputs_that_are_not_classes_leave_no_choice(folder: Path, tmp_path: Path) -> None:
-    described = master.build(folder, tmp_path / "numbers", classes=False)
+    described = build(folder, tmp_path / "numbers", classes=False)
     assert described["tried"] == {} and described["criterion"] == "logit"
-    graph, tensors = read(nn.Conv2d(3, 4, 3), (3, 8, 8), tmp_path)
-    assert not choice.possible(graph, tensors, torch.randn(200, 3, 8, 8))
+    program = read(nn.Conv2d(3, 4, 3), (3, 8, 8), tmp_path)
+    assert not trial.possible(program, torch.randn(200, 3, 8, 8))
 
 
 def test_too_few_inputs_leave_no_choice(tmp_path: Path) -> None:
     few = source(make(Small), SHAPES[Small], tmp_path / "source", images(60))
-    assert master.build(few, tmp_path / "out")["tried"] == {}
+    assert build(few, tmp_path / "out")["tried"] == {}
 
 
 @pytest.mark.parametrize("scale", [100.0, math.nan])
 def test_what_is_lost_counts_as_much_as_knowing_nothing_and_no_more(folder: Path, tmp_path: Path, scale: float) -> None:
-    master.build(folder, tmp_path / "out", criterion="logit")
+    build(folder, tmp_path / "out", criterion="logit")
     stored = load_file(tmp_path / "out" / "master.safetensors")
     spoilt = {name: value * scale if name.startswith("up/") else value for name, value in stored.items()}
     save_file(spoilt, tmp_path / "out" / "master.safetensors")
-    assert choice._far(tmp_path / "out", images(40)) == 1.0
+    assert trial._far(tmp_path / "out", images(40)) == 1.0

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from rightrank.models.checkpoint import Limits, read
 from rightrank.models.errors import UnsafeCheckpoint, UnsupportedCheckpoint
-from rightrank.models.program import execute
-from rightrank.models.program.graph import Graph
+from rightrank.models.program.program import Program
+from tests.hostile import corpus
 
 
 class Tied(nn.Module):
@@ -42,10 +42,10 @@ def saved(module: nn.Module, inputs: tuple[Any, ...], path: Path, shapes: Any = 
     return path
 
 
-def same(module: nn.Module, inputs: tuple[Tensor, ...], graph: Graph, tensors: dict[str, Tensor]) -> bool:
+def same(module: nn.Module, inputs: tuple[Tensor, ...], program: Program) -> bool:
     with torch.no_grad():
         want = module(*inputs)
-        got = execute.run(graph, tensors, list(inputs))
+        got = program.run(inputs)
     wanted = list(want.values()) if isinstance(want, dict) else [want]
     return all(torch.equal(a, b) for a, b in zip(wanted, got, strict=True))
 
@@ -53,19 +53,19 @@ def same(module: nn.Module, inputs: tuple[Tensor, ...], graph: Graph, tensors: d
 def test_tied_weights_are_one_tensor_under_two_value_names(tmp_path: Path) -> None:
     module = Tied().requires_grad_(False)
     x = torch.tensor([[1, 2, 3], [4, 5, 6]])
-    graph, tensors = read(saved(module, (x,), tmp_path / "a.pt2"))
-    assert graph.inputs[0].dtype == "int64"
-    assert sorted(tensors) == ["embed.weight", "scale"]
-    assert graph.parameters == {"embed.weight"}
-    assert same(module, (x,), graph, tensors)
+    program = read(saved(module, (x,), tmp_path / "a.pt2"))
+    assert program.graph.inputs[0].dtype == "int64"
+    assert sorted(program.tensors) == ["embed.weight", "scale"]
+    assert program.graph.parameters == {"embed.weight"}
+    assert same(module, (x,), program)
 
 
 def test_several_inputs_and_outputs_keep_their_order(tmp_path: Path) -> None:
     inputs = (torch.randn(2, 3), torch.randn(2, 3))
     batch = torch.export.Dim("batch")
-    graph, tensors = read(saved(Pair(), inputs, tmp_path / "a.pt2", ({0: batch}, {0: batch})))
-    assert [spec.shape for spec in graph.inputs] == [(None, 3), (None, 3)]
-    assert same(Pair(), inputs, graph, tensors)
+    program = read(saved(Pair(), inputs, tmp_path / "a.pt2", ({0: batch}, {0: batch})))
+    assert [spec.shape for spec in program.graph.inputs] == [(None, 3), (None, 3)]
+    assert same(Pair(), inputs, program)
 
 
 class Returning(nn.Module):
@@ -89,11 +89,11 @@ def test_an_output_that_is_none_is_left_out(tmp_path: Path) -> None:
             return self.attention(x, x, x, need_weights=False)
 
     module, x = Attention().eval().requires_grad_(False), torch.randn(2, 5, 8)
-    graph, tensors = read(saved(module, (x,), tmp_path / "a.pt2"))
-    (found,) = execute.run(graph, tensors, [x])
+    program = read(saved(module, (x,), tmp_path / "a.pt2"))
+    (found,) = program.run([x])
     assert torch.allclose(found, module(x)[0], atol=1e-6)
-    graph, _ = read(saved(Returning(lambda x: None), (torch.zeros(2, 3),), tmp_path / "b.pt2"))
-    assert len(graph.outputs) == 1
+    program = read(saved(Returning(lambda x: None), (torch.zeros(2, 3),), tmp_path / "b.pt2"))
+    assert len(program.graph.outputs) == 1
 
 
 @pytest.mark.parametrize("more", [lambda x: 3.0, lambda x: x.shape[0], lambda x: True], ids=["float", "size", "bool"])
@@ -120,10 +120,10 @@ def test_a_mask_that_is_a_constant_selects_and_what_its_assertions_would_say_is_
     x = torch.randn(2, 3)
     path = saved(module, (x,), tmp_path / "a.pt2", ({0: torch.export.Dim("batch")},))
     assert b"expression u0 >= 0 on node 'ge'" in path.read_bytes()
-    graph, tensors = read(path)
-    assert same(module, (x,), graph, tensors)
-    assert execute.shapes(graph, tensors)[graph.outputs[0]] == (2, 3)
-    assert "u0" not in json.dumps(graph.to_json())
+    program = read(path)
+    assert same(module, (x,), program)
+    assert program.shapes[program.graph.outputs[0]] == (2, 3)
+    assert "u0" not in json.dumps(program.graph.to_json())
 
 
 def test_a_mask_that_is_computed_is_refused_with_what_to_do_instead(tmp_path: Path) -> None:
@@ -133,8 +133,8 @@ def test_a_mask_that_is_computed_is_refused_with_what_to_do_instead(tmp_path: Pa
 
 
 def test_a_batch_that_was_fixed_stays_fixed(tmp_path: Path) -> None:
-    graph, _ = read(saved(nn.Linear(3, 2), (torch.zeros(4, 3),), tmp_path / "a.pt2"))
-    assert graph.inputs[0].shape == (4, 3)
+    program = read(saved(nn.Linear(3, 2), (torch.zeros(4, 3),), tmp_path / "a.pt2"))
+    assert program.graph.inputs[0].shape == (4, 3)
 
 
 def test_a_batch_that_may_be_only_a_multiple_is_refused_with_what_to_export(tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ def test_a_network_that_counts_its_calls_is_refused(tmp_path: Path) -> None:
 
 def test_files_that_the_publisher_added_are_ignored(tmp_path: Path) -> None:
     path = saved(nn.Linear(3, 2), (torch.zeros(4, 3),), tmp_path / "a.pt2", extra_files={"labels.txt": "cat dog"})
-    assert read(path)[0].nodes
+    assert read(path).graph.nodes
 
 
 def test_more_tensors_than_the_limit_are_unsafe(tmp_path: Path) -> None:
@@ -201,19 +201,19 @@ def test_more_tensors_than_the_limit_are_unsafe(tmp_path: Path) -> None:
 def test_weights_keep_their_type(dtype: torch.dtype, tmp_path: Path) -> None:
     module = nn.Linear(3, 2).to(dtype).requires_grad_(False)
     x = torch.randn(2, 3).to(dtype)
-    graph, tensors = read(saved(module, (x,), tmp_path / "a.pt2"))
-    assert {tensor.dtype for tensor in tensors.values()} == {dtype}
-    assert same(module, (x,), graph, tensors)
+    program = read(saved(module, (x,), tmp_path / "a.pt2"))
+    assert {tensor.dtype for tensor in program.tensors.values()} == {dtype}
+    assert same(module, (x,), program)
 
 
 def test_weights_that_are_views_are_stored_on_their_own(tmp_path: Path) -> None:
     module = nn.Linear(3, 4, bias=False)
     module.weight = nn.Parameter(torch.randn(3, 4).t(), requires_grad=False)
     x = torch.randn(2, 3)
-    graph, tensors = read(saved(module, (x,), tmp_path / "a.pt2"))
-    assert tensors["weight"].is_contiguous()
-    assert torch.equal(tensors["weight"], module.weight)
-    assert torch.allclose(execute.run(graph, tensors, [x])[0], module(x))
+    program = read(saved(module, (x,), tmp_path / "a.pt2"))
+    assert program.tensors["weight"].is_contiguous()
+    assert torch.equal(program.tensors["weight"], module.weight)
+    assert torch.allclose(program.run([x])[0], module(x))
 
 
 class Observer(nn.Module):
@@ -257,6 +257,27 @@ def test_a_table_of_truths_is_read_like_any_other(tmp_path: Path) -> None:
     module, tokens = Tabled().eval(), torch.randint(0, 6, (4, 7))
     dynamic = ({0: torch.export.Dim("batch", min=1)},)
     torch.export.save(torch.export.export(module, (tokens,), dynamic_shapes=dynamic), tmp_path / "m.pt2")
-    graph, tensors = read(tmp_path / "m.pt2")
+    program = read(tmp_path / "m.pt2")
     with torch.no_grad():
-        assert torch.equal(execute.run(graph, tensors, [tokens])[0], module(tokens))
+        assert torch.equal(program.run([tokens])[0], module(tokens))
+
+
+@pytest.mark.parametrize("major", [0, 7, 9])
+def test_another_major_version_of_torchs_schema_is_refused_with_the_torch_to_use(major: int, tmp_path: Path) -> None:
+    def edit(program: Any) -> None:
+        assert program["schema_version"]["major"] == 8
+        program["schema_version"]["major"] = major
+
+    path = tmp_path / "m.pt2"
+    path.write_bytes(corpus.edited(corpus.entries(corpus.honest()), corpus.GRAPH, edit))
+    with pytest.raises(UnsupportedCheckpoint, match=rf"version {major} of.*version 8 is read.*torch 2\.10 to 2\.13"):
+        read(path)
+
+
+def test_a_minor_version_of_torchs_schema_does_not_matter(tmp_path: Path) -> None:
+    def edit(program: Any) -> None:
+        program["schema_version"]["minor"] = 99
+
+    path = tmp_path / "m.pt2"
+    path.write_bytes(corpus.edited(corpus.entries(corpus.honest()), corpus.GRAPH, edit))
+    assert read(path).graph.nodes

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -15,8 +14,7 @@ from torch import nn
 import rightrank
 from rightrank.models.checkpoint import Limits, read, sandbox
 from rightrank.models.errors import DataError, MalformedCheckpoint, UnsafeCheckpoint
-from rightrank.models.program import execute
-from rightrank.models.program.graph import Graph
+from rightrank.models.program.program import Program
 
 ROOT = Path(rightrank.__file__).parents[1]
 
@@ -37,15 +35,15 @@ def test_the_child_leaves_what_reading_in_process_gives(program: Path, tmp_path:
     np.savez(data, inputs=np.ones((4, 3, 2, 2), np.float32), targets=np.arange(4))
     out = tmp_path / "out"
     sandbox.prepare(program, out, evaluation=data, calibration=data)
-    graph = Graph.from_json(json.loads((out / "program.json").read_text()))
-    weights = safetensors.torch.load_file(out / "weights.safetensors")
-    want_graph, want = read(program)
-    assert graph == want_graph
-    assert {name: t.tolist() for name, t in weights.items()} == {name: t.tolist() for name, t in want.items()}
+    left, want = Program.open(out), read(program)
+    assert left.graph == want.graph
+    assert {name: t.tolist() for name, t in left.tensors.items()} == {
+        name: t.tolist() for name, t in want.tensors.items()
+    }
     for name in ("evaluation", "calibration"):
         found = safetensors.torch.load_file(out / f"{name}.safetensors")
         assert found["targets"].tolist() == [0, 1, 2, 3]
-        assert execute.run(graph, weights, [found["inputs"]])[0].shape == (4, 3)
+        assert left.run([found["inputs"]])[0].shape == (4, 3)
 
 
 def test_data_that_do_not_fit_are_reported_as_such(program: Path, tmp_path: Path) -> None:

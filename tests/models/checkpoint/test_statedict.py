@@ -11,7 +11,6 @@ from torch import Tensor
 from rightrank.models import architectures
 from rightrank.models.checkpoint import read
 from rightrank.models.errors import MalformedCheckpoint, UnsupportedCheckpoint
-from rightrank.models.program import execute
 
 SMALL = {"name": "mlp", "arguments": {"in_features": 6, "hidden": [4], "num_classes": 3}}
 
@@ -27,8 +26,7 @@ def save(state: Any, path: Path) -> Path:
 
 
 def outputs(path: Path, x: Tensor) -> Tensor:
-    graph, tensors = read(path, SMALL)
-    return execute.run(graph, tensors, [x])[0]
+    return read(path, SMALL).run([x])[0]
 
 
 @pytest.mark.parametrize("form", ["plain", "wrapped", "beside a tensor", "parallel", "compiled", "parameters"])

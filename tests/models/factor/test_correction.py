@@ -8,9 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rightrank.models.factor import correction, layers
-from rightrank.models.factor import metric as factor
-from rightrank.models.factor.correction import Target
-from rightrank.models.program import execute
+from rightrank.models.factor.correction import Correction
 from tests.models.nets import SHAPES, Small, gather, make, read
 
 
@@ -26,17 +24,16 @@ class Normed(nn.Module):
         return self.norm(self.conv(x))
 
 
-def targets(module: nn.Module, shape: tuple[int, ...], folder: Path) -> dict[str, list[Target]]:
-    graph, tensors = read(module, shape, folder)
-    shapes = execute.shapes(graph, tensors)
-    shapes |= {value: tuple(tensors[name].shape) for value, name in graph.tensors.items()}
-    return {layer.name: correction.targets(graph, tensors, layer) for layer in layers.find(graph, shapes)}
+def corrections(module: nn.Module, shape: tuple[int, ...], folder: Path) -> dict[str, list[Correction]]:
+    program = read(module, shape, folder)
+    found = layers.find(program.graph, program.shapes)
+    return {layer.name: correction.corrections(program, layer) for layer in found}
 
 
 def test_a_batch_norm_that_follows_is_corrected_else_the_bias(tmp_path: Path) -> None:
-    found = targets(make(Small), SHAPES[Small], tmp_path)
-    assert found["stem"] == [Target("norm.running_mean", "mean"), Target("norm.running_var", "variance")]
-    assert found["dilated"] == [Target("dilated.bias", "bias")]
+    found = corrections(make(Small), SHAPES[Small], tmp_path)
+    assert found["stem"] == [Correction("norm.running_mean", "mean"), Correction("norm.running_var", "variance")]
+    assert found["dilated"] == [Correction("dilated.bias", "bias")]
 
 
 class Reused(nn.Module):
@@ -52,43 +49,39 @@ class Reused(nn.Module):
 
 
 def test_what_two_layers_share_is_left_alone(tmp_path: Path) -> None:
-    assert targets(make(Reused), (3, 12, 12), tmp_path) == {"one": [], "two": []}
+    assert corrections(make(Reused), (3, 12, 12), tmp_path) == {"one": [], "two": []}
 
 
 @pytest.mark.parametrize("rank", [1, 4, 9])
 def test_the_closed_form_is_what_recomputing_gives_on_a_single_layer_net(rank: int, tmp_path: Path) -> None:
     module = make(Normed)
     x = torch.randn(200, 3, 10, 10) + 0.5
-    graph, tensors = read(module, (3, 10, 10), tmp_path)
-    shapes = execute.shapes(graph, tensors)
-    shapes |= {value: tuple(tensors[name].shape) for value, name in graph.tensors.items()}
-    (layer,) = layers.find(graph, shapes)
-    (moments,) = gather(graph, tensors, (layer,), x)
-    factors = factor.decompose_in_metric(tensors["conv.weight"], moments)
-    cut = (factors.up[:rank].T @ factors.down[:rank]).reshape(12, 3, 3, 3)
+    program = read(module, (3, 10, 10), tmp_path)
+    (layer,) = layers.find(program.graph, program.shapes)
+    (moments,) = gather(program, (layer,), x)
+    factors = layer.form.factors(layer, program.tensors["conv.weight"], moments)
+    cut = layer.form.product(layer, factors.keep(layer, rank))
     with torch.no_grad():
-        whole, less = (nn.functional.conv2d(x, w) for w in (tensors["conv.weight"], cut))
+        whole, less = (nn.functional.conv2d(x, w) for w in (program.tensors["conv.weight"], cut))
     mean, variance = (
-        list(correction.rows(target, tensors[target.tensor], factors))[rank - 1]
-        for target in correction.targets(graph, tensors, layer)
+        list(correction.rows(each, program.tensors[each.tensor], factors))[rank - 1]
+        for each in correction.corrections(program, layer)
     )
-    moved = tensors["norm.running_mean"] + (less - whole).mean((0, 2, 3))
-    scaled = tensors["norm.running_var"] * less.var((0, 2, 3)) / whole.var((0, 2, 3))
+    moved = program.tensors["norm.running_mean"] + (less - whole).mean((0, 2, 3))
+    scaled = program.tensors["norm.running_var"] * less.var((0, 2, 3)) / whole.var((0, 2, 3))
     assert torch.allclose(mean, moved, atol=1e-4)
     assert torch.allclose(variance, scaled, rtol=5e-3, atol=1e-4)
 
 
 def test_at_full_rank_nothing_moves(tmp_path: Path) -> None:
     module = make(Normed)
-    graph, tensors = read(module, (3, 10, 10), tmp_path)
-    shapes = execute.shapes(graph, tensors)
-    shapes |= {value: tuple(tensors[name].shape) for value, name in graph.tensors.items()}
-    (layer,) = layers.find(graph, shapes)
-    (moments,) = gather(graph, tensors, (layer,), torch.randn(50, 3, 10, 10))
-    factors = factor.decompose_in_metric(tensors["conv.weight"], moments)
-    for target in correction.targets(graph, tensors, layer):
-        *_, last = correction.rows(target, tensors[target.tensor], factors)
-        assert torch.allclose(last, tensors[target.tensor])
+    program = read(module, (3, 10, 10), tmp_path)
+    (layer,) = layers.find(program.graph, program.shapes)
+    (moments,) = gather(program, (layer,), torch.randn(50, 3, 10, 10))
+    factors = layer.form.factors(layer, program.tensors["conv.weight"], moments)
+    for each in correction.corrections(program, layer):
+        *_, last = correction.rows(each, program.tensors[each.tensor], factors)
+        assert torch.allclose(last, program.tensors[each.tensor])
 
 
 class Tokens(nn.Module):
@@ -103,10 +96,10 @@ class Tokens(nn.Module):
 
 
 def test_a_batch_norm_over_another_dimension_is_not_told_of_the_cut(tmp_path: Path) -> None:
-    assert targets(make(Tokens), (12, 8), tmp_path)["mix"] == [Target("mix.bias", "bias")]
-    assert targets(make(Tokens), (8,), tmp_path)["mix"] == [
-        Target("norm.running_mean", "mean"),
-        Target("norm.running_var", "variance"),
+    assert corrections(make(Tokens), (12, 8), tmp_path)["mix"] == [Correction("mix.bias", "bias")]
+    assert corrections(make(Tokens), (8,), tmp_path)["mix"] == [
+        Correction("norm.running_mean", "mean"),
+        Correction("norm.running_var", "variance"),
     ]
 
 
@@ -122,7 +115,7 @@ class OneRow(nn.Module):
 
 
 def test_a_batch_norm_over_a_single_row_is_not_told_of_the_cut(tmp_path: Path) -> None:
-    assert targets(OneRow().eval(), (1, 24), tmp_path)["mix"] == [Target("mix.bias", "bias")]
+    assert corrections(OneRow().eval(), (1, 24), tmp_path)["mix"] == [Correction("mix.bias", "bias")]
 
 
 class Telling(nn.Module):
@@ -137,7 +130,7 @@ class Telling(nn.Module):
 
 
 def test_a_bias_that_the_caller_gets_is_left_alone(tmp_path: Path) -> None:
-    assert targets(Telling().eval(), (8,), tmp_path) == {"one": [], "two": [Target("two.bias", "bias")]}
+    assert corrections(Telling().eval(), (8,), tmp_path) == {"one": [], "two": [Correction("two.bias", "bias")]}
 
 
 class Itself(nn.Module):
@@ -153,4 +146,4 @@ class Itself(nn.Module):
 
 
 def test_a_bias_that_its_call_also_reads_as_input_is_left_alone(tmp_path: Path) -> None:
-    assert targets(Itself(), (16,), tmp_path) == {"layer": [Target("layer.bias", "bias")], "matrix": []}
+    assert corrections(Itself(), (16,), tmp_path) == {"layer": [Correction("layer.bias", "bias")], "matrix": []}

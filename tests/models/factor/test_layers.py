@@ -1,29 +1,24 @@
 from __future__ import annotations
 
 import io
-import math
 from pathlib import Path
 
-import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from rightrank.models import checkpoint
-from rightrank.models.assemble import master
-from rightrank.models.emit.torchscript import writer as torchscript
+from rightrank.models.assemble.survey import survey
+from rightrank.models.emit import formats
 from rightrank.models.factor import layers
-from rightrank.models.factor.layers import Layer
+from rightrank.models.factor.layer import Layer
 from rightrank.models.plan.planner import Planner
-from rightrank.models.program import execute
-from tests.models.nets import SHAPES, Separable, Shared, Small, make, read, source
+from tests.models.nets import SHAPES, Shared, Small, build, make, read, source
 
 
 def found(module: nn.Module, shape: tuple[int, ...], folder: Path) -> dict[str, Layer]:
-    graph, tensors = read(module.eval(), shape, folder)
-    shapes = execute.shapes(graph, tensors)
-    shapes |= {value: tuple(tensors[name].shape) for value, name in graph.tensors.items()}
-    return {layer.name: layer for layer in layers.find(graph, shapes)}
+    program = read(module.eval(), shape, folder)
+    return {layer.name: layer for layer in layers.find(program.graph, program.shapes)}
 
 
 def test_a_convolution_is_the_papers_matrix_and_its_macs_are_those_of_its_positions(tmp_path: Path) -> None:
@@ -107,72 +102,13 @@ def test_macs_are_of_one_sample_whatever_comes_before_the_samples(tmp_path: Path
     batch = torch.export.Dim("batch", min=1)
     arguments, free = (torch.ones(1), torch.randn(2, 16)), ({}, {0: batch})
     torch.export.save(torch.export.export(Timed(), arguments, dynamic_shapes=free), tmp_path / "timed.pt2")
-    (layer,) = master.survey(*checkpoint.read(tmp_path / "timed.pt2", None)).layers
+    (layer,) = survey(checkpoint.read(tmp_path / "timed.pt2", None)).layers
     assert layer.macs == 16 * 16
 
 
 def test_a_layer_too_thin_to_gain_stays_whole(tmp_path: Path) -> None:
     layer = found(nn.Sequential(nn.Linear(9, 1)), (9,), tmp_path)["0"]
     assert not layer.decomposed and torch.Size(layer.shape) == (1, 9)
-
-
-def test_a_convolution_in_the_spatial_form_is_the_papers_matrix_and_each_factor_has_its_own_positions(
-    tmp_path: Path,
-) -> None:
-    layer = found(make(Separable), SHAPES[Separable], tmp_path)["uneven"]
-    assert layer.columns == 8 * 8 and layer.positions == 8 * 4
-    spatial = layer.spatial()
-    assert (spatial.m, spatial.n, spatial.params) == (12 * 3, 16 * 5, layer.params)
-    numbers = [sum(map(math.prod, spatial.factor_shapes(spatial.break_even + more))) for more in (0, 1)]
-    assert numbers[0] < layer.params <= numbers[1]
-    assert spatial.basis_macs == 12 * 3 * 8 * 8 + 16 * 5 * 8 * 4
-    assert layer.basis_macs == (12 * 3 * 5 + 16) * 8 * 4
-    assert Layer.from_json(spatial.to_json()) == spatial
-
-
-def test_only_two_dimensional_kernels_that_can_be_cut_take_the_spatial_form(tmp_path: Path) -> None:
-    layers_ = found(make(Separable), SHAPES[Separable], tmp_path)
-    assert [name for name, layer in layers_.items() if layer.columns] == ["stem", "uneven", "open"]
-    assert not found(make(Small), SHAPES[Small], tmp_path)["grouped"].columns
-    assert not found(nn.Conv1d(4, 4, 3), (4, 9), tmp_path)["weight"].columns
-    assert not found(nn.Conv3d(4, 4, 3), (4, 5, 5, 5), tmp_path)["weight"].columns
-
-
-def test_a_stride_that_makes_the_first_factor_dear_rules_the_spatial_form_out(tmp_path: Path) -> None:
-    def columns(stride: tuple[int, int]) -> int:
-        net = nn.Conv2d(16, 16, 3, stride=stride, padding=1)
-        return found(net, (16, 24, 24), tmp_path)["weight"].columns
-
-    assert columns((1, 1)) == columns((1, 2)) == 24 * 24 and columns((6, 1)) and not columns((1, 6))
-
-
-def test_a_side_too_wide_to_decompose_rules_the_spatial_form_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    net = nn.Conv2d(8, 4, 3)
-    assert found(net, (8, 9, 9), tmp_path)["weight"].columns
-    monkeypatch.setattr(layers, "WIDE", 23)
-    assert not found(net, (8, 9, 9), tmp_path)["weight"].columns
-
-
-class Terse(nn.Module):
-    """A convolution called as the operator, with one number for both dimensions."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(8, 4, 3, 3))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.ops.aten.convolution.default(x, self.weight, None, [1], [1], [1], False, [0], 1)
-
-
-def test_one_number_for_all_dimensions_is_a_geometry_too(tmp_path: Path) -> None:
-    graph, tensors = read(Terse().eval(), (4, 9, 9), tmp_path)
-    (node,) = (node for node in graph.nodes if node.op == layers.CONVOLUTION)
-    assert layers.geometry_of(node) == ((1, 1), (1, 1), (1, 1))
-    x = torch.randn(2, 4, 9, 9)
-    wanted = torch.conv2d(x, tensors["weight"], None, 1, 1)
-    assert torch.equal(execute.run(graph, tensors, [x])[0], wanted)
 
 
 class Kept(nn.Module):
@@ -212,9 +148,10 @@ class Broadcast(nn.Module):
 
 def test_a_call_whose_bias_is_not_one_number_for_each_output_is_no_layer(tmp_path: Path) -> None:
     assert list(found(Broadcast(), (16,), tmp_path)) == ["three"]
-    build = source(Broadcast(), (16,), tmp_path / "source", torch.randn(64, 16))
-    master.build(build, tmp_path / "master", criterion="whitened")
+    build(
+        source(Broadcast(), (16,), tmp_path / "source", torch.randn(64, 16)), tmp_path / "master", criterion="whitened"
+    )
     file, plan = io.BytesIO(), Planner.open(tmp_path / "master").smallest
-    torchscript.write(tmp_path / "master", plan, file)
+    formats.write(tmp_path / "master", plan, file)
     assert any(plan.ranks)
     assert len(file.getvalue()) == plan.bytes

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -10,72 +10,66 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from rightrank.models.assemble import master
+from rightrank.models.assemble.survey import survey
 from rightrank.models.errors import DataError
-from rightrank.models.factor import layers
-from rightrank.models.factor import moments as statistics
-from rightrank.models.factor.metric import by_basis, decompose_in_metric
+from rightrank.models.factor.factors import by_basis
+from rightrank.models.factor.layer import Layer
+from rightrank.models.factor.moments import Moments
 from rightrank.models.improve import refit
-from rightrank.models.program import execute
-from rightrank.models.program.graph import Graph
-from tests.models.nets import SHAPES, Small, gather, make, read, source
+from rightrank.models.program.program import Program
+from rightrank.models.progress import silent
+from tests.models.nets import SHAPES, Small, build, gather, make, read, source
 
 
 def prepared(
     module: nn.Module, shape: tuple[int, ...], x: Tensor, folder: Path
-) -> tuple[Graph, dict[str, Tensor], tuple[layers.Layer, ...], list[statistics.Moments]]:
-    graph, tensors = read(module, shape, folder)
-    decomposed = master.survey(graph, tensors).decomposed
-    return graph, dict(tensors), decomposed, gather(graph, tensors, decomposed, x)
+) -> tuple[Program, tuple[Layer, ...], list[Moments]]:
+    program = read(module, shape, folder)
+    decomposed = survey(program).decomposed
+    return program, decomposed, gather(program, decomposed, x)
 
 
-def refitted(
-    graph: Graph,
-    tensors: Mapping[str, Tensor],
-    ranks: Sequence[int],
-    moments: Sequence[statistics.Moments],
-    x: Tensor,
-) -> dict[str, Tensor]:
-    template = master.survey(graph, tensors)
+def plainly(layer: Layer, program: Program, moments: Moments, rank: int) -> dict[str, Tensor]:
+    """The entries of a layer's plain cut."""
+    kept = layer.form.factors(layer, program.tensors[layer.weight], moments).keep(layer, rank)
+    return {f"{side}/{layer.name}": factor for side, factor in kept.items()}
+
+
+def refitted(program: Program, ranks: Sequence[int], moments: Sequence[Moments], x: Tensor) -> dict[str, Tensor]:
+    template = survey(program)
     weights = [layer.weight for layer in template.decomposed]
     gradients = {weight: each.gradient for weight, each in zip(weights, moments, strict=True)}
-    cut = dict(tensors)
+    cut = program
     for layer, rank, moment in zip(template.decomposed, ranks, moments, strict=True):
         if rank:
-            factors = decompose_in_metric(tensors[layer.weight], moment)
-            cut[layer.weight] = (factors.up[:rank].T @ factors.down[:rank]).reshape(layer.shape)
-    plan = template.by_weight(ranks)
-    found = refit.refit(graph, tensors, template.layers, plan, gradients, cut, x, master.silent)
-    return {name: by_basis(value) if name.startswith("up/") else value for name, value in found.items()}
+            cut = substituted(cut, (layer,), plainly(layer, program, moment, rank))
+    return refit.refit(program, template.layers, template.by_weight(ranks), gradients, cut, x, silent)
 
 
-def substituted(
-    tensors: dict[str, Tensor], decomposed: tuple[layers.Layer, ...], found: dict[str, Tensor]
-) -> dict[str, Tensor]:
-    result = dict(tensors)
+def substituted(program: Program, decomposed: tuple[Layer, ...], found: dict[str, Tensor]) -> Program:
+    result = dict(program.tensors)
     for layer in decomposed:
         if f"down/{layer.name}" in found:
-            weight = found[f"up/{layer.name}"].T @ found[f"down/{layer.name}"]
-            result[layer.weight] = weight.reshape(layer.shape)
-    result |= {name.removeprefix("corrected/"): row[0] for name, row in found.items() if name.startswith("corrected/")}
+            factors = {side: found[f"{side}/{layer.name}"] for side in layer.form.sides}
+            result[layer.weight] = layer.form.product(layer, factors)
+    result |= {name.removeprefix("corrected/"): row for name, row in found.items() if name.startswith("corrected/")}
     result |= {name.removeprefix("dense/"): value for name, value in found.items() if name.startswith("dense/")}
-    return result
+    return program.with_tensors(result)
 
 
 def test_a_refit_network_is_nearer_to_the_original_than_the_cut_on_images_it_has_not_seen(tmp_path: Path) -> None:
     torch.manual_seed(0)
     data = torch.randn(320, *SHAPES[Small]).cumsum(2)
     seen, unseen = data[:256], data[256:]
-    graph, tensors, decomposed, moments = prepared(make(Small), SHAPES[Small], seen, tmp_path)
+    program, decomposed, moments = prepared(make(Small), SHAPES[Small], seen, tmp_path)
     ranks = [max(1, layer.break_even // 3) for layer in decomposed]
     cut: dict[str, Tensor] = {}
     for layer, rank, moment in zip(decomposed, ranks, moments, strict=True):
-        factors = decompose_in_metric(tensors[layer.weight], moment)
-        cut |= {f"down/{layer.name}": factors.down[:rank], f"up/{layer.name}": factors.up[:rank]}
-    better = refitted(graph, tensors, ranks, moments, seen)
-    whole = execute.run(graph, tensors, [unseen])[0]
+        cut |= plainly(layer, program, moment, rank)
+    better = refitted(program, ranks, moments, seen)
+    whole = program.run([unseen])[0]
     errors = [
-        float((execute.run(graph, substituted(tensors, decomposed, found), [unseen])[0] - whole).square().mean())
+        float((substituted(program, decomposed, found).run([unseen])[0] - whole).square().mean())
         for found in (cut, better)
     ]
     assert errors[1] < errors[0]
@@ -83,22 +77,22 @@ def test_a_refit_network_is_nearer_to_the_original_than_the_cut_on_images_it_has
 
 def test_where_nothing_is_cut_nothing_is_refit(tmp_path: Path) -> None:
     x = torch.randn(64, *SHAPES[Small])
-    graph, tensors, decomposed, moments = prepared(make(Small), SHAPES[Small], x, tmp_path)
-    assert refitted(graph, tensors, [0] * len(decomposed), moments, x) == {}
+    program, decomposed, moments = prepared(make(Small), SHAPES[Small], x, tmp_path)
+    assert refitted(program, [0] * len(decomposed), moments, x) == {}
 
 
 def test_a_whole_layer_makes_good_what_a_cut_one_before_it_lost(tmp_path: Path) -> None:
     torch.manual_seed(0)
     data = torch.randn(320, *SHAPES[Small]).cumsum(2)
     seen, unseen = data[:256], data[256:]
-    graph, tensors, decomposed, moments = prepared(make(Small), SHAPES[Small], seen, tmp_path)
+    program, decomposed, moments = prepared(make(Small), SHAPES[Small], seen, tmp_path)
     ranks = [1, *[0] * (len(decomposed) - 1)]
-    found = refitted(graph, tensors, ranks, moments, seen)
+    found = refitted(program, ranks, moments, seen)
     first = {name: value for name, value in found.items() if not name.startswith("dense/")}
     assert {f"dense/{layer.weight}" for layer in decomposed[1:]} <= found.keys()
-    wanted = execute.run(graph, tensors, [unseen])[0]
+    wanted = program.run([unseen])[0]
     errors = [
-        float((execute.run(graph, substituted(tensors, decomposed, each), [unseen])[0] - wanted).square().mean())
+        float((substituted(program, decomposed, each).run([unseen])[0] - wanted).square().mean())
         for each in (first, found)
     ]
     assert errors[1] < 0.7 * errors[0]
@@ -128,32 +122,35 @@ def test_a_branch_makes_good_what_its_shortcut_lacks(
     torch.manual_seed(0)
     data = torch.randn(320, 3, 8, 8)
     seen, unseen = data[:256], data[256:]
-    graph, tensors, decomposed, moments = prepared(make(partial(Residual, norm)), (3, 8, 8), seen, tmp_path)
-    wanted = execute.run(graph, tensors, [unseen])[0]
+    program, decomposed, moments = prepared(make(partial(Residual, norm)), (3, 8, 8), seen, tmp_path)
+    wanted = program.run([unseen])[0]
 
     def error() -> float:
-        program = substituted(tensors, decomposed, refitted(graph, tensors, [2, 0], moments, seen))
-        return float((execute.run(graph, program, [unseen])[0] - wanted).square().mean())
+        better = substituted(program, decomposed, refitted(program, [2, 0], moments, seen))
+        return float((better.run([unseen])[0] - wanted).square().mean())
 
     with_it = error()
-    assert refitted(graph, tensors, [2, 0], moments, seen).keys() >= {"dense/branch.weight"}
+    assert refitted(program, [2, 0], moments, seen).keys() >= {"dense/branch.weight"}
     monkeypatch.setattr(refit._Walk, "_missing", lambda walk, node, whole: None)
     assert with_it < 0.9 * error()
 
 
 def test_factors_have_the_plans_ranks_and_the_weights_type(tmp_path: Path) -> None:
     x = torch.randn(64, *SHAPES[Small])
-    graph, tensors, decomposed, moments = prepared(make(Small), SHAPES[Small], x, tmp_path)
-    found = refitted(graph, tensors, [2] * len(decomposed), moments, x)
+    program, decomposed, moments = prepared(make(Small), SHAPES[Small], x, tmp_path)
+    found = refitted(program, [2] * len(decomposed), moments, x)
     for layer in decomposed:
-        down, up = found[f"down/{layer.name}"], found[f"up/{layer.name}"]
-        assert (down.shape, up.shape, down.dtype) == ((2, layer.m), (2, layer.n), torch.float32)
+        factors = {side: found[f"{side}/{layer.name}"] for side in ("down", "up")}
+        assert {side: tuple(factor.shape) for side, factor in factors.items()} == layer.factor_shapes(2)
+        assert {factor.dtype for factor in factors.values()} == {torch.float32}
+        down, up = (by_basis(layer, side, factor) for side, factor in factors.items())
+        assert (down.shape, up.shape) == ((2, layer.m), (2, layer.n))
 
 
 def test_a_refit_without_data_is_refused(tmp_path: Path) -> None:
     folder = source(make(Small), SHAPES[Small], tmp_path / "source")
     with pytest.raises(DataError, match="calibration"):
-        master.build(folder, tmp_path / "master", keep=1000)
+        build(folder, tmp_path / "master", keep=1000)
 
 
 class One(nn.Module):
@@ -167,9 +164,9 @@ class One(nn.Module):
 
 def test_the_mean_of_the_outputs_is_kept(tmp_path: Path) -> None:
     x = torch.randn(300, 12) + 1
-    graph, tensors, decomposed, moments = prepared(make(One), (12,), x, tmp_path)
-    found = refitted(graph, tensors, [2], moments, x)
-    whole, less = (execute.run(graph, t, [x])[0] for t in (tensors, substituted(tensors, decomposed, found)))
+    program, decomposed, moments = prepared(make(One), (12,), x, tmp_path)
+    found = refitted(program, [2], moments, x)
+    whole, less = (each.run([x])[0] for each in (program, substituted(program, decomposed, found)))
     assert torch.allclose(whole.mean(0), less.mean(0), atol=1e-4)
 
 
@@ -183,35 +180,34 @@ class Chain(nn.Module):
 
 
 @pytest.fixture(scope="module")
-def chain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Graph, Mapping[str, Tensor]]:
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Program:
     return read(make(Chain), (14,), tmp_path_factory.mktemp("chain"))
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 5), st.integers(1, 4), st.floats(0.3, 3))
 def test_a_refit_is_never_worse_than_the_cut_by_what_it_minimises(
-    chain: tuple[Graph, Mapping[str, Tensor]], seed: int, first: int, second: int, spread: float
+    chain: Program, seed: int, first: int, second: int, spread: float
 ) -> None:
     """The error of a layer's outputs about their mean, in the metric of the gradients, with the ridge's part,
     given the inputs that the cut layers before it make."""
-    graph, tensors = chain
+    program, tensors = chain, chain.tensors
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(200, 14, generator=generator) * torch.logspace(0, -spread, 14) + 0.5
-    decomposed = master.survey(graph, tensors).decomposed
-    moments = gather(graph, tensors, decomposed, x)
+    decomposed = survey(program).decomposed
+    moments = gather(program, decomposed, x)
     ranks = (first, second)
-    found = refitted(graph, tensors, ranks, moments, x)
+    found = refitted(program, ranks, moments, x)
     plain = {}
     for layer, rank, moment in zip(decomposed, ranks, moments, strict=True):
-        factors = decompose_in_metric(tensors[layer.weight], moment)
-        plain |= {f"down/{layer.name}": factors.down[:rank], f"up/{layer.name}": factors.up[:rank]}
-    before = substituted(dict(tensors), decomposed[:1], found)
+        plain |= plainly(layer, program, moment, rank)
+    before = substituted(program, decomposed[:1], found).tensors
     reached = torch.tanh(x @ before["first.weight"].T + before["first.bias"])
     wanted = torch.tanh(x @ tensors["first.weight"].T + tensors["first.bias"]) @ tensors["second.weight"].T
     centred, target = reached - reached.mean(0), wanted - wanted.mean(0)
 
     def objective(factors: dict[str, Tensor]) -> float:
-        weight = factors["up/second"].T @ factors["down/second"]
+        weight = factors["up/second"] @ factors["down/second"]
         ridge = (refit.RIDGE + refit.FEW * 12 / 200) * centred.square().mean(0).mean()
         off = weight - tensors["second.weight"]
         error = (centred @ weight.T - target).double()
@@ -266,14 +262,13 @@ def test_the_layer_that_is_left_whole_helps_whatever_is_around_it(
 ) -> None:
     torch.manual_seed(0)
     seen = torch.randn(320, *shape) * torch.logspace(0, -1, shape[-1])
-    graph, tensors, decomposed, moments = prepared(make(kind), shape, seen, tmp_path)
-    found = refitted(graph, tensors, ranks, moments, seen)
+    program, decomposed, moments = prepared(make(kind), shape, seen, tmp_path)
+    found = refitted(program, ranks, moments, seen)
     assert f"dense/{decomposed[1].weight}" in found
-    factors = decompose_in_metric(tensors[decomposed[0].weight], moments[0])
-    cut = {f"down/{decomposed[0].name}": factors.down[: ranks[0]], f"up/{decomposed[0].name}": factors.up[: ranks[0]]}
-    wanted = execute.run(graph, tensors, [seen])[0]
+    cut = plainly(decomposed[0], program, moments[0], ranks[0])
+    wanted = program.run([seen])[0]
     errors = [
-        float((execute.run(graph, substituted(tensors, decomposed, each), [seen])[0] - wanted).square().mean())
+        float((substituted(program, decomposed, each).run([seen])[0] - wanted).square().mean())
         for each in (cut, {**cut, **found})
     ]
     assert errors[1] < errors[0]
@@ -281,9 +276,9 @@ def test_the_layer_that_is_left_whole_helps_whatever_is_around_it(
 
 def test_what_overflows_is_left_as_it_was(tmp_path: Path) -> None:
     x = torch.randn(64, 14)
-    graph, tensors, decomposed, moments = prepared(make(Chain), (14,), x, tmp_path)
-    assert not any("first" in name for name in refitted(graph, tensors, [2, 2], moments, x * 1e38))
-    assert refitted(graph, tensors, [2, 2], moments, x * torch.inf) == {}
+    program, decomposed, moments = prepared(make(Chain), (14,), x, tmp_path)
+    assert not any("first" in name for name in refitted(program, [2, 2], moments, x * 1e38))
+    assert refitted(program, [2, 2], moments, x * torch.inf) == {}
 
 
 @pytest.mark.parametrize(("kind", "shape"), [(Chain, (14,)), (Small, SHAPES[Small])])
@@ -292,24 +287,21 @@ def test_inputs_that_the_network_has_no_numbers_for_are_left_out(
 ) -> None:
     torch.manual_seed(0)
     x = torch.randn(64, *shape)
-    graph, tensors, decomposed, moments = prepared(make(kind), shape, x, tmp_path)
+    program, decomposed, moments = prepared(make(kind), shape, x, tmp_path)
     ranks = [2] * len(decomposed)
-    expected = refitted(graph, tensors, ranks, moments, x)
-    found = refitted(graph, tensors, ranks, moments, torch.cat([x, x[:1] * torch.nan]))
+    expected = refitted(program, ranks, moments, x)
+    found = refitted(program, ranks, moments, torch.cat([x, x[:1] * torch.nan]))
     assert found.keys() == expected.keys() and all(bool(each.isfinite().all()) for each in found.values())
-    wanted = execute.run(graph, tensors, [x])[0]
-    errors = [
-        float((execute.run(graph, substituted(tensors, decomposed, each), [x])[0] - wanted).norm())
-        for each in (expected, found)
-    ]
+    wanted = program.run([x])[0]
+    errors = [float((substituted(program, decomposed, each).run([x])[0] - wanted).norm()) for each in (expected, found)]
     assert errors[1] == pytest.approx(errors[0], rel=0.05)
 
 
 def test_patches_are_the_same_however_few_are_made_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     x = torch.randn(70, *SHAPES[Small])
-    graph, tensors, decomposed, moments = prepared(make(Small), SHAPES[Small], x, tmp_path)
+    program, decomposed, moments = prepared(make(Small), SHAPES[Small], x, tmp_path)
     ranks = [2] * len(decomposed)
-    at_once = refitted(graph, tensors, ranks, moments, x)
+    at_once = refitted(program, ranks, moments, x)
     monkeypatch.setattr(refit, "PATCHES", 1)
-    assert all(torch.equal(value, at_once[name]) for name, value in refitted(graph, tensors, ranks, moments, x).items())
+    assert all(torch.equal(value, at_once[name]) for name, value in refitted(program, ranks, moments, x).items())

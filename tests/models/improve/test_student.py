@@ -6,18 +6,17 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from rightrank.models.assemble import master
 from rightrank.models.errors import DataError
-from rightrank.models.factor.metric import by_basis
+from rightrank.models.factor.factors import leading
 from rightrank.models.improve.distill import Recipe, Training
 from rightrank.models.improve.student import Lesson, Student
+from rightrank.models.master.master import Master
+from rightrank.models.master.variant import all_factors
 from rightrank.models.measure.nearness import Nearness
-from rightrank.models.plan.planner import Planner
-from rightrank.models.program import execute
-from tests.models.nets import SHAPES, Small, make, source
+from rightrank.models.program.program import Program
+from tests.models.nets import SHAPES, Small, build, make, source
 
 PLAIN = Nearness(classes=False)
 CPU = torch.device("cpu")
@@ -27,7 +26,7 @@ CPU = torch.device("cpu")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("student")
     torch.manual_seed(0)
-    master.build(source(make(Small), SHAPES[Small], out / "source", images(200)), out / "master")
+    build(source(make(Small), SHAPES[Small], out / "source", images(200)), out / "master")
     return out / "master"
 
 
@@ -36,11 +35,9 @@ def images(count: int) -> Tensor:
 
 
 def student_of(folder: Path) -> Student:
-    template, stored = Planner.open(folder).template, load_file(folder / "master.safetensors")
-    factors = {
-        each.weight: (stored[f"down/{each.name}"], by_basis(stored[f"up/{each.name}"])) for each in template.decomposed
-    }
-    return Student(template, {name: stored[f"dense/{name}"] for name in template.tensors}, factors, CPU)
+    master = Master.open(folder)
+    stored = master.tensors()
+    return Student(master.template, master.program(stored), all_factors(master.template, stored), CPU)
 
 
 class Bare(nn.Module):
@@ -55,7 +52,7 @@ class Bare(nn.Module):
 def test_a_student_of_nothing_but_factors_learns_by_muon_alone(tmp_path: Path) -> None:
     torch.manual_seed(0)
     x = torch.randn(200, 12)
-    master.build(source(make(Bare), (12,), tmp_path / "source", x), tmp_path / "master")
+    build(source(make(Bare), (12,), tmp_path / "source", x), tmp_path / "master")
     training = Training(student_of(tmp_path / "master"), Recipe(2, 1, 1e-3, batch=32, classes=False))
     training.go(x, 32, lambda generator: ({"only.weight": 2}, 0.3), lambda done: None)
     assert training.done == 2 and len(training.optimizers) == 1
@@ -80,8 +77,9 @@ def test_with_the_statistics_stored_a_program_does_what_was_learnt(folder: Path,
     lesson = student.teach(images(64))
     with torch.no_grad():
         learnt = student.run(ranks, lesson, ignore)[0]
-        program = student.program(ranks) | student.statistics(ranks, [lesson])
-        stored = execute.run(student.graph, program, [lesson.images])[0]
+        program = student.program(ranks)
+        program = program.with_tensors({**program.tensors, **student.statistics(ranks, [lesson])})
+        stored = program.run([lesson.images])[0]
     torch.testing.assert_close(stored, learnt, rtol=1e-3, atol=1e-4)
 
 
@@ -99,7 +97,8 @@ def test_what_layers_put_out_counts_as_much_as_the_hint_says(folder: Path) -> No
 def test_a_layer_that_always_puts_out_the_same_gives_no_hint(folder: Path) -> None:
     student = student_of(folder)
     name = next(iter(student.factored)).weight
-    student.original[name] = torch.zeros_like(student.original[name])
+    tensors = student.original.tensors
+    student.original = Program(student.graph, {**tensors, name: torch.zeros_like(tensors[name])})
     lesson: Lesson = student.teach(images(64), layers=True)
     assert len(lesson.layers) < len(student.watched)
 
@@ -116,17 +115,20 @@ def test_steps_and_seconds_bound_a_training(folder: Path) -> None:
 
 
 def test_a_settled_student_learns_with_the_statistics_it_came_with(folder: Path) -> None:
-    template, stored = Planner.open(folder).template, load_file(folder / "master.safetensors")
-    original = {name: stored[f"dense/{name}"] for name in template.tensors}
+    master = Master.open(folder)
+    template, stored = master.template, master.tensors()
+    whole = all_factors(template, stored)
     factors = {
-        layer.weight: (stored[f"down/{layer.name}"][:2], by_basis(stored[f"up/{layer.name}"])[:2])
+        layer.weight: {
+            side: leading(whole[layer.weight][side], shape) for side, shape in layer.factor_shapes(2).items()
+        }
         for layer in template.decomposed
     }
-    student = Student(template, original, factors, CPU, settled=True)
+    student = Student(template, master.program(stored), factors, CPU, settled=True)
     lesson = student.teach(images(64))
     with torch.no_grad():
         learnt = student.run(None, lesson, ignore)[0]
-        torch.testing.assert_close(execute.run(student.graph, student.program(), [lesson.images])[0], learnt)
+        torch.testing.assert_close(student.program().run([lesson.images])[0], learnt)
         before = student.loss(None, lesson, PLAIN, hint=0.0).item()
     start = {key: value.clone() for key, value in student.learnt().items()}
     Training(student, Recipe(steps=40, students=1, rate=3e-3, batch=32, classes=False)).go(
@@ -155,7 +157,7 @@ def test_an_input_that_nothing_can_be_learnt_from_does_not_ruin_the_rest(
     torch.manual_seed(0)
     x = torch.randn(64, 6)
     bad = torch.cat([x, torch.zeros(1, 6)])
-    master.build(source(Unit(eps), (6,), tmp_path / "source", x), tmp_path / "master")
+    build(source(Unit(eps), (6,), tmp_path / "source", x), tmp_path / "master")
     student = student_of(tmp_path / "master")
     ranks = {layer.weight: 2 for layer in student.factored}
     before = {key: value.clone() for key, value in student.learnt().items()}
@@ -172,6 +174,6 @@ def test_an_input_that_nothing_can_be_learnt_from_does_not_ruin_the_rest(
 
 def test_inputs_without_answers_are_refused_in_words(tmp_path: Path) -> None:
     x = torch.randn(64, 6)
-    master.build(source(Unit(0.0), (6,), tmp_path / "source", x), tmp_path / "master")
+    build(source(Unit(0.0), (6,), tmp_path / "source", x), tmp_path / "master")
     with pytest.raises(DataError, match="numbers for 7 of 16"):
         student_of(tmp_path / "master").answered(torch.cat([x[:7], torch.zeros(9, 6)]), 8, classes=False)

@@ -11,15 +11,14 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from rightrank.models.assemble import master
-from rightrank.models.emit.torchscript import writer as torchscript
+from rightrank.models.emit import formats
 from rightrank.models.errors import Cancelled, DataError
 from rightrank.models.improve import distill, tune
 from rightrank.models.improve.distill import Recipe
 from rightrank.models.master import variant
 from rightrank.models.plan.planner import Plan, Planner
-from rightrank.models.program import execute
-from tests.models.nets import SHAPES, Halved, Small, make, source
+from rightrank.models.progress import silent
+from tests.models.nets import SHAPES, Halved, Small, build, make, source
 
 RECIPE = Recipe(steps=160, students=2, batch=32, rate=3e-3, classes=False)
 
@@ -31,7 +30,7 @@ def untuned(tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Module, Path, 
     torch.manual_seed(0)
     data = torch.randn(400, *SHAPES[Small]).cumsum(2) / 3
     module = make(Small)
-    master.build(source(module, SHAPES[Small], folder / "source", data), folder / "master")
+    build(source(module, SHAPES[Small], folder / "source", data), folder / "master")
     return module, folder / "master", data
 
 
@@ -46,13 +45,13 @@ def copied(untuned: tuple[nn.Module, Path, Tensor], folder: Path) -> Path:
 def tuned(untuned: tuple[nn.Module, Path, Tensor], tmp_path_factory: pytest.TempPathFactory, device: str) -> Path:
     folder = tmp_path_factory.mktemp("tuned")
     out = copied(untuned, folder / "master")
-    tune.tune(out, untuned[2], RECIPE, state=folder / "state.safetensors", progress=master.silent, device=device)
+    tune.tune(out, untuned[2], RECIPE, state=folder / "state.safetensors", progress=silent, device=device)
     return out
 
 
 def outputs(folder: Path, plan: Plan, x: Tensor) -> Tensor:
     file = io.BytesIO()
-    torchscript.write(folder, plan, file)
+    formats.write(folder, plan, file)
     assert len(file.getvalue()) == plan.bytes
     with torch.no_grad():
         return torch.jit.load(io.BytesIO(file.getvalue()))(x)  # type: ignore[no-any-return]
@@ -96,8 +95,7 @@ def test_every_tuned_size_gives_its_file_and_the_tensors_that_it_was_compared_by
     x = torch.randn(4, *SHAPES[Small])
     for count in range(0, len(planner), 9):
         plan = planner._at(count)
-        tensors = variant.parts(planner.template, stored, plan.ranks).program()
-        expected = execute.run(planner.template.graph, tensors, [x])[0]
+        expected = variant.variant(planner.template, stored, plan.ranks).program().run([x])[0]
         torch.testing.assert_close(outputs(tuned, plan, x), expected, rtol=1e-3, atol=1e-4)
 
 
@@ -157,7 +155,7 @@ def test_a_training_of_another_network_or_optimizer_starts_anew(
         return [*steps]
 
     other = torch.randn(400, 12)
-    master.build(source(make(Branching), (12,), tmp_path / "source", other), tmp_path / "branching")
+    build(source(make(Branching), (12,), tmp_path / "source", other), tmp_path / "branching")
     assert training(tmp_path / "branching", other) == [0, 1]
     assert training(copied(untuned, tmp_path / "first"), untuned[2]) == [0, 1]
     assert training(copied(untuned, tmp_path / "same"), untuned[2]) == []
@@ -168,14 +166,14 @@ def test_a_training_of_another_network_or_optimizer_starts_anew(
 def test_a_time_limit_ends_the_training_early(untuned: tuple[nn.Module, Path, Tensor], tmp_path: Path) -> None:
     out = copied(untuned, tmp_path / "master")
     recipe = dataclasses.replace(RECIPE, steps=10**6, seconds=0.3)
-    curve = tune.tune(out, untuned[2], recipe, state=tmp_path / "s.safetensors", progress=master.silent, device="cpu")
+    curve = tune.tune(out, untuned[2], recipe, state=tmp_path / "s.safetensors", progress=silent, device="cpu")
     assert curve and Planner.open(out).template.tuned is not None
 
 
 def test_too_few_inputs_are_refused(untuned: tuple[nn.Module, Path, Tensor], tmp_path: Path) -> None:
     out = copied(untuned, tmp_path / "master")
     with pytest.raises(DataError, match="at least"):
-        tune.tune(out, untuned[2][:100], RECIPE, state=tmp_path / "s", progress=master.silent)
+        tune.tune(out, untuned[2][:100], RECIPE, state=tmp_path / "s", progress=silent)
 
 
 def test_a_program_for_single_samples_is_refused(untuned: tuple[nn.Module, Path, Tensor], tmp_path: Path) -> None:
@@ -184,7 +182,7 @@ def test_a_program_for_single_samples_is_refused(untuned: tuple[nn.Module, Path,
     template["graph"]["inputs"][0][2][0] = 1
     (out / "template.json").write_text(json.dumps(template))
     with pytest.raises(DataError, match="single samples"):
-        tune.tune(out, untuned[2], RECIPE, state=tmp_path / "s", progress=master.silent)
+        tune.tune(out, untuned[2], RECIPE, state=tmp_path / "s", progress=silent)
 
 
 class Double(nn.Module):
@@ -199,14 +197,14 @@ class Double(nn.Module):
 def test_a_network_that_lost_its_zero_channels_can_be_tuned(tmp_path: Path) -> None:
     torch.manual_seed(0)
     data, module, folder = torch.randn(400, *SHAPES[Halved]).cumsum(2) / 3, make(Halved), tmp_path / "master"
-    master.build(source(module, SHAPES[Halved], tmp_path / "source", data), folder)
+    build(source(module, SHAPES[Halved], tmp_path / "source", data), folder)
     before, x = Planner.open(folder), data[:100]
     whole, reduced = before.plan(1.0), before.plan(0.99)
     plan = before.plan(max_params=before.smallest.params + 200)
     with torch.no_grad():
         expected = module(x)
     error = float((outputs(folder, plan, x) - expected).norm())
-    tune.tune(folder, data, RECIPE, state=tmp_path / "state.safetensors", progress=master.silent, device="cpu")
+    tune.tune(folder, data, RECIPE, state=tmp_path / "state.safetensors", progress=silent, device="cpu")
     after = Planner.open(folder)
     assert [after.plan(1.0), after.plan(0.99)] == [whole, reduced] and reduced.reduced
     assert float((outputs(folder, plan, x) - expected).norm()) < error
@@ -216,9 +214,9 @@ def test_a_network_that_lost_its_zero_channels_can_be_tuned(tmp_path: Path) -> N
 
 def test_other_precisions_are_refused(tmp_path: Path) -> None:
     data = torch.randn(400, 64)
-    master.build(source(Double(), (64,), tmp_path / "source", data), tmp_path / "master")
+    build(source(Double(), (64,), tmp_path / "source", data), tmp_path / "master")
     with pytest.raises(DataError, match="float32"):
-        tune.tune(tmp_path / "master", data, RECIPE, state=tmp_path / "s", progress=master.silent)
+        tune.tune(tmp_path / "master", data, RECIPE, state=tmp_path / "s", progress=silent)
 
 
 def test_the_threshold_is_where_the_errors_are_least() -> None:
@@ -246,7 +244,7 @@ class Branching(nn.Module):
 
 
 def test_depth_counts_the_layers_that_lie_behind_one_another(tmp_path: Path) -> None:
-    master.build(source(make(Branching), (12,), tmp_path / "source"), tmp_path / "master")
+    build(source(make(Branching), (12,), tmp_path / "source"), tmp_path / "master")
     assert tune.depth(Planner.open(tmp_path / "master").template) == 4
 
 
@@ -260,7 +258,7 @@ def test_deep_networks_learn_at_a_lower_rate(
         out = copied(untuned, tmp_path / name)
         recipe = dataclasses.replace(RECIPE, steps=2, rate=rate)
         state = tmp_path / f"{name}.safetensors"
-        tune.tune(out, untuned[2], recipe, state=state, progress=master.silent, device="cpu")
+        tune.tune(out, untuned[2], recipe, state=state, progress=silent, device="cpu")
         return {key: value for key, value in load_file(state).items() if key.startswith("value/")}
 
     quarter, whole = learnt("quarter", 1e-3), learnt("whole", 4e-3)

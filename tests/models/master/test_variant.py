@@ -7,9 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rightrank.models.emit.torchscript import writer as torchscript
+from rightrank.models.emit import formats
 from rightrank.models.master import variant
-from rightrank.models.program import execute
 from tests.models.nets import SHAPES, Halved, Small, planner
 
 
@@ -19,27 +18,27 @@ def test_the_tensors_give_what_the_file_gives(tmp_path: Path, params: int) -> No
     _, folder, planner_ = planner(Small, tmp_path, "logit", calibration)
     plan = planner_.plan(max_params=params or planner_.smallest.params)
     file, template, x = io.BytesIO(), planner_.template, torch.randn(5, *SHAPES[Small])
-    torchscript.write(folder, plan, file)
+    formats.write(folder, plan, file)
     file.seek(0)
-    tensors = variant.parts(template, load_file(folder / "master.safetensors"), plan.ranks).program()
+    program = variant.variant(template, load_file(folder / "master.safetensors"), plan.ranks).program()
     with torch.no_grad():
         expected = torch.jit.load(file)(x)
-        torch.testing.assert_close(execute.run(template.graph, tensors, [x])[0], expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(program.run([x])[0], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_replaced_entry_takes_the_place_of_the_masters(tmp_path: Path) -> None:
     _, folder, planner_ = planner(Small, tmp_path)
     stored, ranks = load_file(folder / "master.safetensors"), planner_.smallest.ranks
-    changed = variant.parts(planner_.template, stored, ranks, {"dense/norm.weight": torch.full((16,), 7.0)})
-    assert changed.program()["norm.weight"].tolist() == [7.0] * 16
+    changed = variant.variant(planner_.template, stored, ranks, {"dense/norm.weight": torch.full((16,), 7.0)})
+    assert changed.program().tensors["norm.weight"].tolist() == [7.0] * 16
 
 
 def test_without_zero_channels_the_smaller_program_and_the_uploaded_one_can_both_be_run(tmp_path: Path) -> None:
     module, folder, planner_ = planner(Halved, tmp_path)
     template, stored, x = planner_.template, load_file(folder / "master.safetensors"), torch.randn(5, *SHAPES[Halved])
     assert template.uploaded is not None
-    smaller = variant.parts(template, stored, planner_.plan(0.9).ranks).program()
-    uploaded = variant.parts(template.uploaded, stored, ()).program()
+    smaller = variant.variant(template, stored, planner_.plan(0.9).ranks).program()
+    uploaded = variant.variant(template.uploaded, stored, ()).program()
     with torch.no_grad():
-        assert torch.equal(execute.run(template.uploaded.graph, uploaded, [x])[0], module(x))
-        torch.testing.assert_close(execute.run(template.graph, smaller, [x])[0], module(x), rtol=1e-5, atol=1e-5)
+        assert torch.equal(uploaded.run([x])[0], module(x))
+        torch.testing.assert_close(smaller.run([x])[0], module(x), rtol=1e-5, atol=1e-5)

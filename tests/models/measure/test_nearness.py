@@ -15,12 +15,12 @@ from tests.models.nets import SHAPES, Small, planner, read
 
 def test_a_program_is_as_far_from_itself_as_nothing(tmp_path: Path) -> None:
     _, folder, planner_ = planner(Small, tmp_path)
-    graph, stored = planner_.template.graph, load_file(folder / "master.safetensors")
-    original = variant.parts(planner_.template, stored, planner_.plan(1.0).ranks).program()
-    flat = {**original, "head.weight": original["head.weight"] * 0}
+    stored = load_file(folder / "master.safetensors")
+    original = variant.variant(planner_.template, stored, planner_.plan(1.0).ranks).program()
+    flat = original.with_tensors({**original.tensors, "head.weight": original.tensors["head.weight"] * 0})
     x = torch.randn(70, *SHAPES[Small])
     for classes in (True, False):
-        same, off = Nearness(classes).distances(graph, original, [original, flat], x, 32)
+        same, off = Nearness(classes).distances(original, [original, flat], x, 32)
         assert abs(same) < 1e-7 and off > 1e-6
 
 
@@ -66,9 +66,9 @@ def test_the_surer_the_original_the_higher_the_temperature(
     spread: float, least: float, most: float, probabilities: bool, tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
-    graph, tensors = read(Logits(spread, probabilities).eval(), (10,), tmp_path)
+    program = read(Logits(spread, probabilities).eval(), (10,), tmp_path)
     x = torch.randn(256, 10)
-    found = nearness(graph, tensors, x, 64, classes=True)
+    found = nearness(program, x, 64, classes=True)
     assert least <= found.temperature <= most
     if 1 < found.temperature < HOTTEST and spread < 100:  # smaller probabilities are as good as none
         logs = (spread * x / found.temperature).log_softmax(1)
@@ -77,9 +77,9 @@ def test_the_surer_the_original_the_higher_the_temperature(
 
 
 def test_what_tells_nothing_apart_has_no_temperature(tmp_path: Path) -> None:
-    graph, tensors = read(Logits(9.0, False).eval(), (10,), tmp_path)
-    assert nearness(graph, tensors, torch.randn(64, 10), 32, classes=False) == Nearness(classes=False)
-    assert nearness(graph, tensors, torch.randn(8, 10), 32, classes=True) == Nearness()  # not one batch
+    program = read(Logits(9.0, False).eval(), (10,), tmp_path)
+    assert nearness(program, torch.randn(64, 10), 32, classes=False) == Nearness(classes=False)
+    assert nearness(program, torch.randn(8, 10), 32, classes=True) == Nearness()  # not one batch
 
 
 def test_masked_classes_count_for_nothing() -> None:
@@ -95,20 +95,20 @@ def test_outputs_that_are_no_floating_point_numbers_are_not_compared() -> None:
 
 
 def test_what_is_not_a_number_is_infinitely_far(tmp_path: Path) -> None:
-    graph, tensors = read(nn.Linear(4, 3).eval(), (4,), tmp_path)
-    broken = {name: value * math.nan for name, value in tensors.items()}
-    found = Nearness().distances(graph, tensors, [broken, tensors], torch.randn(8, 4), 4)
+    program = read(nn.Linear(4, 3).eval(), (4,), tmp_path)
+    broken = program.with_tensors({name: value * math.nan for name, value in program.tensors.items()})
+    found = Nearness().distances(program, [broken, program], torch.randn(8, 4), 4)
     assert found == [math.inf, 0.0]
 
 
 @pytest.mark.parametrize("classes", [True, False])
 def test_samples_that_the_original_gives_no_numbers_for_count_for_nothing(classes: bool, tmp_path: Path) -> None:
-    graph, tensors = read(Logits(8.0, False).eval(), (10,), tmp_path)
-    other = {name: value + torch.randn_like(value) for name, value in tensors.items()}
+    program = read(Logits(8.0, False).eval(), (10,), tmp_path)
+    other = program.with_tensors({name: value + torch.randn_like(value) for name, value in program.tensors.items()})
     x = torch.randn(64, 10)
     with_bad = torch.cat([x[:1] * math.nan, x[:40], x[:1] * math.nan, x[40:]])
-    measure = nearness(graph, tensors, x, 64, classes)
-    assert nearness(graph, tensors, with_bad, 66, classes) == measure
-    expected = measure.distances(graph, tensors, [other], x, 64)
-    assert measure.distances(graph, tensors, [other], with_bad, 66) == pytest.approx(expected)
-    assert measure.distances(graph, tensors, [other], x * math.nan, 64) == [0.0]
+    measure = nearness(program, x, 64, classes)
+    assert nearness(program, with_bad, 66, classes) == measure
+    expected = measure.distances(program, [other], x, 64)
+    assert measure.distances(program, [other], with_bad, 66) == pytest.approx(expected)
+    assert measure.distances(program, [other], x * math.nan, 64) == [0.0]

@@ -8,8 +8,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 
 from rightrank.models.papers.adam_sparsity import Recipe, hidden_norms, perceptron, train
-from rightrank.models.program import execute
-from rightrank.models.simplify import zeros as sparsity
+from rightrank.models.simplify import zeros
 from tests.models import nets
 
 ADAM = Recipe(l2=1e-3, rate=1e-2, batch=16, epochs=14)
@@ -31,11 +30,11 @@ def test_adam_with_l2_and_relu_makes_columns_zero_that_can_go(digits: tuple[Tens
     model, zero = fit(digits, ADAM)
     assert zero[0] < 0.05
     assert zero[-1] > 0.1
-    graph, tensors = nets.read(model, (64,), tmp_path)
-    smaller, fewer, report = sparsity.eliminate(graph, tensors)
+    program = nets.read(model, (64,), tmp_path)
+    smaller, report = zeros.eliminate(program)
     assert report.removed >= 0.1 * 48
     with torch.no_grad():
-        before, after = execute.run(graph, tensors, [digits[0]])[0], execute.run(smaller, fewer, [digits[0]])[0]
+        before, after = program.run([digits[0]])[0], smaller.run([digits[0]])[0]
     torch.testing.assert_close(after, before, rtol=1e-5, atol=1e-5 * float(before.abs().max()))
 
 

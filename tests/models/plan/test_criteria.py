@@ -3,11 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rightrank.models.plan.criteria import CRITERIA, Spectrum, c1, c1c2, c2, sigma, uniform
+from rightrank.models.plan.criteria import CRITERIA, Spectrum, c1, c1c2, c2, energy, loss, sigma, uniform
 
 LAYERS = [
-    Spectrum(np.array([8.0, 4.0, 2.0, 1.0, 0.5, 0.2]), params=100, macs=4000, cost=20),
-    Spectrum(np.array([2.0, 2.0, 1.0]), params=300, macs=1000, cost=30),
+    Spectrum(np.array([8.0, 4.0, 2.0, 1.0, 0.5, 0.2]), params=100, macs=4000, cost=np.full(6, 20)),
+    Spectrum(np.array([2.0, 2.0, 1.0]), params=300, macs=1000, cost=np.full(3, 30)),
 ]
 
 
@@ -32,6 +32,12 @@ def test_sigma_keeps_five_bases_of_each_layer_whatever_the_budget() -> None:
 def test_uniform_never_cuts_the_last_layer() -> None:
     first, last = uniform(LAYERS)
     assert np.isinf(last).all() and first.tolist() == pytest.approx([1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6])
+
+
+def test_what_bases_are_worth_is_for_each_parameter_that_they_take_themselves() -> None:
+    uneven = Spectrum(np.array([4.0, 2.0, 1.0]), params=100, macs=4000, cost=np.array([10, 20, 40]))
+    assert loss([uneven])[0].tolist() == pytest.approx([16 / 10, 4 / 20, 1 / 40])
+    assert energy([uneven])[0].tolist() == pytest.approx([16 / 10 / 21, 4 / 20 / 21, 1 / 40 / 21])
 
 
 @pytest.mark.parametrize("name", CRITERIA)

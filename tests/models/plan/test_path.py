@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from rightrank.models.assemble import master
 from rightrank.models.improve import tune
 from rightrank.models.plan.path import DENSE, PlanPath, order
 from rightrank.models.plan.planner import Planner
-from tests.models.nets import SHAPES, Small, make, planner, source
+from rightrank.models.progress import silent
+from tests.models.nets import SHAPES, Small, build, make, planner, source
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +58,8 @@ def test_the_last_step_within_every_limit_is_taken() -> None:
 
 def test_a_tuned_master_has_one_path(found: Planner, tmp_path: Path) -> None:
     data = torch.randn(200, *SHAPES[Small])
-    master.build(source(make(Small), SHAPES[Small], tmp_path / "source", data), tmp_path / "master")
+    build(source(make(Small), SHAPES[Small], tmp_path / "source", data), tmp_path / "master")
     recipe = replace(tune.RECIPE, steps=1, batch=32)
-    tune.tune(tmp_path / "master", data, recipe, state=tmp_path / "state", progress=master.silent, device="cpu")
+    tune.tune(tmp_path / "master", data, recipe, state=tmp_path / "state", progress=silent, device="cpu")
     tuned = Planner.open(tmp_path / "master")
     assert tuned._path_by_macs is tuned._path

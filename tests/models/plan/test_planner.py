@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from rightrank.models.assemble import master
+from rightrank.models.emit.format import FIRST, Output
 from rightrank.models.errors import BudgetError
 from rightrank.models.plan.criteria import CRITERIA
 from rightrank.models.plan.planner import Plan, Planner
-from tests.models.nets import Halved, Separable, Small, planner, source
+from tests.models.nets import Halved, Separable, Small, build, planner, source
 
 WITHOUT_DATA = [name for name, rule in CRITERIA.items() if rule.metric == "svd"]
 
@@ -95,8 +96,8 @@ def test_the_running_totals_are_the_sums_over_the_ranks(any_planner: Planner) ->
         saved = saved_macs = 0
         for rank, layer in zip(plan.ranks, template.decomposed, strict=True):
             gain = layer.params - (layer.m + layer.n) * rank if rank else 0
-            first = layer.columns if layer.form == "spatial" else layer.positions
-            macs = rank * (layer.m * first + layer.n * layer.positions) if rank else layer.params * layer.positions
+            first, last = layer.suits[layer.form.name]
+            macs = rank * (layer.m * first + layer.n * last) if rank else layer.params * layer.positions
             saved, saved_macs = saved + gain, saved_macs + layer.params * layer.positions - macs
         assert (plan.params, plan.macs) == (template.params - saved, template.macs - saved_macs)
 
@@ -148,7 +149,7 @@ def test_a_limit_above_a_million_is_named_to_the_last_digit(tmp_path: Path, limi
         def forward(self, x: Tensor) -> Tensor:
             return super().forward(x) + self.table.sum()
 
-    master.build(source(Whole(), (16,), tmp_path / "source"), tmp_path / "master")
+    build(source(Whole(), (16,), tmp_path / "source"), tmp_path / "master")
     planner = Planner.open(tmp_path / "master")
     with pytest.raises(BudgetError) as refused:
         planner.plan(**{limit: 1000})  # type: ignore[arg-type]
@@ -161,6 +162,14 @@ def test_a_plan_survives_json_and_keeps_its_digest(any_planner: Planner) -> None
     for plan in (any_planner.plan(0.9), any_planner.plan(1.0), any_planner.smallest):
         again = Plan.from_json(json.loads(json.dumps(plan.to_json())))
         assert again == plan and again.digest == plan.digest and again.original == plan.original
+
+
+def test_a_plan_as_another_output_is_another_and_the_first_output_is_not_mentioned(any_planner: Planner) -> None:
+    for plan in (any_planner.plan(1.0), any_planner.smallest):
+        assert "output" not in plan.to_json() and plan.output == FIRST
+        other = replace(plan, output=Output(writer=2))
+        again = Plan.from_json(json.loads(json.dumps(other.to_json())))
+        assert again == other != plan and again.digest == other.digest != plan.digest
 
 
 def test_every_plan_has_a_digest_of_its_own(any_planner: Planner) -> None:

@@ -16,14 +16,15 @@ from tests.models.nets import SHAPES, Shared, Small, make, read
 @pytest.mark.parametrize("batch", [1, 3])
 def test_a_program_gives_its_modules_outputs_bit_for_bit(kind: type[nn.Module], batch: int, tmp_path: Path) -> None:
     module = make(kind)
-    graph, tensors = read(module, SHAPES[kind], tmp_path)
+    program = read(module, SHAPES[kind], tmp_path)
     x = torch.randn(batch, *SHAPES[kind])
     with torch.no_grad():
-        assert torch.equal(execute.run(graph, tensors, [x])[0], module(x))
+        assert torch.equal(execute.run(program.graph, program.tensors, [x])[0], module(x))
 
 
 def test_shapes_are_those_of_a_real_run(tmp_path: Path) -> None:
-    graph, tensors = read(make(Small), SHAPES[Small], tmp_path)
+    program = read(make(Small), SHAPES[Small], tmp_path)
+    graph, tensors = program.graph, program.tensors
     seen: dict[str, tuple[int, ...]] = {}
 
     def note(node: Node, arguments: list[Any], result: Any) -> Any:
@@ -36,14 +37,12 @@ def test_shapes_are_those_of_a_real_run(tmp_path: Path) -> None:
 
 
 def test_what_a_visitor_returns_is_what_the_rest_of_the_graph_sees(tmp_path: Path) -> None:
-    graph, tensors = read(make(Small), SHAPES[Small], tmp_path)
-    zeroed = execute.run(
-        graph, tensors, [torch.randn(2, *SHAPES[Small])], visit=lambda node, arguments, result: result * 0
-    )
+    program, x = read(make(Small), SHAPES[Small], tmp_path), torch.randn(2, *SHAPES[Small])
+    zeroed = execute.run(program.graph, program.tensors, [x], visit=lambda node, arguments, result: result * 0)
     assert not zeroed[0].any()
 
 
 def test_every_value_is_dropped_once_and_outputs_never(tmp_path: Path) -> None:
-    graph, _ = read(make(Small), SHAPES[Small], tmp_path)
+    graph = read(make(Small), SHAPES[Small], tmp_path).graph
     dropped = [name for names in execute.last_uses(graph).values() for name in names]
     assert len(dropped) == len(set(dropped)) and not set(dropped) & set(graph.outputs)

@@ -21,7 +21,7 @@ def test_a_graph_survives_json_whatever_its_arguments() -> None:
 
 
 def test_a_real_graph_survives_json(tmp_path: Path) -> None:
-    graph, _ = read(make(Small), SHAPES[Small], tmp_path)
+    graph = read(make(Small), SHAPES[Small], tmp_path).graph
     assert Graph.from_json(json.loads(json.dumps(graph.to_json()))) == graph
 
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,17 +8,17 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from rightrank.models.assemble import master
+from rightrank.models.assemble.build import build, simplified
+from rightrank.models.assemble.survey import survey
 from rightrank.models.checkpoint import read
-from rightrank.models.emit.torchscript import writer as torchscript
+from rightrank.models.emit import formats
 from rightrank.models.factor.layers import find
 from rightrank.models.plan.planner import Planner
-from rightrank.models.program import execute
 from rightrank.models.program.graph import Graph, Input, Node, Ref
+from rightrank.models.program.program import Program
 from rightrank.models.simplify.fold import Folding, fold
 from tests.models.simplify.test_normalize import Net
 
@@ -118,7 +117,7 @@ NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], dict[str, tuple[
 }
 
 
-def program(module: nn.Module, shape: tuple[int, ...], folder: Path, decomposed: bool = False) -> tuple[Graph, Any]:
+def program(module: nn.Module, shape: tuple[int, ...], folder: Path, decomposed: bool = False) -> Program:
     exported = torch.export.export(
         module.eval(), (torch.randn(2, *shape),), dynamic_shapes=({0: torch.export.Dim.AUTO},)
     )
@@ -126,10 +125,10 @@ def program(module: nn.Module, shape: tuple[int, ...], folder: Path, decomposed:
     return read(folder / "net.pt2")
 
 
-def layers(graph: Graph, tensors: Any) -> dict[str, tuple[int, int]]:
-    shapes = execute.shapes(graph, tensors) | {value: tuple(tensors[n].shape) for value, n in graph.tensors.items()}
-    assert all(layer.decomposed for layer in find(graph, shapes))
-    return {layer.name.removesuffix("weight"): (layer.outputs, layer.inputs) for layer in find(graph, shapes)}
+def layers(folded: Program) -> dict[str, tuple[int, int]]:
+    found = find(folded.graph, folded.shapes)
+    assert all(layer.decomposed for layer in found)
+    return {layer.name.removesuffix("weight"): (layer.outputs, layer.inputs) for layer in found}
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -140,44 +139,42 @@ def test_every_layer_has_a_stored_weight_afterwards_and_the_outputs_stay(
 ) -> None:
     torch.manual_seed(0)
     build, shape, expected = NETS[name]
-    graph, tensors = program(build(), shape, tmp_path, decomposed)
-    folded, kept, report = fold(graph, tensors)
-    found = layers(folded, kept)
+    given = program(build(), shape, tmp_path, decomposed)
+    folded, report = fold(given)
+    found = layers(folded)
     assert found == expected if not decomposed else sorted(found.values()) == sorted(expected.values())
-    assert execute.parameters(folded, kept) <= execute.parameters(graph, tensors)
-    assert {*folded.tensors.values()} == {*kept}
+    assert folded.parameters <= given.parameters
+    assert {*folded.graph.tensors.values()} == {*folded.tensors}
     x = [torch.randn(2, *shape)]
-    torch.testing.assert_close(execute.run(folded, kept, x), execute.run(graph, tensors, x))
-    assert fold(folded, kept) == (folded, kept, Folding())
-    assert {*report.stored} <= {*kept} and report.stored and not report.kept
+    torch.testing.assert_close(folded.run(x), given.run(x))
+    assert fold(folded) == (folded, Folding())
+    assert {*report.stored} <= {*folded.tensors} and report.stored and not report.kept
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", NETS)
 def test_such_a_network_is_cut_and_its_whole_is_the_upload_bit_for_bit(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    build, shape, expected = NETS[name]
-    module, x = build().eval(), torch.randn(3, *shape)
-    graph, tensors = program(module, shape, tmp_path)
-    (tmp_path / "source").mkdir()
-    (tmp_path / "source" / "program.json").write_text(json.dumps(graph.to_json()))
-    save_file(tensors, tmp_path / "source" / "weights.safetensors")
-    description = master.build(tmp_path / "source", tmp_path / "master", criterion="energy")
+    make, shape, expected = NETS[name]
+    module, x = make().eval(), torch.randn(3, *shape)
+    upload = program(module, shape, tmp_path)
+    description = build(upload, tmp_path / "master", criterion="energy")
     assert len(description["layers"]) == len(expected)
     assert description["computed"]["stored"] and not description["computed"]["kept"]
-    assert description["params"] == execute.parameters(graph, tensors)
+    assert description["params"] == upload.parameters
     planner = Planner.open(tmp_path / "master")
     with torch.no_grad():
         want = module(x)
         assert planner.plan(1.0).original
         for plan in (planner.plan(1.0), planner.smallest):
             file = io.BytesIO()
-            torchscript.write(tmp_path / "master", plan, file)
+            formats.write(tmp_path / "master", plan, file)
             assert len(file.getvalue()) == plan.bytes
             script = torch.jit.load(io.BytesIO(file.getvalue()))
             assert torch.equal(script(x), want) == plan.original
             numbers = sum(p.numel() for p in [*script.parameters(), *script.buffers()])
-            assert numbers <= plan.params + sum(tensors[n].numel() for n in {*tensors} - graph.parameters)
+            buffers = {*upload.tensors} - upload.graph.parameters
+            assert numbers <= plan.params + sum(upload.tensors[name].numel() for name in buffers)
     assert planner.plan(1.0).params == description["params"]
 
 
@@ -238,10 +235,9 @@ def test_what_would_take_more_or_be_no_number_stays(
     net = module()
     if hasattr(net, "parametrizations"):
         net.parametrizations.weight.original1[0] = 0
-    graph, tensors = program(net, shape, tmp_path)
-    folded, kept, report = fold(graph, tensors)
-    assert folded is graph
-    assert kept is tensors
+    given = program(net, shape, tmp_path)
+    folded, report = fold(given)
+    assert folded is given
     assert not report.stored
     assert [list(each.made_of) for each in report.kept] == ([] if made_of is None else [made_of])
     assert all(why in each.why for each in report.kept)
@@ -258,10 +254,10 @@ def test_weights_that_cannot_be_stored_stay_and_the_description_says_why(
             raise difference
         return difference
 
-    graph, tensors = program(parametrizations.weight_norm(nn.Linear(6, 6)), (6,), tmp_path)
+    given = program(parametrizations.weight_norm(nn.Linear(6, 6)), (6,), tmp_path)
     monkeypatch.setattr("rightrank.models.simplify.zeros.compare", compare)
-    same, kept, template, reports = master.simplified(graph, tensors, None)
-    assert same is graph and kept is tensors and template.original is template
+    same, template, reports = simplified(given, survey(given), None)
+    assert same is given and template.original is template
     assert why in reports["computed"]["kept"][0]["why"] and not reports["computed"]["stored"]
 
 
@@ -270,10 +266,10 @@ def test_two_of_one_value_are_stored_as_one_only_where_their_types_agree(tmp_pat
         return F.linear(x, net.w * 2) + F.linear(x.half(), (net.w * 2).half()).float()
 
     net = Net(both, w=nn.Parameter(torch.randint(-3, 3, (6, 6)).float()), v=weights(6, 6))
-    graph, tensors = program(net, (6,), tmp_path)
-    folded, kept, report = fold(graph, tensors)
+    given = program(net, (6,), tmp_path)
+    folded, _ = fold(given)
     x = [torch.randn(2, 6)]
-    torch.testing.assert_close(execute.run(folded, kept, x), execute.run(graph, tensors, x))
+    torch.testing.assert_close(folded.run(x), given.run(x))
 
 
 def test_biases_that_are_equal_stay_two(tmp_path: Path) -> None:
@@ -282,10 +278,9 @@ def test_biases_that_are_equal_stay_two(tmp_path: Path) -> None:
         return F.linear(x, net.a.weight, one) + F.linear(x, net.b.weight, other)
 
     net = Net(both, a=nn.Linear(6, 6, bias=False), b=nn.Linear(6, 6, bias=False), both=nn.Parameter(torch.zeros(12)))
-    graph, tensors = program(net, (6,), tmp_path)
-    folded, kept, report = fold(graph, tensors)
-    assert {*kept} == {"a.weight", "b.weight", "both.getitem", "both.getitem_1"}
-    assert folded.parameters == {*kept}
+    folded, _ = fold(program(net, (6,), tmp_path))
+    assert {*folded.tensors} == {"a.weight", "b.weight", "both.getitem", "both.getitem_1"}
+    assert folded.graph.parameters == {*folded.tensors}
 
 
 def test_a_chain_of_a_thousand_layers_takes_one_pass(tmp_path: Path) -> None:
@@ -301,6 +296,6 @@ def test_a_chain_of_a_thousand_layers_takes_one_pass(tmp_path: Path) -> None:
         tuple(nodes),
         (value,),
     )
-    folded, kept, report = fold(graph, tensors)
-    assert {node.op for node in folded.nodes} == {"aten.linear.default"}
-    assert {*kept} == {*tensors}
+    folded, _ = fold(Program(graph, tensors))
+    assert {node.op for node in folded.graph.nodes} == {"aten.linear.default"}
+    assert {*folded.tensors} == {*tensors}

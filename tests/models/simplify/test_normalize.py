@@ -171,17 +171,17 @@ def test_a_program_gives_the_eval_outputs_bit_for_bit_however_it_was_exported(
     # The static batch comes with the decomposed export of eval mode, so that every pair is seen with each.
     dynamic = training or not decomposed
     torch.export.save(exported(module.train(training), example, decomposed, dynamic), tmp_path / "net.pt2")
-    graph, tensors = read(tmp_path / "net.pt2")
+    program = read(tmp_path / "net.pt2")
     # torch itself fixes the batch of attention when it decomposes training mode.
     free = dynamic and (name, training, decomposed) != ("attention", True, True)
-    assert graph.inputs[0].shape == (None if free else 2, *example.shape[1:])
+    assert program.graph.inputs[0].shape == (None if free else 2, *example.shape[1:])
     x = torch.cat([example, example + 1]) if free else example
     module.eval()
     # Decomposing changes the order of sums in attention, so the reference is decomposed too.
     reference = exported(module, x, decomposed, dynamic=True).module() if decomposed else module
     want = reference(x)
-    assert torch.equal(execute.run(graph, tensors, [x])[0], want)
-    ops = {node.op for node in graph.nodes}
+    assert torch.equal(program.run([x])[0], want)
+    ops = {node.op for node in program.graph.nodes}
     assert not ops & IN_PLACE
     assert not any("dropout" in op or "conv2d" in op or "addmm" in op or "__" in op or "assert" in op for op in ops)
 
@@ -277,8 +277,8 @@ def test_a_convolution_whose_padding_is_not_symmetric_keeps_its_spelling(tmp_pat
     buffer = io.BytesIO()
     torch.export.save(torch.export.export(module, (torch.zeros(1, 3, 8, 8),)), buffer)
     (tmp_path / "a").write_bytes(buffer.getvalue())
-    graph, _ = read(tmp_path / "a")
-    assert [node.op for node in graph.nodes] == ["aten.conv2d.padding"]
+    program = read(tmp_path / "a")
+    assert [node.op for node in program.graph.nodes] == ["aten.conv2d.padding"]
 
 
 def test_uninitialised_memory_becomes_zeros_on_the_device_of_the_program() -> None:
@@ -311,6 +311,6 @@ def test_an_instance_norm_that_keeps_statistics_uses_them(tmp_path: Path) -> Non
     module(x)
     dynamic = ({0: torch.export.Dim("batch", min=1)},)
     torch.export.save(torch.export.export(module.train(), (x,), dynamic_shapes=dynamic), tmp_path / "m.pt2")
-    graph, tensors = read(tmp_path / "m.pt2")
+    program = read(tmp_path / "m.pt2")
     with torch.no_grad():
-        assert torch.equal(execute.run(graph, tensors, [x])[0], module.eval()(x))
+        assert torch.equal(program.run([x])[0], module.eval()(x))

@@ -56,7 +56,7 @@ def test_a_cut_that_is_known_is_not_measured_again(stocked: Settings, monkeypatc
 def test_a_cut_that_is_there_is_not_made_again(stocked: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     job, _ = job_of(Parts.of(stocked), 0.5)
     first = cut.run(job)
-    monkeypatch.setattr(cut.torchscript, "write", lambda *_: pytest.fail("it was written"))
+    monkeypatch.setattr(cut.formats, "write", lambda *_: pytest.fail("it was written"))
     assert cut.run(job) == first
 
 
@@ -147,13 +147,13 @@ def test_a_deleted_models_cut_fails_as_not_found(stocked: Settings) -> None:
 def test_a_model_deleted_before_its_files_are_read_is_not_found_by_those_who_wait(
     stocked: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    written = cut.torchscript.write
+    written = cut.formats.write
 
     def write(*arguments: Any) -> None:
         parts.catalogue.discard(id)
         written(*arguments)
 
-    monkeypatch.setattr(cut.torchscript, "write", write)
+    monkeypatch.setattr(cut.formats, "write", write)
     with serving(stocked) as running, at_work(stocked):
         parts = running.parts
         id = parts.catalogue.resolve("demo")

@@ -6,7 +6,7 @@ from rightrank.service.jobs.dispatch import Parts
 from rightrank.service.jobs.operations import cut_id, ingest_id
 from rightrank.service.jobs.queues import BACKGROUND, INGEST
 from rightrank.service.problems import Problem
-from rightrank.service.registry.catalogue import artifact_key, manifest_key, record_key, upload_key, wanted_key
+from rightrank.service.registry.catalogue import manifest_key, record_key, upload_key, wanted_key
 from rightrank.service.settings import Settings
 
 MODEL = "m" + "a" * 24
@@ -72,7 +72,7 @@ def test_a_name_that_was_still_wanted_is_published(stocked: Settings) -> None:
 
 
 def test_what_a_half_deleted_model_left_is_removed(parts: Parts) -> None:
-    parts.store.create(artifact_key(MODEL, "0" * 32), b"x")
+    parts.store.create(f"models/{MODEL}/artifacts/{'0' * 32}.pt", b"x")
     parts.recover()
     assert parts.store.keys("models") == []
 

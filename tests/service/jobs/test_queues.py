@@ -9,7 +9,7 @@ import dramatiq
 import pytest
 
 from rightrank.service.jobs import queues as jobs
-from rightrank.service.jobs.queues import BACKGROUND, INGEST, QUEUES, WAITING, Jobs, queues_of
+from rightrank.service.jobs.queues import BACKGROUND, INGEST, QUEUES, WAITING, Jobs
 from rightrank.service.settings import Settings
 
 
@@ -102,13 +102,3 @@ def test_a_job_that_raises_frees_its_worker(settings: Settings) -> None:
     sender.send(WAITING, "b")
     with worker(settings, fail):
         wait_for(lambda: done == ["a", "b"])
-
-
-@pytest.mark.parametrize("count", [1, 2, 3, 5])
-def test_every_queue_has_a_worker_and_every_worker_serves_devices_first(count: int) -> None:
-    served = [queues_of(index, count) for index in range(count)]
-    assert {queue for queues in served for queue in queues} == set(QUEUES)
-    assert all(queues[0] == WAITING for queues in served)
-    if count > 1:
-        assert any(INGEST not in queues for queues in served)
-        assert any(BACKGROUND not in queues for queues in served)

@@ -7,11 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rightrank.models.assemble import master
-from rightrank.models.emit.torchscript import writer as torchscript
+from rightrank.models.assemble.build import build
+from rightrank.models.emit import formats
 from rightrank.models.plan.planner import Planner
-from rightrank.models.program import execute
-from tests.models.nets import read, source
+from tests.models.nets import read
 
 CASES: dict[str, Callable[[Tensor], Tensor]] = {
     "where": lambda x: (~torch.where(x > 0, x < 1, False)).float(),
@@ -48,14 +47,14 @@ class Made(nn.Module):
 def test_numbers_mean_in_the_file_what_they_mean_in_torch(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     module = Made(CASES[name]).eval()
-    graph, tensors = read(module, (8,), tmp_path)
-    master.build(source(module, (8,), tmp_path / "source"), tmp_path / "master")
+    program = read(module, (8,), tmp_path)
+    build(program, tmp_path / "master")
     with open(tmp_path / "file.pt", "wb") as file:
-        torchscript.write(tmp_path / "master", Planner.open(tmp_path / "master").plan(1.0), file)
+        formats.write(tmp_path / "master", Planner.open(tmp_path / "master").plan(1.0), file)
     written = torch.jit.load(str(tmp_path / "file.pt"))
     for batch in (1, 3, 6):
         x = torch.randn(batch, 8)
         with torch.no_grad():
             expected = module(x)
-            assert torch.equal(execute.run(graph, tensors, [x])[0], expected)
+            assert torch.equal(program.run([x])[0], expected)
             assert torch.equal(written(x), expected)

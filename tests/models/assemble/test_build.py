@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from rightrank.models.assemble import master
-from rightrank.models.emit.torchscript import writer as torchscript
+from rightrank.models.assemble.build import COMPARED, comparable
+from rightrank.models.emit import formats
 from rightrank.models.errors import Cancelled, DataError, MalformedCheckpoint, UnsupportedCheckpoint
 from rightrank.models.improve import tune
 from rightrank.models.improve.choose import improve
@@ -21,13 +21,15 @@ from rightrank.models.improve.refit import INPUTS
 from rightrank.models.master.tensorfile import TensorFile
 from rightrank.models.plan.planner import Plan, Planner
 from rightrank.models.program.graph import Graph, Input
-from rightrank.models.simplify import zeros as sparsity
-from tests.models.nets import SHAPES, Halved, Small, make, planner, source
+from rightrank.models.program.program import Program
+from rightrank.models.progress import silent
+from rightrank.models.simplify import zeros
+from tests.models.nets import SHAPES, Halved, Small, build, make, planner, source
 
 
 def outputs(folder: Path, plan: object, x: torch.Tensor) -> torch.Tensor:
     file = io.BytesIO()
-    torchscript.write(folder, plan, file)  # type: ignore[arg-type]
+    formats.write(folder, plan, file)  # type: ignore[arg-type]
     with torch.no_grad():
         return torch.jit.load(io.BytesIO(file.getvalue()))(x)  # type: ignore[no-any-return]
 
@@ -43,7 +45,7 @@ def test_building_twice_gives_the_same_bytes(criterion: str, tmp_path: Path) -> 
 
 def test_the_description_counts_every_parameter(tmp_path: Path) -> None:
     module = make(Small)
-    described = master.build(source(module, SHAPES[Small], tmp_path / "s"), tmp_path / "m")
+    described = build(source(module, SHAPES[Small], tmp_path / "s"), tmp_path / "m")
     assert described["params"] == sum(p.numel() for p in module.parameters())
     assert described["criterion"] == "energy"
     assert json.dumps(described)
@@ -51,18 +53,18 @@ def test_the_description_counts_every_parameter(tmp_path: Path) -> None:
 
 def test_calibration_data_choose_the_criterion_that_uses_them(tmp_path: Path) -> None:
     folder = source(make(Small), SHAPES[Small], tmp_path / "s", torch.randn(40, *SHAPES[Small]))
-    assert master.build(folder, tmp_path / "m")["criterion"] == "logit"
+    assert build(folder, tmp_path / "m")["criterion"] == "logit"
 
 
 @pytest.mark.parametrize("criterion", ["whitened", "logit"])
 def test_a_criterion_that_needs_data_says_so(criterion: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="calibration"):
-        master.build(source(make(Small), SHAPES[Small], tmp_path / "s"), tmp_path / "m", criterion=criterion)
+        build(source(make(Small), SHAPES[Small], tmp_path / "s"), tmp_path / "m", criterion=criterion)
 
 
 def test_an_unknown_criterion_is_refused_with_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="c1c2"):
-        master.build(source(make(Small), SHAPES[Small], tmp_path / "s"), tmp_path / "m", criterion="magic")
+        build(source(make(Small), SHAPES[Small], tmp_path / "s"), tmp_path / "m", criterion="magic")
 
 
 def test_cutting_in_the_metric_of_the_outputs_changes_them_less_than_plain_svd(tmp_path: Path) -> None:
@@ -95,7 +97,7 @@ def test_progress_counts_layers_and_may_stop_the_work(tmp_path: Path) -> None:
             raise Cancelled("stop")
 
     with pytest.raises(Cancelled):
-        master.build(source(make(Small), SHAPES[Small], tmp_path / "s"), tmp_path / "m", progress=stop_at_two)
+        build(source(make(Small), SHAPES[Small], tmp_path / "s"), tmp_path / "m", progress=stop_at_two)
     assert [s[:2] for s in seen if s[0] == "decompose"] == [("decompose", 0), ("decompose", 1), ("decompose", 2)]
 
 
@@ -103,7 +105,7 @@ FILES = ("master.safetensors", "template.json", "plans.npz")
 
 
 def built(kind: type[torch.nn.Module], folder: Path, calibration: torch.Tensor | None = None) -> dict[str, object]:
-    return master.build(source(make(kind), SHAPES[kind], folder / "source", calibration), folder / "master")
+    return build(source(make(kind), SHAPES[kind], folder / "source", calibration), folder / "master")
 
 
 @pytest.mark.parametrize("criterion", ["c1c2", "logit"])
@@ -139,7 +141,7 @@ def test_a_tensor_that_stays_as_it_was_is_stored_once(tmp_path: Path) -> None:
     with torch.no_grad():
         module.dilated.weight[:5] = 0  # type: ignore[index,operator]
         module.dilated.bias[:5] = -1  # type: ignore[index,operator]
-    master.build(source(module, SHAPES[Small], tmp_path / "s"), tmp_path / "m")
+    build(source(module, SHAPES[Small], tmp_path / "s"), tmp_path / "m")
     file = TensorFile(tmp_path / "m/master.safetensors")
     apart = {"dilated.weight", "dilated.bias", "head.weight"}
     for name, _ in module.named_parameters():
@@ -154,7 +156,7 @@ def test_a_network_without_zero_channels_is_built_as_if_nobody_had_looked(
         "layers": [], "params_before": described["params"], "params_after": described["params"],
         "difference": 0.0, "rejected": "", "removed": 0,
     }  # fmt: skip
-    monkeypatch.setattr(sparsity, "eliminate", lambda graph, tensors, **_: (graph, tensors, sparsity.Report((), 0, 0)))
+    monkeypatch.setattr(zeros, "eliminate", lambda program, **_: (program, zeros.Report((), 0, 0)))
     built(Small, tmp_path / "b")
     for name in FILES:
         assert (tmp_path / "a/master" / name).read_bytes() == (tmp_path / "b/master" / name).read_bytes()
@@ -172,7 +174,7 @@ def test_a_program_that_elimination_stumbles_over_is_used_as_it_is(
     def stumble(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(sparsity, "eliminate", stumble)
+    monkeypatch.setattr(zeros, "eliminate", stumble)
     described = built(Halved, tmp_path)
     eliminated = described["eliminated"]
     assert isinstance(eliminated, dict)
@@ -185,7 +187,7 @@ def test_a_job_that_is_cancelled_meanwhile_stops(tmp_path: Path, monkeypatch: py
     def stop(*_: object, **__: object) -> None:
         raise Cancelled("stop")
 
-    monkeypatch.setattr(sparsity, "eliminate", stop)
+    monkeypatch.setattr(zeros, "eliminate", stop)
     with pytest.raises(Cancelled):
         built(Halved, tmp_path)
 
@@ -204,24 +206,24 @@ def test_calibration_inputs_are_what_the_two_programs_are_compared_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
-    real = sparsity.eliminate
+    real = zeros.eliminate
 
     def watch(*arguments: object, **options: object) -> object:
         seen.append(options["inputs"])
         return real(*arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(sparsity, "eliminate", watch)
+    monkeypatch.setattr(zeros, "eliminate", watch)
     data = torch.randn(40, *SHAPES[Small])
     built(Halved, tmp_path / "with", data)
     built(Halved, tmp_path / "without")
-    assert torch.equal(seen[0][0], data[: master.COMPARED]) and seen[1] is None
+    assert torch.equal(seen[0][0], data[:COMPARED]) and seen[1] is None
 
 
 def test_where_too_little_is_left_to_be_cut_there_are_two_sizes(tmp_path: Path) -> None:
     module = torch.nn.Sequential(torch.nn.Linear(6, 12), torch.nn.ReLU(), torch.nn.Linear(12, 3)).eval()
     with torch.no_grad():
         module[0].weight[1:] = 0  # type: ignore[operator]
-    master.build(source(module, (6,), tmp_path / "source"), tmp_path / "master")
+    build(source(module, (6,), tmp_path / "source"), tmp_path / "master")
     planner_, x = Planner.open(tmp_path / "master"), torch.randn(5, 6)
     reduced, whole = planner_.smallest, planner_.plan(1.0)
     assert len(planner_) == 2 and reduced.ranks == whole.ranks == () and reduced.digest != whole.digest
@@ -231,14 +233,12 @@ def test_where_too_little_is_left_to_be_cut_there_are_two_sizes(tmp_path: Path) 
             torch.testing.assert_close(outputs(tmp_path / "master", plan, x), module(x))
 
 
-def test_calibration_inputs_that_do_not_fill_a_batch_are_not_compared_on(tmp_path: Path) -> None:
-    graph = Graph((Input("x", "float32", (8, 3)),), {}, frozenset(), (), ())
-    save_file({"inputs": torch.randn(10, 3)}, tmp_path / "many.safetensors")
-    save_file({"inputs": torch.randn(7, 3)}, tmp_path / "few.safetensors")
-    found = master.comparable(tmp_path / "many.safetensors", graph)
+def test_calibration_inputs_that_do_not_fill_a_batch_are_not_compared_on() -> None:
+    program = Program(Graph((Input("x", "float32", (8, 3)),), {}, frozenset(), (), ()), {})
+    found = comparable(program, torch.randn(10, 3))
     assert found is not None and found[0].shape == (8, 3)
-    assert master.comparable(tmp_path / "few.safetensors", graph) is None
-    assert master.comparable(tmp_path / "none.safetensors", graph) is None
+    assert comparable(program, torch.randn(7, 3)) is None
+    assert comparable(program, None) is None
 
 
 def test_building_an_eliminated_network_twice_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -268,7 +268,7 @@ def tokenised(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str,
     """A master, and what is said of it."""
     folder = tmp_path_factory.mktemp("tokens")
     program = source(make(Reader), (LENGTH,), folder / "source", tokens(400))
-    return folder / "master", master.build(program, folder / "master", keep=INPUTS)
+    return folder / "master", build(program, folder / "master", keep=INPUTS)
 
 
 def tokens(count: int, seed: int = 1) -> Tensor:
@@ -278,7 +278,7 @@ def tokens(count: int, seed: int = 1) -> Tensor:
 
 def error(folder: Path, plan: Plan, changes: Path | None = None) -> float:
     file = io.BytesIO()
-    torchscript.write(folder, plan, file, changes)
+    formats.write(folder, plan, file, changes)
     x = tokens(100, seed=2)
     with torch.no_grad():
         return float((torch.jit.load(io.BytesIO(file.getvalue()))(x) - make(Reader)(x)).norm())
@@ -289,7 +289,7 @@ def test_a_cut_of_a_network_of_tokens_is_nearer_than_one_that_knows_no_data(
 ) -> None:
     folder, described = tokenised
     assert described["criterion"] in ("logit", "fisher")
-    master.build(folder.parent / "source", tmp_path / "blind", criterion="energy")
+    build(folder.parent / "source", tmp_path / "blind", criterion="energy")
     planner = Planner.open(folder)
     size = int(0.7 * planner.template.params)
     plan = Planner.open(tmp_path / "blind").plan(max_params=size)
@@ -301,17 +301,17 @@ def test_its_refit_is_nearer_still(tokenised: tuple[Path, dict[str, object]], tm
     folder, _ = tokenised
     planner = Planner.open(folder)
     plan = planner.plan(max_params=int(0.5 * planner.template.params))
-    assert improve(folder, plan.ranks, tmp_path / "changes", master.silent).startswith("refit")
+    assert improve(folder, plan.ranks, tmp_path / "changes", silent).startswith("refit")
     assert error(folder, plan, tmp_path / "changes") < error(folder, plan)
 
 
 def test_it_can_be_tuned(tokenised: tuple[Path, dict[str, object]]) -> None:
     folder, _ = tokenised
     recipe = dataclasses.replace(tune.RECIPE, steps=60, batch=32)
-    curve = tune.tune(folder, tokens(400), recipe, state=folder / "state", progress=master.silent)
+    curve = tune.tune(folder, tokens(400), recipe, state=folder / "state", progress=silent)
     assert curve[0]["tuned"] < curve[0]["cut"]
 
 
 def test_a_program_without_parameters_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedCheckpoint, match="nothing to cut"):
-        master.build(source(torch.nn.ReLU(), (3,), tmp_path / "s"), tmp_path / "m")
+        build(source(torch.nn.ReLU(), (3,), tmp_path / "s"), tmp_path / "m")

@@ -1,0 +1,196 @@
+"""From a program to its master: simplified, every layer factored, its bases rated (see `master.master`)."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from rightrank.models.assemble import trial
+from rightrank.models.assemble.describe import describe
+from rightrank.models.assemble.plans import rate, rule_of, save_plans
+from rightrank.models.assemble.survey import survey
+from rightrank.models.emit import formats
+from rightrank.models.errors import DataError
+from rightrank.models.factor import correction
+from rightrank.models.factor.decompose import decompose
+from rightrank.models.factor.forms import FORMS
+from rightrank.models.factor.layer import Layer
+from rightrank.models.factor.moments import Gathering, Moments, NoGradient
+from rightrank.models.master import entries
+from rightrank.models.master.template import Template
+from rightrank.models.plan import criteria
+from rightrank.models.plan.planner import Planner
+from rightrank.models.program.program import Program
+from rightrank.models.progress import Progress, silent
+from rightrank.models.simplify.simplify import simplify
+
+# More take longer and say hardly more of what the layers do.
+STATISTICS_INPUTS = 2048
+# On so many calibration inputs a program is compared with what is left of it without its zero channels.
+COMPARED = 16
+
+
+def build(
+    program: Program,
+    out: Path,
+    calibration: Tensor | None = None,
+    *,
+    criterion: str | None = None,
+    keep: int = 0,
+    classes: bool = True,
+    forms: Collection[str] | None = None,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Decompose a program into a master in `out`, with what `calibration` inputs (N, …) say where there are some.
+
+    Zero channels are removed first, where that changes nothing.
+    Without `criterion` the best that the data at hand allow is taken; where it tells `classes` apart, tried out
+    (see `trial`). By criteria of ours layers take the form that keeps more, of `forms` or all (see
+    `factor.decompose`). `keep` is how many calibration inputs are kept to `improve` plans later, and needs a criterion
+    that uses calibration data. Returns a description: parameters, MACs and file size of the original, its inputs, the
+    smallest budgets, and each layer.
+    `progress(phase, completed, total, unit)` is called per layer and batch and may raise to stop.
+    Raises MalformedCheckpoint for a program that does not run, DataError where a criterion lacks data or gradients.
+    """
+    given, criterion = criterion, criterion or default_criterion(calibration is not None)
+    rule = rule_of(criterion)
+    if keep and rule.metric == "svd":
+        raise DataError("A refit needs calibration data.", "Upload them, with criterion logit, fisher or whitened.")
+    progress("eliminate", 0, 1, "models")
+    uploaded = survey(program)
+    formats.check(uploaded)
+    smaller, template, reports = simplified(program, uploaded, comparable(program, calibration))
+    progress("eliminate", 1, 1, "models")
+    usable = FORMS if forms is None else {name: FORMS[name] for name in forms}
+    work = Building(smaller, template, program, usable, progress)
+    tried: dict[str, float] = {}
+    if rule.metric == "svd":
+        work.decompose(criterion, None, out)
+    else:
+        if calibration is None:
+            raise DataError(f"The criterion {criterion} needs calibration data.", "Upload inputs as `calibration`.")
+        few = calibration[:STATISTICS_INPUTS]
+        choosing = given is None and classes and trial.possible(smaller, few)
+        try:
+            criterion, tried, moments = work.learn(few, trial.CANDIDATES if choosing else (criterion,), out)
+        except NoGradient:
+            if given is not None:
+                raise
+            criterion, tried, moments = work.learn(few, (criteria.WITHOUT_GRADIENT,), out)
+        work.decompose(criterion, moments, out)
+        if keep:
+            gradients = zip(template.decomposed, moments, strict=True)
+            kept = {entries.gradient(layer.name): each.gradient.float() for layer, each in gradients}
+            save_file({**kept, entries.INPUTS: calibration[:keep].contiguous()}, out / entries.REFIT)
+    return {"criterion": criterion, "tried": tried, **describe(Planner.open(out)), **reports}
+
+
+@dataclass(frozen=True)
+class Building:
+    """A master being made: the simplified program and its template, the program as uploaded, the forms that layers may
+    take, and who hears of progress."""
+
+    program: Program
+    template: Template
+    uploaded: Program
+    forms: Mapping[str, Any]
+    progress: Progress
+
+    def learn(
+        self, inputs: Tensor, candidates: Sequence[str], out: Path
+    ) -> tuple[str, dict[str, float], list[Moments]]:
+        """What calibration inputs (N, …) say, for the best of criteria, and how far each was in the trial (see
+        `trial`), which takes a folder in `out` for a while."""
+        rules = [rule_of(name) for name in candidates]
+        forms = self.forms if any(rule.any_form for rule in rules) else {}
+        gradients = [rule.gradient for rule in rules]
+        weighed = any(rule.metric in gradients for rule in rules)
+        gathering = Gathering(self.program, self.template.decomposed, gradients, forms, weighed)
+
+        def tell(done: int) -> None:
+            self.progress("calibrate", done, len(inputs), "samples")
+
+        def make(criterion: str, out: Path) -> None:
+            self.decompose(criterion, gathering.moments(rule_of(criterion).gradient), out)
+
+        # In the same parts whether there is a choice or not: sums in another order are other sums.
+        fixed = self.program.graph.batch is not None
+        first, held, others = (inputs, inputs[:0], inputs[:0]) if fixed else trial.split(inputs)
+        gathering.add(first, tell)
+        criterion, tried = candidates[0], {}
+        if len(candidates) > 1:
+            out.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=out) as folder:
+                tried = trial.choose(candidates, held, Path(folder), make)
+            criterion = next(iter(tried))
+        gradient = rule_of(criterion).gradient
+        gathering.only(gradient)
+        gathering.add(others, tell)
+        return criterion, tried, gathering.moments(gradient)
+
+    def decompose(self, criterion: str, moments: list[Moments] | None, out: Path) -> None:
+        """Writes the master by a criterion, from what calibration inputs said where it uses them, to `out`."""
+        rule, program, template = rule_of(criterion), self.program, self.template
+        stored = {entries.dense(name): tensor for name, tensor in program.tensors.items()}
+        original = template.original
+        stored |= {original.entry(name): self.uploaded.tensors[name] for name in original.apart}
+        forms = self.forms if rule.any_form else {}
+        sigmas = []
+        corrected: dict[str, str] = {}
+        formed: dict[str, Layer] = {}
+        for index, layer in enumerate(template.decomposed):
+            self.progress("decompose", index, len(template.decomposed), "layers")
+            weight, seen = program.tensors[layer.weight], None if moments is None else moments[index]
+            layer, factors = decompose(layer, weight, seen, forms, rule.metric != "outputs")
+            formed[layer.name] = layer
+            if seen is not None:
+                for each in correction.corrections(program, layer):
+                    corrected[each.tensor] = layer.name
+                    rows = list(correction.rows(each, program.tensors[each.tensor], factors))[: layer.break_even]
+                    stored[entries.corrected(each.tensor)] = torch.stack(rows)
+            stored |= {entries.factor(side, layer.name): tensor for side, tensor in factors.tensors.items()}
+            sigmas.append(factors.sigma.numpy())
+        self.progress("decompose", len(template.decomposed), len(template.decomposed), "layers")
+        layers = tuple(formed.get(layer.name, layer) for layer in template.layers)
+        template = dataclasses.replace(template, layers=layers, corrected=corrected)
+        importance = rate(template.decomposed, sigmas, rule)
+        out.mkdir(parents=True, exist_ok=True)
+        save_file(stored, out / entries.MASTER)
+        template.save(out)
+        save_plans(template.decomposed, importance, rule, out)
+
+
+def default_criterion(calibrated: bool) -> str:
+    """The best one that the data allow."""
+    return criteria.WITH_DATA if calibrated else criteria.WITHOUT_DATA
+
+
+def comparable(program: Program, calibration: Tensor | None) -> list[Tensor] | None:
+    """The first calibration inputs, as many as the program takes at once; None where there are none, or too few."""
+    shape = program.graph.inputs[0].shape
+    if calibration is None or not shape:
+        return None
+    inputs = calibration[: shape[0] or COMPARED]
+    return [inputs] if shape[0] in (None, len(inputs)) else None
+
+
+def simplified(
+    program: Program, uploaded: Template, inputs: Sequence[Tensor] | None
+) -> tuple[Program, Template, Mapping[str, Any]]:
+    """The program that is decomposed (see `simplify`), and its template, which names the `uploaded` one where the
+    program is another; and for its description which weights were `computed`, and which channels were `eliminated`."""
+    smaller, plain, reports = simplify(program, inputs)
+    if smaller is program:
+        return program, uploaded, reports
+    # A call with a computed weight is no layer of the uploaded program, but takes as many MACs.
+    macs = uploaded.macs if plain is program else survey(plain).macs
+    uploaded = dataclasses.replace(uploaded, layers=(), apart=program.differing(smaller), macs=macs)
+    return smaller, dataclasses.replace(survey(smaller), uploaded=uploaded), reports

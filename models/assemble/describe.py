@@ -1,0 +1,43 @@
+"""What a publisher wants to know of a master."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rightrank.models.factor.layer import Layer
+from rightrank.models.plan.planner import Planner
+
+
+def describe(planner: Planner) -> dict[str, Any]:
+    """Size of the original, its inputs, the smallest budgets, and each layer."""
+    template = planner.template
+    return {
+        "params": template.original.params,
+        "macs": template.original.macs,
+        "bytes": planner.plan(budget=1).bytes,
+        "inputs": [
+            {"name": spec.name, "dtype": spec.dtype, "shape": list(spec.shape)} for spec in template.graph.inputs
+        ],
+        "outputs": len(template.graph.outputs),
+        "min_budget": {"params": planner.least(), "macs": planner.least("macs")},
+        "plans": len(planner),
+        "layers": [_layer(layer) for layer in template.layers],
+    }
+
+
+def _layer(layer: Layer) -> dict[str, Any]:
+    return {
+        "name": layer.name,
+        "kind": layer.kind,
+        "shape": list(layer.shape),
+        "form": layer.form.name,
+        "m": layer.m,
+        "n": layer.n,
+        "rank": layer.rank,
+        "break_even": layer.break_even,
+        "params": layer.params,
+        "macs": layer.macs,
+        "calls": len(layer.calls),
+        "decomposed": layer.decomposed,
+        "reason": layer.reason,
+    }

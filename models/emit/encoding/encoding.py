@@ -1,0 +1,32 @@
+"""An encoding: how the numbers of a tensor are written in a file, and made again when it runs.
+
+It says which tensors stand for one (its *parts*), writes them, and gives the calls that the program makes to have the
+numbers back. What is true of a tensor holds for a factor of any rank, so sizes may be arrays, one for each rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from rightrank.models.master.template import TensorSpec
+from rightrank.models.program.graph import Node, Ref
+
+
+class Encoding(Protocol):
+    """Numbers of a tensor as parts, by name; a part that has the tensor's own place is called ""."""
+
+    @property
+    def name(self) -> str: ...
+
+    def parts(self, spec: TensorSpec) -> Mapping[str, TensorSpec]:
+        """Of which types and sizes the parts of such a tensor are, in the order in which they lie in the file."""
+
+    def encode(self, array: NDArray[Any], dtype: str) -> Mapping[str, NDArray[Any]]:
+        """The parts of a tensor, by name. Its elements come as unsigned integers of the type's width: of most types
+        only the bytes matter, and numpy lacks some."""
+
+    def decode(self, value: str, spec: TensorSpec, parts: Mapping[str, Ref]) -> tuple[Node, ...]:
+        """The calls that make `value` of its parts; none where the part "" is the tensor itself."""

@@ -1,0 +1,85 @@
+"""A format: what turns a plan into the bytes of a file, says how many they are before, and runs them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rightrank.models.emit.encoding.encoding import Encoding
+from rightrank.models.master.template import Template
+from rightrank.models.master.tensorfile import TensorFile
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# A file that runs: from the program's inputs to its output, or all of them.
+Network: TypeAlias = "Callable[..., Tensor | tuple[Tensor, ...]]"
+Data: TypeAlias = bytes | memoryview
+
+
+@dataclass(frozen=True)
+class Output:
+    """What kind of file a plan is written as: the format, the version of its writer, and how numbers are encoded.
+
+    A model keeps the writer that it was published with, so that what it answers never changes.
+    """
+
+    format: str = "torchscript"
+    writer: int = 1
+    encoding: str = "plain"
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+# What every file was before there was anything to choose. Identities and records do not mention it.
+FIRST = Output()
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Bytes of a format's files: `whole` with every layer dense, and in `tables` what each layer that can be cut adds
+    to that at every rank, from 0 (dense: 0) to its break-even; a negative entry saves."""
+
+    whole: int
+    tables: Sequence[NDArray[np.int64]]
+
+
+class Format(Protocol):
+    """One version of a writer. The same master, plan and encoding give the same bytes."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def version(self) -> int: ...
+
+    @property
+    def suffix(self) -> str: ...
+
+    @property
+    def media_type(self) -> str: ...
+
+    def check(self, template: Template, encoding: Encoding) -> None:
+        """Raises UnsupportedCheckpoint for a program that the format cannot hold."""
+
+    def sizes(self, template: Template, encoding: Encoding) -> Sizes:
+        """How large files are; exact."""
+
+    def pieces(
+        self,
+        template: Template,
+        encoding: Encoding,
+        master: TensorFile,
+        ranks: Sequence[int],
+        changes: TensorFile | None,
+    ) -> Iterator[Data]:
+        """The file's bytes in order. Entries that are in `changes` are taken from there, at these ranks already."""
+
+    def load(self, path: Path) -> Network:
+        """The file at `path`, run by its own runtime. Raises UnsupportedCheckpoint where that cannot open it."""

@@ -1,0 +1,75 @@
+"""The formats that plans are written in, and writing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from rightrank.models.emit.encoding import encoding_of
+from rightrank.models.emit.format import FIRST, Data, Format, Output, Sizes
+from rightrank.models.emit.torchscript.writer import TorchScript
+from rightrank.models.errors import UnreadableMaster
+from rightrank.models.master.master import Master
+from rightrank.models.master.template import Template
+from rightrank.models.master.tensorfile import TensorFile
+
+# By name, every version of the writer that has ever written a published file, rising.
+FORMATS: Mapping[str, Sequence[Format]] = {"torchscript": (TorchScript(),)}
+
+
+class Cut(Protocol):
+    """What has to be known of a plan: its ranks, whether it is the network as uploaded, and what it is written as."""
+
+    @property
+    def ranks(self) -> tuple[int, ...]: ...
+
+    @property
+    def original(self) -> bool: ...
+
+    @property
+    def output(self) -> Output: ...
+
+
+def newest() -> dict[str, int]:
+    """The latest writer of every format, which new models are published with."""
+    return {name: versions[-1].version for name, versions in FORMATS.items()}
+
+
+def format_of(output: Output) -> Format:
+    """The writer of an output. Raises UnreadableMaster for one that this version has not."""
+    for each in FORMATS.get(output.format, ()):
+        if each.version == output.writer:
+            return each
+    raise UnreadableMaster(
+        f"The model's files are of the format {output.format[:40]!r}, writer {output.writer}, which is not here.",
+        "Run the version that published it, or a later one.",
+    )
+
+
+def check(template: Template, output: Output = FIRST) -> None:
+    """Raises UnsupportedCheckpoint where the format cannot hold the whole network."""
+    format_of(output).check(template, encoding_of(output.encoding))
+
+
+def sizes(template: Template, output: Output = FIRST) -> Sizes:
+    """How large all of a template's files are as such an output."""
+    return format_of(output).sizes(template, encoding_of(output.encoding))
+
+
+def pieces(master: Master, plan: Cut, changes: TensorFile | None = None) -> Iterator[Data]:
+    """The bytes of a plan's file in order, most of them views into the master: a cut is a copy of prefixes.
+
+    What `changes` has for this plan takes the place of the master's; not in the original, which nothing changes.
+    """
+    template, ranks = master.template, plan.ranks
+    if plan.original and template.uploaded is not None:
+        template, ranks = template.uploaded, ()
+    encoding = encoding_of(plan.output.encoding)
+    return format_of(plan.output).pieces(template, encoding, master.file, ranks, None if plan.original else changes)
+
+
+def write(folder: Path, plan: Cut, file: BinaryIO, changes: Path | None = None) -> None:
+    """Writes a plan of the master in `folder` to `file`. `changes` is a file of what the plan has of its own (see
+    `improve`)."""
+    file.writelines(pieces(Master.open(folder), plan, None if changes is None else TensorFile(changes)))

@@ -1,0 +1,96 @@
+"""The channel form, which is paper 1's (arXiv:1910.13141, section 3): a layer like the whole with r outputs, and one
+of 1×1."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from rightrank.models.factor.layer import Form, Layer, Shape, factor_value, inner_value
+from rightrank.models.program.calls import LINEAR, Call, Convolution, layer_call
+from rightrank.models.program.graph import Node, Ref
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from rightrank.models.factor.factors import Factors
+    from rightrank.models.factor.metric import Pair
+    from rightrank.models.factor.moments import Moments
+
+
+class Channel(Form):
+    """`W ∈ R^{m×n}` with m = k_h·k_w·C_in and n = C_out, as `down` (R, C_in, k_h, k_w) and `up` (C_out, R, 1, 1)."""
+
+    name = "channel"
+    sides = ("down", "up")
+
+    def fits(self, call: Call, shape: Shape) -> str:
+        if isinstance(call, Convolution) and call.transposed:
+            return "transposed convolutions are kept as they are"
+        if isinstance(call, Convolution) and call.groups > 1:
+            return f"its {call.groups} groups are already small"
+        return ""
+
+    def positions(self, given: Shape, made: Shape, call: Call) -> tuple[int, ...]:
+        channels = made[1] if isinstance(call, Convolution) else made[-1]
+        return (math.prod(made) // max(channels, 1),) * 2
+
+    def shapes(self, layer: Layer, rank: Any) -> tuple[tuple[Any, ...], ...]:
+        return (rank, *layer.shape[1:]), (layer.outputs, rank, *(1 for _ in layer.shape[2:]))
+
+    def calls(self, layer: Layer, node: Node) -> tuple[Node, ...]:
+        call, inner = layer_call(node), inner_value(node)
+        down, up = (factor_value(layer, side) for side in self.sides)
+        assert call is not None
+        if not isinstance(call, Convolution):
+            first = Node(inner, LINEAR, (call.input, down), (), (inner,))
+            return first, dataclasses.replace(node, args=(Ref(inner), up, call.bias))
+        # By the name for its dimensions: `torch.jit.freeze` folds a batch norm into that, not into `convolution`.
+        op = f"aten.conv{len(call.stride)}d.default"
+        first = Node(inner, op, (call.input, down, None, *call.geometry, 1), (), (inner,))
+        return first, dataclasses.replace(node, op=op, args=(Ref(inner), up, call.bias))
+
+    def factors(self, layer: Layer, weight: Tensor, moments: Moments | None, gradient: bool = True) -> Factors:
+        from rightrank.models.factor.metric import decompose, decompose_in_metric
+
+        pair = decompose(weight) if moments is None else decompose_in_metric(weight, moments, gradient)
+        return in_calls(self, layer, pair)
+
+    def fit(
+        self, layer: Layer, weight: Tensor, rank: int, normal: Tensor, mean: Tensor, gradient: Tensor
+    ) -> dict[str, Tensor]:
+        from rightrank.models.factor.metric import decompose_in_metric
+        from rightrank.models.factor.moments import outputs_of
+
+        moments = outputs_of(weight, normal, mean, gradient)
+        return sides(self, layer, *decompose_in_metric(weight, moments).keep(rank))
+
+    def product(self, layer: Layer, tensors: Mapping[str, Tensor]) -> Tensor:
+        down, up = matrices(self, layer, tensors)
+        return (up.T @ down).reshape(layer.shape)
+
+
+def sides(form: Form, layer: Layer, down: Tensor, up: Tensor) -> dict[str, Tensor]:
+    """Two matrices of bases as the calls of a form take them."""
+    from rightrank.models.factor.factors import in_call
+
+    cut = dataclasses.replace(layer, form=form)
+    return {side: in_call(cut, side, rows).contiguous() for side, rows in zip(form.sides, (down, up), strict=True)}
+
+
+def in_calls(form: Form, layer: Layer, pair: Pair) -> Factors:
+    """A pair of nested matrices as the factors of a form with two sides."""
+    from rightrank.models.factor.factors import Factors
+
+    return Factors(sides(form, layer, pair.down, pair.up), pair.sigma, pair.shift, pair.scale)
+
+
+def matrices(form: Form, layer: Layer, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """The inverse of `sides`."""
+    from rightrank.models.factor.factors import by_basis
+
+    cut = dataclasses.replace(layer, form=form)
+    down, up = (by_basis(cut, side, tensors[side]) for side in form.sides)
+    return down, up

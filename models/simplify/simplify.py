@@ -1,0 +1,75 @@
+"""Simplification as one step: computed weights stored, zero channels gone, each where the outputs stay the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from rightrank.models.errors import CheckpointError
+from rightrank.models.program.program import Program
+from rightrank.models.simplify import zeros
+from rightrank.models.simplify.fold import Folding, Kept, fold
+from rightrank.models.simplify.zeros import Report
+
+# What a program that was read, and runs, can still make a step raise.
+_STUMBLES = (RuntimeError, TypeError, ValueError, LookupError, ArithmeticError, CheckpointError)
+
+
+class Simplified(NamedTuple):
+    """The `program` that is decomposed, the `plain` one before zero channels went, and what was done, for people."""
+
+    program: Program
+    plain: Program
+    reports: Mapping[str, Any]
+
+
+def simplify(program: Program, inputs: Sequence[Tensor] | None = None) -> Simplified:
+    """A program with the weights of its layers stored (see `fold`) and its zero channels removed (see `zeros`); and for
+    its description which weights were `computed`, and which channels were `eliminated`. The very `program` that was
+    given where neither changes it.
+
+    Each step is only accepted if the outputs stay the same, on `inputs` or, where there are none, random ones. A
+    program that a step stumbles over is not refused for that; that `program` itself runs is for the caller to know.
+    """
+    plain, folding = with_stored_weights(program, inputs)
+    smaller, report = without_zeros(plain, inputs)
+    return Simplified(smaller, plain, {"computed": folding.to_json(), "eliminated": report.to_json()})
+
+
+def with_stored_weights(program: Program, inputs: Sequence[Tensor] | None) -> tuple[Program, Folding]:
+    """What `fold` makes of the program, if the outputs stay the same; else the program as it is, and why."""
+    try:
+        plain, folding = fold(program)
+        if plain is program:
+            return program, folding
+        difference, allowed = zeros.compare(program, plain, inputs)
+        if difference <= allowed:
+            _check_runs(plain)
+            return plain, folding
+        why = f"stored they would change the outputs by {difference:.1e} of the largest"
+    except _STUMBLES as error:
+        why = f"to store them failed: {type(error).__name__}: {error}".split("\n")[0][:300]
+    return program, Folding(kept=(Kept((), why),))
+
+
+def without_zeros(program: Program, inputs: Sequence[Tensor] | None) -> tuple[Program, Report]:
+    """What `zeros.eliminate` leaves of the program, if that saves parameters; the program as it is where nothing goes,
+    or where the report says that this was rejected."""
+    why = "it would save no parameters"
+    try:
+        smaller, report = zeros.eliminate(program, inputs=inputs)
+        if smaller is program:
+            return program, report
+        _check_runs(smaller)
+        if smaller.parameters < program.parameters:
+            return smaller, report
+    except _STUMBLES as error:
+        why = f"the elimination failed: {type(error).__name__}: {error}".split("\n")[0][:300]
+    return program, Report((), program.parameters, program.parameters, rejected=why)
+
+
+def _check_runs(program: Program) -> None:
+    """Raises where the calls do not fit together: later stages take for granted that there are shapes."""
+    _ = program.shapes

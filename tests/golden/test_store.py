@@ -1,0 +1,113 @@
+"""A store that an earlier version left is served as that version served it, whatever this one can do since.
+
+`store/objects` is one, written at the commit that `store/expected.json` names, which says what was answered then: two
+models of a small convolutional network, `plain` cut and `fitted` refit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rightrank.models.emit.encoding.encoding import Encoding
+from rightrank.models.emit.format import Data
+from rightrank.models.emit.formats import FORMATS
+from rightrank.models.emit.torchscript.writer import TorchScript
+from rightrank.models.master.template import Template
+from rightrank.models.master.tensorfile import TensorFile
+from rightrank.service.registry.catalogue import manifest_key
+from rightrank.service.run.valkey import Embedded
+from rightrank.service.settings import Settings
+from tests.seams.conftest import added
+from tests.service.conftest import Running, at_work, exported, network, serving
+
+STORE = Path(__file__).parent / "store"
+EXPECTED = json.loads((STORE / "expected.json").read_text())["models"]
+
+
+class Second(TorchScript):
+    """A later writer, whose files are others."""
+
+    version = 2
+
+    def pieces(
+        self,
+        template: Template,
+        encoding: Encoding,
+        master: TensorFile,
+        ranks: Sequence[int],
+        changes: TensorFile | None,
+    ) -> Iterator[Data]:
+        # The date in a record's header, which nothing reads.
+        first = next(found := super().pieces(template, encoding, master, ranks, changes))
+        yield bytes(first).replace(b"\x00\x00\x21\x00", b"\x00\x00\x22\x00", 1)
+        yield from found
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Running]:
+    """A service over a copy of the store, with an empty cache."""
+    settings = Settings(data=tmp_path / "data", cache_bytes=64 * 1024 * 1024, wait=60)
+    assert settings.store_folder is not None
+    shutil.copytree(STORE / "objects", settings.store_folder)
+    with Embedded(settings), at_work(settings), serving(settings) as running:
+        yield running
+
+
+def check(service: Running, name: str, asked: dict[str, Any]) -> None:
+    """Every answer of a model is what it was."""
+    for budget, headers in asked["sizes"].items():
+        answer = service.client.get(f"/models/{name}", params={"budget": budget})
+        assert answer.status_code == 200, answer.text
+        assert {key: answer.headers[key] for key in headers} == headers
+        assert f'"{hashlib.sha256(answer.content).hexdigest()}"' == headers["ETag"]
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_a_store_of_an_earlier_version_is_answered_for_as_it_was(service: Running, name: str) -> None:
+    before = sorted(path.relative_to(STORE) for path in (STORE / "objects").rglob("*"))
+    check(service, name, EXPECTED[name])
+    assert service.client.get(f"/models/{name}").json() == EXPECTED[name]["model"]
+    assert service.client.get(f"/models/{name}/curve").json() == EXPECTED[name]["curve"]
+    assert before == sorted(path.relative_to(STORE) for path in (STORE / "objects").rglob("*"))
+
+
+def test_a_later_writer_writes_what_is_published_since_and_nothing_else(service: Running, tmp_path: Path) -> None:
+    with added(FORMATS, {"torchscript": (TorchScript(), Second())}):
+        for name, asked in EXPECTED.items():
+            check(service, name, asked)
+        id = service.publish(exported(network(), tmp_path))
+        manifest = service.parts.store.read_json(manifest_key(id))
+        assert manifest is not None and manifest["writers"] == {"torchscript": 2}
+        new = service.client.get(f"/models/{id}", params={"budget": 0.5}).content
+        assert new[10:14] == b"\x00\x00\x22\x00"
+        plan = service.parts.catalogue.open(id).planner.plan(budget=0.5)
+        assert plan.output.writer == 2 and plan.to_json()["output"]["writer"] == 2
+
+
+def test_a_model_of_a_later_version_is_refused_in_words(service: Running) -> None:
+    id = EXPECTED["plain"]["model"]["id"]
+    key = f"models/{id}/template.json"
+    template = json.loads(service.parts.store.read(key))
+    service.parts.store.delete(key)
+    service.parts.store.create_json(key, {**template, "format": 7})
+    answer = service.client.get(f"/models/{id}", params={"budget": 0.5})
+    assert answer.status_code == 501
+    assert answer.json()["type"] == "/problems/master-unreadable"
+    assert "format 7" in answer.json()["detail"] and "upload it again" in answer.json()["hint"]
+
+
+def test_a_models_writer_that_is_not_here_is_refused_in_words(service: Running) -> None:
+    id = EXPECTED["plain"]["model"]["id"]
+    manifest = service.parts.store.read_json(manifest_key(id))
+    service.parts.store.delete(manifest_key(id))
+    service.parts.store.create_json(manifest_key(id), {**(manifest or {}), "writers": {"torchscript": 9}})
+    answer = service.client.get(f"/models/{id}", params={"budget": 0.5})
+    assert answer.status_code == 501
+    assert "writer 9" in answer.json()["detail"]
