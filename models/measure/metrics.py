@@ -1,5 +1,7 @@
-"""The metrics by which a file may be measured, by name (what they are: see `accuracy`). Without torch, since the service
-checks a publisher's choice."""
+"""The metrics by which a file may be measured, by name (what they are: see `accuracy`).
+
+Without torch, since the service checks a publisher's choice.
+"""
 
 from __future__ import annotations
 
