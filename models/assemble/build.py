@@ -141,7 +141,7 @@ class Building:
         rule, program, template = rule_of(criterion), self.program, self.template
         stored = {entries.dense(name): tensor for name, tensor in program.tensors.items()}
         original = template.original
-        stored |= {original.entry(name): self.uploaded.tensors[name] for name in original.apart}
+        stored |= {original.entry(name): self.uploaded.tensors[name] for name in original.differing}
         forms = self.forms if rule.any_form else {}
         sigmas = []
         corrected: dict[str, str] = {}
@@ -192,5 +192,5 @@ def simplified(
         return program, uploaded, reports
     # A call with a computed weight is no layer of the uploaded program, but takes as many MACs.
     macs = uploaded.macs if plain is program else survey(plain).macs
-    uploaded = dataclasses.replace(uploaded, layers=(), apart=program.differing(smaller), macs=macs)
+    uploaded = dataclasses.replace(uploaded, layers=(), differing=program.differing(smaller), macs=macs)
     return smaller, dataclasses.replace(survey(smaller), uploaded=uploaded), reports

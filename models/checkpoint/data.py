@@ -16,6 +16,7 @@ from torch import Tensor
 from rightrank.models.checkpoint import statedict
 from rightrank.models.checkpoint.limits import MIB, Limits
 from rightrank.models.errors import CheckpointError, DataError
+from rightrank.models.program.dtypes import DTYPES
 from rightrank.models.program.graph import Graph, Input
 
 _HINT = "Send a .safetensors or .npz file with `inputs` (n, …) and, to measure accuracy, `targets` (n)."
@@ -28,7 +29,7 @@ _DAMAGED = (
     *(ValueError, TypeError, EOFError, OSError, NotImplementedError, RuntimeError),
 )
 # Exact, or (float64) what torch itself does when it makes a tensor from Python numbers.
-_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_FLOATS = frozenset(getattr(torch, dtype.name) for dtype in DTYPES.values() if dtype.floating)
 _CONVERTED = ("uint8", "float16", "bfloat16", "float64")
 
 

@@ -33,7 +33,7 @@ from rightrank.models.checkpoint.limits import JSON_BYTES, Limits
 from rightrank.models.checkpoint.payload import Payload
 from rightrank.models.errors import MalformedCheckpoint, UnsafeCheckpoint, UnsupportedCheckpoint
 from rightrank.models.program.dtypes import BY_SCHEMA
-from rightrank.models.program.graph import Claim, Graph, Input
+from rightrank.models.program.graph import Graph, Input, TensorMeta
 
 _HINT = "Save the model again with torch.export.save."
 # torch/_export/serde/schema.py, SCHEMA_VERSION: the same from torch 2.6 to 2.13.
@@ -60,7 +60,7 @@ class Exported:
 
     graph: Graph
     tensors: dict[str, Tensor]
-    claims: dict[str, Claim]
+    metas: dict[str, TensorMeta]
     statistics: frozenset[str]
 
 
@@ -92,7 +92,7 @@ def read(archive: Archive, limits: Limits) -> Exported:
             outputs=outputs,
         ),
         payload.load(archive, used),
-        _claims(values),
+        _metas(values),
         frozenset(signature.statistics),
     )
 
@@ -185,13 +185,13 @@ def _check_expression(text_: str) -> None:
         )
 
 
-def _claims(values: Mapping[str, Any]) -> dict[str, Claim]:
+def _metas(values: Mapping[str, Any]) -> dict[str, TensorMeta]:
     found = {}
     for name, meta in values.items():
         sizes = (choice(size, "size") for size in meta["sizes"])
         shape = tuple(value if kind == "as_int" and type(value) is int else None for kind, value in sizes)
         dtype = BY_SCHEMA.get(integer(meta.get("dtype"), f"the dtype of {name}"))
-        found[name] = Claim(shape, dtype.name if dtype else "")
+        found[name] = TensorMeta(shape, dtype.name if dtype else "")
     return found
 
 

@@ -37,7 +37,7 @@ def read(path: Path, architecture: Mapping[str, Any] | None = None, limits: Limi
     limits = limits or Limits()
     found = _read(path, architecture, limits)
     _check_finite(found.graph, found.tensors)
-    graph = normalize(found.graph, found.tensors, found.claims)
+    graph = normalize(found.graph, found.tensors, found.metas)
     _check_statistics(graph, found.statistics)
     program = Program(graph, {name: found.tensors[name] for name in sorted({*graph.tensors.values()})})
     _check_runs(program, limits)

@@ -18,7 +18,7 @@ from rightrank.models.master.tensorfile import TensorFile
 FORMATS: Mapping[str, Sequence[Format]] = {"torchscript": (TorchScript(),)}
 
 
-class Cut(Protocol):
+class Planned(Protocol):
     """What has to be known of a plan: its ranks, whether it is the network as uploaded, and what it is written as."""
 
     @property
@@ -57,7 +57,7 @@ def sizes(template: Template, output: Output = FIRST) -> Sizes:
     return format_of(output).sizes(template, encoding_of(output.encoding))
 
 
-def pieces(master: Master, plan: Cut, changes: TensorFile | None = None) -> Iterator[Data]:
+def pieces(master: Master, plan: Planned, changes: TensorFile | None = None) -> Iterator[Data]:
     """The bytes of a plan's file in order, most of them views into the master: a cut is a copy of prefixes.
 
     What `changes` has for this plan takes the place of the master's; not in the original, which nothing changes.
@@ -69,7 +69,7 @@ def pieces(master: Master, plan: Cut, changes: TensorFile | None = None) -> Iter
     return format_of(plan.output).pieces(template, encoding, master.file, ranks, None if plan.original else changes)
 
 
-def write(folder: Path, plan: Cut, file: BinaryIO, changes: Path | None = None) -> None:
+def write(folder: Path, plan: Planned, file: BinaryIO, changes: Path | None = None) -> None:
     """Writes a plan of the master in `folder` to `file`. `changes` is a file of what the plan has of its own (see
     `improve`)."""
     file.writelines(pieces(Master.open(folder), plan, None if changes is None else TensorFile(changes)))

@@ -23,7 +23,7 @@ from rightrank.models.factor.layer import Layer, factor_value
 from rightrank.models.factor.moments import USABLE
 from rightrank.models.master import entries
 from rightrank.models.master.template import Template
-from rightrank.models.master.variant import Cut
+from rightrank.models.master.variant import LayerFactors
 from rightrank.models.measure.nearness import SAMPLES, Nearness, nearness, sound
 from rightrank.models.program import execute
 from rightrank.models.program.calls import BatchNorm
@@ -68,7 +68,7 @@ class Student:
         self,
         template: Template,
         original: Program,
-        factors: Cut,
+        factors: LayerFactors,
         device: torch.device,
         start: Mapping[str, Tensor] | None = None,
         settled: bool = False,

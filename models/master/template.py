@@ -66,8 +66,9 @@ class Template:
     names, for each tensor that a layer's cut changes, that layer.
 
     Where computed weights were stored or zero channels removed (see `master`), all this is said of the program that
-    is left, and `uploaded` is the template of the one that came. That has no layers, since none of it is cut; `apart`
-    are those of its tensors that the other has not, or has otherwise. `format` is that of the entries beside it.
+    is left, and `uploaded` is the template of the one that came. That has no layers, since none of it is cut;
+    `differing` are those of its tensors that the other has not, or has otherwise. `format` is that of the entries
+    beside it.
     """
 
     graph: Graph
@@ -78,7 +79,7 @@ class Template:
     corrected: Mapping[str, str] = field(default_factory=dict)
     tuned: Tuned | None = None
     uploaded: Template | None = None
-    apart: frozenset[str] = frozenset()
+    differing: frozenset[str] = frozenset()
     format: int = FORMAT
 
     @property
@@ -88,7 +89,7 @@ class Template:
 
     def entry(self, name: str) -> str:
         """The entry of the master that holds a whole tensor."""
-        return entries.uploaded(name) if name in self.apart else entries.dense(name)
+        return entries.uploaded(name) if name in self.differing else entries.dense(name)
 
     @cached_property
     def decomposed(self) -> tuple[Layer, ...]:
@@ -120,7 +121,7 @@ class Template:
             "params": self.params,
             "macs": self.macs,
             **({"uploaded": self.uploaded.to_json()} if self.uploaded else {}),
-            **({"apart": sorted(self.apart)} if self.apart else {}),
+            **({"apart": sorted(self.differing)} if self.differing else {}),
         }
 
     @staticmethod
@@ -150,7 +151,7 @@ class Template:
             params=data["params"],
             macs=data["macs"],
             uploaded=Template.from_json(data["uploaded"]) if "uploaded" in data else None,
-            apart=frozenset(data.get("apart", ())),
+            differing=frozenset(data.get("apart", ())),
             format=data.get("format", UNNAMED),
         )
 

@@ -19,7 +19,7 @@ from rightrank.models.master.template import Template
 from rightrank.models.program.program import Program
 
 # By the weight of each layer that is cut its factors, by side, as their calls take them.
-Cut: TypeAlias = Mapping[str, Mapping[str, Tensor]]
+LayerFactors: TypeAlias = Mapping[str, Mapping[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Variant:
     """What a variant is made of: the factors of each layer that is cut, and all other tensors as they are, by name."""
 
     template: Template
-    factors: Cut
+    factors: LayerFactors
     whole: Mapping[str, Tensor]
 
     def program(self) -> Program:
@@ -35,7 +35,7 @@ class Variant:
         made = {name: layers[name].form.product(layers[name], factors) for name, factors in self.factors.items()}
         return Program(self.template.graph, {**self.whole, **made})
 
-    def with_(self, whole: Mapping[str, Tensor], factors: Cut | None = None) -> Variant:
+    def with_(self, whole: Mapping[str, Tensor], factors: LayerFactors | None = None) -> Variant:
         """The same with some other tensors."""
         return Variant(self.template, {**self.factors, **(factors or {})}, {**self.whole, **whole})
 
@@ -56,7 +56,7 @@ def variant(
     return Variant(template, factors, whole)
 
 
-def all_factors(template: Template, stored: Mapping[str, Tensor]) -> Cut:
+def all_factors(template: Template, stored: Mapping[str, Tensor]) -> LayerFactors:
     """The factors of every layer at full rank."""
     return {
         layer.weight: {

@@ -68,7 +68,7 @@ class Input:
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class TensorMeta:
     """What a file says of a tensor value: its sizes (None where they depend on the batch), and its dtype ("" for one
     that is not read)."""
 

@@ -28,7 +28,7 @@ STRIDE = 2
 
 
 @dataclass(frozen=True)
-class Record:
+class DataRecord:
     """A record of data: part `part` of a slot, under an attribute of the module."""
 
     slot: Slot
@@ -65,9 +65,9 @@ class Script:
         self._names[code.DEVICE] = f"{first or self._names[graph.inputs[0].name]}.device"
         self._layer_of_call = {call: index for index, layer in enumerate(layers) for call in layer.calls}
 
-    def records(self, slots: Iterable[Slot]) -> list[Record]:
+    def records(self, slots: Iterable[Slot]) -> list[DataRecord]:
         """The records of consecutive slots, in order."""
-        found: list[Record] = []
+        found: list[DataRecord] = []
         index, count, last = -1, 0, ""
         order = {name: number for number, name in enumerate(self.slots.tensors)}
         for slot in slots:
@@ -75,7 +75,7 @@ class Script:
                 index, count, last = order[slot.tensor], 0, slot.tensor
             for part, spec in self.encoding.parts(TensorSpec(slot.dtype, slot.shape)).items():
                 attribute = self._attribute(slot.tensor, slot.side, part)
-                found.append(Record(slot, part, attribute, self.stride * index + count, spec))
+                found.append(DataRecord(slot, part, attribute, self.stride * index + count, spec))
                 count += 1
         return found
 
@@ -83,7 +83,7 @@ class Script:
         """The first key of the tensor that follows one, by its number; None after the last."""
         return None if tensor + 1 == len(self.slots.tensors) else self.stride * (tensor + 1)
 
-    def source(self, ranks: Sequence[int], records: Sequence[Record]) -> bytes:
+    def source(self, ranks: Sequence[int], records: Sequence[DataRecord]) -> bytes:
         """The module's class as TorchScript text."""
         graph = self._template.graph
         results = ", ".join(self._names[name] for name in graph.outputs)
@@ -131,14 +131,14 @@ class Script:
             found.append((index, code.call(node, self._names), factored))
         return found
 
-    def object(self, records: Iterable[Record]) -> bytes:
+    def object(self, records: Iterable[DataRecord]) -> bytes:
         """The pickle of the module's attributes."""
         memo = pickle.Memo()
         state = [("training", pickle.FALSE), ("_is_full_backward_hook", pickle.NONE)]
         state += [entry(memo, record) for record in records]
         return pickle.HEAD + pickle.instance("__torch__", "Variant", state) + pickle.END
 
-    def text_records(self, ranks: Sequence[int], records: Sequence[Record]) -> list[tuple[str, bytes]]:
+    def text_records(self, ranks: Sequence[int], records: Sequence[DataRecord]) -> list[tuple[str, bytes]]:
         return [
             ("data.pkl", self.object(records)),
             ("code/__torch__.py", self.source(ranks, records)),
@@ -171,7 +171,7 @@ class Script:
         return "".join(code.call(node, names) for node in nodes)
 
 
-def entry(memo: pickle.Memo, record: Record) -> tuple[str, bytes]:
+def entry(memo: pickle.Memo, record: DataRecord) -> tuple[str, bytes]:
     """A record's attribute, and its tensor's pickle."""
     kind, shape = DTYPES[record.spec.dtype].storage, record.spec.shape
     assert kind is not None
@@ -191,7 +191,7 @@ def record_name(key: int) -> str:
     return f"{TOP}/data/{key}"
 
 
-def declared(record: Record) -> str:
+def declared(record: DataRecord) -> str:
     """An attribute's declaration."""
     return f"  {record.attribute} : Tensor\n"
 

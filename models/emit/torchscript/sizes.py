@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from rightrank.models.emit.format import Sizes
 from rightrank.models.emit.torchscript import archive, pickle
-from rightrank.models.emit.torchscript.script import TOP, Record, Script, declared, entry, quoted, record_name
+from rightrank.models.emit.torchscript.script import TOP, DataRecord, Script, declared, entry, quoted, record_name
 from rightrank.models.master.template import Template, TensorSpec
 from rightrank.models.program.dtypes import DTYPES
 
@@ -24,7 +24,7 @@ def sizes(template: Template, script: Script) -> Sizes:
     layers = template.decomposed
     none = [0] * len(layers)
     whole = script.records(script.slots.at(none))
-    by_tensor: dict[str, list[Record]] = {}
+    by_tensor: dict[str, list[DataRecord]] = {}
     for record in whole:
         by_tensor.setdefault(record.slot.tensor, []).append(record)
     tables = [
@@ -66,7 +66,7 @@ def _span(data: NDArray[np.int64], key: int, following: int | None) -> NDArray[n
     return record + (end if following is None else end + archive.padding(end, record_name(following)))
 
 
-def _text(script: Script, ranks: Sequence[int], records: Sequence[Record]) -> int:
+def _text(script: Script, ranks: Sequence[int], records: Sequence[DataRecord]) -> int:
     texts = script.text_records(ranks, records)
     return sum(archive.LOCAL.size + archive.CENTRAL.size + 2 * len(f"{TOP}/{n}") + len(t) for n, t in texts)
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from rightrank.models.program.graph import Claim, Graph, Ref
+from rightrank.models.program.graph import Graph, Ref, TensorMeta
 from rightrank.models.program.operators import VANISHING, names
 from rightrank.models.simplify.normalize.binding import renamed
 from rightrank.models.simplify.normalize.inplace import functional
@@ -30,19 +30,19 @@ _IDENTITIES = names(
 )
 
 
-def normalize(graph: Graph, tensors: Mapping[str, Tensor], claims: Mapping[str, Claim]) -> Graph:
+def normalize(graph: Graph, tensors: Mapping[str, Tensor], metas: Mapping[str, TensorMeta]) -> Graph:
     """The same function in eval mode and canonical spelling; see the module's docstring.
 
-    `claims` is what is known of tensor values. Shapes tell a batched convolution from one without a batch
+    `metas` is what is known of tensor values. Shapes tell a batched convolution from one without a batch
     dimension, which keeps its spelling, and what padding="same" comes to; dtypes tell where an in-place call
     would not promote. Raises UnsupportedCheckpoint for mutation that cannot be removed.
     """
     graph = _drop(graph, VANISHING)
     graph = _without_identities(graph, _IDENTITIES)
-    graph = functional(graph, claims)
+    graph = functional(graph, metas)
     graph = _without_identities(graph, frozenset({"aten.lift_fresh_copy.default"}))
-    graph = canonical(graph, tensors, claims)
-    return as_tensors(graph, claims).live()
+    graph = canonical(graph, tensors, metas)
+    return as_tensors(graph, metas).live()
 
 
 def _drop(graph: Graph, ops: frozenset[str]) -> Graph:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from rightrank.models.errors import UnsupportedCheckpoint
-from rightrank.models.program.graph import Claim, Graph, Node, Ref, fresh, references
+from rightrank.models.program.graph import Graph, Node, Ref, TensorMeta, fresh, references
 from rightrank.models.program.operators import IN_PLACE, names
 from rightrank.models.simplify.normalize.binding import bind, renamed, schema
 
@@ -46,7 +46,7 @@ def functional_twin(op: str) -> str:
     return f"{namespace}.{name.removesuffix('_')}.{overload}"
 
 
-def functional(graph: Graph, claims: Mapping[str, Claim]) -> Graph:
+def functional(graph: Graph, metas: Mapping[str, TensorMeta]) -> Graph:
     """In-place calls as functional ones: whoever reads the changed tensor later reads the new value."""
     if not any(node.op in IN_PLACE for node in graph.nodes):
         return graph
@@ -64,16 +64,16 @@ def functional(graph: Graph, claims: Mapping[str, Claim]) -> Graph:
         if storage.root(owner) in graph.tensors:
             _check_counter(graph, storage, owner, index)
             continue
-        kept += _written(node, updated, claims, taken)
+        kept += _written(node, updated, metas, taken)
         newest[owner] = node.outputs[0]
     outputs = tuple(newest.get(storage.owner[name], name) for name in graph.outputs)
     return graph.replace(nodes=tuple(kept), outputs=outputs)
 
 
-def _written(node: Node, updated: Node, claims: Mapping[str, Claim], taken: set[str]) -> Iterator[Node]:
+def _written(node: Node, updated: Node, metas: Mapping[str, TensorMeta], taken: set[str]) -> Iterator[Node]:
     """The functional twin of `node`. In place the tensor keeps its dtype where the twin would promote it."""
     twin = functional_twin(node.op)
-    dtypes = {claims[name].dtype for name in node.inputs() if name in claims}
+    dtypes = {metas[name].dtype for name in node.inputs() if name in metas}
     if len(dtypes) < 2 or node.op not in _PROMOTING:
         yield Node(node.name, twin, updated.args, updated.kwargs, node.outputs)
         return

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from rightrank.models.program.graph import Argument, Claim, Constant, Graph, Node, Ref
+from rightrank.models.program.graph import Argument, Constant, Graph, Node, Ref, TensorMeta
 from rightrank.models.program.operators import SYMBOLIC
 from rightrank.models.simplify.normalize.binding import schema
 
@@ -23,15 +23,15 @@ _OF_TENSORS = {f"aten.where.{overload}": "aten.where.self" for overload in ("Sca
 _CPU = ("device", Constant("device", "cpu"))
 
 
-def as_tensors(graph: Graph, claims: Mapping[str, Claim]) -> Graph:
-    """The same graph without numbers that could be taken otherwise; `claims` say of values of which dtype they are."""
-    numbers = _Numbers(graph, claims)
+def as_tensors(graph: Graph, metas: Mapping[str, TensorMeta]) -> Graph:
+    """The same graph without numbers that could be taken otherwise; `metas` say of values of which dtype they are."""
+    numbers = _Numbers(graph, metas)
     return graph.replace(nodes=tuple(each for node in graph.nodes for each in numbers.rewrite(node)))
 
 
 class _Numbers:
-    def __init__(self, graph: Graph, claims: Mapping[str, Claim]) -> None:
-        self._claims = claims
+    def __init__(self, graph: Graph, metas: Mapping[str, TensorMeta]) -> None:
+        self._metas = metas
         self._sizes = {name for node in graph.nodes if node.op in SYMBOLIC for name in node.outputs}
         self._truths = {name for node in graph.nodes if node.op in _TRUTHS for name in node.outputs}
 
@@ -71,6 +71,6 @@ class _Numbers:
         if not isinstance(value, float):
             return "int64"
         double = any(
-            isinstance(o, Ref) and o.name in self._claims and self._claims[o.name].dtype == "float64" for o in others
+            isinstance(o, Ref) and o.name in self._metas and self._metas[o.name].dtype == "float64" for o in others
         )
         return "float64" if double else "float32"

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from rightrank.models.errors import UnsupportedCheckpoint
 from rightrank.models.program.calls import BATCH_NORM, CONVOLUTION, LINEAR
-from rightrank.models.program.graph import Argument, Claim, Constant, Graph, Node, Ref
+from rightrank.models.program.graph import Argument, Constant, Graph, Node, Ref, TensorMeta
 from rightrank.models.program.operators import CONSTRUCTORS, names
 from rightrank.models.simplify.normalize.binding import Bound, bind, schema
 
@@ -16,10 +16,10 @@ from rightrank.models.simplify.normalize.binding import Bound, bind, schema
 class _Context:
     """What a rewrite may look at besides its own call."""
 
-    def __init__(self, graph: Graph, tensors: Mapping[str, Tensor], claims: Mapping[str, Claim]) -> None:
+    def __init__(self, graph: Graph, tensors: Mapping[str, Tensor], metas: Mapping[str, TensorMeta]) -> None:
         self.shapes = {name: tuple(tensors[qualified].shape) for name, qualified in graph.tensors.items()}
-        self.claimed: dict[str, tuple[int | None, ...]] = {name: claim.shape for name, claim in claims.items()}
-        self.claimed.update(self.shapes)
+        self.declared: dict[str, tuple[int | None, ...]] = {name: meta.shape for name, meta in metas.items()}
+        self.declared.update(self.shapes)
         self.transposed: dict[str, str] = {}
         self.read = {name for node in graph.nodes for name in node.inputs()} | set(graph.outputs)
 
@@ -33,7 +33,7 @@ class _Context:
 
     def sizes(self, argument: Argument) -> tuple[int | None, ...] | None:
         """The shape of anything; None for what nothing is known of."""
-        return self.claimed.get(argument.name) if isinstance(argument, Ref) else None
+        return self.declared.get(argument.name) if isinstance(argument, Ref) else None
 
     def untransposed(self, argument: Argument) -> Ref | None:
         """The two-dimensional weight whose transpose the argument is."""
@@ -42,9 +42,9 @@ class _Context:
         return None
 
 
-def canonical(graph: Graph, tensors: Mapping[str, Tensor], claims: Mapping[str, Claim]) -> Graph:
-    """The same graph in canonical operators (see `normalize` for `claims`)."""
-    context = _Context(graph, tensors, claims)
+def canonical(graph: Graph, tensors: Mapping[str, Tensor], metas: Mapping[str, TensorMeta]) -> Graph:
+    """The same graph in canonical operators (see `normalize` for `metas`)."""
+    context = _Context(graph, tensors, metas)
     kept = []
     for node in graph.nodes:
         _note_transpose(node, context)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from rightrank.models.checkpoint import read
 from rightrank.models.errors import UnsupportedCheckpoint
 from rightrank.models.program import execute
-from rightrank.models.program.graph import Claim, Graph, Input, Node, Ref
+from rightrank.models.program.graph import Graph, Input, Node, Ref, TensorMeta
 from rightrank.models.program.operators import ALLOWED, IN_PLACE
 from rightrank.models.simplify.normalize import normalize
 from rightrank.models.simplify.normalize.binding import bind
@@ -252,12 +252,12 @@ def test_a_change_keeps_the_dtype_of_what_it_changes() -> None:
     more = call("z", "aten._to_copy.default", Ref("x"))
     change = call("c", "aten.add_.Tensor", Ref("x"), Ref("z"))
     nodes = (more, change, call("c_promoted", "aten.relu.default", Ref("x")))
-    same = {"x": Claim((None, 4), "float32"), "z": Claim((None, 4), "float32")}
+    same = {"x": TensorMeta((None, 4), "float32"), "z": TensorMeta((None, 4), "float32")}
     assert [node.op for node in normalize(graph_of(*nodes), {}, same).nodes][1:] == [
         "aten.add.Tensor",
         "aten.relu.default",
     ]
-    wider = normalize(graph_of(*nodes), {}, {**same, "z": Claim((None, 4), "float64")})
+    wider = normalize(graph_of(*nodes), {}, {**same, "z": TensorMeta((None, 4), "float64")})
     assert [(node.op, *node.outputs) for node in wider.nodes][1:] == [
         ("aten.add.Tensor", "c_promoted_"),
         ("aten.type_as.default", "c"),
