@@ -147,7 +147,7 @@ class Gatherer(Protocol):
 
 class Form(ABC):
     """One way to write a layer's weight as factors that are nested: those of a smaller rank are the leading parts of
-    those of a larger one, along each axis."""
+    those of a larger one, along each axis. A method that takes a layer takes it in this form."""
 
     name: ClassVar[str]
     # The factors' names, in the order of the calls that read them.
@@ -158,7 +158,7 @@ class Form(ABC):
         """Empty where a call of a weight of this shape can be factored so; else why not."""
 
     def pays(self, layer: Layer) -> bool:
-        """Whether it is worth trying on a layer that it fits, given here in this form."""
+        """Whether it is worth trying on a layer that it fits."""
         return True
 
     @abstractmethod

@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from rightrank.models.factor.forms.pair import in_calls, in_sides, matrices
 from rightrank.models.factor.layer import Form, Layer, Shape, factor_value, inner_value
 from rightrank.models.program.calls import LINEAR, Call, Convolution, layer_call
 from rightrank.models.program.graph import Node, Ref
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from rightrank.models.factor.factors import Factors
-    from rightrank.models.factor.metric import Pair
     from rightrank.models.factor.moments import Moments
 
 
@@ -56,7 +56,7 @@ class Channel(Form):
         from rightrank.models.factor.metric import decompose, decompose_in_metric
 
         pair = decompose(weight) if moments is None else decompose_in_metric(weight, moments, gradient)
-        return in_calls(self, layer, pair)
+        return in_calls(layer, pair)
 
     def fit(
         self, layer: Layer, weight: Tensor, rank: int, normal: Tensor, mean: Tensor, gradient: Tensor
@@ -65,32 +65,8 @@ class Channel(Form):
         from rightrank.models.factor.moments import outputs_of
 
         moments = outputs_of(weight, normal, mean, gradient)
-        return sides(self, layer, *decompose_in_metric(weight, moments).keep(rank))
+        return in_sides(layer, *decompose_in_metric(weight, moments).keep(rank))
 
     def product(self, layer: Layer, tensors: Mapping[str, Tensor]) -> Tensor:
-        down, up = matrices(self, layer, tensors)
+        down, up = matrices(layer, tensors)
         return (up.T @ down).reshape(layer.shape)
-
-
-def sides(form: Form, layer: Layer, down: Tensor, up: Tensor) -> dict[str, Tensor]:
-    """Two matrices of bases as the calls of a form take them."""
-    from rightrank.models.factor.factors import in_call
-
-    cut = dataclasses.replace(layer, form=form)
-    return {side: in_call(cut, side, rows).contiguous() for side, rows in zip(form.sides, (down, up), strict=True)}
-
-
-def in_calls(form: Form, layer: Layer, pair: Pair) -> Factors:
-    """A pair of nested matrices as the factors of a form with two sides."""
-    from rightrank.models.factor.factors import Factors
-
-    return Factors(sides(form, layer, pair.down, pair.up), pair.sigma, pair.shift, pair.scale)
-
-
-def matrices(form: Form, layer: Layer, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """The inverse of `sides`."""
-    from rightrank.models.factor.factors import by_basis
-
-    cut = dataclasses.replace(layer, form=form)
-    down, up = (by_basis(cut, side, tensors[side]) for side in form.sides)
-    return down, up

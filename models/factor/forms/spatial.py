@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rightrank.models.factor.forms.channel import in_calls, matrices, sides
+from rightrank.models.factor.forms.pair import in_calls, in_sides, matrices
 from rightrank.models.factor.layer import Form, Gatherer, Layer, Shape, factor_value, inner_value
 from rightrank.models.program.calls import Call, Convolution, layer_call
 from rightrank.models.program.graph import Node, Ref
@@ -70,8 +70,8 @@ class Spatial(Form):
         from rightrank.models.factor.metric import decompose, decompose_columns, spatial_matrix
 
         if moments is None:
-            return in_calls(self, layer, decompose(spatial_matrix(weight).T))
-        return in_calls(self, layer, decompose_columns(weight, moments, moments.seen[self.name]))
+            return in_calls(layer, decompose(spatial_matrix(weight).T))
+        return in_calls(layer, decompose_columns(weight, moments, moments.seen[self.name]))
 
     def fit(
         self, layer: Layer, weight: Tensor, rank: int, normal: Tensor, mean: Tensor, gradient: Tensor
@@ -82,12 +82,12 @@ class Spatial(Form):
 
         moments = outputs_of(weight, normal, mean, gradient)
         start = decompose_columns(weight, moments, columns_of(normal, mean, layer.shape[3]))
-        return sides(self, layer, *fit_columns(weight, normal, gradient, *start.keep(rank)))
+        return in_sides(layer, *fit_columns(weight, normal, gradient, *start.keep(rank)))
 
     def product(self, layer: Layer, tensors: Mapping[str, Tensor]) -> Tensor:
         from rightrank.models.factor.metric import spatial_product
 
-        return spatial_product(*matrices(self, layer, tensors), layer.shape)
+        return spatial_product(*matrices(layer, tensors), layer.shape)
 
 
 class _OfCalls:
