@@ -50,8 +50,18 @@ class Sizes:
     tables: Sequence[NDArray[np.int64]]
 
 
+class Writer(Protocol):
+    """A format for one template in one encoding: what all of its files have in common, found once."""
+
+    def sizes(self) -> Sizes:
+        """How large files are; exact."""
+
+    def pieces(self, master: TensorFile, ranks: Sequence[int], changes: TensorFile | None) -> Iterator[Data]:
+        """A file's bytes in order. Entries that are in `changes` are taken from there, at these ranks already."""
+
+
 class Format(Protocol):
-    """One version of a writer. The same master, plan and encoding give the same bytes."""
+    """One version of a format's writer. The same master, plan and encoding give the same bytes."""
 
     @property
     def name(self) -> str: ...
@@ -68,18 +78,8 @@ class Format(Protocol):
     def check(self, template: Template, encoding: Encoding) -> None:
         """Raises UnsupportedCheckpoint for a program that the format cannot hold."""
 
-    def sizes(self, template: Template, encoding: Encoding) -> Sizes:
-        """How large files are; exact."""
-
-    def pieces(
-        self,
-        template: Template,
-        encoding: Encoding,
-        master: TensorFile,
-        ranks: Sequence[int],
-        changes: TensorFile | None,
-    ) -> Iterator[Data]:
-        """The file's bytes in order. Entries that are in `changes` are taken from there, at these ranks already."""
+    def writer(self, template: Template, encoding: Encoding) -> Writer:
+        """What writes the files of a template."""
 
     def load(self, path: Path) -> Network:
         """The file at `path`, run by its own runtime. Raises UnsupportedCheckpoint where that cannot open it."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from rightrank.models.emit.encoding import encoding_of
-from rightrank.models.emit.format import FIRST, Data, Format, Output, Sizes
+from rightrank.models.emit.format import FIRST, Data, Format, Output, Writer
 from rightrank.models.emit.torchscript.writer import TorchScript
 from rightrank.models.errors import UnreadableMaster
 from rightrank.models.master.master import Master
@@ -52,9 +52,9 @@ def check(template: Template, output: Output = FIRST) -> None:
     format_of(output).check(template, encoding_of(output.encoding))
 
 
-def sizes(template: Template, output: Output = FIRST) -> Sizes:
-    """How large all of a template's files are as such an output."""
-    return format_of(output).sizes(template, encoding_of(output.encoding))
+def writer_of(template: Template, output: Output = FIRST) -> Writer:
+    """What writes a template's files as such an output."""
+    return format_of(output).writer(template, encoding_of(output.encoding))
 
 
 def pieces(master: Master, plan: Planned, changes: TensorFile | None = None) -> Iterator[Data]:
@@ -62,11 +62,11 @@ def pieces(master: Master, plan: Planned, changes: TensorFile | None = None) -> 
 
     What `changes` has for this plan takes the place of the master's; not in the original, which nothing changes.
     """
-    template, ranks = master.template, plan.ranks
-    if plan.original and template.uploaded is not None:
-        template, ranks = template.uploaded, ()
-    encoding = encoding_of(plan.output.encoding)
-    return format_of(plan.output).pieces(template, encoding, master.file, ranks, None if plan.original else changes)
+    if plan.original:
+        uploaded = master.template.uploaded
+        ranks = plan.ranks if uploaded is None else ()
+        return writer_of(master.template.original, plan.output).pieces(master.file, ranks, None)
+    return writer_of(master.template, plan.output).pieces(master.file, plan.ranks, changes)
 
 
 def write(folder: Path, plan: Planned, file: BinaryIO, changes: Path | None = None) -> None:

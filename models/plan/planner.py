@@ -96,8 +96,9 @@ class Planner:
         """`growth` is the order of bases by what they are worth per parameter, `by_macs` per multiply-accumulate,
         where that is another one; `output` is what plans are written as."""
         self.template, self.output = template, output
-        sizes = formats.sizes(template, output)
-        uploaded = 0 if template.uploaded is None else formats.sizes(template.uploaded, output).whole
+        sizes, uploaded = formats.writer_of(template, output).sizes(), 0
+        if template.uploaded is not None:
+            uploaded = formats.writer_of(template.uploaded, output).sizes().whole
         self._path = PlanPath(template, growth, sizes, uploaded)
         self._path_by_macs = PlanPath(template, by_macs, sizes, uploaded) if by_macs else self._path
         self._importance = importance

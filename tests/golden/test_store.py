@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from rightrank.models.emit.encoding.encoding import Encoding
-from rightrank.models.emit.format import Data
+from rightrank.models.emit.format import Data, Writer
 from rightrank.models.emit.formats import FORMATS
-from rightrank.models.emit.torchscript.writer import TorchScript
+from rightrank.models.emit.torchscript.writer import ScriptWriter, TorchScript
 from rightrank.models.master.template import Template
 from rightrank.models.master.tensorfile import TensorFile
 from rightrank.service.registry.catalogue import manifest_key
@@ -31,23 +31,22 @@ STORE = Path(__file__).parent / "store"
 EXPECTED = json.loads((STORE / "expected.json").read_text())["models"]
 
 
+class Dated(ScriptWriter):
+    """Writes another date into a record's header, which nothing reads."""
+
+    def pieces(self, master: TensorFile, ranks: Sequence[int], changes: TensorFile | None) -> Iterator[Data]:
+        first = next(found := super().pieces(master, ranks, changes))
+        yield bytes(first).replace(b"\x00\x00\x21\x00", b"\x00\x00\x22\x00", 1)
+        yield from found
+
+
 class Second(TorchScript):
-    """A later writer, whose files are others."""
+    """A later version of the writer, whose files are others."""
 
     version = 2
 
-    def pieces(
-        self,
-        template: Template,
-        encoding: Encoding,
-        master: TensorFile,
-        ranks: Sequence[int],
-        changes: TensorFile | None,
-    ) -> Iterator[Data]:
-        # The date in a record's header, which nothing reads.
-        first = next(found := super().pieces(template, encoding, master, ranks, changes))
-        yield bytes(first).replace(b"\x00\x00\x21\x00", b"\x00\x00\x22\x00", 1)
-        yield from found
+    def writer(self, template: Template, encoding: Encoding) -> Writer:
+        return Dated(template, encoding)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from torch import Tensor
 from rightrank.models.assemble.build import build
 from rightrank.models.emit import formats
 from rightrank.models.emit.encoding.encoding import Encoding
-from rightrank.models.emit.format import FIRST, Data, Network, Output, Sizes
+from rightrank.models.emit.format import FIRST, Data, Network, Output, Sizes, Writer
 from rightrank.models.emit.formats import FORMATS
 from rightrank.models.master.slots import Slots
 from rightrank.models.master.template import Template
@@ -32,6 +32,44 @@ NUMPY = Output("numpy")
 LOCAL, CENTRAL, END, ARRAY = 30, 46, 22, 128
 
 
+class NumpyWriter:
+    """Archives of one template."""
+
+    def __init__(self, template: Template) -> None:
+        self.template, self.slots = template, Slots(template)
+
+    def sizes(self) -> Sizes:
+        layers = self.template.decomposed
+        whole = END + _record("about", len(self._about([0] * len(layers))))
+        tables: dict[int, NDArray[np.int64]] = {}
+        for name in self.slots.tensors:
+            dense = _array(f"{name}|", np.asarray(np.prod(self.template.tensors[name].shape, dtype=np.int64)))
+            whole += int(dense)
+            if (position := self.slots.position(name)) is not None:
+                layer = layers[position]
+                sides = layer.form.shapes(layer, np.arange(1, layer.break_even + 1))
+                numbers = [np.asarray(np.prod(np.broadcast_arrays(*shape), axis=0)) for shape in sides]
+                pairs = zip(layer.form.sides, numbers, strict=True)
+                factored = sum(_array(f"{name}|{side}", each) for side, each in pairs)
+                tables[position] = np.concatenate([[0], factored - dense])
+        return Sizes(whole, [tables[position] for position in range(len(layers))])
+
+    def pieces(self, master: TensorFile, ranks: Sequence[int], changes: TensorFile | None) -> Iterator[Data]:
+        file = io.BytesIO()
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr(zipfile.ZipInfo("about"), self._about(ranks))
+            for slot in self.slots.at(ranks):
+                array = np.ascontiguousarray(slot.taken(master.array(slot.source, 4))).view(np.float32)
+                record = io.BytesIO()
+                np.save(record, array)
+                archive.writestr(zipfile.ZipInfo(f"{slot.tensor}|{slot.side}.npy"), record.getvalue())
+        yield file.getvalue()
+
+    def _about(self, ranks: Sequence[int]) -> bytes:
+        text = json.dumps({"template": self.template.to_json(), "ranks": [f"{rank:06}" for rank in ranks]})
+        return text.encode()
+
+
 class Numpy:
     """Float32 networks as an archive of arrays, with the template and the ranks; run by the interpreter."""
 
@@ -41,43 +79,8 @@ class Numpy:
     def check(self, template: Template, encoding: Encoding) -> None:
         pass
 
-    def sizes(self, template: Template, encoding: Encoding) -> Sizes:
-        count = len(template.decomposed)
-        whole = END + self._record("about", len(self._about(template, [0] * count)))
-        tables: list[NDArray[np.int64]] = []
-        slots = Slots(template)
-        for name in slots.tensors:
-            spec = template.tensors[name]
-            dense = self._array(f"{name}|", np.asarray(np.prod(spec.shape, dtype=np.int64)))
-            whole += int(dense)
-            if (position := slots.position(name)) is not None:
-                layer = template.decomposed[position]
-                sides = layer.form.shapes(layer, np.arange(1, layer.break_even + 1))
-                numbers = [np.asarray(np.prod(np.broadcast_arrays(*shape), axis=0)) for shape in sides]
-                pairs = zip(layer.form.sides, numbers, strict=True)
-                factored = sum(self._array(f"{name}|{side}", each) for side, each in pairs)
-                tables.append(np.concatenate([[0], factored - dense]))
-        order = [slots.tensors.index(layer.weight) for layer in template.decomposed]
-        found = dict(zip(sorted(order), tables, strict=True))
-        return Sizes(whole, [found[index] for index in order])
-
-    def pieces(
-        self,
-        template: Template,
-        encoding: Encoding,
-        master: TensorFile,
-        ranks: Sequence[int],
-        changes: TensorFile | None,
-    ) -> Iterator[Data]:
-        file = io.BytesIO()
-        with zipfile.ZipFile(file, "w") as archive:
-            archive.writestr(zipfile.ZipInfo("about"), self._about(template, ranks))
-            for slot in Slots(template).at(ranks):
-                array = np.ascontiguousarray(slot.taken(master.array(slot.source, 4))).view(np.float32)
-                record = io.BytesIO()
-                np.save(record, array)
-                archive.writestr(zipfile.ZipInfo(f"{slot.tensor}|{slot.side}.npy"), record.getvalue())
-        yield file.getvalue()
+    def writer(self, template: Template, encoding: Encoding) -> Writer:
+        return NumpyWriter(template)
 
     def load(self, path: Path) -> Network:
         with zipfile.ZipFile(path) as archive:
@@ -98,15 +101,13 @@ class Numpy:
         program = Program(template.graph, tensors)
         return lambda *inputs: tuple(program.run(inputs))
 
-    def _about(self, template: Template, ranks: Sequence[int]) -> bytes:
-        text = json.dumps({"template": template.to_json(), "ranks": [f"{rank:06}" for rank in ranks]})
-        return text.encode()
 
-    def _array(self, name: str, count: NDArray[np.int64]) -> NDArray[np.int64]:
-        return np.asarray(self._record(f"{name}.npy", ARRAY) + 4 * count)
+def _array(name: str, count: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.asarray(_record(f"{name}.npy", ARRAY) + 4 * count)
 
-    def _record(self, name: str, size: int) -> int:
-        return LOCAL + CENTRAL + 2 * len(name) + size
+
+def _record(name: str, size: int) -> int:
+    return LOCAL + CENTRAL + 2 * len(name) + size
 
 
 @pytest.fixture(autouse=True)

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rightrank.models.emit.encoding.encoding import Encoding
-from rightrank.models.emit.format import Data, Sizes
+from rightrank.models.emit.format import Data, Sizes, Writer
 from rightrank.models.emit.torchscript import archive
 from rightrank.models.emit.torchscript.script import RECORDS, TOP, Script
 from rightrank.models.emit.torchscript.sizes import sizes
@@ -37,15 +37,28 @@ if TYPE_CHECKING:
     from rightrank.models.emit.format import Network
 
 
+class ScriptWriter:
+    """TorchScript files of one template."""
+
+    def __init__(self, template: Template, encoding: Encoding) -> None:
+        self._template, self._script = template, Script(template, encoding)
+
+    def sizes(self) -> Sizes:
+        return sizes(self._template, self._script)
+
+    def pieces(self, master: TensorFile, ranks: Sequence[int], changes: TensorFile | None) -> Iterator[Data]:
+        return archive.pieces(_records(self._script, master, ranks, changes))
+
+
 class TorchScript:
-    """The first writer of it."""
+    """The first version of its writer."""
 
     name, version = "torchscript", 1
     suffix, media_type = ".pt", "application/octet-stream"
 
     def check(self, template: Template, encoding: Encoding) -> None:
         """Raises UnsupportedCheckpoint where the original's file would be larger than the format holds."""
-        size, records = self.sizes(template, encoding).whole, len(template.tensors) + RECORDS
+        size, records = self.writer(template, encoding).sizes().whole, len(template.tensors) + RECORDS
         if size > archive.LARGEST or records > archive.MOST:
             raise UnsupportedCheckpoint(
                 f"The original would be a file of {size:,} bytes with {records:,} records; "
@@ -53,19 +66,8 @@ class TorchScript:
                 "Upload it in half precision, or in parts.",
             )
 
-    def sizes(self, template: Template, encoding: Encoding) -> Sizes:
-        return sizes(template, Script(template, encoding))
-
-    def pieces(
-        self,
-        template: Template,
-        encoding: Encoding,
-        master: TensorFile,
-        ranks: Sequence[int],
-        changes: TensorFile | None,
-    ) -> Iterator[Data]:
-        script = Script(template, encoding)
-        return archive.pieces(_records(script, master, ranks, changes))
+    def writer(self, template: Template, encoding: Encoding) -> Writer:
+        return ScriptWriter(template, encoding)
 
     def load(self, path: Path) -> Network:
         import torch

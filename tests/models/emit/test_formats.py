@@ -59,4 +59,4 @@ def test_pieces_are_what_is_written_and_as_much_as_was_said(kind: type[torch.nn.
         file = io.BytesIO()
         formats.write(folder, plan, file)
         assert b"".join(formats.pieces(master, plan)) == file.getvalue()
-    assert formats.sizes(master.template.original).whole == len(file.getvalue())
+    assert formats.writer_of(master.template.original).sizes().whole == len(file.getvalue())
