@@ -33,7 +33,7 @@ from benchmarks import programs, results
 from benchmarks.bar import Advance, bar
 from benchmarks.data import Data, digits, fashion_mnist
 from rightrank.models import checkpoint
-from rightrank.models.papers.adam_sparsity import ACTIVATIONS, Epoch, Recipe, perceptron, train
+from rightrank.models.papers.adam_sparsity import ACTIVATIONS, Epoch, Setting, perceptron, train
 from rightrank.models.simplify.zeros import columns, eliminate
 
 EPOCHS, QUICK_EPOCHS = 12, 10
@@ -41,11 +41,11 @@ EPOCHS, QUICK_EPOCHS = 12, 10
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """How it is built for an activation, the data that it takes, and Adam's recipe."""
+    """How it is built for an activation, the data that it takes, and Adam's setting."""
 
     build: Callable[[str], nn.Sequential]
     data: Data
-    recipe: Recipe
+    setting: Setting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Point:
     zero: float
 
 
-def recipes(base: Recipe, sgd_rate: float) -> dict[str, Recipe]:
+def recipes(base: Setting, sgd_rate: float) -> dict[str, Setting]:
     """The paper's three conditions, then each of them broken."""
     change = dataclasses.replace
     return {
@@ -95,29 +95,29 @@ def recipes(base: Recipe, sgd_rate: float) -> dict[str, Recipe]:
 
 def networks(quick: bool, epochs: int) -> Mapping[str, Network]:
     if quick:
-        recipe = Recipe(l2=5e-3, rate=1e-2, batch=16, epochs=epochs)
+        setting = Setting(l2=5e-3, rate=1e-2, batch=16, epochs=epochs)
         rows, images = digits().flat(), digits().padded(2)
         return {
-            "perceptron": Network(lambda activation: perceptron(64, (100,), 10, activation, norm=False), rows, recipe),
+            "perceptron": Network(lambda activation: perceptron(64, (100,), 10, activation, norm=False), rows, setting),
             "convolutional": Network(
-                lambda activation: convolutional(images.shape, (16, 32), 32, activation), images, recipe
+                lambda activation: convolutional(images.shape, (16, 32), 32, activation), images, setting
             ),
         }
-    recipe = Recipe(l2=5e-4, rate=3e-3, batch=64, epochs=epochs)
+    setting = Setting(l2=5e-4, rate=3e-3, batch=64, epochs=epochs)
     images = fashion_mnist()
     rows = images.flat()
     return {
-        "perceptron": Network(lambda activation: perceptron(784, (1000,), 10, activation, norm=False), rows, recipe),
+        "perceptron": Network(lambda activation: perceptron(784, (1000,), 10, activation, norm=False), rows, setting),
         **{
             f"perceptron, BN{weaker}": Network(
                 lambda activation: perceptron(784, (1000,), 10, activation),
                 rows,
-                dataclasses.replace(recipe, l2=recipe.l2 / by),
+                dataclasses.replace(setting, l2=setting.l2 / by),
             )
             for weaker, by in (("", 1), (", L2 / 5", 5), (", L2 / 10", 10))
         },
         "convolutional": Network(
-            lambda activation: convolutional(images.shape, (16, 32), 64, activation), images, recipe
+            lambda activation: convolutional(images.shape, (16, 32), 64, activation), images, setting
         ),
     }
 
@@ -141,21 +141,21 @@ def zero(model: nn.Module) -> float:
 
 
 def measure(
-    name: str, run: str, network: Network, recipe: Recipe, epochs: results.Table[Point], advance: Advance
+    name: str, run: str, network: Network, setting: Setting, epochs: results.Table[Point], advance: Advance
 ) -> Row:
     """Train, eliminate and compare."""
     start = time.perf_counter()
     torch.manual_seed(0)
-    data, model = network.data, network.build(recipe.activation)
+    data, model = network.data, network.build(setting.activation)
 
     def note(number: int, epoch: Epoch) -> None:
-        point = Point(name, run, data.name, recipe.epochs, number + 1, round(epoch.loss, 5), round(zero(model), 4))
+        point = Point(name, run, data.name, setting.epochs, number + 1, round(epoch.loss, 5), round(zero(model), 4))
         # A training that was stopped starts afresh, and goes the same way again.
-        if not epochs.has(network=name, run=run, data=data.name, epochs=recipe.epochs, epoch=number + 1):
+        if not epochs.has(network=name, run=run, data=data.name, epochs=setting.epochs, epoch=number + 1):
             epochs.add(point)
         advance(f"{name}: {run}")
 
-    train(model, data.images, data.labels, recipe, progress=note)
+    train(model, data.images, data.labels, setting, progress=note)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.pt2")
         programs.export(model, data.shape, path)
@@ -168,9 +168,9 @@ def measure(
         network=name,
         run=run,
         data=data.name,
-        epochs=recipe.epochs,
-        l2=recipe.l2,
-        rate=recipe.rate,
+        epochs=setting.epochs,
+        l2=setting.l2,
+        rate=setting.rate,
         zero=round(zero(model), 4),
         params_before=report.params_before,
         params_after=report.params_after,
@@ -225,14 +225,14 @@ def main() -> None:
         table = results.Table(folder / "sparsity.csv", Row)
         points = results.Table(folder / "sparsity-epochs.csv", Point)
         todo = [
-            (name, run, network, recipe)
+            (name, run, network, setting)
             for name, network in networks(given.quick, epochs).items()
-            for run, recipe in recipes(network.recipe, sgd_rate=0.05).items()
+            for run, setting in recipes(network.setting, sgd_rate=0.05).items()
             if not table.has(network=name, run=run, data=network.data.name, epochs=epochs)
         ]
         with bar(len(todo) * epochs, "epochs") as advance:
-            for name, run, network, recipe in todo:
-                table.add(measure(name, run, network, recipe, points, advance))
+            for name, run, network, setting in todo:
+                table.add(measure(name, run, network, setting, points, advance))
         show(table.rows)
         if trained := [point for point in points.rows if point.epochs == epochs]:
             draw(folder / "sparsity.svg", trained)

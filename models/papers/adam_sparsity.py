@@ -27,7 +27,7 @@ OPTIMISERS: Mapping[str, Callable[..., torch.optim.Optimizer]] = {
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Setting:
     """`optimizer` and `activation` by name; `l2` is the λ of the objective's λ/2·‖w‖² (for adamw, the decay of
     the weights beside it); the learning `rate` halves after each quarter
     of the epochs, rounded down to whole ones but at least one."""
@@ -70,24 +70,24 @@ def train(
     model: nn.Module,
     images: Tensor,
     labels: Tensor,
-    recipe: Recipe,
+    setting: Setting,
     *,
     seed: int = 0,
     progress: Callable[[int, Epoch], None] | None = None,
 ) -> list[Epoch]:
     """Fit `model` in place and leave it in eval mode. The order of the samples follows from `seed`."""
     generator = torch.Generator().manual_seed(seed)
-    make = OPTIMISERS[recipe.optimizer]
-    optimiser = make(model.parameters(), lr=recipe.rate, weight_decay=recipe.l2, fused=True)
-    steps = len(images) // recipe.batch
-    schedule = torch.optim.lr_scheduler.StepLR(optimiser, max(1, recipe.epochs // 4), gamma=0.5)
+    make = OPTIMISERS[setting.optimizer]
+    optimiser = make(model.parameters(), lr=setting.rate, weight_decay=setting.l2, fused=True)
+    steps = len(images) // setting.batch
+    schedule = torch.optim.lr_scheduler.StepLR(optimiser, max(1, setting.epochs // 4), gamma=0.5)
     history = []
     model.train()
-    for number in range(recipe.epochs):
+    for number in range(setting.epochs):
         total = 0.0
         # The last, short batch is dropped: batch statistics of a few images are noise.
-        order = torch.randperm(len(images), generator=generator)[: steps * recipe.batch]
-        for chosen in torch.split(order, recipe.batch):
+        order = torch.randperm(len(images), generator=generator)[: steps * setting.batch]
+        for chosen in torch.split(order, setting.batch):
             optimiser.zero_grad()
             loss = functional.cross_entropy(model(images[chosen]), labels[chosen])
             loss.backward()  # type: ignore[no-untyped-call]

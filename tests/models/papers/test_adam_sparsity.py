@@ -7,11 +7,11 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from rightrank.models.papers.adam_sparsity import Recipe, hidden_norms, perceptron, train
+from rightrank.models.papers.adam_sparsity import Setting, hidden_norms, perceptron, train
 from rightrank.models.simplify import zeros
 from tests.models import nets
 
-ADAM = Recipe(l2=1e-3, rate=1e-2, batch=16, epochs=14)
+ADAM = Setting(l2=1e-3, rate=1e-2, batch=16, epochs=14)
 
 
 @pytest.fixture(scope="module")
@@ -20,10 +20,10 @@ def digits() -> tuple[Tensor, Tensor]:
     return torch.tensor(pixels[:1000] / 16, dtype=torch.float32), torch.tensor(labels[:1000])
 
 
-def fit(digits: tuple[Tensor, Tensor], recipe: Recipe) -> tuple[torch.nn.Module, list[float]]:
+def fit(digits: tuple[Tensor, Tensor], setting: Setting) -> tuple[torch.nn.Module, list[float]]:
     torch.manual_seed(0)
-    model = perceptron(64, (48,), 10, recipe.activation, norm=False)
-    return model, [epoch.zero for epoch in train(model, *digits, recipe)]
+    model = perceptron(64, (48,), 10, setting.activation, norm=False)
+    return model, [epoch.zero for epoch in train(model, *digits, setting)]
 
 
 def test_adam_with_l2_and_relu_makes_columns_zero_that_can_go(digits: tuple[Tensor, Tensor], tmp_path: Path) -> None:
@@ -39,12 +39,12 @@ def test_adam_with_l2_and_relu_makes_columns_zero_that_can_go(digits: tuple[Tens
 
 
 def test_sgd_with_the_same_objective_makes_none(digits: tuple[Tensor, Tensor]) -> None:
-    _, zero = fit(digits, Recipe(optimizer="sgd", l2=1e-3, rate=0.05, batch=16, epochs=14))
+    _, zero = fit(digits, Setting(optimizer="sgd", l2=1e-3, rate=0.05, batch=16, epochs=14))
     assert zero == [0.0] * 14
 
 
 def test_the_same_seed_trains_the_same_network(digits: tuple[Tensor, Tensor]) -> None:
-    few = Recipe(epochs=1)
+    few = Setting(epochs=1)
     (one, _), (other, _) = fit(digits, few), fit(digits, few)
     assert all(torch.equal(a, b) for a, b in zip(hidden_norms(one), hidden_norms(other), strict=True))
 
