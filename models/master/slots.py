@@ -6,15 +6,13 @@ It is the same for every format that a plan is written in.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from rightrank.models.master import entries
 from rightrank.models.master.template import Template
 
 
-@dataclass(frozen=True)
-class Slot:
+class Slot(NamedTuple):
     """A tensor of the variant, or one of its factors (`side`), and where it lies in the master.
 
     Of a table of values one `row` is taken; of a factor, of the shape `full` there, the leading part of `shape`.
@@ -44,6 +42,7 @@ class Slots:
     def __init__(self, template: Template) -> None:
         self._template = template
         layers = template.decomposed
+        self._whole_shapes = [layer.factor_shapes(layer.rank) for layer in layers]
         self._position = {layer.weight: index for index, layer in enumerate(layers)}
         named = {layer.name: index for index, layer in enumerate(layers)}
         self._corrector = {tensor: named[layer] for tensor, layer in template.corrected.items()}
@@ -70,17 +69,17 @@ class Slots:
         spec = template.tensors[name]
         parameter = name in template.graph.parameters and "float" in spec.dtype
         if not rank:
-            source, row = self._whole(name, ranks, knot)
+            source, row = self._place(name, ranks, knot)
             yield Slot(name, source, spec.dtype, spec.shape, parameter, row=row)
             return
-        layer = template.decomposed[self._position[name]]
-        whole = layer.factor_shapes(layer.rank)
+        position = self._position[name]
+        layer, whole = template.decomposed[position], self._whole_shapes[position]
         for side, shape in layer.factor_shapes(rank).items():
             source = entries.factor(side, layer.name)
             source = source if knot is None else entries.tuned(source)
             yield Slot(name, source, spec.dtype, shape, parameter, side, full=whole[side])
 
-    def _whole(self, name: str, ranks: Sequence[int], knot: int | None) -> tuple[str, int | None]:
+    def _place(self, name: str, ranks: Sequence[int], knot: int | None) -> tuple[str, int | None]:
         """Where in the master a tensor lies that is not factored, and in which row."""
         tuned, corrector = self._template.tuned, self._corrector.get(name)
         if tuned is not None and knot is not None:

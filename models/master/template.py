@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rightrank.models.errors import UnreadableMaster
 from rightrank.models.factor.forms import layer_from_json
@@ -25,8 +25,7 @@ from rightrank.models.program.graph import Graph
 UNNAMED, FORMAT = 0, 1
 
 
-@dataclass(frozen=True)
-class TensorSpec:
+class TensorSpec(NamedTuple):
     """A tensor's type and sizes."""
 
     dtype: str

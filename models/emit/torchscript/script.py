@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import NamedTuple
 
 from rightrank.models.emit.encoding.encoding import Encoding
 from rightrank.models.emit.torchscript import code, pickle
@@ -27,8 +27,7 @@ RECORDS = 5
 STRIDE = 2
 
 
-@dataclass(frozen=True)
-class DataRecord:
+class DataRecord(NamedTuple):
     """A record of data: part `part` of a slot, under an attribute of the module."""
 
     slot: Slot
@@ -63,16 +62,21 @@ class Script:
         whole = [name for name in self.slots.tensors if self.slots.position(name) is None]
         first = next((f"self.{self._attribute(name, '', self._first(name))}" for name in whole), None)
         self._names[code.DEVICE] = f"{first or self._names[graph.inputs[0].name]}.device"
+        self._numbers = {name: number for number, name in enumerate(self.slots.tensors)}
+        self._decoded = frozenset(
+            name
+            for name in self.slots.tensors
+            if self._expression(name, "", template.tensors[name]) != f"self.{self._attribute(name, '', '')}"
+        )
         self._layer_of_call = {call: index for index, layer in enumerate(layers) for call in layer.calls}
 
     def records(self, slots: Iterable[Slot]) -> list[DataRecord]:
         """The records of consecutive slots, in order."""
         found: list[DataRecord] = []
         index, count, last = -1, 0, ""
-        order = {name: number for number, name in enumerate(self.slots.tensors)}
         for slot in slots:
             if slot.tensor != last:
-                index, count, last = order[slot.tensor], 0, slot.tensor
+                index, count, last = self._numbers[slot.tensor], 0, slot.tensor
             for part, spec in self.encoding.parts(TensorSpec(slot.dtype, slot.shape)).items():
                 attribute = self._attribute(slot.tensor, slot.side, part)
                 found.append(DataRecord(slot, part, attribute, self.stride * index + count, spec))
@@ -96,14 +100,18 @@ class Script:
             "  def forward(self: __torch__.Variant",
             *(f",\n    {self._names[spec.name]}: Tensor" for spec in graph.inputs),
             f") -> {_type(len(graph.outputs))}:\n",
-            *(self.decoding(slot) for slot in dict.fromkeys(record.slot for record in records)),
+            *(self.decoding(record.slot) for record in records if self.leads(record)),
             *(factored if index is not None and ranks[index] else dense for index, dense, factored in self.calls),
             f"    return {results if len(graph.outputs) == 1 else f'({results})'}\n",
         ]
         return "".join(lines).encode()
 
+    def leads(self, record: DataRecord) -> bool:
+        """Whether a record is the first of a tensor that has to be made of its parts."""
+        return record.slot.tensor in self._decoded and record.part == self._first(record.slot.tensor)
+
     def decoding(self, slot: Slot) -> str:
-        """The lines that make a tensor of its parts; none where it is stored as it is."""
+        """The lines that make a tensor of its parts."""
         spec = TensorSpec(slot.dtype, slot.shape)
         parts = self.encoding.parts(spec)
         references = {part: Ref(f"part {part} of {slot.tensor}") for part in parts}
@@ -200,6 +208,7 @@ def quoted(names: Iterable[str]) -> str:
     return "".join(f'"{name}", ' for name in names)
 
 
+@lru_cache(256)
 def _suffix(side: str, part: str) -> str:
     return "".join(f"_{each}" for each in (side, part) if each)
 

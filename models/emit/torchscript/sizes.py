@@ -86,10 +86,10 @@ def _more_text(template: Template, script: Script) -> list[int]:
                 name, value = entry(memo, record)
                 text = declared(record) + quoted([record.attribute])
                 more[index] += sign * (len(pickle.string(name)) + len(value) + len(text.encode()))
-        for slot in dict.fromkeys(record.slot for record in records):
-            index = script.slots.position(slot.tensor)
+        for record in filter(script.leads, records):
+            index = script.slots.position(record.slot.tensor)
             if index is not None:
-                more[index] += sign * len(script.decoding(slot).encode())
+                more[index] += sign * len(script.decoding(record.slot).encode())
     for index, plain, factored in script.calls:
         if index is not None:
             more[index] += len(factored.encode()) - len(plain.encode())

@@ -15,8 +15,7 @@ Layout, all entries stored (not compressed), tensor data aligned to 64 bytes:
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +28,7 @@ from rightrank.models.emit.torchscript import archive
 from rightrank.models.emit.torchscript.script import RECORDS, TOP, Script
 from rightrank.models.emit.torchscript.sizes import sizes
 from rightrank.models.errors import UnsupportedCheckpoint
+from rightrank.models.master.slots import Slot
 from rightrank.models.master.template import Template
 from rightrank.models.master.tensorfile import TensorFile
 from rightrank.models.program.dtypes import DTYPES
@@ -87,15 +87,21 @@ def _records(
     script: Script, master: TensorFile, ranks: Sequence[int], changes: TensorFile | None
 ) -> Iterator[tuple[str, Data, bool]]:
     records = script.records(script.slots.at(ranks))
-    for slot, of_slot in itertools.groupby(records, key=lambda record: record.slot):
-        width = DTYPES[slot.dtype].width
-        if changes is not None and slot.source in changes:
-            array = changes.array(slot.source, width).reshape(slot.shape)
-        else:
-            array = slot.taken(master.array(slot.source, width))
-        parts = script.encoding.encode(array, slot.dtype)
-        for record in of_slot:
-            data: NDArray[Any] = np.ascontiguousarray(parts[record.part])
-            yield record.name, data.reshape(-1).view(np.uint8).data if data.size else b"", True
+    last: Slot | None = None
+    parts: Mapping[str, NDArray[Any]] = {}
+    for record in records:
+        if (slot := record.slot) is not last:
+            last, parts = slot, script.encoding.encode(_numbers(slot, master, changes), slot.dtype)
+        data: NDArray[Any] = np.ascontiguousarray(parts[record.part])
+        yield record.name, data.reshape(-1).view(np.uint8).data if data.size else b"", True
     for name, text in script.text_records(ranks, records):
         yield f"{TOP}/{name}", text, False
+
+
+def _numbers(slot: Slot, master: TensorFile, changes: TensorFile | None) -> NDArray[Any]:
+    """A slot's elements, as unsigned integers of their width."""
+    width = DTYPES[slot.dtype].width
+    if changes is not None and slot.source in changes:
+        return changes.array(slot.source, width).reshape(slot.shape)
+    found: NDArray[Any] = slot.taken(master.array(slot.source, width))
+    return found
