@@ -7,13 +7,14 @@ BIN := .venv/bin
 STAMP := .venv/.installed-$(RIGHTRANK_TORCH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test verify bench bench-compression bench-cifar bench-learning bench-sparsity bench-latency \
+.PHONY: help install run test test-lowest verify bench bench-compression bench-cifar bench-learning bench-sparsity bench-latency \
 	bench-cost clean
 
 help:
 	@echo "make run      install, train a small model, serve it on http://127.0.0.1:8000"
 	@echo "make install  everything into .venv; instant when already there"
 	@echo "make test     lint, types and tests"
+	@echo "make test-lowest  the tests with the lowest versions that pyproject.toml names"
 	@echo "make verify   a running service's answers, checked from outside with curl and torch alone"
 	@echo "make bench    the figures that the README quotes"
 	@echo "make bench-compression  accuracy at each size by every method, on networks trained here: hours;"
@@ -27,10 +28,10 @@ help:
 
 install: $(STAMP)
 
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml requirements.lock
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet torch==$(RIGHTRANK_TORCH)
-	$(BIN)/pip install --quiet --editable '.[server,demo,test,bench]'
+	$(BIN)/pip install --quiet --constraint requirements.lock --editable '.[server,demo,test,bench]'
 	rm -f .venv/.installed-*
 	touch $@
 
@@ -42,6 +43,18 @@ test: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q
+
+# The floors of pyproject.toml, in an environment of their own.
+test-lowest: build/lowest
+	build/lowest/bin/python -m pytest -q
+
+build/lowest: tests/lowest.txt pyproject.toml
+	rm -rf $@ $@.partial
+	$(PYTHON) -m venv $@.partial
+	$@.partial/bin/pip install --quiet torch==$(RIGHTRANK_TORCH)
+	$@.partial/bin/pip install --quiet --requirement tests/lowest.txt
+	$@.partial/bin/pip install --quiet --no-deps --editable .
+	mv $@.partial $@
 
 verify: install
 	$(BIN)/python -m benchmarks.verify
