@@ -22,7 +22,7 @@ from rightrank.models.errors import DataError
 from rightrank.models.factor import correction
 from rightrank.models.factor.decompose import decompose
 from rightrank.models.factor.forms import FORMS
-from rightrank.models.factor.layer import Layer
+from rightrank.models.factor.layer import Form, Layer
 from rightrank.models.factor.moments import Gathering, Moments, NoGradient
 from rightrank.models.master import entries
 from rightrank.models.master.template import Template
@@ -101,7 +101,7 @@ class Building:
     program: Program
     template: Template
     uploaded: Program
-    forms: Mapping[str, Any]
+    forms: Mapping[str, Form]
     progress: Progress
 
     def learn(

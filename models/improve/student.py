@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -87,8 +88,13 @@ class Student:
         self.parameters: dict[str, Tensor] = {}
         self.bases: set[str] = set()
         self.factored = [layer for layer in template.decomposed if layer.weight in factors]
+        # Of each of them, by its weight, the rank that its factors have.
+        self.most: dict[str, int] = {}
         for layer in self.factored:
-            rows = {side: by_basis(layer, side, factor) for side, factor in factors[layer.weight].items()}
+            given = factors[layer.weight]
+            numbers = sum(factor.numel() for factor in given.values())
+            self.most[layer.weight] = 1 + int(np.searchsorted(layer.params_by_rank, numbers))
+            rows = {side: by_basis(layer, side, factor) for side, factor in given.items()}
             matrices = [side for side in rows if axis_of_bases(layer, side) is not None]
             if len(matrices) > 1:
                 # Steps are about as large for all factors, so that the ends of a basis get the same norm.
@@ -121,7 +127,7 @@ class Student:
         """Every factored layer with its rank and its factors, as their calls take them."""
         for layer in self.factored:
             values = {side: self.parameters[entries.factor(side, layer.name)] for side in layer.form.sides}
-            kept = (ranks or {}).get(layer.weight) or self._most(layer, values)
+            kept = (ranks or {}).get(layer.weight) or self.most[layer.weight]
             factors = {}
             for side, shape in layer.factor_shapes(kept).items():
                 value = values[side]
@@ -129,11 +135,6 @@ class Student:
                 leading = value[tuple(slice(size) for size in shape)] if whole else value[:kept]
                 factors[side] = in_call(layer, side, leading)
             yield layer, kept, factors
-
-    def _most(self, layer: Layer, values: Mapping[str, Tensor]) -> int:
-        """How many bases a layer's parameters have."""
-        rows = (len(value) for side, value in values.items() if axis_of_bases(layer, side) is not None)
-        return next(rows, layer.rank)
 
     def learnt(self) -> dict[str, Tensor]:
         """What has been learnt so far, on the CPU: by the entries that a master has for them factors, as their calls
