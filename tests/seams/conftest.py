@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from rightrank.models.assemble.build import build
+from rightrank.models.emit import formats
+from rightrank.models.plan.planner import Plan
 from rightrank.models.program.program import Program
 from tests.models.nets import make, read
 
@@ -52,6 +56,20 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
         targets = module(inputs).argmax(1)
     save_file({"inputs": inputs, "targets": targets}, folder / "evaluation.safetensors")
     return Case(module, read(module, (3, 8, 8), folder), inputs, folder / "evaluation.safetensors")
+
+
+@pytest.fixture
+def folder(case: Case, tmp_path: Path) -> Path:
+    """The network's master."""
+    build(case.program, tmp_path / "master", case.inputs, criterion="logit")
+    return tmp_path / "master"
+
+
+def written(folder: Path, plan: Plan) -> bytes:
+    """A plan's file."""
+    file = io.BytesIO()
+    formats.write(folder, plan, file)
+    return file.getvalue()
 
 
 @contextmanager

@@ -12,15 +12,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from rightrank.models.assemble.build import build
-from rightrank.models.emit import formats
 from rightrank.models.emit.encoding import ENCODINGS
 from rightrank.models.emit.format import Output
 from rightrank.models.master.template import TensorSpec
 from rightrank.models.measure.accuracy import measure
 from rightrank.models.plan.planner import Plan, Planner
 from rightrank.models.program.graph import Constant, Node, Ref
-from tests.seams.conftest import Case, added
+from tests.seams.conftest import Case, added, written
 
 HALF = Output(encoding="half with a scale")
 
@@ -53,18 +51,6 @@ class Half:
 def half() -> Iterator[None]:
     with added(ENCODINGS, {HALF.encoding: Half()}):
         yield
-
-
-@pytest.fixture
-def folder(case: Case, tmp_path: Path) -> Path:
-    build(case.program, tmp_path / "master", case.inputs, criterion="logit")
-    return tmp_path / "master"
-
-
-def written(folder: Path, plan: Plan) -> bytes:
-    file = io.BytesIO()
-    formats.write(folder, plan, file)
-    return file.getvalue()
 
 
 @pytest.mark.parametrize("share", [1.0, 0.7, 0.5])

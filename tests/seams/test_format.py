@@ -14,7 +14,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rightrank.models.assemble.build import build
 from rightrank.models.emit import formats
 from rightrank.models.emit.encoding.encoding import Encoding
 from rightrank.models.emit.format import FIRST, Data, Network, Output, Sizes, Writer
@@ -25,7 +24,7 @@ from rightrank.models.master.tensorfile import TensorFile
 from rightrank.models.measure.accuracy import measure
 from rightrank.models.plan.planner import Plan, Planner
 from rightrank.models.program.program import Program
-from tests.seams.conftest import Case, added
+from tests.seams.conftest import Case, added, written
 
 NUMPY = Output("numpy")
 # Of a record: the headers of the archive and, where there is no extra field, of an array of up to four dimensions.
@@ -114,18 +113,6 @@ def _record(name: str, size: int) -> int:
 def numpy_format() -> Iterator[None]:
     with added(FORMATS, {"numpy": (Numpy(),)}):
         yield
-
-
-@pytest.fixture
-def folder(case: Case, tmp_path: Path) -> Path:
-    build(case.program, tmp_path / "master", case.inputs, criterion="logit")
-    return tmp_path / "master"
-
-
-def written(folder: Path, plan: Plan) -> bytes:
-    file = io.BytesIO()
-    formats.write(folder, plan, file)
-    return file.getvalue()
 
 
 @pytest.mark.parametrize("share", [1.0, 0.7, 0.5])
