@@ -1,6 +1,6 @@
 """What a notebook needs: a trained network read, built into a master, planned, written and measured.
 
-The service does the same with the same functions below these, and gets the same bytes.
+The service does the same by the same functions below these.
 """
 
 from __future__ import annotations
@@ -11,15 +11,19 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from rightrank.models import checkpoint
 from rightrank.models.assemble.build import build as assemble
+from rightrank.models.checkpoint.data import inputs_for, targets_for
 from rightrank.models.emit import formats
+from rightrank.models.errors import DataError
 from rightrank.models.master.master import Master
 from rightrank.models.measure import accuracy
 from rightrank.models.measure.accuracy import Measurement
+from rightrank.models.measure.metrics import METRICS
 from rightrank.models.plan.planner import Plan, Planner
 from rightrank.models.program.program import Program
 from rightrank.models.progress import Progress, silent
@@ -43,15 +47,20 @@ def build(
     calibration: Tensor | None = None,
     *,
     criterion: str | None = None,
+    classes: bool = True,
     progress: Progress = silent,
 ) -> Master:
     """The master of a network, in a folder: every layer as factors, the most important basis first.
 
     `calibration` are inputs (N, …) without labels, some hundred or more: with them a basis is worth what it changes of
-    the network's outputs. `criterion` is one of `plan.criteria.CRITERIA`; by default the best that the data allow.
-    Raises DataError where data and criterion do not go together.
+    the network's outputs. `criterion` is one of `plan.criteria.CRITERIA`; by default the best that the data allow,
+    tried out where the network tells `classes` apart. Raises DataError where data, program and criterion do not go
+    together.
     """
-    assemble(program, Path(folder), calibration, criterion=criterion, progress=progress)
+    if not isinstance(program, Program):
+        raise TypeError(f"build takes a program, as read gives it, and not {type(program).__name__}")
+    inputs = None if calibration is None else inputs_for(program.graph, torch.as_tensor(calibration))
+    assemble(program, Path(folder), inputs, criterion=criterion, classes=classes, progress=progress)
     return Master.open(Path(folder))
 
 
@@ -65,23 +74,53 @@ def plan(
     max_macs: int | None = None,
 ) -> Plan:
     """The largest size within one limit: a `budget`, which is a share of the parameters and of the file or of the
-    MACs, or an absolute one. Raises BudgetError, which names the nearest that can be met."""
+    MACs, or an absolute one. Raises BudgetError, which names the nearest that can be met, and ValueError for what is no
+    limit."""
+    limits = {"budget": budget, "max_bytes": max_bytes, "max_params": max_params, "max_macs": max_macs}
+    given = [name for name, limit in limits.items() if limit is not None]
+    if len(given) != 1:
+        raise ValueError(f"plan takes exactly one of {', '.join(limits)}, and was given {', '.join(given) or 'none'}")
+    if budget is not None and not 0 < budget <= 1:
+        raise ValueError(f"budget={budget!r} is no share: it is above 0 and at most 1")
+    if of not in ("params", "macs"):
+        raise ValueError(f"of={of!r} is not known: a budget is of params or of macs")
     planner = Planner.open(master.folder)
     return planner.plan(budget, of=of, max_bytes=max_bytes, max_params=max_params, max_macs=max_macs)
 
 
 def write(master: Master, plan: Plan, file: File) -> Path:
-    """Writes a size of a master to a file, TorchScript unless the plan says otherwise; the file's path."""
-    path = Path(file)
-    with path.open("wb") as out:
-        out.writelines(formats.pieces(master, plan))
+    """Writes a size of a master to a file, TorchScript unless the plan says otherwise; the file's path. It appears when
+    it is whole. Raises ValueError for another master's plan."""
+    path, partial = Path(file), Path(f"{file}.partial")
+    template = master.template
+    whole = plan.original and plan.params == template.original.params
+    if not whole and (len(plan.ranks) != len(template.decomposed) or template.params_at(plan.ranks) != plan.params):
+        raise ValueError("this plan is of another master: plan(master, …) makes one of this")
+    try:
+        with partial.open("wb") as out:
+            out.writelines(formats.pieces(master, plan))
+        if partial.stat().st_size != plan.bytes:
+            raise ValueError("this plan is of another master: plan(master, …) makes one of this")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
     return path
 
 
-def measure(file: File, inputs: Tensor, targets: Tensor, *, metric: str | None = None) -> Measurement:
+def measure(
+    file: File, inputs: Tensor, targets: Tensor, *, metric: str | None = None, batch: int | None = None
+) -> Measurement:
     """How good a file is on `inputs` (N, …): by `metric` (top1, top5 or mse), or what the targets tell: classes (N,),
-    or the numbers that the outputs should be. Raises DataError where they do not fit."""
+    or the numbers that the outputs should be. `batch` is how many a program takes at once that was exported for a fixed
+    number. Raises DataError where they do not fit."""
+    known = [name for name in METRICS if name != "agreement"]
+    if metric is not None and metric not in known:
+        raise DataError(f"{metric!r} is no metric to measure a file by.", f"Choose one of {', '.join(known)}.")
+    inputs, targets = torch.as_tensor(inputs), torch.as_tensor(targets)
+    if not inputs.ndim or not len(inputs):
+        raise DataError("There are no inputs to measure the file on.", "Give some, the first dimension counting them.")
+    targets = targets_for(targets, len(inputs))
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder, "evaluation.safetensors")
-        save_file({"inputs": inputs.contiguous(), "targets": targets.contiguous()}, data)
-        return accuracy.measure(Path(file), data, metric=metric)
+        save_file({"inputs": inputs.clone().contiguous(), "targets": targets.clone().contiguous()}, data)
+        return accuracy.measure(Path(file), data, metric=metric, batch=batch)

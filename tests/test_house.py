@@ -109,10 +109,16 @@ def imported_rooms(tree: ast.Module) -> Iterator[tuple[int, str]]:
         for node in ast.walk(block)
     }
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node not in described and (node.module or "").startswith("rightrank."):
-            _, half, *rest = str(node.module).split(".")
-            for name in [rest[0]] if rest else [alias.name for alias in node.names]:
-                yield node.lineno, f"{half}.{name}"
+        if isinstance(node, ast.Import):
+            found = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node not in described:
+            found = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in found:
+            top, half, room, *_ = (*name.split("."), "", "")
+            if top == "rightrank" and half:
+                yield node.lineno, f"{half}.{room}"
 
 
 def test_no_import_runs_up() -> None:

@@ -47,11 +47,15 @@ def read_data(path: Path, graph: Graph, limits: Limits | None = None) -> dict[st
         raise DataError(error.detail, _HINT) from error
     if "inputs" not in found or not set(found) <= set(_NAMES):
         raise DataError(f"The data hold {', '.join(sorted(found)) or 'nothing'}.", _HINT)
+    inputs, targets = inputs_for(graph, found["inputs"]), found.get("targets")
+    return {"inputs": inputs, "targets": None if targets is None else targets_for(targets, len(inputs))}
+
+
+def inputs_for(graph: Graph, found: Tensor) -> Tensor:
+    """Inputs (n, …) as a program takes them (see `read_data`). Raises DataError."""
     if len(graph.inputs) != 1:
         raise DataError(f"The model takes {len(graph.inputs)} inputs; data can be given for one.", "Leave them out.")
-    inputs = _inputs(found["inputs"], graph.inputs[0])
-    targets = found.get("targets")
-    return {"inputs": inputs, "targets": None if targets is None else _targets(targets, len(inputs))}
+    return _inputs(found, graph.inputs[0])
 
 
 def _read(path: Path, limits: Limits) -> dict[str, Tensor]:
@@ -122,7 +126,8 @@ def _inputs(found: Tensor, spec: Input) -> Tensor:
     raise DataError(f"The inputs are {have}; the model takes {want}.", f"Convert them to {want}.")
 
 
-def _targets(found: Tensor, n: int) -> Tensor:
+def targets_for(found: Tensor, n: int) -> Tensor:
+    """Targets of n inputs as they are measured by (see `read_data`). Raises DataError."""
     if found.dim() == 0 or len(found) != n:
         raise DataError(f"There are {n} inputs but {len(found) if found.dim() else 1} targets.", _HINT)
     _check(found, "targets")

@@ -66,8 +66,10 @@ def _layer(
     calls = [call for node in nodes if (call := layer_call(node)) is not None]
     given = [shapes[call.input.name] for call in calls if isinstance(call.input, Ref)]
     sizes = list(zip(given, (shapes[node.outputs[0]] for node in nodes), calls, strict=True))
+    # What is said of a layer is said of its furthest call: a transposed one, or that of most groups.
+    furthest = sorted(calls, key=_distance, reverse=True)
     why_not = {
-        name: next((why for call in calls if (why := form.fits(call, shape))), "") for name, form in FORMS.items()
+        name: next((why for call in furthest if (why := form.fits(call, shape))), "") for name, form in FORMS.items()
     }
     fitting = [name for name, why in why_not.items() if not why]
     reason = "" if fitting else next(iter(why_not.values()))
@@ -83,16 +85,21 @@ def _layer(
         kind=_kind(calls, shape),
         shape=tuple(shape),
         calls=tuple(node.name for node in nodes),
-        positions=_per_sample([(_positions(*each),) for each in sizes], batch)[0],
+        positions=max(1, sum(_positions(*each, _transposed(calls)) for each in sizes) // batch),
         decomposed=False,
         form=FORMS[fitting[0]] if fitting else next(iter(FORMS.values())),
         reason=reason or "no rank is smaller than the whole",
     )
     if reason or not layer.break_even:
         return layer
-    suits = {name: _per_sample([FORMS[name].positions(*each) for each in sizes], batch) for name in fitting}
+    suits = {}
+    for name in fitting:
+        places = [sum(each) // batch for each in zip(*(FORMS[name].positions(*each) for each in sizes), strict=True)]
+        # Of a program whose first input's first dimension is no batch, a form is only taken if its costs can be told.
+        if all(places) or name == fitting[0]:
+            suits[name] = tuple(max(1, each) for each in places)
     layer = replace(layer, decomposed=True, reason="", suits=suits)
-    paying = (name for name in fitting if FORMS[name].pays(replace(layer, form=FORMS[name])))
+    paying = (name for name in suits if FORMS[name].pays(replace(layer, form=FORMS[name])))
     return replace(layer, suits={name: suits[name] for name in paying})
 
 
@@ -102,17 +109,22 @@ def _kind(calls: Sequence[Call], shape: Sequence[int]) -> str:
     if not convolutions:
         return "linear"
     kind = f"conv{len(shape) - 2}d"
-    if any(call.transposed for call in convolutions):
+    if _transposed(calls):
         return f"{kind}-transposed"
     return f"{kind}-grouped" if any(call.groups > 1 for call in convolutions) else kind
 
 
-def _positions(given: Shape, made: Shape, call: Call) -> int:
-    """How many times one call applies its weight, over the whole batch."""
-    size = given if isinstance(call, Convolution) and call.transposed else made
+def _transposed(calls: Sequence[Call]) -> bool:
+    return any(isinstance(call, Convolution) and call.transposed for call in calls)
+
+
+def _distance(call: Call) -> tuple[bool, int]:
+    """How far a call is from one that every form takes."""
+    return (call.transposed, call.groups) if isinstance(call, Convolution) else (False, 1)
+
+
+def _positions(given: Shape, made: Shape, call: Call, transposed: bool) -> int:
+    """How many times one call applies its weight, over the whole batch; by what it is given, if the layer is transposed
+    anywhere."""
+    size = given if transposed else made
     return math.prod(size) // max(size[1] if isinstance(call, Convolution) else size[-1], 1)
-
-
-def _per_sample(positions: Sequence[tuple[int, ...]], batch: int) -> tuple[int, ...]:
-    """Those of all calls together, for one of the batch."""
-    return tuple(max(1, sum(each) // batch) for each in zip(*positions, strict=True))

@@ -1,4 +1,4 @@
-"""What the spatial form wants to know of a convolution's inputs (see `factor`): second moments of the numbers in a
+"""What the spatial form wants to know of a convolution's inputs (see `metric`): second moments of the numbers in a
 column of its kernel, and of its columns.
 
 They are taken from the inputs as they lie, without copying a patch for every position.

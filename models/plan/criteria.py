@@ -85,7 +85,7 @@ def loss(layers: Sequence[Spectrum]) -> Importance:
 @dataclass(frozen=True)
 class Rule:
     """A criterion and the decomposition that it ranks: "svd", or, from calibration data, "outputs"
-    (one-sided whitening), "logits" or "loss" (whitening weighed by gradients of either, see `statistics`).
+    (one-sided whitening), "logits" or "loss" (whitening weighed by gradients of either, see `factor.moments`).
     `per_parameter`: it says what a basis is worth for each parameter spent, so that for a budget of MACs there is
     another order; the paper's have one order for both. `any_form`: layers may take each form that suits them (see
     `factor.decompose`); the criteria of others are for the first one, the paper's."""

@@ -182,7 +182,6 @@ class Script:
 def entry(memo: pickle.Memo, record: DataRecord) -> tuple[str, bytes]:
     """A record's attribute, and its tensor's pickle."""
     kind, shape = DTYPES[record.spec.dtype].storage, record.spec.shape
-    assert kind is not None
     tensor = pickle.tensor(
         memo, kind, str(record.key), math.prod(shape), shape, contiguous(shape), record.slot.parameter
     )

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -155,3 +156,59 @@ def test_a_call_whose_bias_is_not_one_number_for_each_output_is_no_layer(tmp_pat
     formats.write(tmp_path / "master", plan, file)
     assert any(plan.ranks)
     assert len(file.getvalue()) == plan.bytes
+
+
+class Tied(nn.Module):
+    """One weight in several convolutions: of one group, of two, of four, and transposed."""
+
+    def __init__(self, groups: tuple[int, ...] = (), transposed: bool = False) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(8, 4, 3, 3))
+        self.groups, self.transposed = groups, transposed
+
+    def forward(self, x: Tensor) -> Tensor:
+        total = torch.zeros(())
+        for groups in self.groups:
+            wide = x[:, :1].expand(-1, 4 * groups, -1, -1)
+            total = total + torch.conv2d(wide, self.weight, padding=1, groups=groups).mean()
+        if self.transposed:
+            wide = x[:, :1].expand(-1, 8, -1, -1)
+            total = total + torch.conv_transpose2d(wide, self.weight, stride=2).mean()
+        return x.mean((1, 2, 3)) + total
+
+
+@pytest.mark.parametrize(
+    ("groups", "transposed", "kind", "reason"),
+    [
+        ((2, 4), False, "conv2d-grouped", "its 4 groups are already small"),
+        ((1, 2), True, "conv2d-transposed", "transposed convolutions are kept as they are"),
+    ],
+)
+def test_what_is_said_of_a_layer_is_said_of_its_furthest_call(
+    groups: tuple[int, ...], transposed: bool, kind: str, reason: str, tmp_path: Path
+) -> None:
+    (layer,) = found(Tied(groups, transposed), (3, 8, 8), tmp_path).values()
+    assert (layer.kind, layer.reason, layer.decomposed) == (kind, reason, False)
+
+
+def test_a_layer_that_is_transposed_anywhere_counts_what_its_calls_are_given(tmp_path: Path) -> None:
+    (layer,) = found(Tied((1,), True), (3, 8, 8), tmp_path).values()
+    assert layer.positions == 64 + 64
+
+
+class Windowed(nn.Module):
+    """Its first input's first dimension is no batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(12, 16, 3, padding=1)
+
+    def forward(self, times: Tensor, x: Tensor) -> Tensor:
+        return self.convolution(x).mean() + times.sum(1)  # type: ignore[no-any-return]
+
+
+def test_a_form_whose_costs_cannot_be_told_is_not_taken(tmp_path: Path) -> None:
+    exported = torch.export.export(Windowed().eval(), (torch.randn(1000, 9), torch.randn(1, 12, 8, 8)))
+    torch.export.save(exported, tmp_path / "model.pt2")
+    (layer,) = survey(checkpoint.read(tmp_path / "model.pt2")).layers
+    assert layer.decomposed and layer.suits == {"channel": (1, 1)}

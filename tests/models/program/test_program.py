@@ -71,3 +71,11 @@ def test_a_tensor_is_read_once_only_by_one_call_in_one_place_and_by_no_caller(tm
     assert given.read_once("one.weight") and given.read_once("two.weight")
     assert not given.read_once("one.bias") and not given.read_once("two.bias")
     assert not given.read_once("nowhere")
+
+
+def test_minus_zero_is_another_number_than_zero(program: Program) -> None:
+    name = "head.bias"
+    zero, minus = torch.zeros(10), -torch.zeros(10)
+    one, other = (program.with_tensors({**program.tensors, name: value}) for value in (zero, minus))
+    assert one.differing(other) == {name}
+    assert not one.differing(one.with_tensors({**one.tensors, name: zero.clone()}))

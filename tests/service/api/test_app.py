@@ -13,7 +13,7 @@ from tests.service.conftest import Files, Running, at_work
 
 
 def test_the_web_process_never_loads_torch() -> None:
-    script = "import sys, service.app; sys.exit('torch' in sys.modules or 'sklearn' in sys.modules)"
+    script = "import sys, rightrank.service.api.app; sys.exit('torch' in sys.modules or 'sklearn' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script]).returncode == 0
 
 
