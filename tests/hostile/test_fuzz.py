@@ -57,6 +57,6 @@ def test_a_changed_value_anywhere_raises_nothing_outside_the_tree_of_errors(
     changed = corpus.edited(honest(), entry, lambda data: put(data, place, value))
     try:
         found = exported.read(Archive(io.BytesIO(changed), 100), Limits(memory=1 << 28))
-        normalize(found.graph, found.tensors, found.claims)
+        normalize(found.graph, found.tensors, found.metas)
     except CheckpointError:
         return
