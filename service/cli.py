@@ -186,6 +186,24 @@ def show(reference: Reference, url: Url = LOCAL, as_json: Json = False) -> None:
 
 
 @app.command()
+def retry(
+    operation: Annotated[str, typer.Argument(help="As the failure named it: ingest-… or cut-…")],
+    wait: Annotated[bool, typer.Option(help="Return once it has ended.")] = True,
+    url: Url = LOCAL,
+    as_json: Json = False,
+) -> None:
+    """Try again what failed by no fault of the model."""
+    with plainly(as_json), connect(url) as client, Bars(err) as bars:
+        state = client.retry(operation)
+        if wait:
+            state = client.wait(operation, bars)
+    if as_json:
+        out.print_json(data=state)
+    else:
+        out.print(f"{operation} is {state['state']}")
+
+
+@app.command()
 def delete(reference: Reference, url: Url = LOCAL, as_json: Json = False) -> None:
     """Delete a model and every size of it."""
     with plainly(as_json), connect(url) as client:

@@ -48,8 +48,9 @@ KINDS: Mapping[str, Kind] = {
     "invalid-request": Kind(422, "The request is invalid", "A parameter, header or field is missing or wrong."),
     "not-found": Kind(404, "Not found", "There is nothing at this address."),
     "model-not-found": Kind(404, "There is no such model", "No model has this id, name or version."),
-    "model-not-ready": Kind(
-        404, "The model is not ready", "It is being decomposed, or that failed: its operation says which."
+    "model-not-ready": Kind(503, "The model is not ready", "It is being decomposed: its operation says how far it is."),
+    "model-failed": Kind(
+        409, "The model could not be made", "Its ingest was given up; the upload is kept, and can be tried again."
     ),
     "operation-not-found": Kind(404, "There is no such operation", "No operation has this id, or it is long past."),
     "method-not-allowed": Kind(405, "Method not allowed", "This address does not answer to this method."),
@@ -62,7 +63,12 @@ KINDS: Mapping[str, Kind] = {
     "too-many-jobs": Kind(429, "Too many jobs", "This key has as many jobs under way as it may have."),
     "queue-full": Kind(503, "The queue is full", "The service has as much work waiting as it takes on."),
     "unavailable": Kind(503, "The service is not available", "Its cache or its store cannot be reached."),
-    "worker-lost": Kind(500, "The work was lost", "The job's worker died several times; the model may be too large."),
+    "worker-lost": Kind(503, "The work was lost", "The job's worker died several times; the model may be too large."),
+    "gave-up": Kind(
+        503, "The work was given up", "Something that it needs kept failing. It can be tried again; nothing is lost."
+    ),
+    "too-slow": Kind(503, "The work took too long", "The operator's limit on the time of one job was reached."),
+    "not-failed": Kind(409, "The operation has not failed", "There is nothing to try again."),
     "cancelled": Kind(409, "The operation was cancelled", "Somebody asked for it to stop."),
     "internal": Kind(500, "Something went wrong", "The fault is the service's; its log says more."),
 }

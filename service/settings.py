@@ -35,6 +35,8 @@ class Settings(BaseSettings):
     wait: float = Field(30.0, ge=0, le=120)
     queue_limit: int = Field(64, ge=1)
     jobs_per_key: int = Field(8, ge=1)
+    job_seconds: int = Field(24 * 3600, ge=1)
+    job_memory: int = Field(0, ge=0)
     reader_memory: int = Field(8 * GIB, ge=256 * MIB)
     reader_seconds: int = Field(600, ge=1)
     reader_tensors: int = Field(100_000, ge=1)

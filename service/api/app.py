@@ -19,8 +19,7 @@ from rightrank.service import problems
 from rightrank.service.api import health, models, operations, pages, schemas
 from rightrank.service.api.auth import Gate
 from rightrank.service.api.metrics import Tally
-from rightrank.service.jobs.dispatch import Parts
-from rightrank.service.jobs.operations import STALE_SECONDS
+from rightrank.service.jobs.dispatch import SEARCH_SECONDS, Parts
 from rightrank.service.settings import Settings
 
 log = logging.getLogger("rightrank")
@@ -74,7 +73,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
 async def tend(parts: Parts, tally: Tally) -> None:
     """Shares the counters, and takes up what is left undone at the start and whenever Redis has lost its memory.
 
-    Uploads a second time, once what a worker was doing until just before counts as lost.
+    Uploads now and then besides, for what slipped through.
     """
     known: str | None = None
     again = math.inf
@@ -83,10 +82,10 @@ async def tend(parts: Parts, tally: Tally) -> None:
             run = await run_in_threadpool(lambda: str(parts.cache.redis.info("server")["run_id"]))
             if run != known:
                 await run_in_threadpool(parts.recover)
-                known, again = run, time.monotonic() + STALE_SECONDS + TEND_SECONDS
+                known, again = run, time.monotonic() + SEARCH_SECONDS
             elif time.monotonic() > again:
                 await run_in_threadpool(parts.recover, finished=False)
-                again = math.inf
+                again = time.monotonic() + SEARCH_SECONDS
             await run_in_threadpool(tally.flush, parts.cache)
         except Exception as error:
             log.warning("Redis or the store cannot be reached: %s", error)

@@ -25,8 +25,8 @@ from rightrank.service.api.metrics import Tally
 from rightrank.service.api.schemas import Description, Responses, described
 from rightrank.service.api.schemas import Operation as Document
 from rightrank.service.jobs.dispatch import Parts
+from rightrank.service.jobs.engine import WAITING
 from rightrank.service.jobs.operations import Operation, cut_id
-from rightrank.service.jobs.queues import WAITING
 from rightrank.service.problems import Problem, response
 from rightrank.service.registry.cache import Evicted
 from rightrank.service.registry.catalogue import ID, Model, Recent, Record, artifact_key
@@ -215,14 +215,14 @@ class Service:
         id = await run_in_threadpool(self._start, model, plan)
         pause = FIRST_LOOK
         while True:
-            operation = await run_in_threadpool(self.parts.operations.get, id)
+            operation = await run_in_threadpool(self.parts.engine.get, id)
             if operation is None or operation.done or time.monotonic() >= deadline:
                 return operation
             await asyncio.sleep(min(pause, max(deadline - time.monotonic(), 0)))
             pause = min(pause * 1.3, LAST_LOOK)
 
     def _start(self, model: Model, plan: Plan) -> str:
-        running = self.parts.operations.get(cut_id(model.id, plan.digest))
+        running = self.parts.engine.get(cut_id(model.id, plan.digest))
         if running is None or running.done:
             admit_job(self.parts, WAITING, self.key)
         return self.parts.cut(model.id, plan, WAITING, self.key.name if self.key else "")

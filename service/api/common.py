@@ -33,14 +33,14 @@ Anyone = Annotated[Key | None, Depends(require(None))]
 
 def admit_job(parts: Parts, queue: str, key: Key | None) -> None:
     """Refuses a new job where the queue is full or the key has too many. Raises `Problem`."""
-    if parts.jobs.length(queue) >= parts.settings.queue_limit:
+    if parts.engine.length(queue) >= parts.settings.queue_limit:
         raise Problem(
             "queue-full",
             f"{parts.settings.queue_limit} jobs wait already.",
             "Try again in a few seconds.",
             headers={"Retry-After": "5"},
         )
-    if key is not None and parts.operations.under_way(key.name) >= parts.settings.jobs_per_key:
+    if key is not None and parts.engine.under_way(key.name) >= parts.settings.jobs_per_key:
         raise Problem(
             "too-many-jobs",
             f"The key {key.name!r} has {parts.settings.jobs_per_key} jobs under way.",

@@ -12,7 +12,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from rightrank.service.jobs.dispatch import Parts
-from rightrank.service.jobs.queues import QUEUES
+from rightrank.service.jobs.engine import QUEUES
 from rightrank.service.registry.cache import Cache
 
 # Name in Redis → (help, labels). Exposed as `rightrank_<name>_total`.
@@ -63,7 +63,7 @@ class Shared(Collector):
             yield family
         queues = GaugeMetricFamily("rightrank_queue_length", "Jobs waiting for a worker.", labels=["queue"])
         for queue in QUEUES:
-            queues.add_metric([queue], self.parts.jobs.length(queue))
+            queues.add_metric([queue], self.parts.engine.length(queue))
         yield queues
         memory = self.parts.cache.redis.info("memory")
         yield GaugeMetricFamily("rightrank_cache_bytes", "Memory in use by the cache.", value=memory["used_memory"])

@@ -18,15 +18,14 @@ from rightrank.service.api.forms import receive
 from rightrank.service.api.schemas import PROBLEMS, Accepted, Curve, Importance, Page, answers
 from rightrank.service.api.uploads import FIELDS, FILES, FORM_SCHEMA, accept
 from rightrank.service.jobs.dispatch import Parts
-from rightrank.service.jobs.operations import ingest_id
-from rightrank.service.jobs.queues import INGEST
+from rightrank.service.jobs.engine import INGEST
 from rightrank.service.problems import Problem
-from rightrank.service.registry.catalogue import ID, upload_key
+from rightrank.service.registry.catalogue import ID
 
 router = APIRouter(tags=["models"], responses=PROBLEMS)
 
 BRIEF = ("id", "created", "params", "macs", "bytes", "criterion", "baseline")
-HIDDEN = ("checkpoint", "evaluation", "calibration", "owner", "writers")
+HIDDEN = ("checkpoint", "evaluation", "calibration", "owner", "writers", "token", "folder", "files")
 
 
 @router.post(
@@ -120,11 +119,8 @@ def importance(reference: str, parts: TheParts, key: Fetcher) -> dict[str, Any]:
 def delete(reference: str, parts: TheParts, key: Admin) -> Response:
     """Remove a model with everything that only it refers to; one that is being ingested is stopped."""
     id = parts.catalogue.resolve(reference)
-    if not parts.catalogue.exists(id):
-        if not parts.store.exists(upload_key(id)):
-            raise Problem("model-not-found", f"There is no model {reference[:100]!r}.")
-        parts.cancel(ingest_id(id))
-    parts.catalogue.discard(id)
+    if not parts.remove(id):
+        raise Problem("model-not-found", f"There is no model {reference[:100]!r}.")
     return Response(status_code=204)
 
 

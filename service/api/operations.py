@@ -32,6 +32,12 @@ def cancel(id: str, parts: TheParts, key: Publisher) -> dict[str, Any]:
     return parts.cancel(id).to_json()
 
 
+@router.post("/operations/{id}/retry", status_code=202, responses=answers(Document, 202))
+def retry(id: str, parts: TheParts, key: Publisher) -> dict[str, Any]:
+    """Try a failed operation again. An upload whose ingest failed by no fault of its own is kept for this."""
+    return parts.retry(id).to_json()
+
+
 def existing(id: str, parts: TheParts) -> Operation:
     return parts.operation(id)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import uuid
 from typing import Any
 
 from rightrank.models.measure.metrics import METRICS
@@ -13,10 +14,19 @@ from rightrank.service.api.auth import Key
 from rightrank.service.api.common import admit_job
 from rightrank.service.api.forms import Form, Upload
 from rightrank.service.jobs.dispatch import Parts
+from rightrank.service.jobs.engine import INGEST
 from rightrank.service.jobs.operations import ingest_id
-from rightrank.service.jobs.queues import INGEST
 from rightrank.service.problems import Problem
-from rightrank.service.registry.catalogue import ID, NAME, checkpoint_key, model_id, upload_key, wanted_key
+from rightrank.service.registry.catalogue import (
+    ID,
+    NAME,
+    TOKEN,
+    checkpoint_key,
+    failure_key,
+    model_id,
+    upload_key,
+    wanted_key,
+)
 
 FILES = frozenset({"checkpoint", "evaluation", "calibration"})
 FIELDS = frozenset({"architecture", "name", "options"})
@@ -86,32 +96,42 @@ def accept(parts: Parts, form: Form, key: Key | None) -> dict[str, str]:
     name = name_of(form)
     id = model_id(upload)
     owner = key.name if key else ""
-    intent = {**upload, "id": id, "uploaded": time.time(), "owner": owner}
-    if not parts.catalogue.exists(id):
+    intent = {**upload, "id": id, "uploaded": time.time(), "owner": owner, TOKEN: uuid.uuid4().hex}
+    if not parts.catalogue.whole(id):
         parts.store.create_json(upload_key(id), intent)
         for file in form.files.values():
             store_once(parts, file)
-    with parts.cache.lock(f"model:{id}"):
-        if name is not None:
-            parts.store.create(wanted_key(id, name), b"{}")
-        if parts.catalogue.exists(id):
-            parts.catalogue.publish_wanted(id)
+    with parts.catalogue.changing(id) as lock:
+        if parts.catalogue.whole(id):
+            if name is not None:
+                parts.catalogue.publish(name, id)
         else:
-            parts.store.create_json(upload_key(id), intent)  # again: an earlier try may just have failed
-            begin(parts, id, key)
+            begin(parts, intent, form, name, key)
+        if not lock.hold():
+            raise Problem("unavailable", "The upload took too long to be taken in.", headers={"Retry-After": "2"})
     return {"id": id, "operation": ingest_id(id)}
 
 
-def begin(parts: Parts, id: str, key: Key | None) -> None:
+def begin(parts: Parts, intent: dict[str, Any], form: Form, name: str | None, key: Key | None) -> None:
     """Has an upload ingested, or takes it back where others have come in first since it began. Raises `Problem`."""
+    id, store = intent["id"], parts.store
     with parts.cache.lock("admission"):
-        running = parts.operations.get(ingest_id(id))
-        if running is None or running.done:
+        running = parts.engine.get(ingest_id(id))
+        anew = running is None or running.done
+        if anew:
             try:
                 admit_job(parts, INGEST, key)
             except Problem:
-                parts.catalogue.discard(id)
+                parts.catalogue.discard(id, intent[TOKEN])  # one that was accepted before is another's
                 raise
+            # In place of one that was there before: no attempt at that one can take this one along.
+            store.replace_json(upload_key(id), intent)
+            store.delete(failure_key(id))
+        # Once more: since then, somebody may have deleted another model with the same files.
+        for file in form.files.values():
+            store_once(parts, file)
+        if name is not None:
+            store.create(wanted_key(id, name), b"{}")
         parts.ingest(id, key.name if key else "")
 
 

@@ -211,6 +211,11 @@ class Client:
     def delete(self, reference: str) -> None:
         self._send("DELETE", _path(reference))
 
+    def retry(self, operation: str) -> dict[str, Any]:
+        """Has a failed operation tried again, whose upload or model is still there; what it is now."""
+        state: dict[str, Any] = self._send("POST", f"/operations/{quote(operation, safe='')}/retry").json()
+        return state
+
     def ready(self) -> bool:
         """Whether the server answers and has all it needs."""
         try:

@@ -1,10 +1,18 @@
-"""One attempt at an operation: its progress, its sign of life, and its end."""
+"""One attempt at an operation: its progress, its sign of life, and its end.
+
+An attempt ends in one of these ways. It succeeds. It fails by what was uploaded or asked (`FAULTS`), and an upload is
+discarded with it. It is cancelled. The worker is stopped, or the operation is another attempt's by now, and nothing
+has happened. Or something went wrong that is nobody's fault, a full disk, a bucket or a Redis that does not answer:
+then it is tried again, with growing pauses, and after `TRIES` of them given up, and an upload is kept.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
+import random
 import signal
 import threading
 import time
@@ -16,17 +24,32 @@ import redis
 
 from rightrank.models.errors import Cancelled, RightRankError
 from rightrank.service.jobs.dispatch import Parts
-from rightrank.service.jobs.operations import ATTEMPTS
+from rightrank.service.jobs.engine import Attempt
+from rightrank.service.jobs.operations import kind_of
 from rightrank.service.problems import Problem, describe
-from rightrank.service.registry.catalogue import upload_key
-from rightrank.service.registry.lock import Lock
+from rightrank.service.registry.catalogue import TOKEN, failure_key, upload_key
 
 log = logging.getLogger("rightrank")
 
 BEAT_SECONDS = 0.5
-# No longer than the queue takes to notice a dead worker: then its job comes here again.
-LOCK_SECONDS = 4.0
 REPORT_SECONDS = 0.1
+# Beyond its time a job may take so long to notice; then its process ends.
+OVERTIME_SECONDS = 20.0
+# How often something that may pass is tried, and how long after the first, the second… failure again. Of an error
+# that nobody foresaw there is less hope.
+TRIES, UNFORESEEN_TRIES = 8, 3
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 120.0
+# How many workers may die over one job.
+DEATHS = 3
+# How long an attempt that has succeeded tries to say so.
+TELL_SECONDS = 30.0
+# The faults of uploads and of requests.
+FAULTS = frozenset({
+    "checkpoint-unusable", "checkpoint-unsafe", "checkpoint-unsupported", "checkpoint-malformed", "data-unusable",
+    "budget-unreachable", "master-unreadable", "model-not-found", "upload-incomplete",
+})  # fmt: skip
+# Not tried again either, but by somebody's wish.
+LIMITS = frozenset({"worker-lost", "too-slow"})
 
 
 class Stopped(Exception):
@@ -34,31 +57,26 @@ class Stopped(Exception):
 
 
 class Lost(Exception):
-    """Another worker has taken the operation over, since nothing was heard of this one: it is that one's now."""
+    """Another attempt has taken the operation over, since nothing was heard of this one: it is that one's now."""
 
 
 class Job:
     """What a job may know and say. `progress` raises `Cancelled`, `Stopped` or `Lost` where the job is to end."""
 
-    def __init__(
-        self,
-        parts: Parts,
-        operation: str,
-        details: Mapping[str, Any],
-        stop: threading.Event,
-        lock: Lock | None = None,
-    ) -> None:
+    def __init__(self, parts: Parts, attempt: Attempt, stop: threading.Event, seconds: float = float("inf")) -> None:
         self.parts = parts
-        self.lock = lock or lock_of(parts, operation)
-        self.operation = operation
-        self.details = details
-        self.model: str = details["model"]
+        self.attempt = attempt
+        self.operation = attempt.operation
+        self.details = attempt.details
+        self.model: str = attempt.details["model"]
         # How a job that raised nothing is counted: "done", or "unneeded" where its work was there already.
         self.outcome = "done"
         self.cancelled = threading.Event()
         self.lost = threading.Event()
+        self.late = threading.Event()
         self._stop = stop
         self._ended = threading.Event()
+        self._deadline = time.monotonic() + seconds
         self._spared: frozenset[int] | None = None
         self._reported = ("", 0.0)
 
@@ -68,21 +86,33 @@ class Job:
         now = time.monotonic()
         if phase != self._reported[0] or completed == total or now - self._reported[1] > REPORT_SECONDS:
             self._reported = (phase, now)
-            self.parts.operations.report(self.operation, phase, completed, total, unit)
+            progress = {"phase": phase, "completed": completed, "total": total, "unit": unit}
+            with contextlib.suppress(redis.RedisError):  # nobody waits for it
+                self.parts.engine.report(self.attempt, progress)
+
+    def allow(self, seconds: float) -> None:
+        """Gives the job more time than any may take: for a training that is to take so long."""
+        self._deadline += seconds
+
+    def saved(self) -> None:
+        """Says that what was done so far will not have to be done again."""
+        with contextlib.suppress(redis.RedisError):
+            self.parts.engine.saved(self.attempt)
 
     def hold(self) -> None:
-        """Makes sure that the operation is still this worker's, before what only one may do."""
-        if not self.lock.hold():
-            self.lost.set()
+        """Makes sure that the operation is still this attempt's, before what only one may do."""
+        self._look()
         self.check()
 
     def check(self) -> None:
-        if self.lost.is_set():
-            raise Lost
         if self.cancelled.is_set():
             raise Cancelled("The operation was cancelled.")
+        if self.lost.is_set():
+            raise Lost
         if self._stop.is_set():
             raise Stopped
+        if self.late.is_set():
+            raise Problem("too-slow", "The work took longer than one job may.", "The operator can allow it more time.")
 
     @contextlib.contextmanager
     def kills_children(self) -> Iterator[None]:
@@ -90,7 +120,7 @@ class Job:
         self._spared = children()
         try:
             yield
-        except RightRankError:
+        except Exception:
             self.check()
             raise
         finally:
@@ -99,7 +129,7 @@ class Job:
 
     @contextlib.contextmanager
     def alive(self) -> Iterator[None]:
-        """Meanwhile, the operation and its lock show that somebody is at it."""
+        """Meanwhile, the operation shows that somebody is at it."""
         thread = threading.Thread(target=self._beat, daemon=True)
         thread.start()
         try:
@@ -111,13 +141,23 @@ class Job:
     def _beat(self) -> None:
         while not self._ended.wait(BEAT_SECONDS):
             with contextlib.suppress(redis.RedisError):
-                if not self.lock.hold():
-                    self.lost.set()
-                elif self.parts.operations.beat(self.operation):
-                    self.cancelled.set()
+                self._look()
+            if time.monotonic() > self._deadline:
+                self.late.set()
+            if time.monotonic() > self._deadline + OVERTIME_SECONDS:
+                log.error("%s does not end: this worker does", self.operation)
+                os._exit(os.EX_SOFTWARE)
             spared = self._spared
-            if spared is not None and any(each.is_set() for each in (self.lost, self.cancelled, self._stop)):
+            ending = (self.lost, self.cancelled, self.late, self._stop)
+            if spared is not None and any(each.is_set() for each in ending):
                 kill(children() - spared)
+
+    def _look(self) -> None:
+        whose = self.parts.engine.beat(self.attempt)
+        if whose == "cancelled":
+            self.cancelled.set()
+        elif whose == "lost":
+            self.lost.set()
 
 
 class Runner:
@@ -127,102 +167,131 @@ class Runner:
         self.parts = parts
         self.kinds = kinds
         self.stop = threading.Event()
-        self.current: str | None = None
-        # Attempts that Redis could not be told do not count.
-        self._owed: list[str] = []
+        self.current: Attempt | None = None
 
-    def perform(self, operation: str) -> None:
-        """One attempt. An error is the operation's end, and never this worker's."""
-        while self._owed:
-            self.parts.operations.put_back(self._owed[-1])
-            self._owed.pop()
-        lock = lock_of(self.parts, operation)
-        if not self._take(lock):
-            return
+    def work(self, queues: tuple[str, ...]) -> None:
+        """Takes one job after another until `stop` is set."""
+        while not self.stop.is_set():
+            try:
+                attempt = self.parts.engine.take(queues)
+            except redis.RedisError as error:
+                log.warning("Redis cannot be reached: %s", error)
+                self.stop.wait(1)
+                continue
+            if attempt is not None:
+                self.perform(attempt)
+
+    def perform(self, attempt: Attempt) -> None:
+        """One attempt. An error is its end, and never this worker's."""
+        self.current = attempt
+        kind, began = kind_of(attempt.operation), time.monotonic()
+        job = Job(self.parts, attempt, self.stop, self.parts.settings.job_seconds)
         try:
-            self._attempt(operation, lock)
+            with job.alive():  # also while its end is told
+                self._attempt(job, kind, began)
         finally:
             self.current = None
-            lock.release()
 
-    def _attempt(self, operation: str, lock: Lock) -> None:
-        found = self.parts.operations.get(operation)
-        attempt = self.parts.operations.start(operation) if found else 0
-        if found is None or not attempt:
-            return
-        self.current = operation
-        kind = operation.partition("-")[0]
-        job = Job(self.parts, operation, found.details, self.stop, lock)
-        began, upload = time.monotonic(), self._upload(job.model)
+    def _attempt(self, job: Job, kind: str, began: float) -> None:
+        attempt = job.attempt
         try:
-            if attempt > ATTEMPTS:
+            if attempt.deaths >= DEATHS:
                 raise Problem(
                     "worker-lost",
-                    f"The worker ended {ATTEMPTS} times while it did this, without saying why.",
+                    f"The worker ended {attempt.deaths} times while it did this, without saying why.",
                     "It may have run out of memory: give the workers more, or upload a smaller model.",
                 )
-            with job.alive():
-                result = self.kinds[kind](job)
+            result = self.kinds[kind](job)
         except Stopped:
-            log.info("%s goes on elsewhere", operation)
-            self._pass_on(operation, kind)
-            return
+            log.info("%s goes on elsewhere", attempt.operation)
+            self._say(job, lambda: self.parts.engine.give_back(attempt))
         except Lost:
-            log.warning("%s was taken over by another worker", operation)
-            return
-        except (redis.ConnectionError, redis.TimeoutError):
-            log.warning("%s: lost Redis; it goes on when somebody asks for it", operation)
-            self._owed.append(operation)
-            return
+            log.warning("%s was taken over by another attempt", attempt.operation)
+        except Cancelled as error:
+            log.info("%s was cancelled", attempt.operation)
+            document = describe(Problem("cancelled", error.detail))
+            self._say(job, lambda: self.parts.engine.fail(attempt, document))
+            self._count(kind, "cancelled")
         except Exception as error:
-            self._fail(job, kind, error, upload)
-            return
-        self.parts.operations.finish(operation, job.details, result)
-        self._count(kind, job.outcome, began)
-
-    def _upload(self, model: str) -> Mapping[str, Any] | None:
-        return self.parts.store.read_json(upload_key(model))
-
-    def _fail(self, job: Job, kind: str, error: Exception, upload: Mapping[str, Any] | None) -> None:
-        """Ends the operation, and an `upload` with it; one that has come in its place since is taken up."""
-        document = describe(error)
-        if document["type"].endswith("/internal"):
-            log.error("%s failed", job.operation, exc_info=error)
+            failure = error  # which the name of a handler is not after it
+            self._say(job, lambda: self._fail(job, kind, failure))
         else:
-            log.info("%s failed: %s", job.operation, error)
-        # The lock keeps the same model, uploaded again just now, from being discarded with a job under way.
-        with self.parts.cache.lock(f"model:{job.model}"):
-            if kind == "ingest" and not self.parts.catalogue.exists(job.model):
-                newer = self._upload(job.model)
-                if newer is not None and newer != upload:
-                    self.parts.operations.forget(job.operation)
-                    self.parts.ingest(job.model, newer.get("owner", ""))
-                    return
-                self.parts.catalogue.discard(job.model)
-            self.parts.operations.fail(job.operation, job.details, document)
-        self._count(kind, "cancelled" if document["type"].endswith("/cancelled") else "failed", None)
+            if self._say(job, lambda: self.parts.engine.finish(attempt, result)):
+                self._count(kind, job.outcome, began)
 
-    def _pass_on(self, operation: str, kind: str) -> None:
-        self.parts.jobs.send("ingest" if kind == "ingest" else "waiting", operation)
+    def _fail(self, job: Job, kind: str, error: Exception) -> bool:
+        """Ends the operation, or has it tried again; whether it was still this attempt's."""
+        attempt, reason = job.attempt, cause(error)
+        final = isinstance(error, RightRankError) and error.kind in FAULTS | LIMITS
+        if not final and attempt.tries < (TRIES if reason else UNFORESEEN_TRIES):
+            pause = min(FIRST_PAUSE * 2.0 ** (attempt.tries - 1), LONGEST_PAUSE) * random.uniform(0.75, 1.25)
+            log.warning("%s failed and is tried again in %.0f s", attempt.operation, pause, exc_info=error)
+            self._count(kind, "retried")
+            return self.parts.engine.give_back(attempt, pause)
+        document = describe(error)
+        if final:
+            log.info("%s failed: %s", attempt.operation, error)
+        else:
+            log.error("%s failed %d times and is given up", attempt.operation, attempt.tries, exc_info=error)
+        if reason:
+            document = describe(Problem(
+                "gave-up",
+                f"{reason}. It was tried {attempt.tries} times.",
+                f"Nothing is lost. Once the cause is mended: rightrank retry {attempt.operation}",
+            ))  # fmt: skip
+        at_fault = document["type"].rsplit("/")[-1] in FAULTS
+        if kind == "ingest":
+            ended = self._end_ingest(job, document, at_fault)
+        else:
+            ended = self.parts.engine.fail(attempt, document, gave_up=not at_fault)
+        if ended:
+            self._count(kind, "failed")
+        return ended
 
-    def _count(self, kind: str, outcome: str, began: float | None) -> None:
-        self.parts.cache.count("jobs", kind=kind, outcome=outcome)
-        if began is not None:
-            self.parts.cache.count("job_seconds", time.monotonic() - began, kind=kind)
-
-    def _take(self, lock: Lock) -> bool:
-        """Takes the operation for this worker; waits as long as a dead worker's lock may last."""
-        deadline = time.monotonic() + LOCK_SECONDS + BEAT_SECONDS
-        while not lock.hold():
-            if time.monotonic() > deadline or self.stop.is_set():
+    def _end_ingest(self, job: Job, document: Mapping[str, Any], at_fault: bool) -> bool:
+        """What is wrong with an upload ends it; what is wrong with anything else is written down beside it."""
+        catalogue, store = self.parts.catalogue, self.parts.store
+        # Whoever uploads the same just now waits for this, and finds the operation ended.
+        with catalogue.changing(job.model):
+            if self.parts.engine.beat(job.attempt) != "ours":
                 return False
-            time.sleep(0.05)
-        return True
+            if not catalogue.whole(job.model):
+                if at_fault:
+                    catalogue.discard(job.model, (store.read_json(upload_key(job.model)) or {}).get(TOKEN, ""))
+                else:
+                    store.create_json(failure_key(job.model), dict(document))
+            return self.parts.engine.fail(job.attempt, document, gave_up=not at_fault)
+
+    def _say(self, job: Job, say: Callable[[], bool]) -> bool:
+        """Tells Redis and the store how an attempt has ended, and goes on trying for a while: unsaid, it would be done
+        once more. What `say` comes to, False where it could not be said."""
+        deadline = time.monotonic() + TELL_SECONDS
+        while True:
+            try:
+                return say()
+            except Exception as error:
+                log.warning("how %s ended cannot be told: %s", job.operation, error)
+                if self.stop.wait(1) or time.monotonic() > deadline:
+                    return False
+
+    def _count(self, kind: str, outcome: str, began: float | None = None) -> None:
+        with contextlib.suppress(redis.RedisError):
+            self.parts.cache.count("jobs", kind=kind, outcome=outcome)
+            if began is not None:
+                self.parts.cache.count("job_seconds", time.monotonic() - began, kind=kind)
 
 
-def lock_of(parts: Parts, operation: str) -> Lock:
-    """What says that a worker is at an operation."""
-    return parts.cache.lock_of(f"running:{operation}", LOCK_SECONDS)
+def cause(error: BaseException) -> str:
+    """What it is that may pass, in words; "" for what nobody foresaw."""
+    if isinstance(error, RightRankError) and error.kind == "unavailable":
+        return error.detail.rstrip(".")
+    if isinstance(error, redis.RedisError):
+        return "The cache did not answer as it should"
+    if isinstance(error, MemoryError) or "allocate memory" in str(error):
+        return "The memory did not suffice"
+    if isinstance(error, OSError):
+        return "The disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "The disk or the network failed"
+    return ""
 
 
 def children() -> frozenset[int]:

@@ -20,7 +20,7 @@ from rightrank.models.plan.planner import Plan, Planner
 from rightrank.models.progress import Progress
 from rightrank.service.jobs import effort
 from rightrank.service.jobs.attempt import Job
-from rightrank.service.jobs.dispatch import cut_result
+from rightrank.service.jobs.dispatch import Parts, cut_result
 from rightrank.service.problems import Problem
 from rightrank.service.registry.cache import digest
 from rightrank.service.registry.catalogue import (
@@ -30,6 +30,7 @@ from rightrank.service.registry.catalogue import (
     Record,
     artifact_key,
     improved_key,
+    manifest_key,
     record_key,
 )
 
@@ -128,15 +129,21 @@ def run(job: Job) -> Mapping[str, Any]:
     try:
         record = _cut(job, manifest, plan, known)
     except FileNotFoundError:
-        if parts.catalogue.exists(id):
+        if _same(parts, manifest):
             raise
-    if record is None or not parts.catalogue.exists(id):
+    if record is None or not _same(parts, manifest):
         # Deleted meanwhile: what this job wrote after that must not stay. What else is there by now belongs
         # to the same model uploaded again.
         parts.store.delete(record_key(id, plan.digest), artifact_key(id, plan), improved_key(id, plan.digest))
         parts.catalogue.forget(id)
         raise Problem("model-not-found", f"The model {id} was deleted while it was being cut.")
     return cut_result(id, plan, record.sha256, record.size)
+
+
+def _same(parts: Parts, manifest: Mapping[str, Any]) -> bool:
+    """Whether the model is still the one that was opened."""
+    now = parts.store.read_json(manifest_key(manifest["id"]))
+    return now is not None and now["created"] == manifest["created"]
 
 
 def _there(job: Job, known: Record) -> bool:
@@ -154,7 +161,7 @@ def _cut(job: Job, manifest: Mapping[str, Any], plan: Plan, known: Record | None
     improves = effort.kept(manifest["options"]) > 0
     names = (*MASTER, *([EVALUATION] if manifest["evaluation"] else []), *([REFIT] if improves else []))
     with contextlib.ExitStack() as open_files:
-        folder = open_files.enter_context(parts.store.folder(f"models/{id}", names, manifest["created"]))
+        folder = open_files.enter_context(parts.catalogue.folder(manifest, names))
         scratch = open_files.enter_context(parts.store.folder_for_work())
         cutter = Cutter(folder, manifest["options"].get("metric"), job.progress)
         path = scratch / f"artifact{formats.format_of(plan.output).suffix}"

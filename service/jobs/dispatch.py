@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import logging
-import re
 from dataclasses import dataclass
 
 from redis.exceptions import RedisError
 
 from rightrank.models.plan.planner import COMMON, Plan
-from rightrank.service.jobs.operations import Operation, Operations, cut_id, ingest_id
-from rightrank.service.jobs.queues import BACKGROUND, INGEST, WAITING, Jobs
+from rightrank.service.jobs.engine import BACKGROUND, INGEST, WAITING, Engine
+from rightrank.service.jobs.operations import ID, IDLE, Operation, cut_id, ingest_id, kind_of
 from rightrank.service.problems import Problem, describe
 from rightrank.service.registry.cache import Cache
-from rightrank.service.registry.catalogue import Catalogue, Model, manifest_key, upload_key
+from rightrank.service.registry.catalogue import Catalogue, Model, failure_key, upload_key
 from rightrank.service.registry.store import Store
 from rightrank.service.settings import Settings
 
 log = logging.getLogger("rightrank")
 
-OPERATION = re.compile(r"(ingest|cut)-(?P<model>m[0-9a-f]{24})(-(?P<plan>[0-9a-f]{32}))?")
+CANCELLED = describe(Problem("cancelled", "The operation was cancelled."))
+# How often uploads are looked for that nobody works on, though Redis has lost nothing.
+SEARCH_SECONDS = 600.0
 
 
 @dataclass(frozen=True)
@@ -30,26 +31,22 @@ class Parts:
     store: Store
     cache: Cache
     catalogue: Catalogue
-    operations: Operations
-    jobs: Jobs
+    engine: Engine
 
     @staticmethod
     def of(settings: Settings) -> Parts:
         store, cache = Store(settings), Cache(settings)
-        return Parts(settings, store, cache, Catalogue(settings, store, cache), Operations(cache), Jobs(settings))
+        return Parts(settings, store, cache, Catalogue(settings, store, cache), Engine(settings, cache))
 
     def ingest(self, id: str, owner: str = "") -> str:
         """Makes sure that an uploaded model is being ingested; the operation."""
-        operation = ingest_id(id)
-        if self.operations.claim(operation, INGEST, {"model": id}, owner):
-            self.jobs.send(INGEST, operation)
-        return operation
+        self.engine.send(ingest_id(id), INGEST, {"model": id}, owner)
+        return ingest_id(id)
 
     def cut(self, id: str, plan: Plan, queue: str = WAITING, owner: str = "") -> str:
         """Makes sure that a plan is being cut; the operation."""
         operation = cut_id(id, plan.digest)
-        if self.operations.claim(operation, queue, {"model": id, "plan": plan.to_json()}, owner):
-            self.jobs.send(queue, operation)
+        self.engine.send(operation, queue, {"model": id, "plan": plan.to_json()}, owner)
         return operation
 
     def measure_ahead(self, model: Model) -> None:
@@ -63,24 +60,53 @@ class Parts:
 
     def operation(self, id: str) -> Operation:
         """An operation, from what the store says where Redis has lost it. Raises `Problem`."""
-        found = self.operations.get(id)
-        if found is None:
-            found = self._remembered(id)
-        elif found.lost:
-            self._resume(found)
+        found = self.engine.get(id) or self._remembered(id)
         if found is None:
             raise Problem("operation-not-found", f"There is no operation {id[:100]!r}.")
         return found
 
     def cancel(self, id: str) -> Operation:
-        """Asks an operation to stop. Raises `Problem`."""
+        """Ends an operation, and an upload with its ingest. What has ended stays as it is. Raises `Problem`."""
         operation = self.operation(id)
+        if kind_of(id) == "cut":
+            self.engine.cancel(id, CANCELLED)
+        elif not operation.done:
+            with self.catalogue.changing(operation.details["model"]):
+                self._cancel_ingest(operation.details["model"])
+        return self.operation(id)
+
+    def remove(self, id: str) -> bool:
+        """Removes a model, finished or under way, with everything that only it refers to; whether there was one."""
+        with self.catalogue.changing(id):
+            if self.catalogue.whole(id):
+                return self.catalogue.discard(id)
+            there = self.store.exists(upload_key(id))
+            return self._cancel_ingest(id) or there
+
+    def _cancel_ingest(self, model: str) -> bool:
+        cancelled = self.engine.cancel(ingest_id(model), CANCELLED)
+        if not self.catalogue.whole(model):
+            self.catalogue.discard(model)
+        return cancelled
+
+    def retry(self, id: str) -> Operation:
+        """Has a failed operation tried again whose upload, or model, is still there. Raises `Problem`."""
+        operation = self.operation(id)
+        if not operation.done:
+            return operation
+        if operation.state != "failed":
+            raise Problem("not-failed", f"The operation {id} has not failed: it is {operation.state}.")
         model = operation.details["model"]
-        # The lock keeps the same model, uploaded again just now, from being discarded with a job under way.
-        with self.cache.lock(f"model:{model}"):
-            at_once = self.operations.cancel(id, describe(Problem("cancelled", "The operation was cancelled.")))
-            if at_once and id.startswith("ingest-"):
-                self.catalogue.discard(model)
+        if kind_of(id) == "cut":
+            self.catalogue.open(model)
+            self.engine.send(id, WAITING, operation.details, insist=True)
+            return self.operation(id)
+        with self.catalogue.changing(model):
+            upload = self.store.read_json(upload_key(model))
+            if upload is None:
+                raise Problem("model-not-found", f"The upload of model {model} is gone.", "Upload it again.")
+            self.store.delete(failure_key(model))
+            self.ingest(model, upload.get("owner", ""))
         return self.operation(id)
 
     def recover(self, finished: bool = True) -> None:
@@ -96,33 +122,31 @@ class Parts:
                 log.exception("the model %s could not be taken up", id)
 
     def _recover(self, id: str) -> None:
-        if self.catalogue.exists(id):
+        if self.catalogue.whole(id):
             self.catalogue.publish_wanted(id)
             self.measure_ahead(self.catalogue.open(id))
-        elif self.store.exists(upload_key(id)):
-            self.ingest(id)
-        elif not self.catalogue.exists(id):
-            self.catalogue.discard(id)
-
-    def _resume(self, operation: Operation) -> None:
-        """Sends a lost operation's job again."""
-        queue = INGEST if operation.id.startswith("ingest-") else WAITING
-        if operation.state == "queued" and self.jobs.length(queue):
-            return  # its job may be among those that wait
-        if self.operations.claim(operation.id, queue, operation.details):
-            self.jobs.send(queue, operation.id)
+            return
+        with self.catalogue.changing(id):
+            if self.catalogue.whole(id) or self.catalogue.failure(id) is not None:
+                return
+            if self.store.exists(upload_key(id)):
+                self.ingest(id)
+            else:
+                self.catalogue.discard(id)
 
     def _remembered(self, id: str) -> Operation | None:
-        match = OPERATION.fullmatch(id)
+        match = ID.fullmatch(id)
         if match is None:
             return None
         model, plan = match["model"], match["plan"]
         if plan is None:
-            if self.store.exists(manifest_key(model)):
+            if self.catalogue.whole(model):
                 return _ended(id, {"model": model}, {"model": model, "url": f"/models/{model}"})
+            if (failure := self.catalogue.failure(model)) is not None:
+                return Operation(id, "failed", {"model": model}, IDLE, error=failure)
             if self.store.exists(upload_key(model)):
                 self.ingest(model)
-                return self.operations.get(id)
+                return self.engine.get(id)
         elif (record := self.catalogue.record(model, plan)) is not None:
             return _ended(id, {"model": model}, cut_result(model, record.plan, record.sha256, record.size))
         return None

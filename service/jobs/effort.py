@@ -78,13 +78,18 @@ def tuned(job: Job, options: Mapping[str, Any], program: Path, out: Path, state:
     if store.exists(key):
         with store.files({"state": key}) as files:
             shutil.copyfile(files["state"], state)
+
+    def keep() -> None:
+        store.replace_file(key, state)
+        job.saved()
+
     return tune.tune(
         out,
         load_file(program / CALIBRATION)["inputs"],
         recipe(options, tune.RECIPE, classes(options, program / EVALUATION)),
         state=state,
         progress=job.progress,
-        saved=lambda: store.replace_file(key, state),
+        saved=keep,
     )
 
 
@@ -102,6 +107,7 @@ def improvement(job: Job, plan: Plan, folder: Path, scratch: Path) -> Iterator[P
         options = job.parts.catalogue.open(job.model).manifest["options"]
         tells_classes = classes(options, folder / EVALUATION)
         training = recipe(options, polish.RECIPE, tells_classes) if of(options) == "polish" else None
+        job.allow(options.get("tune_seconds", 0))
         improve(folder, plan.ranks, made, job.progress, tells_classes, training)
         job.parts.store.create_file(key, made)
     with job.parts.store.files({"improved": key}) as files:

@@ -1,7 +1,7 @@
 """The ingest job: from what was uploaded to a model that can be cut.
 
-The manifest is written last. Until then the model is not there, and a job that dies on the way is done
-again from the start; one that fails takes everything it wrote, and the upload, away with it.
+The manifest is written last. Until then the model is not there, and a job that dies on the way is done again from the
+start, in a folder of its own; one that fails takes what it wrote away with it.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,21 +21,27 @@ from rightrank.models.checkpoint import sandbox
 from rightrank.models.checkpoint.limits import Limits
 from rightrank.models.emit import formats
 from rightrank.models.emit.format import FIRST, Output
+from rightrank.models.errors import Cancelled
 from rightrank.models.master import entries
 from rightrank.models.plan.planner import Planner
 from rightrank.models.program.program import Program
 from rightrank.service.jobs import cut, effort
 from rightrank.service.jobs.attempt import Job
 from rightrank.service.problems import Problem
+from rightrank.service.registry.cache import digest
 from rightrank.service.registry.catalogue import (
     CALIBRATION,
     EVALUATION,
+    MADE,
     MASTER,
     REFIT,
+    TOKEN,
+    Record,
     checkpoint_key,
-    manifest_key,
+    digests_of,
     record_key,
     upload_key,
+    where,
 )
 
 
@@ -43,15 +50,16 @@ def run(job: Job) -> Mapping[str, Any]:
     id = job.model
     store, catalogue = job.parts.store, job.parts.catalogue
     upload = store.read_json(upload_key(id))
-    if not catalogue.exists(id):
+    if not catalogue.whole(id):
         if upload is None:
             raise Problem("model-not-found", f"The upload of model {id} is gone.", "Upload it again.")
         with store.folder_for_work() as folder:
-            try:
-                with temporary_files_in(folder):
-                    read(job, upload, folder / "program")
-            except FileNotFoundError as error:
-                raise Problem("upload-incomplete", "The upload ended early.", "Upload the model again.") from error
+            job.allow(upload["options"].get("tune_seconds", 0))
+            missing = [sha256 for sha256 in digests_of(upload) if not store.exists(checkpoint_key(sha256))]
+            if missing:
+                raise Problem("upload-incomplete", "The upload ended early.", "Upload the model again.")
+            with temporary_files_in(folder):
+                read(job, upload, folder / "program")
             _build(job, upload, folder)
     effort.forget(job)
     published = catalogue.publish_wanted(id)
@@ -71,7 +79,6 @@ def temporary_files_in(folder: Path) -> Iterator[None]:
 
 
 def _build(job: Job, upload: Mapping[str, Any], folder: Path) -> None:
-    id, store = job.model, job.parts.store
     program, out, options = folder / "program", folder / "master", upload["options"]
     effort.check(options, program)
     keep = effort.kept(options)
@@ -95,30 +102,42 @@ def _build(job: Job, upload: Mapping[str, Any], folder: Path) -> None:
     original = cutter.cut(planner.plan(budget=1), folder / "original.pt")
     cutter.check(planner.smallest, folder / "smallest.pt")
     job.progress("store", 0, 1, "models")
-    extra = [*([EVALUATION] if has_data else []), *([REFIT] if keep else [])]
-    keys = {name: f"models/{id}/{name}" for name in (*MASTER, *extra)}
-    job.hold()
-    if job.parts.catalogue.exists(id):
-        return  # another attempt has come to its end
-    # What an attempt that was killed here has left goes with its other half, which was lost.
-    store.delete(*keys.values())
-    for name, key in keys.items():
-        store.create_file(key, out / name)
-    original = cut.keep(job, original, folder / "original.pt")
-    store.create_json(record_key(id, original.plan.digest), original.to_json())
-    job.hold()
-    if not store.exists(upload_key(id)):
-        raise Problem("cancelled", "The model was deleted while it was being decomposed.")
-    store.create_json(
-        manifest_key(id),
-        {
-            **upload,
-            **description,
-            "created": time.time(),
-            "baseline": original.measurement,
-            "writers": formats.newest(),
-        },
-    )
+    names = (*MASTER, *([EVALUATION] if has_data else []), *([REFIT] if keep else []))
+    manifest = {
+        **upload,
+        **description,
+        TOKEN: upload.get(TOKEN, ""),
+        "folder": f"{MADE}/{uuid.uuid4().hex}",
+        "files": {name: {"sha256": digest(out / name), "size": (out / name).stat().st_size} for name in names},
+        "created": time.time(),
+        "baseline": original.measurement,
+        "writers": formats.newest(),
+    }
+    _store(job, manifest, out, original, folder / "original.pt")
+
+
+def _store(job: Job, manifest: Mapping[str, Any], out: Path, original: Record, file: Path) -> None:
+    """Puts the model's files where no other attempt writes, and then, if the operation and the upload are still those
+    that they were, its manifest."""
+    id, store, catalogue = job.model, job.parts.store, job.parts.catalogue
+    ours = False
+    try:
+        for name in manifest["files"]:
+            store.create_file(f"{where(manifest)}/{name}", out / name)
+        original = cut.keep(job, original, file)
+        store.create_json(record_key(id, original.plan.digest), original.to_json())
+        with catalogue.changing(id):
+            job.hold()
+            ours = True  # whatever the store answers: what it was asked for may still come about
+            try:
+                ours = catalogue.establish(id, manifest)
+            except Cancelled:
+                ours = False
+                raise
+    finally:
+        if not ours:
+            with contextlib.suppress(Exception):
+                store.delete(*store.keys(where(manifest)))
 
 
 def read(job: Job, upload: Mapping[str, Any], program: Path) -> None:

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import resource
 import signal
+import threading
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
-import dramatiq
+import redis
 import torch
 
 from rightrank.service.jobs import cut, ingest
 from rightrank.service.jobs.attempt import Runner
 from rightrank.service.jobs.dispatch import Parts
-from rightrank.service.jobs.queues import QUEUES
+from rightrank.service.jobs.engine import QUEUES
 from rightrank.service.settings import Settings
 
 log = logging.getLogger("rightrank")
 
 # What a job may take to notice that the worker is to end, before the process ends anyway.
-GRACE_MS = 5_000
+GRACE_SECONDS = 5.0
 LOOK_SECONDS = 0.1
 
 
@@ -32,6 +36,7 @@ def run(settings: Settings, queues: Sequence[str] | None = None) -> None:
     if unknown := set(wanted) - set(QUEUES):
         raise ValueError(f"no queue is called {', '.join(sorted(unknown))}: there are {', '.join(QUEUES)}")
     torch.set_num_interop_threads(1)
+    bound(settings.job_memory)
     parts = Parts.of(settings)
     parts.store.sweep()
     runner = Runner(parts, {"ingest": ingest.run, "cut": cut.run})
@@ -39,30 +44,34 @@ def run(settings: Settings, queues: Sequence[str] | None = None) -> None:
     asked: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, frame: asked.append(number))
-    worker = start(parts, runner, wanted)
+    thread = start(runner, wanted)
     log.info("working on %s", ", ".join(wanted))
     while not asked:
         time.sleep(LOOK_SECONDS)
-    stop(parts, runner, worker)
+    stop(runner, thread)
 
 
-def start(parts: Parts, runner: Runner, queues: tuple[str, ...]) -> dramatiq.Worker:
-    """Has `runner` perform what comes in `queues`, in threads of this process."""
-    broker = parts.jobs.broker
-    broker.order = queues
-    for queue in queues:
-        broker.declare_queue(queue)
-    dramatiq.actor(actor_name="perform", queue_name=queues[0], broker=broker)(runner.perform)
-    worker = dramatiq.Worker(broker, queues=set(queues), worker_threads=1, worker_timeout=200)
-    worker.start()
-    return worker
+def start(runner: Runner, queues: tuple[str, ...]) -> threading.Thread:
+    """Has `runner` perform what comes in `queues`, in a thread of this process."""
+    thread = threading.Thread(target=runner.work, args=(queues,), daemon=True)
+    thread.start()
+    return thread
 
 
-def stop(parts: Parts, runner: Runner, worker: dramatiq.Worker) -> None:
-    """Ends the threads, and has the job under way done by another worker, at no cost to its attempts."""
-    for thread in worker.workers:
-        thread.stop()  # first, lest this worker takes up again what it is about to give back
+def stop(runner: Runner, thread: threading.Thread) -> None:
+    """Ends the thread, and has the job under way done by another worker, at no cost to its tries."""
     runner.stop.set()
-    if (operation := runner.current) is not None:
-        parts.operations.put_back(operation)
-    worker.stop(timeout=GRACE_MS)
+    thread.join(GRACE_SECONDS)
+    attempt = runner.current
+    if thread.is_alive() and attempt is not None:
+        with contextlib.suppress(redis.RedisError):
+            runner.parts.engine.give_back(attempt)
+
+
+def bound(memory: int) -> None:
+    """Lets this process have so many bytes beside what it has now, if any number is given: a job that wants more gets
+    a MemoryError, where the kernel would end whichever process it finds largest."""
+    if memory:
+        pages = int(Path("/proc/self/statm").read_text().split()[5])
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        resource.setrlimit(resource.RLIMIT_DATA, (pages * resource.getpagesize() + memory, hard))

@@ -129,7 +129,7 @@ class Cache:
         return Lock(self.redis, f"{PREFIX}{name}", seconds, self.ttl)
 
     @contextmanager
-    def lock(self, name: str, seconds: float = 10.0) -> Iterator[None]:
+    def lock(self, name: str, seconds: float = 10.0) -> Iterator[Lock]:
         """Holds a lock that no crash keeps longer than `seconds`. Raises `TimeoutError`."""
         lock = self.lock_of(f"lock:{name}", seconds)
         deadline = time.monotonic() + 2 * seconds
@@ -141,7 +141,7 @@ class Cache:
         thread = threading.Thread(target=_renew, args=(lock, seconds / 3, ended), daemon=True)
         thread.start()
         try:
-            yield
+            yield lock
         finally:
             ended.set()
             thread.join()  # else it might take again what is let go of here

@@ -1,33 +1,45 @@
 """The catalogue: which models there are, what they are called, and what is known of their cuts.
 
-A model exists from the moment its `manifest.json` does. Names are sequences of versions; a version is
-never rewritten, so `name@3` means one model for ever, and `name` means the latest that still exists.
+A model exists from the moment its `manifest.json` does, which names its files and says of which upload it was made.
+Names are sequences of versions; a version is never rewritten, so `name@3` means one model for ever, and `name` means
+the latest that still exists.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from rightrank.models.emit.format import FIRST, Output
 from rightrank.models.emit.formats import format_of
+from rightrank.models.errors import Cancelled
 from rightrank.models.master import entries
 from rightrank.models.plan.planner import Plan, Planner
 from rightrank.service.problems import Problem
 from rightrank.service.registry.cache import Cache
+from rightrank.service.registry.lock import Lock
 from rightrank.service.registry.store import Store
 from rightrank.service.settings import Settings
+
+log = logging.getLogger("rightrank")
 
 MASTER = (entries.MASTER, entries.TEMPLATE, entries.PLANS)
 PLANNER = (entries.TEMPLATE, entries.PLANS)
 EVALUATION, CALIBRATION = "evaluation.safetensors", "calibration.safetensors"
 REFIT = entries.REFIT
+# In an upload's intent, and repeated by the manifest that was made of it.
+TOKEN = "token"
+# What each attempt at an ingest has made lies in a folder of its own below this.
+MADE = "made"
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 ID = re.compile(r"m[0-9a-f]{24}")
 REFERENCE = re.compile(rf"(?P<name>{NAME.pattern})(@(?P<version>[1-9][0-9]{{0,8}}))?")
@@ -148,18 +160,32 @@ class Catalogue:
                 return model
             self.forget(id)  # and look what is there by now
         self.forget(id)
-        if self.store.exists(upload_key(id)):
+        operation = {"operation": f"/operations/ingest-{id}"}
+        if not self.store.exists(upload_key(id)):
+            raise _no_model(id)
+        if (failure := self.failure(id)) is not None:
             raise Problem(
-                "model-not-ready",
-                f"The model {id} has been uploaded, and is being decomposed.",
-                "Follow its operation, then ask again.",
-                headers={"Retry-After": "2"},
-                members={"operation": f"/operations/ingest-{id}"},
+                "model-failed",
+                f"The model {id} was uploaded and could not be decomposed: {failure['detail']}",
+                f"The upload is kept: once the cause is mended, rightrank retry ingest-{id}.",
+                members=operation,
             )
-        raise _no_model(id)
+        raise Problem(
+            "model-not-ready",
+            f"The model {id} has been uploaded, and is being decomposed.",
+            "Follow its operation, then ask again.",
+            headers={"Retry-After": "2"},
+            members=operation,
+        )
 
     def manifest(self, id: str) -> Mapping[str, Any] | None:
         return self._manifests.get(id, lambda: self.store.read_json(manifest_key(id)))
+
+    @contextmanager
+    def folder(self, manifest: Mapping[str, Any], names: tuple[str, ...]) -> Iterator[Path]:
+        """A local folder with these files of a model, as long as the context lasts."""
+        with self.store.folder(where(manifest), names, manifest["created"]) as folder:
+            yield folder
 
     def ids(self) -> list[str]:
         """Everything uploaded, finished or not."""
@@ -228,21 +254,67 @@ class Catalogue:
             self.store.delete(key)
         return published
 
-    def discard(self, id: str) -> None:
-        """Removes a model, finished or not, with everything that only it refers to.
+    # What follows decides whether a model is there, and is done by who holds `changing` it.
+
+    @contextmanager
+    def changing(self, id: str) -> Iterator[Lock]:
+        """Keeps others from making or removing the model meanwhile. Raises `TimeoutError`."""
+        with self.cache.lock(f"model:{id}") as lock:
+            yield lock
+
+    def whole(self, id: str) -> bool:
+        """Whether the model is there, and of the upload that is. A killed process can leave one of an upload that was
+        deleted meanwhile, and whose files are gone."""
+        manifest = self.store.read_json(manifest_key(id))
+        return manifest is not None and (TOKEN not in manifest or manifest[TOKEN] == self._token(id))
+
+    def establish(self, id: str, manifest: Mapping[str, Any]) -> bool:
+        """Makes a model of an upload by writing its manifest; False where another attempt has done so. Raises
+        `Cancelled` where the upload has gone."""
+        if self._token(id) != manifest[TOKEN]:
+            raise Cancelled("The model was deleted while it was being decomposed.")
+        if not self.whole(id):
+            self.store.delete(manifest_key(id))
+        created = self.store.create_json(manifest_key(id), dict(manifest))
+        if created and self._token(id) != manifest[TOKEN]:  # this process was frozen, and the lock another's
+            self.store.delete(manifest_key(id))
+            raise Cancelled("The model was deleted while it was being decomposed.")
+        if created:
+            kept = where(manifest)
+            self.store.delete(failure_key(id))
+            self.store.delete(*(key for key in self.store.keys(f"models/{id}/{MADE}") if not key.startswith(kept)))
+        return created
+
+    def discard(self, id: str, token: str | None = None) -> bool:
+        """Removes a model, finished or not, with everything that only it refers to; with `token` only if it is still of
+        that upload. Whether it was removed.
 
         The upload's intent goes first, so that a crash on the way never brings the model back.
         """
-        with self.cache.lock("checkpoints"):
+        with self.cache.lock("checkpoints") as lock:
+            if token is not None and self._token(id) != token:
+                return False
             blobs = self._blobs(id)
             for other in self.ids():
                 if blobs and other != id:
                     blobs -= self._blobs(other)
             self.store.delete(upload_key(id), manifest_key(id))
             self.store.delete(*self.store.keys(f"models/{id}"))
+            if not lock.hold():
+                blobs = set()  # this took so long that others may have come to rely on them
             self.store.delete(*(checkpoint_key(sha256) for sha256 in blobs))
         self.cache.forget(id)
         self.forget(id)
+        return True
+
+    def failure(self, id: str) -> Mapping[str, Any] | None:
+        """The problem for which the ingest of an upload was given up that is kept, if it was."""
+        return self.store.read_json(failure_key(id))
+
+    def _token(self, id: str) -> str | None:
+        """Which upload this is: the same files can be deleted and come again."""
+        upload = self.store.read_json(upload_key(id))
+        return None if upload is None else upload.get(TOKEN, "")
 
     def forget(self, id: str) -> None:
         """Drops what this process keeps of a model."""
@@ -267,8 +339,14 @@ class Catalogue:
         manifest = self.manifest(id)
         if tag is None or manifest is None:
             return None
-        with self.store.folder(f"models/{id}", PLANNER, manifest["created"]) as folder:
-            return Model(id, manifest, Planner.open(folder, output_of(manifest)), tag)
+        try:
+            with self.folder(manifest, PLANNER) as folder:
+                return Model(id, manifest, Planner.open(folder, output_of(manifest)), tag)
+        except FileNotFoundError:
+            if self.whole(id):
+                raise
+            log.warning("the model %s was left half deleted; it is not there", id)
+            return None
 
     def _still_there(self, model: Model) -> bool:
         now = time.monotonic()
@@ -293,6 +371,11 @@ def output_of(manifest: Mapping[str, Any], format: str = FIRST.format) -> Output
     return Output(format, manifest.get("writers", {}).get(format, 1))
 
 
+def where(manifest: Mapping[str, Any]) -> str:
+    """Below which key a model's files lie: those of each attempt by themselves, in old stores right below the model."""
+    return f"models/{manifest['id']}/{manifest.get('folder', '')}".rstrip("/")
+
+
 def digests_of(upload: Mapping[str, Any]) -> list[str]:
     """The blobs that an upload (or a manifest, which repeats it) refers to."""
     return [upload[key] for key in ("checkpoint", "evaluation", "calibration") if upload.get(key)]
@@ -308,6 +391,10 @@ def upload_key(id: str) -> str:
 
 def manifest_key(id: str) -> str:
     return f"models/{id}/manifest.json"
+
+
+def failure_key(id: str) -> str:
+    return f"models/{id}/failure.json"
 
 
 def record_key(id: str, digest: str) -> str:

@@ -83,6 +83,10 @@ class Store:
             return False
         return True
 
+    def replace_json(self, key: str, data: dict[str, Any]) -> None:
+        """Writes `data` in place of what is there."""
+        obstore.put(self.backend, key, json.dumps(data, sort_keys=True, separators=(",", ":")).encode())
+
     def create_file(self, key: str, path: Path) -> None:
         """Puts the file at `path` under `key`, unless the key exists; the file may be moved rather than copied."""
         if self.root is None:

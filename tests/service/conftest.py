@@ -23,7 +23,7 @@ from rightrank.service.api.app import create_app
 from rightrank.service.jobs import cut, ingest, worker
 from rightrank.service.jobs.attempt import Runner
 from rightrank.service.jobs.dispatch import Parts
-from rightrank.service.jobs.queues import QUEUES
+from rightrank.service.jobs.engine import QUEUES
 from rightrank.service.run.valkey import Embedded
 from rightrank.service.settings import Settings
 
@@ -151,9 +151,9 @@ def at_work(settings: Settings) -> Iterator[Runner]:
     """A worker on these settings, in this process."""
     parts = Parts.of(settings)
     runner = Runner(parts, {"ingest": ingest.run, "cut": cut.run})
-    threads = worker.start(parts, runner, QUEUES)
+    thread = worker.start(runner, QUEUES)
     yield runner
-    worker.stop(parts, runner, threads)
+    worker.stop(runner, thread)
 
 
 @contextlib.contextmanager

@@ -73,7 +73,7 @@ def half_an_upload(service):
 
 def attempts(service, operation):
     """How often a worker has begun an operation."""
-    return int(service.redis().hget(f"rightrank:operation:{operation}", "attempts") or 0)
+    return int(service.redis().hget(f"rightrank:operation:{operation}", "tries") or 0)
 
 
 def test_a_worker_killed_amid_an_ingest_costs_nothing_but_time(fresh, wide):

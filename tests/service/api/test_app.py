@@ -39,7 +39,7 @@ def test_a_restart_takes_up_what_was_not_finished(
     monkeypatch.setattr("rightrank.service.api.app.TEND_SECONDS", 0.01)
     web.parts.cache.redis.info = lambda section: {"run_id": "another"}  # as after a restart of Redis
     deadline = time.monotonic() + 20
-    while web.parts.jobs.length("ingest") == 0:
+    while web.parts.engine.length("ingest") == 0:
         assert time.monotonic() < deadline
         time.sleep(0.01)
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from rightrank.service.jobs import cut
 from rightrank.service.jobs.attempt import Job
-from rightrank.service.jobs.queues import BACKGROUND, WAITING
+from rightrank.service.jobs.engine import BACKGROUND, WAITING
 from rightrank.service.registry import cache
 from rightrank.service.registry.cache import Artifact, Cache
 from rightrank.service.registry.nearby import Nearby
@@ -241,9 +241,9 @@ def test_a_device_gets_ahead_of_background_work_for_the_same_plan(stocked: Setti
         id = running.parts.catalogue.resolve("demo")
         plan = running.parts.catalogue.open(id).planner.plan(budget=0.45)
         running.parts.cut(id, plan, BACKGROUND)
-        assert running.parts.jobs.length(WAITING) == 0
+        assert running.parts.engine.length(WAITING) == 0
         running.client.get(f"/models/{id}?budget=0.45", headers={"Prefer": "wait=0"})
-        assert running.parts.jobs.length(WAITING) == 1
+        assert running.parts.engine.length(WAITING) == 1
 
 
 def test_a_full_queue_is_503_with_a_time_to_come_back(stocked: Settings) -> None:

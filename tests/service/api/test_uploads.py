@@ -24,7 +24,8 @@ def test_an_upload_is_accepted_with_where_to_look(web: Running) -> None:
     assert answer.headers["Location"] == f"/models/{answer.json()['id']}"
     assert answer.json()["operation"] == f"ingest-{answer.json()['id']}"
     waiting = web.client.get(answer.headers["Location"])
-    assert (waiting.status_code, waiting.json()["type"]) == (404, "/problems/model-not-ready")
+    assert (waiting.status_code, waiting.json()["type"]) == (503, "/problems/model-not-ready")
+    assert waiting.headers["Retry-After"]
     assert waiting.json()["operation"] == f"/operations/{answer.json()['operation']}"
     assert web.client.get("/models").json()["models"] == []
 
@@ -32,14 +33,14 @@ def test_an_upload_is_accepted_with_where_to_look(web: Running) -> None:
 def test_the_same_upload_twice_is_one_model_and_one_job(web: Running) -> None:
     first, second = push(web), push(web, name="net")
     assert first.json() == second.json()
-    assert web.parts.jobs.length("ingest") == 1
+    assert web.parts.engine.length("ingest") == 1
 
 
 def test_the_same_upload_at_once_is_one_model_and_one_job(web: Running) -> None:
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: push(web).json()["id"], range(8)))
     assert len(set(answers)) == 1
-    assert web.parts.jobs.length("ingest") == 1
+    assert web.parts.engine.length("ingest") == 1
     assert len(web.parts.store.keys("checkpoints")) == 1
 
 
@@ -142,7 +143,7 @@ def test_what_was_uploaded_is_stored_bit_for_bit(web: Running) -> None:
 
 def test_a_full_queue_refuses_before_the_body_is_sent(web: Running) -> None:
     for n in range(web.parts.settings.queue_limit):
-        web.parts.jobs.send("ingest", f"ingest-{n}")
+        web.parts.engine.send(f"ingest-{n}", "ingest", {})
     answer = push(web)
     assert (answer.status_code, answer.json()["type"]) == (503, "/problems/queue-full")
     assert web.parts.store.keys("") == []

@@ -17,8 +17,9 @@ from rightrank.models.plan.planner import Plan
 from rightrank.service.jobs import cut
 from rightrank.service.jobs.attempt import Job
 from rightrank.service.jobs.dispatch import Parts
+from rightrank.service.jobs.engine import WAITING
 from rightrank.service.problems import Problem
-from rightrank.service.registry.catalogue import EVALUATION, MASTER, record_key, upload_key
+from rightrank.service.registry.catalogue import EVALUATION, MASTER, record_key, upload_key, where
 from rightrank.service.settings import Settings
 from tests.service.conftest import at_work, serving
 
@@ -26,10 +27,10 @@ from tests.service.conftest import at_work, serving
 def job_of(parts: Parts, budget: float) -> tuple[Job, Plan]:
     id = parts.catalogue.resolve("demo")
     plan = parts.catalogue.open(id).planner.plan(budget=budget)
-    operation = parts.cut(id, plan)
-    found = parts.operations.get(operation)
-    assert found is not None
-    return Job(parts, operation, found.details, threading.Event()), plan
+    parts.cut(id, plan)
+    attempt = parts.engine.take((WAITING,), rest=0)
+    assert attempt is not None
+    return Job(parts, attempt, threading.Event()), plan
 
 
 def test_a_cut_is_in_the_cache_and_its_measurement_in_the_store(stocked: Settings) -> None:
@@ -77,7 +78,7 @@ def test_a_file_of_another_size_than_planned_is_not_served(stocked: Settings, tm
     job, plan = job_of(parts, 0.45)
     wrong = dataclasses.replace(plan, bytes=plan.bytes + 1)
     with (
-        parts.store.folder(f"models/{job.model}", MASTER) as folder,
+        parts.catalogue.folder(parts.catalogue.open(job.model).manifest, MASTER) as folder,
         pytest.raises(RuntimeError, match="bytes"),
     ):
         cut.Cutter(folder, None, job.progress).cut(wrong, tmp_path / "a.pt")
@@ -106,7 +107,7 @@ def test_only_agreement_is_measured_against_the_original(
     parts = Parts.of(stocked)
     job, plan = job_of(parts, 0.45)
     with (
-        parts.store.folder(f"models/{job.model}", (*MASTER, EVALUATION)) as folder,
+        parts.catalogue.folder(parts.catalogue.open(job.model).manifest, (*MASTER, EVALUATION)) as folder,
         pytest.raises(RuntimeError, match="enough"),
     ):
         cut.Cutter(folder, metric, job.progress).cut(plan, tmp_path / "a.pt")
@@ -117,7 +118,7 @@ def test_without_targets_agreement_is_measured(stocked: Settings, tmp_path: Path
     parts = Parts.of(stocked)
     job, plan = job_of(parts, 0.45)
     folder = tmp_path / "master"
-    with parts.store.folder(f"models/{job.model}", (*MASTER, EVALUATION)) as kept:
+    with parts.catalogue.folder(parts.catalogue.open(job.model).manifest, (*MASTER, EVALUATION)) as kept:
         shutil.copytree(kept, folder)
     save_file({"inputs": load_file(folder / EVALUATION)["inputs"]}, folder / EVALUATION)
     measurement = cut.Cutter(folder, None, job.progress).cut(plan, tmp_path / "a.pt").measurement
@@ -165,7 +166,7 @@ def test_a_model_deleted_before_its_files_are_read_is_not_found_by_those_who_wai
 def test_a_file_lost_without_its_model_being_deleted_is_the_services_fault(stocked: Settings) -> None:
     parts = Parts.of(stocked)
     job, _ = job_of(parts, 0.45)
-    parts.store.delete(f"models/{job.model}/master.safetensors")
+    parts.store.delete(f"{where(parts.catalogue.open(job.model).manifest)}/master.safetensors")
     with pytest.raises(FileNotFoundError):
         cut.run(job)
     assert parts.catalogue.exists(job.model)

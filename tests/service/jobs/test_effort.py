@@ -18,6 +18,7 @@ from rightrank.models.improve import polish, tune
 from rightrank.models.improve.distill import Recipe
 from rightrank.service.jobs import effort, ingest
 from rightrank.service.jobs.attempt import Job
+from rightrank.service.jobs.engine import INGEST
 from rightrank.service.registry.catalogue import improved_key, tuning_key
 from tests.service.conftest import Files, Running
 
@@ -143,12 +144,13 @@ def test_a_training_whose_worker_is_killed_is_taken_up_by_the_next(
     web: Running, published: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answer = web.push(published, options='{"effort": "tune", "tune_steps": 60}').json()
-    found = web.parts.operations.get(answer["operation"])
-    assert found is not None
+    taken = web.parts.engine.take((INGEST,), rest=0)
+    assert taken is not None
     steps: list[int] = []
 
     def attempt(until: tuple[str, int]) -> None:
-        job = Job(web.parts, answer["operation"], found.details, threading.Event())
+        assert web.parts.engine.beat(taken) == "ours"
+        job = Job(web.parts, taken, threading.Event())
 
         def progress(phase: str, completed: int, total: int, unit: str) -> None:
             if phase == "tune":

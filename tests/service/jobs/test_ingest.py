@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import hashlib
 import io
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,14 @@ from torch import nn
 from rightrank.models import architectures
 from rightrank.models.measure.accuracy import SCORES
 from rightrank.models.measure.metrics import METRICS
-from rightrank.service.jobs import ingest
-from rightrank.service.jobs.attempt import Job, Runner
+from rightrank.service.jobs import attempt, ingest
+from rightrank.service.jobs.attempt import Job, Lost, Runner
 from rightrank.service.jobs.dispatch import Parts
+from rightrank.service.jobs.engine import INGEST
 from rightrank.service.jobs.operations import cut_id
-from rightrank.service.registry.catalogue import manifest_key, record_key
+from rightrank.service.problems import Problem
+from rightrank.service.registry import cache
+from rightrank.service.registry.catalogue import MADE, manifest_key, record_key, where
 from rightrank.service.settings import Settings
 from tests.service.conftest import Files, Running, at_work
 
@@ -55,7 +59,7 @@ def test_the_publisher_says_which_budgets_are_measured_ahead(service: Running, f
     kept = {record.plan.digest for record in service.parts.catalogue.records(model.id)}
     assert kept == {plan, model.planner.plan(budget=1).digest}
     waiting = {model.planner.plan(budget=budget).digest for budget in model.planner.possible()} - kept
-    assert waiting and all(service.parts.operations.get(cut_id(model.id, each)) is None for each in waiting)
+    assert waiting and all(service.parts.engine.get(cut_id(model.id, each)) is None for each in waiting)
 
 
 def test_budgets_have_one_spelling_and_are_for_what_can_be_measured(web: Running, files: Files) -> None:
@@ -160,14 +164,26 @@ def test_an_ingest_that_was_interrupted_before_its_end_is_done_again_in_full(
     stocked: Settings, web: Running, files: Files
 ) -> None:
     id = web.parts.catalogue.resolve("demo")
-    before = web.parts.store.read(f"models/{id}/master.safetensors")
-    web.parts.store.delete(manifest_key(id), f"models/{id}/plans.npz", f"models/{id}/master.safetensors")
-    web.parts.store.create(f"models/{id}/master.safetensors", b"of an attempt that was killed after this")
+    manifest = web.parts.catalogue.open(id).manifest
+    before = web.parts.store.read(f"{where(manifest)}/master.safetensors")
+    web.parts.store.delete(manifest_key(id), f"{where(manifest)}/plans.npz")
     web.parts.catalogue.forget(id)
     with at_work(stocked):
         assert web.end(web.parts.ingest(id))["error"] is None
-    assert web.parts.catalogue.open(id).manifest["id"] == id
-    assert web.parts.store.read(f"models/{id}/master.safetensors") == before
+    now = web.parts.catalogue.open(id).manifest
+    assert now["id"] == id and now["folder"] != manifest["folder"]
+    assert web.parts.store.read(f"{where(now)}/master.safetensors") == before
+    assert web.parts.store.keys(where(manifest)) == []
+
+
+def test_a_manifest_names_its_files_with_what_they_must_be(shared: Running, demo: str) -> None:
+    manifest = shared.parts.catalogue.open(demo).manifest
+    assert set(manifest["files"]) == {"master.safetensors", "template.json", "plans.npz", "evaluation.safetensors"}
+    for name, facts in manifest["files"].items():
+        data = shared.parts.store.read(f"{where(manifest)}/{name}")
+        assert facts == {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
+    told = shared.client.get("/models/demo").json()
+    assert not {"files", "folder", "token"} & set(told)
 
 
 def test_a_running_ingest_can_be_cancelled_and_leaves_nothing(service: Running, files: Files) -> None:
@@ -226,23 +242,181 @@ def test_a_network_without_zero_channels_says_so(shared: Running, demo: str) -> 
     assert (eliminated["removed"], eliminated["rejected"], eliminated["layers"]) == (0, "", [])
 
 
+def begun(parts: Parts) -> Job:
+    """The next ingest, begun here."""
+    taken = parts.engine.take((INGEST,), rest=0)
+    assert taken is not None
+    return Job(parts, taken, threading.Event())
+
+
+@pytest.fixture
+def frozen_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Locks that nobody renews, as those of a process that is frozen."""
+    monkeypatch.setattr(cache, "_renew", lambda *_: None)
+
+
+def lapse(parts: Parts, id: str) -> None:
+    """The time of whoever holds a model's lock is over."""
+    parts.cache.redis.delete(f"rightrank:lock:model:{id}")
+
+
+def at_phase(job: Job, phase: str, do: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has something happen when the job first comes to a phase."""
+    progress, happened = job.progress, []
+
+    def progress_and_do(now: str, completed: int, total: int, unit: str) -> None:
+        progress(now, completed, total, unit)
+        if now == phase and not happened:
+            happened.append(phase)
+            do()
+
+    monkeypatch.setattr(job, "progress", progress_and_do)
+
+
+def elsewhere(parts: Parts) -> None:
+    """Another worker performs the next ingest from beginning to end."""
+    taken = parts.engine.take((INGEST,), rest=0)
+    assert taken is not None
+    Runner(parts, {"ingest": ingest.run}).perform(taken)
+
+
+def complete(parts: Parts, id: str) -> bool:
+    """Whether the model is there with all of its files, and nothing of another attempt."""
+    model = parts.catalogue.open(id)
+    there = set(parts.store.keys(f"models/{id}/{MADE}"))
+    return there == {f"{where(model.manifest)}/{name}" for name in model.manifest["files"]}
+
+
 def test_an_attempt_that_comes_late_changes_nothing_of_the_finished_model(
     web: Running, files: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answer = web.push({"checkpoint": files.checkpoint, "evaluation": files.evaluation}).json()
-    found = web.parts.operations.get(answer["operation"])
-    assert found is not None
-    late, finished = Job(Parts.of(web.parts.settings), answer["operation"], found.details, threading.Event()), []
+    late, other, finished = begun(Parts.of(web.parts.settings)), Parts.of(web.parts.settings), []
 
-    def progress(phase: str, completed: int, total: int, unit: str) -> None:
-        if phase == "store" and not finished:  # another worker, which took the lapsed lock, does it all meanwhile
-            Runner(Parts.of(web.parts.settings), {"ingest": ingest.run}).perform(answer["operation"])
-            assert web.parts.catalogue.exists(answer["id"])
-            finished.extend(web.parts.store.tag(key) for key in web.parts.store.keys(f"models/{answer['id']}"))
+    def overtake() -> None:
+        web.parts.cache.redis.zadd("rightrank:leases", {answer["operation"]: 0})
+        elsewhere(other)
+        finished.extend(web.parts.store.tag(key) for key in web.parts.store.keys(f"models/{answer['id']}"))
 
-    monkeypatch.setattr(late, "progress", progress)
-    assert ingest.run(late)["model"] == answer["id"]
+    at_phase(late, "store", overtake, monkeypatch)
+    with pytest.raises(Lost):
+        ingest.run(late)
     assert finished == [web.parts.store.tag(key) for key in web.parts.store.keys(f"models/{answer['id']}")]
+    assert complete(web.parts, answer["id"])
+
+
+def test_an_attempt_that_another_overtook_while_it_was_frozen_at_the_manifest_leaves_the_others(
+    web: Running, files: Files, monkeypatch: pytest.MonkeyPatch, frozen_locks: None
+) -> None:
+    answer = web.push({"checkpoint": files.checkpoint}).json()
+    parts, other = Parts.of(web.parts.settings), Parts.of(web.parts.settings)
+    late, establish = begun(parts), parts.catalogue.establish
+
+    def frozen(id: str, manifest: Mapping[str, Any]) -> bool:
+        lapse(parts, id)
+        parts.cache.redis.zadd("rightrank:leases", {answer["operation"]: 0})
+        elsewhere(other)
+        return establish(id, manifest)
+
+    monkeypatch.setattr(parts.catalogue, "establish", frozen)
+    ingest.run(late)
+    assert complete(web.parts, answer["id"]) and web.end(answer["operation"])["error"] is None
+
+
+@pytest.mark.parametrize("phase", ["read", "decompose", "store"])
+def test_cancelled_and_uploaded_again_before_the_worker_notices_the_second_upload_is_ingested(
+    web: Running, files: Files, monkeypatch: pytest.MonkeyPatch, phase: str
+) -> None:
+    answer = web.push({"checkpoint": files.checkpoint}, name="first").json()
+    late = begun(Parts.of(web.parts.settings))
+
+    def cancel_and_come_again() -> None:
+        assert web.client.delete(f"/operations/{answer['operation']}").json()["state"] == "cancelled"
+        assert web.push({"checkpoint": files.checkpoint}, name="second").json() == answer
+
+    at_phase(late, phase, cancel_and_come_again, monkeypatch)
+    Runner(late.parts, {"ingest": lambda job: ingest.run(late)}).perform(late.attempt)
+    assert web.client.get(f"/operations/{answer['operation']}").json()["state"] == "queued"
+    elsewhere(Parts.of(web.parts.settings))
+    assert web.end(answer["operation"])["result"]["name"] == "second"
+    assert complete(web.parts, answer["id"])
+    assert web.client.get("/models/first").status_code == 404
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_model_deleted_between_the_check_and_the_writing_of_its_manifest_is_gone_and_one_that_came_again_is_whole(
+    web: Running, files: Files, monkeypatch: pytest.MonkeyPatch, frozen_locks: None, again: bool
+) -> None:
+    answer = web.push({"checkpoint": files.checkpoint}).json()
+    parts = Parts.of(web.parts.settings)
+    late, create = begun(parts), parts.store.create_json
+
+    def frozen(key: str, data: dict[str, Any]) -> bool:
+        if key == manifest_key(answer["id"]):
+            lapse(parts, answer["id"])
+            assert web.client.delete(f"/models/{answer['id']}").status_code == 204
+            if again:
+                web.push({"checkpoint": files.checkpoint})
+        return create(key, data)
+
+    monkeypatch.setattr(parts.store, "create_json", frozen)
+    Runner(parts, {"ingest": lambda job: ingest.run(late)}).perform(late.attempt)
+    monkeypatch.undo()
+    if again:
+        elsewhere(Parts.of(web.parts.settings))
+        assert web.end(answer["operation"])["error"] is None and complete(web.parts, answer["id"])
+    else:
+        assert web.client.get(f"/models/{answer['id']}").status_code == 404
+        assert web.parts.store.keys("") == []
+
+
+def test_a_worker_killed_right_after_it_wrote_a_manifest_of_a_deleted_upload_leaves_no_model(
+    web: Running, files: Files, monkeypatch: pytest.MonkeyPatch, frozen_locks: None
+) -> None:
+    answer = web.push({"checkpoint": files.checkpoint}).json()
+    parts = Parts.of(web.parts.settings)
+    late, create = begun(parts), parts.store.create_json
+
+    class Killed(BaseException):
+        pass
+
+    def killed(key: str, data: dict[str, Any]) -> bool:
+        if key == manifest_key(answer["id"]):
+            lapse(parts, answer["id"])
+            assert web.client.delete(f"/models/{answer['id']}").status_code == 204
+            create(key, data)
+            raise Killed
+        return create(key, data)
+
+    monkeypatch.setattr(parts.store, "create_json", killed)
+    with pytest.raises(Killed):
+        ingest.run(late)
+    monkeypatch.undo()
+    web.parts.store.delete(*web.parts.store.keys(f"models/{answer['id']}/{MADE}"))
+    assert web.client.get(f"/models/{answer['id']}").status_code == 404
+    web.parts.recover()
+    assert web.parts.store.keys("models") == []
+
+
+@pytest.mark.parametrize("answered", [False, True])
+def test_a_store_that_fails_at_the_manifest_leaves_a_whole_model_or_a_second_try(
+    web: Running, files: Files, monkeypatch: pytest.MonkeyPatch, answered: bool
+) -> None:
+    answer = web.push({"checkpoint": files.checkpoint}).json()
+    parts = Parts.of(web.parts.settings)
+    late, create, failed = begun(parts), parts.store.create_json, []
+
+    def fails(key: str, data: dict[str, Any]) -> bool:
+        if key == manifest_key(answer["id"]) and not failed:
+            failed.append(answered and create(key, data))  # a request can be heard whose answer is not
+            raise Problem("unavailable", "The store does not answer.")
+        return create(key, data)
+
+    monkeypatch.setattr(parts.store, "create_json", fails)
+    monkeypatch.setattr(attempt, "FIRST_PAUSE", 0.0)
+    Runner(parts, {"ingest": lambda job: ingest.run(late)}).perform(late.attempt)
+    elsewhere(parts)
+    assert web.end(answer["operation"])["error"] is None and complete(web.parts, answer["id"])
 
 
 def test_a_model_deleted_and_uploaded_again_while_it_is_read_is_ingested(
@@ -256,8 +430,6 @@ def test_a_model_deleted_and_uploaded_again_while_it_is_read_is_ingested(
             times.append(upload["uploaded"])
             assert web.client.delete(f"/models/{answer['id']}").status_code == 204
             assert web.push({"checkpoint": files.checkpoint}).json() == answer
-            job.cancelled.set()
-        job.check()
         read(job, upload, program)
 
     monkeypatch.setattr(ingest, "read", slow)

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from rightrank.service.jobs import worker
-from rightrank.service.jobs.dispatch import Parts
 from rightrank.service.settings import Settings
 from tests.service.conftest import Files, Running
 
@@ -49,7 +48,7 @@ def test_a_killed_workers_job_is_done_by_the_next(web: Running, settings: Settin
     assert not web.client.get(f"/operations/{operation}").json()["done"]
     with process(settings):
         assert web.end(operation)["error"] is None
-    assert web.parts.cache.redis.hget(f"rightrank:operation:{operation}", "attempts") == b"2"
+    assert web.parts.operation(operation).tries == (2, 1)
 
 
 def test_a_worker_that_is_asked_to_end_gives_its_job_back(web: Running, settings: Settings, files: Files) -> None:
@@ -60,7 +59,7 @@ def test_a_worker_that_is_asked_to_end_gives_its_job_back(web: Running, settings
         assert first.wait(30) == 0
     with process(settings):
         assert web.end(operation)["error"] is None
-    assert web.parts.cache.redis.hget(f"rightrank:operation:{operation}", "attempts") == b"1"
+    assert web.parts.operation(operation).tries == (1, 0)
 
 
 def test_a_queue_that_does_not_exist_is_refused(settings: Settings) -> None:
@@ -68,9 +67,17 @@ def test_a_queue_that_does_not_exist_is_refused(settings: Settings) -> None:
         worker.run(settings, ["waiting", "later"])
 
 
-def test_a_job_begun_twice_is_done_once(parts: Parts, settings: Settings, files: Files, service: Running) -> None:
-    answer = service.push({"checkpoint": files.checkpoint}).json()
-    parts.jobs.send("ingest", answer["operation"])
-    assert service.end(answer["operation"])["error"] is None
-    wait_for(lambda: parts.jobs.length("ingest") == 0)
-    assert service.parts.cache.counters()[("jobs", "ingest", "done")] == 1
+def test_a_job_has_so_much_memory_and_no_more() -> None:
+    script = """
+import torch
+from rightrank.service.jobs.worker import bound
+bound(64 << 20)
+torch.zeros(4 << 20)
+try:
+    torch.zeros(32 << 20)
+except (MemoryError, RuntimeError) as error:
+    from rightrank.service.jobs.attempt import cause
+    print(cause(error))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "The memory did not suffice\n", done.stderr
