@@ -63,10 +63,10 @@ def restrict(reads: Iterable[Path], writes: Iterable[Path]) -> bool:
 
 
 def _allow(ruleset: int, path: Path, rights: int) -> None:
-    """Allows what is beneath `path`, or `path` itself where it is a file. What is not there needs no rule."""
+    """Allows what is beneath `path`, or `path` itself where it is a file. What is not there, or not for this user, needs no rule."""
     try:
         place = os.open(path, os.O_PATH | os.O_CLOEXEC)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
         return
     try:
         if not stat.S_ISDIR(os.fstat(place).st_mode):
