@@ -9,9 +9,3 @@
 
 `sandbox.prepare` does all of it in a child process with hard limits: what services call.
 """
-
-from rightrank.models.checkpoint.data import read_data
-from rightrank.models.checkpoint.limits import Limits
-from rightrank.models.checkpoint.reader import read
-
-__all__ = ["Limits", "read", "read_data"]

@@ -10,11 +10,10 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from rightrank.models.checkpoint import work
 from rightrank.models.checkpoint.limits import FILES, LOST, MIB
 from rightrank.models.confinement import layers, parent
 from rightrank.models.errors import RightRankError
@@ -26,6 +25,9 @@ _NOT_ITS_FAULT = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 def main() -> None:
     request = json.load(sys.stdin)
     parent.end_with(request["parent"])
+    # Late: torch takes seconds, and by then the parent may be gone.
+    from rightrank.models.checkpoint import work
+
     answer = _answer_file()
     work.warm_up()
     held = layers.apply(
@@ -36,7 +38,7 @@ def main() -> None:
     )
     _say(answer, held)
     if not (request["required"] and layers.missing(held)):
-        _say(answer, _outcome(request))
+        _say(answer, _outcome(work.do, request))
     # Skips the destructors of half-built objects, which could still fail.
     os._exit(0)
 
@@ -59,9 +61,9 @@ def _say(answer: int, line: Any) -> None:
         os._exit(LOST)
 
 
-def _outcome(request: dict[str, Any]) -> dict[str, str]:
+def _outcome(do: Callable[[dict[str, Any]], None], request: dict[str, Any]) -> dict[str, str]:
     try:
-        work.do(request)
+        do(request)
     except Exception as error:
         return _failure(error, request["limits"]["memory"])
     return {"kind": "done"}

@@ -190,7 +190,7 @@ def _ending(code: int | None) -> str:
 
 def _check_left(out: Path) -> None:
     """What the child left are plain files: whoever opens them opens nothing else by them. Raises UnsafeCheckpoint."""
-    for entry in os.scandir(out):
-        found = entry.stat(follow_symlinks=False)
+    for name in os.listdir(out):
+        found = os.lstat(out / name)
         if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
             raise UnsafeCheckpoint("Reading the file left something that is no plain file.")

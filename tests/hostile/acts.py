@@ -266,6 +266,20 @@ def perform(request: Mapping[str, Any]) -> None:
     os._exit(0)
 
 
+def child(do: str) -> tuple[str, ...]:
+    """The command of a reading child that, in place of reading, does what `do`, code, defines under that name. All else
+    is the real one's; without torch, which takes seconds."""
+    script = f"""
+import sys, types
+{do}
+name = "rightrank.models.checkpoint.work"
+sys.modules.setdefault(name, types.SimpleNamespace(do=do, warm_up=int))
+from rightrank.models.checkpoint.__main__ import main
+main()
+"""
+    return (sys.executable, "-s", "-c", script)
+
+
 def users() -> list[int]:
     """Who can be tried here: this user, and where that is root another one."""
     return [os.getuid()] if os.getuid() else [0, NOBODY]

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import functools
 import json
 import os
-import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from rightrank.models.checkpoint import Limits, sandbox
+from rightrank.models.checkpoint import sandbox
+from rightrank.models.checkpoint.limits import Limits
 from rightrank.models.confinement import layers
 from tests.hostile import acts
 
@@ -68,31 +71,20 @@ def test_without_a_layer_nearly_everything_is_let_through() -> None:
     assert len(refused) < len(acts.ACTS) / 2, refused
 
 
-INSIDE = """
-import fcntl, json
-from pathlib import Path
-from tests.hostile import acts
-from rightrank.models.checkpoint import __main__ as child, work
-
-def do(request):
+def do(request: Mapping[str, Any]) -> None:
+    """What the child does in place of reading."""
     opened = []
     for descriptor in range(256):
-        try:
+        with contextlib.suppress(OSError):
             fcntl.fcntl(descriptor, fcntl.F_GETFD)
             opened.append(descriptor)
-        except OSError:
-            pass
     found = {"acts": acts.attempt_all(request["architecture"]), "opened": opened}
     Path(request["out"], "found").write_text(json.dumps(found))
-
-work.do = do
-child.main()
-"""
 
 
 def test_the_child_that_reads_can_do_none_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     need(sorted(layers.REQUIRED))
-    monkeypatch.setattr(sandbox, "_CHILD", (sys.executable, "-s", "-c", INSIDE))
+    monkeypatch.setattr(sandbox, "_CHILD", acts.child("from tests.hostile.test_confinement import do"))
     with acts.scene(os.getuid()) as places:
         kept = os.open(places["stored"], os.O_RDONLY)
         os.set_inheritable(kept, True)
