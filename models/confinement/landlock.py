@@ -44,7 +44,9 @@ def restrict(reads: Iterable[Path], writes: Iterable[Path]) -> bool:
     if not abi:
         return False
     files = (1 << _FILE_RIGHTS[min(abi, len(_FILE_RIGHTS)) - 1]) - 1
-    handled = struct.pack("=QQQ", files, _TCP, _SCOPES)[: 24 if abi >= _SCOPES_SINCE else 16 if abi >= _TCP_SINCE else 8]
+    handled = struct.pack("=QQQ", files, _TCP, _SCOPES)[
+        : 24 if abi >= _SCOPES_SINCE else 16 if abi >= _TCP_SINCE else 8
+    ]
     try:
         ruleset = kernel.syscall(_CREATE, handled, len(handled), 0)
     except OSError:
@@ -63,7 +65,10 @@ def restrict(reads: Iterable[Path], writes: Iterable[Path]) -> bool:
 
 
 def _allow(ruleset: int, path: Path, rights: int) -> None:
-    """Allows what is beneath `path`, or `path` itself where it is a file. What is not there, or not for this user, needs no rule."""
+    """Allows what is beneath `path`, or `path` itself where it is a file.
+
+    What is not there, or not for this user, needs no rule.
+    """
     try:
         place = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError, PermissionError):

@@ -11,7 +11,7 @@ import platform
 import subprocess
 import sys
 import types
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
 from rightrank.models.confinement import capabilities, kernel, landlock, limits, network, reach, seccomp
@@ -38,7 +38,7 @@ def apply(
     with contextlib.suppress(OSError):
         kernel.prctl(_NO_NEW_PRIVILEGES, 1)
     # In this order: the first gives a process capabilities, the last takes the calls that the others make.
-    layers = {
+    put: Mapping[str, Callable[[], bool]] = {
         "network": network.leave,
         "limits": lambda: limits.bound(seconds, memory),
         "capabilities": lambda: capabilities.drop() and threads == 1,
@@ -50,7 +50,7 @@ def apply(
         if name == "capabilities":
             with contextlib.suppress(OSError):
                 kernel.prctl(_NOT_DUMPABLE, 0)
-        held[name] = name in only and layers[name]()
+        held[name] = name in only and put[name]()
     return held
 
 

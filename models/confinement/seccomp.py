@@ -178,9 +178,9 @@ def _conditional(machine: Machine, pid: int) -> Iterator[tuple[int | None, list[
     column = machine.column
     for numbers in _KILL_CALLS.values():
         yield numbers[column], _one_of(0, (pid,))
-    for numbers, flags in _OPEN_CALLS.values():
+    for opening, flags in _OPEN_CALLS.values():
         empties = [(_LOAD, 0, 0, _argument(flags)), (_AND, 0, 0, _HOW), *_unless(_EQUAL, _EMPTIES, _ALLOW)]
-        yield numbers[column], empties
+        yield opening[column], empties
     yield _FCNTL[column], _one_of(1, _FCNTL_COMMANDS)
     yield _IOCTL[column], _one_of(1, _IOCTL_COMMANDS)
     yield _PRCTL[column], _one_of(0, _PRCTL_OPTIONS)

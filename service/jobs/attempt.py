@@ -14,7 +14,7 @@ from typing import Any
 
 import redis
 
-from rightrank.models.errors import Cancelled, RightRankError
+from rightrank.models.errors import Cancelled
 from rightrank.service.jobs.dispatch import Parts
 from rightrank.service.jobs.operations import ATTEMPTS
 from rightrank.service.problems import Problem, describe
@@ -90,7 +90,7 @@ class Job:
         self._spared = children()
         try:
             yield
-        except RightRankError:
+        except Exception:
             self.check()
             raise
         finally:

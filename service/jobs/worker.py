@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import dramatiq
 import torch
 
-from rightrank.service.jobs import cut, ingest
+from rightrank.service.jobs import cut, ingest, reading
 from rightrank.service.jobs.attempt import Runner
 from rightrank.service.jobs.dispatch import Parts
 from rightrank.service.jobs.queues import QUEUES
@@ -34,6 +34,7 @@ def run(settings: Settings, queues: Sequence[str] | None = None) -> None:
     torch.set_num_interop_threads(1)
     parts = Parts.of(settings)
     parts.store.sweep()
+    reading.tell(settings)
     runner = Runner(parts, {"ingest": ingest.run, "cut": cut.run})
     # Not an Event: its lock may be held by the very code that the signal interrupts.
     asked: list[int] = []

@@ -33,9 +33,7 @@ from rightrank.models.confinement.reach import ROOT
 NOBODY = 65534
 NOTHING, ALL = (), layers.LAYERS
 # How a refusal reads; every other error came from doing it.
-REFUSALS = frozenset(
-    (errno.EPERM, errno.EACCES, errno.ENOSYS, errno.ENETUNREACH, errno.ECONNREFUSED, errno.EAGAIN)
-)
+REFUSALS = frozenset((errno.EPERM, errno.EACCES, errno.ENOSYS, errno.ENETUNREACH, errno.ECONNREFUSED, errno.EAGAIN))
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _ARM = platform.machine() == "aarch64"
 

@@ -8,10 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rightrank.models.checkpoint import sandbox
-from rightrank.models.checkpoint.data import read_data
-from rightrank.models.checkpoint.limits import Limits
-from rightrank.models.checkpoint.reader import read
+from rightrank.models.checkpoint import Limits, read, read_data, sandbox
 from rightrank.models.errors import RightRankError
 from rightrank.models.program.graph import Graph, Input
 from tests.hostile import corpus

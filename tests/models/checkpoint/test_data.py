@@ -9,7 +9,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from rightrank.models.checkpoint.data import read_data
+from rightrank.models.checkpoint import read_data
 from rightrank.models.errors import DataError
 from rightrank.models.program.graph import Graph, Input
 

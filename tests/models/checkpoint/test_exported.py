@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rightrank.models.checkpoint.limits import Limits
-from rightrank.models.checkpoint.reader import read
+from rightrank.models.checkpoint import Limits, read
 from rightrank.models.errors import UnsafeCheckpoint, UnsupportedCheckpoint
 from rightrank.models.program.program import Program
 from tests.hostile import corpus

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rightrank.models import architectures
-from rightrank.models.checkpoint.reader import read
+from rightrank.models.checkpoint import read
 from rightrank.models.errors import MalformedCheckpoint, UnsupportedCheckpoint
 
 SMALL = {"name": "mlp", "arguments": {"in_features": 6, "hidden": [4], "num_classes": 3}}

@@ -20,7 +20,10 @@ LISTED, WRITABLE = 0b1100, 0b110101110
 def test_every_right_that_the_kernels_version_knows_is_taken_and_no_other(
     abi: int, handled: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By how many rights to files, TCP and scopes there are. No kernel here has the older versions: what they would be asked is read instead."""
+    """By how many rights to files, TCP and scopes there are.
+
+    No kernel here has the older versions: what they would be asked is read instead.
+    """
     asked: list[tuple[Any, ...]] = []
 
     def syscall(*arguments: Any) -> int:

@@ -42,7 +42,10 @@ def test_where_it_cannot_be_found_out_there_is_none(monkeypatch: pytest.MonkeyPa
     [
         ("layers.kernel.platform.system = lambda: 'Darwin'", {"network", "capabilities", "landlock", "seccomp"}),
         ("layers.platform.machine = lambda: 'riscv64'", {"seccomp"}),
-        ("import threading; threading.Thread(target=threading.Event().wait, daemon=True).start()", {"network", "capabilities", "landlock"}),
+        (
+            "import threading; threading.Thread(target=threading.Event().wait, daemon=True).start()",
+            {"network", "capabilities", "landlock"},
+        ),
     ],
     ids=["another system", "another processor", "a second thread"],
 )

@@ -63,14 +63,18 @@ def test_no_program_is_longer_than_the_kernel_takes_and_none_ends_without_an_ans
     lines = seccomp.program(seccomp.MACHINES[machine], PID)
     assert len(lines) < 4096
     assert lines[-1][0] == 0x06
-    assert all(at + 1 + max(holds, fails) < len(lines) for at, (_, holds, fails, _) in enumerate(lines) if holds | fails)
+    assert all(
+        at + 1 + max(holds, fails) < len(lines) for at, (_, holds, fails, _) in enumerate(lines) if holds | fails
+    )
 
 
 @pytest.mark.parametrize(("machine", "kill", "tgkill"), [(X86, 62, 234), (ARM, 129, 131)])
 def test_a_process_may_signal_itself_alone(machine: str, kill: int, tgkill: int) -> None:
     for number in (kill, tgkill):
         assert answer(machine, number, PID, 6) == ALLOW
-        assert {answer(machine, number, other, 6) for other in (PID + 1, 1, 0, (1 << 64) - 1, (1 << 64) - PID)} == {REFUSE}
+        assert {answer(machine, number, other, 6) for other in (PID + 1, 1, 0, (1 << 64) - 1, (1 << 64) - PID)} == {
+            REFUSE
+        }
 
 
 @pytest.mark.parametrize(("machine", "openat", "prlimit"), [(X86, 257, 302), (ARM, 56, 261)])
@@ -94,7 +98,11 @@ def test_the_numbers_are_those_of_the_kernels_headers() -> None:
     for machine, header in HEADERS.items():
         if header.exists():
             column = seccomp.MACHINES[machine].column
-            text = header.read_text().replace("__NR3264_", "__NR_").replace("#define __NR_fstatat ", "#define __NR_newfstatat ")
+            text = (
+                header.read_text()
+                .replace("__NR3264_", "__NR_")
+                .replace("#define __NR_fstatat ", "#define __NR_newfstatat ")
+            )
             said = {
                 parts[1].removeprefix("__NR_"): int(parts[2])
                 for parts in map(str.split, text.splitlines())

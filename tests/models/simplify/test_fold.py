@@ -13,7 +13,7 @@ from torch.nn.utils import parametrizations
 
 from rightrank.models.assemble.build import build, simplified
 from rightrank.models.assemble.survey import survey
-from rightrank.models.checkpoint.reader import read
+from rightrank.models.checkpoint import read
 from rightrank.models.emit import formats
 from rightrank.models.factor.layers import find
 from rightrank.models.plan.planner import Planner

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rightrank.models.checkpoint.reader import read
+from rightrank.models.checkpoint import read
 from rightrank.models.errors import UnsupportedCheckpoint
 from rightrank.models.program import execute
 from rightrank.models.program.graph import Graph, Input, Node, Ref, TensorMeta
