@@ -62,6 +62,9 @@ KINDS: Mapping[str, Kind] = {
     "forbidden": Kind(403, "Not allowed", "The key, or the place this request comes from, may not do this."),
     "too-many-jobs": Kind(429, "Too many jobs", "This key has as many jobs under way as it may have."),
     "queue-full": Kind(503, "The queue is full", "The service has as much work waiting as it takes on."),
+    "sandbox-missing": Kind(
+        501, "Uploads cannot be read safely here", "The machine lacks a layer of confinement that is required."
+    ),
     "unavailable": Kind(503, "The service is not available", "Its cache or its store cannot be reached."),
     "worker-lost": Kind(503, "The work was lost", "The job's worker died several times; the model may be too large."),
     "gave-up": Kind(

@@ -7,6 +7,7 @@ import ipaddress
 import os
 import tempfile
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -40,6 +41,8 @@ class Settings(BaseSettings):
     reader_memory: int = Field(8 * GIB, ge=256 * MIB)
     reader_seconds: int = Field(600, ge=1)
     reader_tensors: int = Field(100_000, ge=1)
+    # Whether an upload is refused where what reads it cannot be confined (`models/confinement`), or read all the same.
+    sandbox: Literal["require", "best"] | None = None
 
     @model_validator(mode="after")
     def refuse_unsafe(self) -> Settings:
@@ -50,6 +53,11 @@ class Settings(BaseSettings):
         if self.keys_file is not None and not self.keys_file.is_file():
             raise ValueError(f"there is no keys file at {self.keys_file}")
         return self
+
+    @property
+    def sandbox_required(self) -> bool:
+        """What `sandbox` says; left open, it is required of a service that strangers can reach."""
+        return self.sandbox == "require" or (self.sandbox is None and not is_loopback(self.host))
 
     @property
     def embedded(self) -> bool:

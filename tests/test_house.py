@@ -76,7 +76,7 @@ def test_the_rules_see_the_sources() -> None:
 # only describes an import (`if TYPE_CHECKING`) is no import.
 FLOORS = (
     {"models.errors", "models.progress"},
-    {"models.program"},
+    {"models.program", "models.confinement"},
     {"models.architectures", "models.simplify", "models.factor"},
     {"models.checkpoint", "models.master"},
     {"models.emit"},
@@ -163,6 +163,7 @@ def test_every_import_goes_by_the_name_that_is_installed() -> None:
         "rightrank.service.cli",
         "rightrank.models.plan.planner",
         "rightrank.models.emit.formats",
+        "rightrank.models.checkpoint.sandbox",
     ],
 )
 def test_the_api_and_the_command_line_start_without_torch(module: str) -> None:

@@ -1,43 +1,83 @@
-"""The child of `sandbox.prepare`: a request on standard input, one line of JSON on standard output."""
+"""The child of `sandbox.prepare`: a request on standard input, two lines of JSON on standard output.
+
+The first says which layers of confinement hold, before a file is opened; the second what came of the reading.
+"""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
 import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
-from rightrank.models.checkpoint.confine import confine
-from rightrank.models.checkpoint.limits import MIB
-from rightrank.models.checkpoint.work import do
+from rightrank.models.checkpoint.limits import FILES, LOST, MIB
+from rightrank.models.confinement import layers, parent
 from rightrank.models.errors import RightRankError
+
+# What fails on any upload alike: a full or broken disk.
+_NOT_ITS_FAULT = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 
 def main() -> None:
     request = json.load(sys.stdin)
-    # Whatever a library prints may not mix with the answer.
-    answer = os.fdopen(os.dup(1), "w")
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    confine(request["limits"]["seconds"], request["limits"]["memory"])
-    json.dump(_answer(request), answer)
-    answer.flush()
+    parent.end_with(request["parent"])
+    # Late: torch takes seconds, and by then the parent may be gone.
+    from rightrank.models.checkpoint import work
+
+    answer = _answer_file()
+    work.warm_up()
+    held = layers.apply(
+        [Path(request[name]) for name in FILES if request[name] is not None],
+        [Path(request["out"]), Path(request["scratch"])],
+        request["limits"]["seconds"],
+        request["limits"]["memory"],
+    )
+    _say(answer, held)
+    if not (request["required"] and layers.missing(held)):
+        _say(answer, _outcome(work.do, request))
     # Skips the destructors of half-built objects, which could still fail.
     os._exit(0)
 
 
-def _answer(request: dict[str, Any]) -> dict[str, str]:
+def _answer_file() -> int:
+    """A descriptor for the answer. Whatever a library prints may not mix with it, and nobody else is to be heard."""
+    answer, nowhere = os.dup(1), os.open(os.devnull, os.O_RDWR)
+    os.dup2(nowhere, 0)
+    os.dup2(nowhere, 1)
+    os.close(nowhere)
+    return answer
+
+
+def _say(answer: int, line: Any) -> None:
+    data = json.dumps(line).encode() + b"\n"
+    try:
+        while data:
+            data = data[os.write(answer, data) :]
+    except OSError:
+        os._exit(LOST)
+
+
+def _outcome(do: Callable[[dict[str, Any]], None], request: dict[str, Any]) -> dict[str, str]:
     try:
         do(request)
-    except RightRankError as error:
-        return {"kind": error.kind, "detail": error.detail, "hint": error.hint}
     except Exception as error:
-        return _unexpected(error, request["limits"]["memory"])
+        return _failure(error, request["limits"]["memory"])
     return {"kind": "done"}
 
 
-def _unexpected(error: Exception, memory: int) -> dict[str, str]:
-    if isinstance(error, MemoryError) or "allocate memory" in str(error):
+def _failure(error: Exception, memory: int) -> dict[str, str]:
+    codes = {each.errno for each in _chain(error) if isinstance(each, OSError)}
+    # Of safetensors' own errors only the words tell.
+    said = [os.strerror(code) for code in _NOT_ITS_FAULT if code in codes or os.strerror(code) in str(error)]
+    if said:
+        return {"kind": "lost", "detail": f"The disk could not be used: {said[0]}."}
+    if isinstance(error, RightRankError):
+        return {"kind": error.kind, "detail": error.detail, "hint": error.hint}
+    if isinstance(error, MemoryError) or errno.EFBIG in codes or "allocate memory" in str(error):
         return {
             "kind": "checkpoint-unsafe",
             "detail": f"Reading the file takes more than {memory // MIB} MiB of memory.",
@@ -49,6 +89,13 @@ def _unexpected(error: Exception, memory: int) -> dict[str, str]:
         "hint": "If it loads in torch, please report it with the model's code.",
         "trace": "".join(traceback.format_exception(error))[-8000:],
     }
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """The error with those that it came of."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 if __name__ == "__main__":

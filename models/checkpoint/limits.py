@@ -28,3 +28,7 @@ NODES = 200_000
 DIMENSIONS = 8
 # Tensors may overlap inside one storage (a view of a fused weight), so their bytes may exceed the file's by this.
 OVERLAP_BYTES = 64 * MIB
+
+# The files of a request, and the exit status of a child that could not even say what happened to it.
+FILES = ("checkpoint", "evaluation", "calibration")
+LOST = 75

@@ -1,8 +1,9 @@
 """Reading uploads in a child process that can do little harm.
 
-The child has hard limits on memory, processor time and file sizes, an empty environment (so no
-credentials), no network where the kernel lets a user give that up, and its own process group, which is
-killed when time is up. It leaves only JSON and safetensors behind.
+The child puts on every layer of `models/confinement` before it opens a file: it then has hard limits, no capabilities,
+no file but its own and Python's, and only the system calls that reading needs. It has an empty environment (so no
+credentials), no descriptor of the parent's, and its own process group, which is killed when time is up or the parent
+ends. It leaves only JSON and safetensors behind.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 import logging
 import os
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -20,8 +22,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import rightrank
-from rightrank.models.checkpoint.limits import MIB, Limits
+from rightrank.models.checkpoint.limits import FILES, LOST, MIB, Limits
+from rightrank.models.confinement import layers
+from rightrank.models.confinement.reach import ROOT
 from rightrank.models.errors import (
     DataError,
     MalformedCheckpoint,
@@ -38,6 +41,19 @@ _KINDS: dict[str, type[RightRankError]] = {
 _ANSWER_BYTES = 64 * 1024
 # Starting Python and importing torch from a cold disk is not the upload's doing.
 _START_SECONDS = 60
+_CHILD = (sys.executable, "-s", "-m", "rightrank.models.checkpoint")
+# How a process ends that somebody else ends, be it the kernel for want of memory or of a disk that reads.
+_FROM_OUTSIDE = frozenset(
+    (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGBUS, signal.SIGPIPE)
+)
+
+
+class ReaderLost(Exception):
+    """The child ended, or could not start or write, for no fault of the upload's: reading it again may well do."""
+
+
+class NotConfined(Exception):
+    """Layers that were required do not hold here, so the child opened nothing: elsewhere it may."""
 
 
 def prepare(
@@ -48,7 +64,8 @@ def prepare(
     evaluation: Path | None = None,
     calibration: Path | None = None,
     limits: Limits | None = None,
-) -> None:
+    required: bool = False,
+) -> Mapping[str, bool]:
     """Read the uploads; write what was understood into the folder `out`:
 
         program.json             the graph (`Graph.to_json`)
@@ -56,73 +73,124 @@ def prepare(
         evaluation.safetensors   `inputs`, and `targets` if given
         calibration.safetensors  likewise
 
-    Raises the CheckpointError or DataError that the child reports; UnsafeCheckpoint when it hits a limit.
+    required: whether to refuse where a required layer of confinement (`layers.REQUIRED`) does not hold. Otherwise the
+    child puts on what it can. Returns the layers, and whether each held.
+
+    Raises the CheckpointError or DataError that the child reports; UnsafeCheckpoint when it hits a limit. Raises
+    ReaderLost, NotConfined and `OSError` for what is not the upload's fault.
     """
     limits = limits or Limits()
     out.mkdir(parents=True, exist_ok=True)
-    request = {
-        "checkpoint": str(checkpoint.resolve()),
-        "out": str(out.resolve()),
-        "architecture": None if architecture is None else dict(architecture),
-        "evaluation": None if evaluation is None else str(evaluation.resolve()),
-        "calibration": None if calibration is None else str(calibration.resolve()),
-        "limits": dataclasses.asdict(limits),
-    }
+    out = out.resolve()
+    given = dict(zip(FILES, (checkpoint, evaluation, calibration), strict=True))
     with tempfile.TemporaryDirectory(prefix="rightrank-", dir=out.parent) as scratch:
+        request = {
+            **{name: None if path is None else str(path.resolve()) for name, path in given.items()},
+            "out": str(out),
+            "scratch": scratch,
+            "architecture": None if architecture is None else dict(architecture),
+            "limits": dataclasses.asdict(limits),
+            "required": required,
+            "parent": os.getpid(),
+        }
         code, answer = _run(json.dumps(request).encode(), Path(scratch), limits)
+    held = _held(code, answer)
+    if required and (missing := layers.missing(held)):
+        raise NotConfined(f"No upload is read here without the layers {', '.join(missing)}, which this system lacks.")
     _raise_reported(code, answer, limits)
+    _check_left(out)
+    return held
 
 
-def _run(request: bytes, scratch: Path, limits: Limits) -> tuple[int, bytes]:
-    """The child's exit status and the first bytes of what it printed."""
+def _run(request: bytes, scratch: Path, limits: Limits) -> tuple[int | None, bytes]:
+    """The child's exit status (None: its time was up) and the first bytes of what it printed."""
     with (scratch / "answer").open("w+b") as answer:
-        child = subprocess.Popen(
-            [sys.executable, "-s", "-m", "rightrank.models.checkpoint"],
-            stdin=subprocess.PIPE,
-            stdout=answer,
-            stderr=subprocess.DEVNULL,
-            # Where the package lies: `-m` looks in the working directory, and there is no PYTHONPATH.
-            cwd=Path(rightrank.__file__).parents[1],
-            env={"HOME": str(scratch), "TMPDIR": str(scratch), "OMP_NUM_THREADS": "1", "LC_ALL": "C.UTF-8"},
-            start_new_session=True,
-        )
+        try:
+            child = subprocess.Popen(
+                _CHILD,
+                stdin=subprocess.PIPE,
+                stdout=answer,
+                stderr=subprocess.DEVNULL,
+                # Where the package lies: `-m` looks in the working directory, and there is no PYTHONPATH.
+                cwd=ROOT,
+                env=_environment(scratch),
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise ReaderLost(f"The reader could not be started: {error.strerror}.") from error
+        code: int | None = None
         try:
             child.communicate(request, timeout=limits.seconds + _START_SECONDS)
+            code = child.returncode
         except subprocess.TimeoutExpired:
-            raise _too_slow(limits) from None
+            pass
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGKILL)
             child.wait()
         answer.seek(0)
-        return child.returncode, answer.read(_ANSWER_BYTES)
+        return code, answer.read(_ANSWER_BYTES)
 
 
-def _raise_reported(code: int, answer: bytes, limits: Limits) -> None:
-    if code == -signal.SIGXCPU:
-        raise _too_slow(limits)
-    # The kernel kills a process that has used all its processor time, or all the machine's memory, with SIGKILL.
-    if code in (-signal.SIGKILL, -signal.SIGABRT, -signal.SIGSEGV):
+def _environment(scratch: Path) -> dict[str, str]:
+    """All of the child's environment. Without a user's name torch asks the system's list of users for one."""
+    folders = {name: str(scratch) for name in ("HOME", "TMPDIR")}
+    return {**folders, "USER": "reader", "OMP_NUM_THREADS": "1", "LC_ALL": "C.UTF-8"}
+
+
+def _held(code: int | None, answer: bytes) -> Mapping[str, bool]:
+    """Which layers the child said to hold: its first line. Raises ReaderLost where it never came so far."""
+    line, end, _ = answer.partition(b"\n")
+    if not end:
+        raise ReaderLost(f"The reader {_ending(code)} before it opened the file.")
+    said = json.loads(line)
+    return {name: said[name] is True for name in layers.LAYERS}
+
+
+def _raise_reported(code: int | None, answer: bytes, limits: Limits) -> None:
+    if code is None or code == -signal.SIGXCPU:
+        raise UnsafeCheckpoint(
+            f"Reading the file takes more than {limits.seconds} seconds.", "The operator can raise the limit."
+        )
+    if code == LOST or -code in _FROM_OUTSIDE:
+        raise ReaderLost(f"The reader {_ending(code)} while it read; if that stays, give it more memory or disk.")
+    # What a library does that gets no more memory.
+    if code in (-signal.SIGABRT, -signal.SIGSEGV):
         raise UnsafeCheckpoint(
             f"Reading the file takes more than {limits.memory // MIB} MiB of memory.",
             "The operator can raise the limit.",
         )
     try:
-        report = json.loads(answer)
+        report = json.loads(answer.partition(b"\n")[2])
     except ValueError:
-        log.warning("The reader ended with status %d and no answer.", code)
+        log.warning("The reader %s and gave no answer.", _ending(code))
         raise MalformedCheckpoint(
             "The file broke the reader.", "If it loads in torch, please report it with the model's code."
         ) from None
     if report["kind"] == "done":
         return
+    if report["kind"] == "lost":
+        raise ReaderLost(str(report["detail"])[:2000])
     if report.get("trace"):
         log.warning("The reader failed: %s", report["trace"])
     error = _KINDS.get(report["kind"], MalformedCheckpoint)
     raise error(str(report["detail"])[:2000], str(report["hint"])[:2000])
 
 
-def _too_slow(limits: Limits) -> UnsafeCheckpoint:
-    return UnsafeCheckpoint(
-        f"Reading the file takes more than {limits.seconds} seconds.", "The operator can raise the limit."
-    )
+def _ending(code: int | None) -> str:
+    """An exit status in words."""
+    if code is None:
+        return "took too long"
+    if code >= 0:
+        return f"ended with status {code}"
+    with contextlib.suppress(ValueError):
+        return f"was killed by {signal.Signals(-code).name}"
+    return f"was killed by signal {-code}"
+
+
+def _check_left(out: Path) -> None:
+    """What the child left are plain files: whoever opens them opens nothing else by them. Raises UnsafeCheckpoint."""
+    for name in os.listdir(out):
+        found = os.lstat(out / name)
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
+            raise UnsafeCheckpoint("Reading the file left something that is no plain file.")

@@ -7,11 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from rightrank.models.checkpoint.data import read_data
 from rightrank.models.checkpoint.limits import Limits
 from rightrank.models.checkpoint.reader import read
+
+
+def warm_up() -> None:
+    """What torch looks up of the machine, before its files are out of reach: which processor this is."""
+    torch.backends.cpu.get_cpu_capability()
 
 
 def do(request: Mapping[str, Any]) -> None:

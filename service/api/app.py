@@ -19,6 +19,7 @@ from rightrank.service import problems
 from rightrank.service.api import health, models, operations, pages, schemas
 from rightrank.service.api.auth import Gate
 from rightrank.service.api.metrics import Tally
+from rightrank.service.jobs import reading
 from rightrank.service.jobs.dispatch import SEARCH_SECONDS, Parts
 from rightrank.service.settings import Settings
 
@@ -61,6 +62,7 @@ def installed_version() -> str:
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS
     app.state.parts.store.sweep()
+    await run_in_threadpool(reading.tell, app.state.parts.settings)
     task = asyncio.create_task(tend(app.state.parts, app.state.tally))
     yield
     task.cancel()

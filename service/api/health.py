@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import APIRouter, Response
 from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from rightrank.service.api.common import Anyone, TheParts, TheTally
 from rightrank.service.api.metrics import expose
-from rightrank.service.api.schemas import PROBLEMS, Status, answers
+from rightrank.service.api.schemas import PROBLEMS, Ready, Status, answers
+from rightrank.service.jobs import reading
 from rightrank.service.problems import KINDS, Problem
 
 router = APIRouter(tags=["service"], responses=PROBLEMS)
@@ -20,9 +23,9 @@ def alive() -> dict[str, str]:
     return {"status": "ok"}
 
 
-@router.get("/readyz", responses=answers(Status))
-def ready(parts: TheParts) -> dict[str, str]:
-    """The cache and the store answer too."""
+@router.get("/readyz", responses=answers(Ready))
+def ready(parts: TheParts) -> dict[str, Any]:
+    """The cache and the store answer too; and what confines the reading of uploads on this machine."""
     try:
         parts.cache.redis.ping()
         parts.store.exists("names")
@@ -30,7 +33,7 @@ def ready(parts: TheParts) -> dict[str, str]:
         raise Problem(
             "unavailable", "The cache or the store cannot be reached.", headers={"Retry-After": "2"}
         ) from error
-    return {"status": "ok"}
+    return {"status": "ok", "sandbox": reading.report()}
 
 
 @router.get("/metrics", response_class=PlainTextResponse)

@@ -17,6 +17,7 @@ from rightrank.service.api.common import Admin, Fetcher, Publisher, TheParts, Th
 from rightrank.service.api.forms import receive
 from rightrank.service.api.schemas import PROBLEMS, Accepted, Curve, Importance, Page, answers
 from rightrank.service.api.uploads import FIELDS, FILES, FORM_SCHEMA, accept
+from rightrank.service.jobs import reading
 from rightrank.service.jobs.dispatch import Parts
 from rightrank.service.jobs.engine import INGEST
 from rightrank.service.problems import Problem
@@ -36,6 +37,7 @@ HIDDEN = ("checkpoint", "evaluation", "calibration", "owner", "writers", "token"
 )
 async def publish(request: Request, parts: TheParts, tally: TheTally, key: Publisher) -> Response:
     """Publish a trained model. The answer comes once it is received; its operation tells when it can be fetched."""
+    await run_in_threadpool(reading.admit, parts.settings)
     await run_in_threadpool(admit_job, parts, INGEST, key)
     with parts.store.folder_for_work() as folder:
         form = await receive(request, folder, FILES, FIELDS, parts.settings.upload_limit)

@@ -226,6 +226,10 @@ class Status(BaseModel):
     status: Literal["ok"]
 
 
+class Ready(Status):
+    sandbox: dict[str, bool] = Field(description="The layers that confine what reads uploads, and which hold here.")
+
+
 _PROBLEM = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
 # What every route may answer. That it is there also keeps FastAPI from declaring its own form of a 422.
 PROBLEMS: Responses = {"default": {"description": "A problem document (RFC 9457).", "content": _PROBLEM}}

@@ -22,6 +22,7 @@ from typing import Any
 
 import redis
 
+from rightrank.models.checkpoint.sandbox import NotConfined, ReaderLost
 from rightrank.models.errors import Cancelled, RightRankError
 from rightrank.service.jobs.dispatch import Parts
 from rightrank.service.jobs.engine import Attempt
@@ -287,6 +288,10 @@ def cause(error: BaseException) -> str:
         return error.detail.rstrip(".")
     if isinstance(error, redis.RedisError):
         return "The cache did not answer as it should"
+    if isinstance(error, ReaderLost):
+        return "The process that read the upload was killed or could not work"
+    if isinstance(error, NotConfined):
+        return "The worker's machine cannot confine what reads uploads"
     if isinstance(error, MemoryError) or "allocate memory" in str(error):
         return "The memory did not suffice"
     if isinstance(error, OSError):

@@ -154,5 +154,6 @@ def read(job: Job, upload: Mapping[str, Any], program: Path) -> None:
             evaluation=files.get("evaluation"),
             calibration=files.get("calibration"),
             limits=Limits(settings.reader_memory, settings.reader_seconds, settings.reader_tensors),
+            required=settings.sandbox_required,
         )
     job.progress("read", 1, 1, "models")

@@ -14,7 +14,7 @@ from pathlib import Path
 import redis
 import torch
 
-from rightrank.service.jobs import cut, ingest
+from rightrank.service.jobs import cut, ingest, reading
 from rightrank.service.jobs.attempt import Runner
 from rightrank.service.jobs.dispatch import Parts
 from rightrank.service.jobs.engine import QUEUES
@@ -39,6 +39,7 @@ def run(settings: Settings, queues: Sequence[str] | None = None) -> None:
     bound(settings.job_memory)
     parts = Parts.of(settings)
     parts.store.sweep()
+    reading.tell(settings)
     runner = Runner(parts, {"ingest": ingest.run, "cut": cut.run})
     # Not an Event: its lock may be held by the very code that the signal interrupts.
     asked: list[int] = []

@@ -29,6 +29,17 @@ def test_a_keys_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
         Settings(keys_file=tmp_path / "keys")
 
 
+def test_strangers_uploads_need_the_sandbox_unless_the_operator_decides_otherwise(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text(f"ann fetch {'0' * 64}\n")
+    assert not Settings().sandbox_required
+    assert Settings(sandbox="require").sandbox_required
+    assert Settings(host="0.0.0.0", keys_file=keys).sandbox_required
+    assert not Settings(host="0.0.0.0", keys_file=keys, sandbox="best").sandbox_required
+    with pytest.raises(ValueError, match="require"):
+        Settings(sandbox="none")  # type: ignore[arg-type]
+
+
 def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RIGHTRANK_UPLOAD_LIMIT", "1000")
     assert Settings().upload_limit == 1000

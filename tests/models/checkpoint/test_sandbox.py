@@ -1,22 +1,28 @@
 from __future__ import annotations
 
+import errno
+import json
 import os
-import subprocess
-import sys
+import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
-import rightrank
-from rightrank.models.checkpoint import Limits, read, sandbox
-from rightrank.models.errors import DataError, MalformedCheckpoint, UnsafeCheckpoint
+from rightrank.models.checkpoint import __main__ as child
+from rightrank.models.checkpoint import sandbox
+from rightrank.models.checkpoint.limits import LOST, Limits
+from rightrank.models.checkpoint.reader import read
+from rightrank.models.checkpoint.sandbox import NotConfined, ReaderLost
+from rightrank.models.confinement import layers
+from rightrank.models.errors import DataError, MalformedCheckpoint, RightRankError, UnsafeCheckpoint
 from rightrank.models.program.program import Program
-
-ROOT = Path(rightrank.__file__).parents[1]
+from tests.hostile import acts
 
 
 @pytest.fixture(scope="module")
@@ -62,55 +68,131 @@ def test_a_file_that_needs_more_memory_than_the_limit_is_unsafe(tmp_path: Path) 
         sandbox.prepare(path, tmp_path / "out", limits=Limits(memory=32 << 20))
 
 
-def test_a_child_that_dies_without_an_answer_is_no_traceback(
-    program: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+HELD = json.dumps(dict.fromkeys(layers.LAYERS, True)).encode() + b"\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "answer", "error"),
+    [
+        (1, HELD + b"Traceback (most recent call last):", MalformedCheckpoint),
+        (-signal.SIGFPE, HELD, MalformedCheckpoint),
+        (-signal.SIGABRT, HELD, UnsafeCheckpoint),
+        (-signal.SIGSEGV, HELD, UnsafeCheckpoint),
+        (-signal.SIGXCPU, HELD, UnsafeCheckpoint),
+        (None, HELD, UnsafeCheckpoint),
+        (-signal.SIGKILL, HELD, ReaderLost),
+        (-signal.SIGBUS, HELD, ReaderLost),
+        (LOST, HELD, ReaderLost),
+        (0, HELD + b'{"kind": "lost", "detail": "The disk is full."}\n', ReaderLost),
+        # Nothing that happens before the file is opened is the file's fault.
+        (1, b"", ReaderLost),
+        (-signal.SIGSEGV, b"", ReaderLost),
+        (None, b"", ReaderLost),
+        (LOST, HELD[:-1], ReaderLost),
+    ],
+)
+def test_how_a_child_ended_tells_whose_fault_it_was(
+    code: int | None, answer: bytes, error: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sandbox, "_run", lambda *_: (1, b"Traceback (most recent call last):"))
-    with pytest.raises(MalformedCheckpoint) as caught:
-        sandbox.prepare(program, tmp_path)
+    monkeypatch.setattr(sandbox, "_run", lambda *_: (code, answer))
+    with pytest.raises(error) as caught:
+        sandbox.prepare(tmp_path / "any", tmp_path / "out", limits=Limits(seconds=7))
     assert "Traceback" not in str(caught.value)
+    assert isinstance(caught.value, RightRankError) == (error is not ReaderLost)
 
 
-def test_a_child_that_uses_up_its_time_is_unsafe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandbox, "_run", lambda *_: (-24, b""))
-    with pytest.raises(UnsafeCheckpoint, match="more than 7 seconds"):
-        sandbox.prepare(tmp_path / "any", tmp_path, limits=Limits(seconds=7))
+def doing(code: str, monkeypatch: pytest.MonkeyPatch, before: str = "") -> None:
+    """Has the child do this, once it is confined, in place of reading; and `before` at its start."""
+    script = f"import errno, os, signal\nfrom pathlib import Path\n{before}\ndef do(request):\n    {code}"
+    monkeypatch.setattr(sandbox, "_CHILD", acts.child(script))
 
 
-def confined(code: str) -> subprocess.CompletedProcess[str]:
-    """Runs `code` as the child runs, after it has given everything up."""
-    script = f"from rightrank.models.checkpoint.confine import confine\nconfine(1, 64 << 20)\n{code}"
-    env = {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, env=env, capture_output=True, text=True, check=False
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        ("os.kill(os.getpid(), signal.SIGKILL)", ReaderLost),
+        ("raise OSError(errno.ENOSPC, 'full')", ReaderLost),
+        ("os.abort()", UnsafeCheckpoint),
+        ("raise OSError(errno.EFBIG, 'large')", UnsafeCheckpoint),
+        ("os._exit(0)", MalformedCheckpoint),
+        ("os.symlink('/etc/passwd', request['out'] + '/program.json')", MalformedCheckpoint),
+    ],
+)
+def test_a_child_that_does_not_come_to_its_end(
+    code: str, error: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    doing(code, monkeypatch)
+    with pytest.raises(error):
+        sandbox.prepare(tmp_path / "any", tmp_path / "out")
+    assert not (tmp_path / "out" / "program.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (OSError(errno.EDQUOT, "full"), "lost"),
+        (SafetensorError('IoError(Os { code: 28, message: "No space left on device" })'), "lost"),
+        (MalformedCheckpoint("The header does not fit."), "checkpoint-malformed"),
+        (MemoryError(), "checkpoint-unsafe"),
+        (OSError(errno.ENOENT, "gone"), "checkpoint-malformed"),
+        (ValueError("of the file's"), "checkpoint-malformed"),
+    ],
+)
+def test_what_the_child_says_of_an_error(error: Exception, kind: str) -> None:
+    assert child._failure(error, 1 << 30)["kind"] == kind
+
+
+def test_a_disk_that_cannot_be_read_is_not_the_uploads_fault_whatever_came_of_it() -> None:
+    try:
+        try:
+            raise OSError(errno.EIO, "broken")
+        except OSError as error:
+            raise MalformedCheckpoint("The header does not fit the file.") from error
+    except MalformedCheckpoint as error:
+        assert child._failure(error, 1 << 30)["kind"] == "lost"
+
+
+def test_a_child_that_cannot_be_started_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "_CHILD", (str(tmp_path / "nothing"),))
+    with pytest.raises(ReaderLost, match="could not be started"):
+        sandbox.prepare(tmp_path / "any", tmp_path / "out")
+
+
+def test_without_a_required_layer_nothing_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    doing(
+        "Path(request['out'], 'opened').touch()",
+        monkeypatch,
+        "from rightrank.models.confinement import landlock\nlandlock.restrict = lambda *_: False",
     )
+    with pytest.raises(NotConfined, match="landlock"):
+        sandbox.prepare(tmp_path / "any", tmp_path / "required", required=True)
+    held = sandbox.prepare(tmp_path / "any", tmp_path / "best")
+    assert list(map(os.listdir, (tmp_path / "required", tmp_path / "best"))) == [[], ["opened"]]
+    assert held == {**layers.available(), "landlock": False}
 
 
-def test_the_confined_child_cannot_take_more_memory_than_it_was_given() -> None:
-    assert "MemoryError" in confined("bytearray(1 << 30)").stderr
+@pytest.mark.parametrize("make", [lambda path: path.symlink_to("/etc/passwd"), os.mkfifo, Path.mkdir])
+def test_what_is_left_has_to_be_plain_files(make: Callable[[Path], None], tmp_path: Path) -> None:
+    (tmp_path / "program.json").touch()
+    sandbox._check_left(tmp_path)
+    make(tmp_path / "weights.safetensors")
+    with pytest.raises(UnsafeCheckpoint, match="plain file"):
+        sandbox._check_left(tmp_path)
 
 
-def test_the_confined_child_is_stopped_when_its_processor_time_is_used_up() -> None:
-    assert confined("while True: pass").returncode == -24
-
-
-def test_the_confined_child_cannot_write_a_larger_file_than_it_may(tmp_path: Path) -> None:
-    done = confined(f"f = open({str(tmp_path / 'x')!r}, 'wb')\nf.truncate(1 << 30)")
-    assert done.returncode != 0
-    assert os.path.getsize(tmp_path / "x") == 0
+def test_the_child_knows_the_processor_that_it_runs_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch looks for it in files that are then out of reach, and where it sees none takes its slowest kernels."""
+    code = "import torch; Path(request['out'], 'found').write_text(torch.backends.cpu.get_cpu_capability())"
+    doing(code, monkeypatch, "from rightrank.models.checkpoint import work\nwork.do = lambda request: do(request)")
+    sandbox.prepare(tmp_path / "any", tmp_path / "out")
+    assert (tmp_path / "out" / "found").read_text() == torch.backends.cpu.get_cpu_capability()
 
 
 def test_the_child_has_neither_the_parents_environment_nor_its_secrets(
-    program: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = {}
-    original = subprocess.Popen
-
-    def popen(*args: object, **kwargs: object) -> object:
-        seen.update(kwargs["env"])  # type: ignore[call-overload]
-        return original(*args, **kwargs)  # type: ignore[call-overload]
-
+    doing("Path(request['out'], 'found').write_text(' '.join(os.environ))", monkeypatch)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    monkeypatch.setattr(subprocess, "Popen", popen)
-    sandbox.prepare(program, tmp_path / "out")
-    assert set(seen) == {"HOME", "TMPDIR", "OMP_NUM_THREADS", "LC_ALL"}
+    sandbox.prepare(tmp_path / "any", tmp_path / "out")
+    found = {*(tmp_path / "out" / "found").read_text().split()}
+    assert found == {"HOME", "TMPDIR", "USER", "OMP_NUM_THREADS", "LC_ALL"}

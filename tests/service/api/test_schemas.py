@@ -20,7 +20,7 @@ ANSWERS = (
     ("/models/{reference}/curve", {"reference": "demo"}, schemas.Curve),
     ("/models/{reference}/importance", {"reference": "demo"}, schemas.Importance),
     ("/healthz", {}, schemas.Status),
-    ("/readyz", {}, schemas.Status),
+    ("/readyz", {}, schemas.Ready),
 )
 
 

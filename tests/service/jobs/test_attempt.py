@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import redis
 
+from rightrank.models.checkpoint.sandbox import ReaderLost
 from rightrank.models.errors import BudgetError, Cancelled, UnsafeCheckpoint
 from rightrank.service.jobs import attempt, engine
 from rightrank.service.jobs.attempt import (
@@ -199,7 +200,7 @@ def test_cancelling_kills_the_process_that_the_job_waits_for(parts: Parts) -> No
         with job.kills_children():
             child = subprocess.run([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
             if child.returncode:
-                raise UnsafeCheckpoint("The reader was killed.")
+                raise ReaderLost("The reader was killed.")
         pytest.fail("it went on")
 
     assert perform(parts, work).state == "cancelled"
