@@ -22,7 +22,6 @@ from rightrank.service.jobs import effort
 from rightrank.service.jobs.attempt import Job
 from rightrank.service.jobs.dispatch import cut_result
 from rightrank.service.problems import Problem
-from rightrank.service.registry.cache import digest
 from rightrank.service.registry.catalogue import (
     EVALUATION,
     MASTER,
@@ -32,6 +31,7 @@ from rightrank.service.registry.catalogue import (
     improved_key,
     record_key,
 )
+from rightrank.service.registry.pieces import digest
 
 log = logging.getLogger("rightrank")
 
@@ -176,5 +176,5 @@ def keep(job: Job, record: Record, path: Path) -> Record:
     """Puts the artifact where the API finds it: in the cache, or in the store where it is too large for that."""
     if job.parts.cache.put(job.model, record.plan.digest, record.sha256, path):
         return record
-    job.parts.store.create_file(artifact_key(job.model, record.plan), path)
+    job.parts.store.create_artifact(artifact_key(job.model, record.plan), path)
     return replace(record, stored=True)

@@ -34,8 +34,9 @@ class Parts:
     jobs: Jobs
 
     @staticmethod
-    def of(settings: Settings) -> Parts:
-        store, cache = Store(settings), Cache(settings)
+    def of(settings: Settings, patient: bool = False) -> Parts:
+        """`patient`: for a worker, which would rather wait for the store and the cache than give a job up."""
+        store, cache = Store(settings, patient), Cache(settings, patient)
         return Parts(settings, store, cache, Catalogue(settings, store, cache), Operations(cache), Jobs(settings))
 
     def ingest(self, id: str, owner: str = "") -> str:

@@ -32,7 +32,7 @@ def run(settings: Settings, queues: Sequence[str] | None = None) -> None:
     if unknown := set(wanted) - set(QUEUES):
         raise ValueError(f"no queue is called {', '.join(sorted(unknown))}: there are {', '.join(QUEUES)}")
     torch.set_num_interop_threads(1)
-    parts = Parts.of(settings)
+    parts = Parts.of(settings, patient=True)
     parts.store.sweep()
     runner = Runner(parts, {"ingest": ingest.run, "cut": cut.run})
     # Not an Event: its lock may be held by the very code that the signal interrupts.

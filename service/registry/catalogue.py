@@ -13,7 +13,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from rightrank.models.emit.format import FIRST, Output
 from rightrank.models.emit.formats import format_of
@@ -21,7 +21,7 @@ from rightrank.models.master import entries
 from rightrank.models.plan.planner import Plan, Planner
 from rightrank.service.problems import Problem
 from rightrank.service.registry.cache import Cache
-from rightrank.service.registry.store import Store
+from rightrank.service.registry.store import DAMAGED, Store
 from rightrank.service.settings import Settings
 
 MASTER = (entries.MASTER, entries.TEMPLATE, entries.PLANS)
@@ -31,6 +31,7 @@ REFIT = entries.REFIT
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 ID = re.compile(r"m[0-9a-f]{24}")
 REFERENCE = re.compile(rf"(?P<name>{NAME.pattern})(@(?P<version>[1-9][0-9]{{0,8}}))?")
+VERSION = re.compile(r"([1-9][0-9]{0,8})\.json")
 # A model deleted through another process is still answered for from here for this long.
 RECHECK_SECONDS = 1.0
 
@@ -52,6 +53,10 @@ class Recent(Generic[K, V]):
             value = make()
             if value is None:
                 return None
+        self.put(key, value)
+        return value
+
+    def put(self, key: K, value: V) -> None:
         self._values[key] = value
         try:
             self._values.move_to_end(key)
@@ -59,7 +64,6 @@ class Recent(Generic[K, V]):
                 self._values.popitem(last=False)
         except KeyError:  # another thread was faster
             pass
-        return value
 
     def drop(self, unwanted: Callable[[K], bool]) -> None:
         for key in [key for key in list(self._values) if unwanted(key)]:
@@ -122,11 +126,27 @@ class Catalogue:
         self._records: Recent[tuple[str, str], Record] = Recent(4096)
         self._named: Recent[str, Mapping[str, Any]] = Recent(4096)
         self._checked: dict[str, float] = {}
+        self._answers: Recent[tuple[str, ...], Any] = Recent(4096)
+
+    def _known(self, key: tuple[str, ...], ask: Callable[[], V]) -> V:
+        """What the store says; what it said last where it does not answer. Raises `Problem` where that is nothing."""
+        try:
+            answer = ask()
+        except Problem as error:
+            known = self._answers.get(key, lambda: None) if error.kind == "unavailable" else None
+            if known is None:
+                raise
+            return cast(V, known[0])
+        self._answers.put(key, (answer,))
+        return answer
 
     def resolve(self, reference: str) -> str:
         """The id that a reference (an id, `name` or `name@version`) stands for. Raises `Problem`."""
         if ID.fullmatch(reference):
             return reference
+        return self._known(("resolve", reference), lambda: self._resolve(reference))
+
+    def _resolve(self, reference: str) -> str:
         match = REFERENCE.fullmatch(reference)
         if match is None:
             raise _no_model(reference)
@@ -167,7 +187,8 @@ class Catalogue:
 
     def manifests(self) -> list[Mapping[str, Any]]:
         """Every finished model's manifest, the newest first."""
-        ids = [key.split("/")[1] for key in self.store.keys("models") if key.endswith("/manifest.json")]
+        keys = self._known(("models",), lambda: self.store.keys("models"))
+        ids = [key.split("/")[1] for key in keys if key.endswith("/manifest.json")]
         found = [manifest for id in ids if (manifest := self.manifest(id)) is not None]
         return sorted(found, key=lambda manifest: (manifest["created"], manifest["id"]), reverse=True)
 
@@ -182,17 +203,24 @@ class Catalogue:
 
     def records(self, id: str) -> list[Record]:
         """Every known cut of a model, the smallest first."""
-        digests = [key.rsplit("/", 1)[-1].removesuffix(".json") for key in self.store.keys(f"models/{id}/measurements")]
+        keys = self._known(("records", id), lambda: self.store.keys(f"models/{id}/measurements"))
+        digests = [key.rsplit("/", 1)[-1].removesuffix(".json") for key in keys]
         found = [record for digest in digests if (record := self.record(id, digest)) is not None]
         return sorted(found, key=lambda record: record.size)
 
     def versions(self, name: str) -> list[int]:
         """The versions of a name, rising."""
-        keys = self.store.keys(f"names/{name}")
-        return sorted(int(key.rsplit("/", 1)[-1].removesuffix(".json")) for key in keys)
+        return self._versions(f"names/{name}")
+
+    def _versions(self, prefix: str) -> list[int]:
+        found = (VERSION.fullmatch(key.rsplit("/", 1)[-1]) for key in self.store.keys(prefix))
+        return sorted(int(match[1]) for match in found if match)
 
     def names(self) -> dict[str, list[str]]:
         """For every id, what it is called: `name@version`."""
+        return self._known(("names",), self._names)
+
+    def _names(self) -> dict[str, list[str]]:
         versions: list[tuple[str, int, str]] = []
         for key in self.store.keys("names"):
             record = self._version(key)
@@ -210,7 +238,8 @@ class Catalogue:
     def publish(self, name: str, id: str) -> int:
         """Gives `name` a new version that is `id`, unless the latest is; the version. Raises `Problem`."""
         for _ in range(16):
-            versions = self.versions(name)
+            # A version that was set aside had a number, which stays its own.
+            versions = sorted([*self.versions(name), *self._versions(f"{DAMAGED}/names/{name}")])
             latest = versions[-1] if versions else 0
             record = self._version(_name_key(name, latest)) if latest else None
             if record is not None and record["id"] == id:
@@ -267,14 +296,22 @@ class Catalogue:
         manifest = self.manifest(id)
         if tag is None or manifest is None:
             return None
-        with self.store.folder(f"models/{id}", PLANNER, manifest["created"]) as folder:
+        with self.store.folder(f"models/{id}", PLANNER, manifest["created"], digests_in(manifest)) as folder:
             return Model(id, manifest, Planner.open(folder, output_of(manifest)), tag)
 
     def _still_there(self, model: Model) -> bool:
         now = time.monotonic()
         if now - self._checked.get(model.id, -RECHECK_SECONDS) < RECHECK_SECONDS:
             return True
-        if self.store.tag(manifest_key(model.id)) != model.tag:
+        try:
+            tag = self.store.tag(manifest_key(model.id))
+            if tag is None:
+                self.store.keys(f"models/{model.id}")  # a bucket that is not there says "not found" to the other, too
+        except Problem as error:
+            if error.kind != "unavailable":
+                raise
+            tag = model.tag  # it does not answer: what was true stays so
+        if tag != model.tag:
             return False
         self._checked[model.id] = now
         return True
@@ -296,6 +333,11 @@ def output_of(manifest: Mapping[str, Any], format: str = FIRST.format) -> Output
 def digests_of(upload: Mapping[str, Any]) -> list[str]:
     """The blobs that an upload (or a manifest, which repeats it) refers to."""
     return [upload[key] for key in ("checkpoint", "evaluation", "calibration") if upload.get(key)]
+
+
+def digests_in(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """The SHA-256 of a model's files by name, as far as its manifest says: one from before it did, none."""
+    return {name: file["sha256"] for name, file in manifest.get("files", {}).items()}
 
 
 def checkpoint_key(sha256: str) -> str:

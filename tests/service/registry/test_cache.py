@@ -10,6 +10,7 @@ import pytest
 
 from rightrank.service.registry import cache
 from rightrank.service.registry.cache import Artifact, Cache, Evicted
+from rightrank.service.registry.pieces import digest
 from rightrank.service.settings import Settings
 
 
@@ -68,7 +69,7 @@ def test_what_would_push_everything_else_out_is_not_taken(there: Cache, tmp_path
 
 def test_a_forgotten_model_has_no_artifacts_and_others_keep_theirs(there: Cache, tmp_path: Path) -> None:
     put(there, tmp_path / "a", b"x")
-    there.put("other", "plan", "0" * 64, tmp_path / "a")
+    there.put("other", "plan", digest(tmp_path / "a"), tmp_path / "a")
     there.forget("model")
     assert there.find("model", "plan") is None
     assert there.find("other", "plan") is not None
@@ -111,7 +112,7 @@ def test_a_full_cache_loses_artifacts_and_no_lock(there: Cache, tmp_path: Path) 
     assert lock.hold()
     (tmp_path / "a").write_bytes(random.randbytes(there.largest // 2))
     for n in range(24):
-        there.put("m", f"plan{n}", f"{n:064}", tmp_path / "a")
+        there.put("m", f"plan{n}", digest(tmp_path / "a"), tmp_path / "a")
     assert there.find("m", "plan0") is None
     assert not there.lock_of("running:x", 60).hold()
 

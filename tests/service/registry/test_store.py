@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
 import threading
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from obstore.store import MemoryStore
 
+from rightrank.service.registry.pieces import Damaged
 from rightrank.service.registry.store import KEPT_FOLDERS, Store
 from rightrank.service.settings import Settings
 from tests.service.conftest import Files, at_work, serving
@@ -19,7 +21,8 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     """A store in a folder, and one that has none."""
     store = Store(Settings(data=tmp_path))
     if request.param == "bucket":
-        store.root, store.backend = None, MemoryStore()
+        store.root = None
+        store.use(MemoryStore())
     yield store
 
 
@@ -78,11 +81,57 @@ def test_deleting_is_final_and_deleting_nothing_is_no_error(store: Store) -> Non
     assert store.children("") == [] or store.keys("a") == []
 
 
-def test_a_stream_is_exactly_the_bytes_asked_for(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rightrank.service.registry.store.PIECE", 7)
-    data = bytes(range(100))
-    store.create("a", data)
-    assert b"".join(store.stream("a", 3, 90)) == data[3:90]
+
+
+DATA = bytes(range(100))
+SHA256 = hashlib.sha256(DATA).hexdigest()
+
+
+@pytest.fixture
+def artifact(store: Store, small_pieces: None, tmp_path: Path) -> str:
+    """The key of an artifact in the store."""
+    (tmp_path / "artifact").write_bytes(DATA)
+    assert store.create_artifact("a/b.pt", tmp_path / "artifact")
+    return "a/b.pt"
+
+
+def test_a_stream_is_exactly_the_bytes_asked_for(store: Store, artifact: str) -> None:
+    for start, stop in ((3, 90), (0, 100), (7, 14), (98, 100), (0, 1)):
+        assert b"".join(store.stream(artifact, start, stop, SHA256)) == DATA[start:stop]
+
+
+def test_an_artifact_from_before_pieces_had_digests_is_read_once_for_them(store: Store, small_pieces: None) -> None:
+    store.create("a/b.pt", DATA)
+    assert b"".join(store.stream("a/b.pt", 3, 90, SHA256)) == DATA[3:90]
+    assert store.exists("a/b.pt.pieces")
+
+
+@pytest.mark.parametrize("fault", ["changed", "cut short", "digests changed", "another"])
+def test_an_artifact_that_is_not_what_was_written_is_never_sent_and_is_set_aside(
+    store: Store, artifact: str, fault: str
+) -> None:
+    key = artifact + ".pieces" if fault == "digests changed" else artifact
+    data = bytearray(store.read(key))
+    data[60] ^= 1
+    store.delete(key)
+    store.create(key, bytes(data[:50]) if fault == "cut short" else bytes(data))
+    sent = b""
+    with pytest.raises(Damaged):
+        for piece in store.stream(artifact, 0, 100, "0" * 64 if fault == "another" else SHA256):
+            sent += piece
+    assert sent == DATA[: len(sent)]
+    assert not store.exists(artifact) and store.exists(f"damaged/{artifact}")
+
+
+def test_an_artifact_that_came_out_otherwise_takes_the_place_of_the_one_before(
+    store: Store, artifact: str, tmp_path: Path
+) -> None:
+    (tmp_path / "artifact").write_bytes(DATA[::-1])
+    assert store.create_artifact(artifact, tmp_path / "artifact")
+    assert b"".join(store.stream(artifact, 0, 100, hashlib.sha256(DATA[::-1]).hexdigest())) == DATA[::-1]
 
 
 def test_a_folder_has_the_objects_asked_for(store: Store) -> None:
@@ -95,7 +144,8 @@ def test_a_folder_has_the_objects_asked_for(store: Store) -> None:
 @pytest.fixture
 def bucket(tmp_path: Path) -> Store:
     store = Store(Settings(data=tmp_path))
-    store.root, store.backend = None, MemoryStore()
+    store.root = None
+    store.use(MemoryStore())
     return store
 
 
