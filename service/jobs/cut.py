@@ -175,6 +175,6 @@ def _cut(job: Job, manifest: Mapping[str, Any], plan: Plan, known: Record | None
 def keep(job: Job, record: Record, path: Path) -> Record:
     """Puts the artifact where the API finds it: in the cache, or in the store where it is too large for that."""
     if job.parts.cache.put(job.model, record.plan.digest, record.sha256, path):
-        return record
+        return replace(record, stored=False)
     job.parts.store.create_artifact(artifact_key(job.model, record.plan), path)
     return replace(record, stored=True)
