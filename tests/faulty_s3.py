@@ -1,7 +1,7 @@
 """A bucket as S3 speaks of it, in this process, that can be made to hang, to refuse and to break off.
 
-It knows what this project asks of a bucket: HEAD, GET with a range, PUT (also under `If-None-Match: *`), DELETE, listing,
-uploads in parts, and copies. What it answers was compared with a real server's (SeaweedFS 4.48).
+It knows what this project asks of a bucket: HEAD, GET with a range, PUT (also under `If-None-Match: *`), DELETE,
+listing, uploads in parts, and copies. What it answers was compared with a real server's (SeaweedFS 4.48).
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ LONGEST_HANG = 30.0
 
 @dataclass
 class Fault:
-    """What happens to requests: those of one operation ("head", "get", "put", "delete", "list", "copy", "begin", "part",
-    "finish"), to keys that have `key` in them, from the `first` such request on (counted from 1), `times` times."""
+    """What happens to requests: those of one operation ("head", "get", "put", "delete", "list", "copy", "begin",
+    "part", "finish"), to keys that have `key` in them, from the `first` such request on (counted from 1), `times`
+    times."""
 
     what: str
     operation: str | None = None

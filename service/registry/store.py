@@ -286,7 +286,7 @@ class Store:
                 piece = verified(self._piece(key, first), number, each)
                 yield piece[max(start - first, 0) : stop - first]
         except Damaged:
-            self._drop(key)
+            self.drop_artifact(key)
             raise
 
     def _piece(self, key: str, first: int) -> bytes:
@@ -313,7 +313,7 @@ class Store:
                 self._pieces.popitem(last=False)
         return found[DIGEST:]
 
-    def _drop(self, key: str) -> None:
+    def drop_artifact(self, key: str) -> None:
         """Sets a damaged artifact aside."""
         log.error("%s in the store is damaged: it is at %s/%s now, and is made again", key, DAMAGED, key)
         for each in [each for each in list(self._pieces) if each[0] == key]:
@@ -396,13 +396,9 @@ class Store:
         partial, found = _beside(path), hashlib.sha256()
         try:
             with open(partial, "xb") as file:
-                with self._asking():
-                    size = obstore.head(self.reading, key)["size"]
-                for first in range(0, size, PART):
-                    with self._asking():
-                        piece = obstore.get_range(self.reading, key, start=first, end=min(first + PART, size))
-                    found.update(piece)
-                    file.write(piece)
+                for part in self._parts(key):
+                    found.update(part)
+                    file.write(part)
             if sha256 is not None and found.hexdigest() != sha256:
                 raise damaged(key)
             os.replace(partial, path)
@@ -410,6 +406,22 @@ class Store:
         finally:
             partial.unlink(missing_ok=True)
         return path
+
+    def _parts(self, key: str) -> Iterator[bytes]:
+        """An object's bytes. Raises `FileNotFoundError`."""
+        with self._asking():
+            size = obstore.head(self.reading, key)["size"]
+        for first in range(0, size, PART):
+            with self._asking():
+                part = obstore.get_range(self.reading, key, start=first, end=min(first + PART, size))
+            yield bytes(part)
+
+    def sha256(self, key: str) -> str:
+        """The SHA-256 of an object, in hex. Raises `FileNotFoundError`."""
+        found = hashlib.sha256()
+        for part in self._parts(key):
+            found.update(part)
+        return found.hexdigest()
 
     def _place(self, key: str, make: Callable[[Path], None], replace: bool = False) -> None:
         """Has `make` write a file, which is then at `key` whole or not at all, and stays when the power goes. Raises

@@ -179,7 +179,8 @@ def frozen(valkey: Settings) -> Iterator[None]:
 def serving(settings: Settings) -> Iterator[Running]:
     """The application on these settings."""
     app = create_app(settings)
-    with listening(app) as address, httpx.Client(base_url=address, timeout=60) as client:
+    limits = httpx.Limits(max_connections=200)
+    with listening(app) as address, httpx.Client(base_url=address, timeout=60, limits=limits) as client:
         yield Running(client, app.state.parts)
 
 

@@ -461,18 +461,19 @@ def test_requests_do_not_pile_up_before_a_bucket_that_hangs(
 
 def test_the_artifacts_of_a_bucket_are_those_that_were_written(in_bucket: Settings, bucket: Bucket) -> None:
     """Those too large for the cache lie there, and one that changed is cut again."""
-    with serving(in_bucket) as running, at_work(in_bucket):
-        first = running.client.get("/models/demo?budget=0.5")
-        lose(running, first.headers["RightRank-Model"])
+    with serving(in_bucket) as running:
+        with at_work(in_bucket):
+            first = running.client.get("/models/demo?budget=0.5")
         id, plan = (first.headers[f"RightRank-{name}"] for name in ("Model", "Plan"))
         record = running.parts.catalogue.record(id, plan)
         assert record is not None
-        bucket.objects[catalogue.record_key(id, plan)] = (
-            json.dumps({**record.to_json(), "stored": True}).encode(), 0.0,
-        )  # fmt: skip
         running.parts.catalogue.forget(id)
+        lose(running, id)
+        data = json.dumps(dataclasses.replace(record, stored=True).to_json()).encode()
+        bucket.objects[catalogue.record_key(id, plan)] = data, 0.0
         key = catalogue.artifact_key(id, record.plan)
         bucket.objects[key] = first.content[:-1] + b"?", 0.0
-        again = running.client.get("/models/demo?budget=0.5")
+        with at_work(in_bucket):
+            again = running.client.get("/models/demo?budget=0.5")
         assert (again.status_code, again.content) == (200, first.content)
-        assert f"damaged/{key}" in bucket.objects
+        assert f"damaged/{key}" in bucket.objects and key not in bucket.objects

@@ -5,7 +5,6 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import httpx
 import pytest
 
 from rightrank.service.api.app import THREADS
@@ -65,7 +64,7 @@ def test_it_is_alive_while_every_thread_waits(settings: Settings, monkeypatch: p
     with serving(settings) as running, ThreadPoolExecutor(THREADS) as pool:
         monkeypatch.setattr(running.parts.catalogue, "manifests", wait)
         for _ in range(THREADS):
-            pool.submit(httpx.get, f"{running.client.base_url}/models", timeout=60)
+            pool.submit(running.client.get, "/models")
         try:
             for _ in range(THREADS):
                 assert waiting.acquire(timeout=20)
