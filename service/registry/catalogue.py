@@ -32,6 +32,8 @@ NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 ID = re.compile(r"m[0-9a-f]{24}")
 REFERENCE = re.compile(rf"(?P<name>{NAME.pattern})(@(?P<version>[1-9][0-9]{{0,8}}))?")
 VERSION = re.compile(r"([1-9][0-9]{0,8})\.json")
+# Without these a manifest is none that this version can read.
+NEEDED = frozenset({"id", "created"})
 # A model deleted through another process is still answered for from here for this long.
 RECHECK_SECONDS = 1.0
 
@@ -189,15 +191,18 @@ class Catalogue:
         """Every finished model's manifest, the newest first."""
         keys = self._known(("models",), lambda: self.store.keys("models"))
         ids = [key.split("/")[1] for key in keys if key.endswith("/manifest.json")]
-        found = [manifest for id in ids if (manifest := self.manifest(id)) is not None]
+        found = [m for id in ids if (m := self.manifest(id)) is not None and m.keys() >= NEEDED]
         return sorted(found, key=lambda manifest: (manifest["created"], manifest["id"]), reverse=True)
 
     def record(self, id: str, digest: str) -> Record | None:
-        """What is known of a cut."""
+        """What is known of a cut. Raises `Problem` where another version of the service wrote it in other words."""
 
         def read() -> Record | None:
             data = self.store.read_json(record_key(id, digest))
-            return Record.from_json(data) if data else None
+            try:
+                return Record.from_json(data) if data is not None else None
+            except (KeyError, TypeError, ValueError) as error:
+                raise _foreign(record_key(id, digest)) from error
 
         return self._records.get((id, digest), read)
 
@@ -205,7 +210,15 @@ class Catalogue:
         """Every known cut of a model, the smallest first."""
         keys = self._known(("records", id), lambda: self.store.keys(f"models/{id}/measurements"))
         digests = [key.rsplit("/", 1)[-1].removesuffix(".json") for key in keys]
-        found = [record for digest in digests if (record := self.record(id, digest)) is not None]
+        found: list[Record] = []
+        for digest in digests:
+            try:
+                record = self.record(id, digest)
+            except Problem as error:
+                if error.kind != "master-unreadable":
+                    raise
+                continue
+            found += [record] if record is not None else []
         return sorted(found, key=lambda record: record.size)
 
     def versions(self, name: str) -> list[int]:
@@ -285,7 +298,8 @@ class Catalogue:
         self._records.drop(lambda key: key == (id, digest))
 
     def _version(self, key: str) -> Mapping[str, Any] | None:
-        return self._named.get(key, lambda: self.store.read_json(key))
+        found = self._named.get(key, lambda: self.store.read_json(key))
+        return found if found is not None and "id" in found else None
 
     def _blobs(self, id: str) -> set[str]:
         source = self.store.read_json(upload_key(id)) or self.store.read_json(manifest_key(id)) or {}
@@ -296,6 +310,8 @@ class Catalogue:
         manifest = self.manifest(id)
         if tag is None or manifest is None:
             return None
+        if not manifest.keys() >= NEEDED:
+            raise _foreign(manifest_key(id))
         with self.store.folder(f"models/{id}", PLANNER, manifest["created"], digests_in(manifest)) as folder:
             return Model(id, manifest, Planner.open(folder, output_of(manifest)), tag)
 
@@ -374,6 +390,10 @@ def wanted_key(id: str, name: str) -> str:
 
 def _name_key(name: str, version: int) -> str:
     return f"names/{name}/{version}.json"
+
+
+def _foreign(key: str) -> Problem:
+    return Problem("master-unreadable", f"{key} was written by another version of the service.", "Run that version.")
 
 
 def _no_model(reference: str) -> Problem:
