@@ -5,6 +5,7 @@ Where Redis does not answer, everything here raises `redis.RedisError`, and soon
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import threading
 import time
@@ -21,7 +22,7 @@ from redis.retry import Retry
 from rightrank.service.problems import Problem
 from rightrank.service.registry.lock import Lock
 from rightrank.service.registry.nearby import Nearby
-from rightrank.service.registry.pieces import DIGEST, Damaged, digests, verified
+from rightrank.service.registry.pieces import DIGEST, Damaged, verified
 from rightrank.service.registry.reach import Reach
 from rightrank.service.settings import MIB, Settings
 
@@ -156,19 +157,14 @@ class Cache:
         if artifact.size > self.largest:
             return False
         try:
+            each = bytearray()
             with open(path, "rb") as file:
-
-                def chunks() -> Iterator[bytes]:
-                    for key in artifact.chunk_keys():
-                        chunk = file.read(CHUNK)
-                        self.redis.set(key, chunk, ex=self.ttl)
-                        yield chunk
-
-                whole, each = digests(chunks())
-            if whole != sha256:
-                raise Damaged(f"{path.name} has changed since it was written")
+                for key in artifact.chunk_keys():
+                    chunk = file.read(CHUNK)
+                    self.redis.set(key, chunk, ex=self.ttl)
+                    each += hashlib.sha256(chunk).digest()
             with self.redis.pipeline() as pipeline:
-                pipeline.hset(artifact.key, mapping={"sha256": sha256, "size": artifact.size, "each": each})
+                pipeline.hset(artifact.key, mapping={"sha256": sha256, "size": artifact.size, "each": bytes(each)})
                 pipeline.expire(artifact.key, self.ttl)
                 pipeline.execute()
         except redis.exceptions.OutOfMemoryError:
@@ -207,10 +203,9 @@ class Cache:
         chunks = self.redis.mget(artifact.chunk_keys()) if artifact.chunks else []
         if any(chunk is None for chunk in chunks):
             raise Evicted(artifact.key)
-        whole, _ = digests(chunks)
-        if whole != artifact.sha256:
-            raise Damaged("the whole")
         data = b"".join(chunks)
+        if hashlib.sha256(data).hexdigest() != artifact.sha256:
+            raise Damaged("the whole")
         self.nearby.put(artifact.sha256, data)
         return data
 
