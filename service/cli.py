@@ -9,7 +9,9 @@ import logging
 import os
 import secrets
 import socket
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -238,6 +240,36 @@ def key(
             f"This is shown once; {keys_file} has its hash. The service reads it at its start, from"
             f" RIGHTRANK_KEYS_FILE={keys_file}. Send it as `Authorization: Bearer`, or set RIGHTRANK_KEY."
         )
+
+
+@app.command()
+def fsck(
+    quick: Annotated[bool, typer.Option("--quick", help="Compare sizes only, and read no large file.")] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Remove leftovers of more than a day; set aside what cannot be read.")
+    ] = False,
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
+    """Check a store: the one of RIGHTRANK_STORE_URL, or in the data folder. Exit status 1: something is lost."""
+    with plainly(as_json), faults():
+        from rightrank.service.problems import Problem as Unavailable
+        from rightrank.service.registry.fsck import LOST, Fsck
+        from rightrank.service.registry.store import Store
+
+        try:
+            found = list(Fsck(Store(settings_of(data=data), patient=True), quick, repair).run())
+        except Unavailable as error:
+            raise StartError(str(error)) from error
+    if as_json:
+        out.print_json(data=[asdict(finding) for finding in found])
+    else:
+        for each in found:
+            out.print(f"{each.kind}: {each.key}: {each.what} {'Done: ' if each.done else ''}{each.todo}")
+        counts = Counter(finding.kind for finding in found)
+        tell(", ".join(f"{count} {kind}" for kind, count in counts.items()) or "All is as it should be.")
+    if any(finding.kind == LOST for finding in found):
+        raise typer.Exit(1)
 
 
 def create_key(file: Path, name: str, scopes: list[str]) -> str:

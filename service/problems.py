@@ -95,6 +95,11 @@ class Problem(RightRankError):
         self.members = dict(members or {})
 
 
+def unavailable(what: str, hint: str = "Try again in a moment.") -> Problem:
+    """What is said while a part of the service cannot do its share."""
+    return Problem("unavailable", f"{what[0].upper()}{what[1:]} cannot be reached.", hint, headers={"Retry-After": "2"})
+
+
 def describe(error: BaseException) -> dict[str, Any]:
     """The problem document of an error; nothing but its kind is told of an unexpected one."""
     if not isinstance(error, RightRankError) or error.kind not in KINDS:
@@ -133,6 +138,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(RedisError, _unavailable)
+    app.add_exception_handler(OSError, _unavailable)
     app.add_exception_handler(Exception, _unexpected)
 
 
@@ -160,7 +166,6 @@ async def _unexpected(request: Request, error: Exception) -> Response:
 
 
 async def _unavailable(request: Request, error: Exception) -> Response:
-    log.error("%s %s: %s", request.method, request.url.path, error)
-    return response(
-        document("unavailable", "The cache cannot be reached.", "Try again in a moment."), {"Retry-After": "2"}
-    )
+    log.error("%s %s: %s: %s", request.method, request.url.path, type(error).__name__, error)
+    problem = unavailable("the cache" if isinstance(error, RedisError) else "the service's disk")
+    return response(describe(problem), problem.headers)

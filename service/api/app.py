@@ -61,7 +61,7 @@ def installed_version() -> str:
 @contextlib.asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS
-    app.state.parts.store.sweep()
+    await run_in_threadpool(app.state.parts.store.sweep)
     await run_in_threadpool(reading.tell, app.state.parts.settings)
     task = asyncio.create_task(tend(app.state.parts, app.state.tally))
     yield
@@ -89,6 +89,7 @@ async def tend(parts: Parts, tally: Tally) -> None:
                 await run_in_threadpool(parts.recover, finished=False)
                 again = time.monotonic() + SEARCH_SECONDS
             await run_in_threadpool(tally.flush, parts.cache)
+            await run_in_threadpool(parts.cache.keep_used)
         except Exception as error:
             log.warning("Redis or the store cannot be reached: %s", error)
         await asyncio.sleep(TEND_SECONDS)

@@ -30,6 +30,7 @@ from rightrank.service.jobs.operations import Operation, cut_id
 from rightrank.service.problems import Problem, response
 from rightrank.service.registry.cache import Evicted
 from rightrank.service.registry.catalogue import ID, Model, Recent, Record, artifact_key
+from rightrank.service.registry.pieces import Damaged
 
 LONGEST_WAIT = 120.0
 PREFER = re.compile(r'\bwait\s*=\s*"?(\d{1,6})')
@@ -198,14 +199,16 @@ class Service:
         """The bytes, the first of them already in hand; None where they are not there."""
         try:
             if record.stored:
-                pieces = self.parts.store.stream(artifact_key(model.id, record.plan), start, stop)
+                pieces = self.parts.store.stream(artifact_key(model.id, record.plan), start, stop, record.sha256)
+            elif (whole := self.parts.cache.whole(model.id, record.plan.digest, record.sha256)) is not None:
+                pieces = iter([whole[start:stop]])
             else:
                 cached = self.parts.cache.find(model.id, record.plan.digest)
-                if cached is None or cached.sha256 != record.sha256:
+                if cached is None or cached.sha256 != record.sha256 or cached.size != record.size:
                     raise Evicted
                 pieces = self.parts.cache.read(cached, start, stop)
             return itertools.chain([next(pieces)], pieces)
-        except (Evicted, FileNotFoundError):
+        except (Damaged, Evicted, FileNotFoundError):
             # It may have been cut anew, or be kept elsewhere by now.
             self.parts.catalogue.forget_record(model.id, record.plan.digest)
             return None

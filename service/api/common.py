@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager, asynccontextmanager
+from typing import Annotated, TypeVar
 
+import anyio
 from fastapi import Depends, Request
+from starlette.concurrency import run_in_threadpool
 
 from rightrank.service.api.auth import Key, require
 from rightrank.service.api.metrics import Tally
@@ -29,6 +33,25 @@ Fetcher = Annotated[Key | None, Depends(require("fetch"))]
 Publisher = Annotated[Key | None, Depends(require("publish"))]
 Admin = Annotated[Key | None, Depends(require("admin"))]
 Anyone = Annotated[Key | None, Depends(require(None))]
+
+
+T = TypeVar("T")
+
+
+@asynccontextmanager
+async def in_threads(manager: AbstractContextManager[T]) -> AsyncIterator[T]:
+    """A context that is entered and left in threads: nobody else waits for its locks and its disk."""
+    value = await run_in_threadpool(manager.__enter__)
+    try:
+        yield value
+    except BaseException as error:
+        with anyio.CancelScope(shield=True):
+            handled = await run_in_threadpool(manager.__exit__, type(error), error, error.__traceback__)
+        if not handled:
+            raise
+    else:
+        with anyio.CancelScope(shield=True):
+            await run_in_threadpool(manager.__exit__, None, None, None)
 
 
 def admit_job(parts: Parts, queue: str, key: Key | None) -> None:

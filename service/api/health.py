@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from typing import Any
 
+from anyio import CapacityLimiter, create_task_group, fail_after, to_thread
 from fastapi import APIRouter, Response
 from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -12,27 +15,42 @@ from rightrank.service.api.common import Anyone, TheParts, TheTally
 from rightrank.service.api.metrics import expose
 from rightrank.service.api.schemas import PROBLEMS, Ready, Status, answers
 from rightrank.service.jobs import reading
-from rightrank.service.problems import KINDS, Problem
+from rightrank.service.problems import KINDS, Problem, unavailable
+
+log = logging.getLogger("rightrank")
+
+# Longer than the cache and the store take to give up, and soon enough for who asks.
+READY_SECONDS = 4.0
 
 router = APIRouter(tags=["service"], responses=PROBLEMS)
 
 
 @router.get("/healthz", responses=answers(Status))
-def alive() -> dict[str, str]:
-    """The process answers."""
+async def alive() -> dict[str, str]:
+    """The process answers, whatever else does not."""
     return {"status": "ok"}
 
 
 @router.get("/readyz", responses=answers(Ready))
-def ready(parts: TheParts) -> dict[str, Any]:
-    """The cache and the store answer too; and what confines the reading of uploads on this machine."""
-    try:
-        parts.cache.redis.ping()
-        parts.store.exists("names")
-    except Exception as error:
-        raise Problem(
-            "unavailable", "The cache or the store cannot be reached.", headers={"Retry-After": "2"}
-        ) from error
+async def ready(parts: TheParts) -> dict[str, Any]:
+    """The cache and the store answer too, within seconds; and what confines the reading of uploads on this machine."""
+    # In threads of their own: those of the requests may all be waiting for what is asked about here.
+    limiter = CapacityLimiter(2)
+    missing: list[str] = []
+
+    async def ask(what: str, check: Callable[[], None]) -> None:
+        try:
+            with fail_after(READY_SECONDS):
+                await to_thread.run_sync(check, limiter=limiter, abandon_on_cancel=True)
+        except Exception as error:
+            log.warning("not ready: %s: %s: %s", what, type(error).__name__, error)
+            missing.append(what)
+
+    async with create_task_group() as group:
+        group.start_soon(ask, "the cache", parts.cache.check)
+        group.start_soon(ask, "the store", parts.store.check)
+    if missing:
+        raise unavailable(" and ".join(sorted(missing)))
     return {"status": "ok", "sandbox": reading.report()}
 
 

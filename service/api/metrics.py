@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
+from redis.exceptions import RedisError
 
 from rightrank.service.jobs.dispatch import Parts
 from rightrank.service.jobs.engine import QUEUES
@@ -40,11 +41,18 @@ class Tally:
             self._counts[name, tuple(labels.items())] += amount
 
     def flush(self, cache: Cache) -> None:
-        """Adds what was counted to the shared counters."""
+        """Adds what was counted to the shared counters; what Redis does not take now stays for the next time."""
         with self._lock:
             counts, self._counts = self._counts, defaultdict(float)
+        while counts:
+            (name, labels), amount = counts.popitem()
+            try:
+                cache.count(name, amount, **dict(labels))
+            except RedisError:
+                self.add(name, amount, **dict(labels))
+                break
         for (name, labels), amount in counts.items():
-            cache.count(name, amount, **dict(labels))
+            self.add(name, amount, **dict(labels))
 
 
 class Shared(Collector):

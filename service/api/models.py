@@ -13,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 
 from rightrank.service.api import artifacts
 from rightrank.service.api.artifacts import Ask, ask_of
-from rightrank.service.api.common import Admin, Fetcher, Publisher, TheParts, TheTally, admit_job
+from rightrank.service.api.common import Admin, Fetcher, Publisher, TheParts, TheTally, admit_job, in_threads
 from rightrank.service.api.forms import receive
 from rightrank.service.api.schemas import PROBLEMS, Accepted, Curve, Importance, Page, answers
 from rightrank.service.api.uploads import FIELDS, FILES, FORM_SCHEMA, accept
@@ -39,7 +39,7 @@ async def publish(request: Request, parts: TheParts, tally: TheTally, key: Publi
     """Publish a trained model. The answer comes once it is received; its operation tells when it can be fetched."""
     await run_in_threadpool(reading.admit, parts.settings)
     await run_in_threadpool(admit_job, parts, INGEST, key)
-    with parts.store.folder_for_work() as folder:
+    async with in_threads(parts.store.folder_for_work()) as folder:
         form = await receive(request, folder, FILES, FIELDS, parts.settings.upload_limit)
         answer = await run_in_threadpool(accept, parts, form, key)
     tally.add("uploads")

@@ -22,7 +22,6 @@ from rightrank.service.jobs import effort
 from rightrank.service.jobs.attempt import Job
 from rightrank.service.jobs.dispatch import Parts, cut_result
 from rightrank.service.problems import Problem
-from rightrank.service.registry.cache import digest
 from rightrank.service.registry.catalogue import (
     EVALUATION,
     MASTER,
@@ -33,6 +32,7 @@ from rightrank.service.registry.catalogue import (
     manifest_key,
     record_key,
 )
+from rightrank.service.registry.pieces import digest
 
 log = logging.getLogger("rightrank")
 
@@ -182,6 +182,6 @@ def _cut(job: Job, manifest: Mapping[str, Any], plan: Plan, known: Record | None
 def keep(job: Job, record: Record, path: Path) -> Record:
     """Puts the artifact where the API finds it: in the cache, or in the store where it is too large for that."""
     if job.parts.cache.put(job.model, record.plan.digest, record.sha256, path):
-        return record
-    job.parts.store.create_file(artifact_key(job.model, record.plan), path)
+        return replace(record, stored=False)
+    job.parts.store.create_artifact(artifact_key(job.model, record.plan), path)
     return replace(record, stored=True)

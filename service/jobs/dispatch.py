@@ -34,8 +34,9 @@ class Parts:
     engine: Engine
 
     @staticmethod
-    def of(settings: Settings) -> Parts:
-        store, cache = Store(settings), Cache(settings)
+    def of(settings: Settings, patient: bool = False) -> Parts:
+        """`patient`: for a worker, which would rather wait for the store and the cache than give a job up."""
+        store, cache = Store(settings, patient), Cache(settings, patient)
         return Parts(settings, store, cache, Catalogue(settings, store, cache), Engine(settings, cache))
 
     def ingest(self, id: str, owner: str = "") -> str:
@@ -131,7 +132,7 @@ class Parts:
                 return
             if self.store.exists(upload_key(id)):
                 self.ingest(id)
-            else:
+            elif not self.catalogue.damaged(id):
                 self.catalogue.discard(id)
 
     def _remembered(self, id: str) -> Operation | None:

@@ -78,6 +78,13 @@ enqueue(id)
 return 1
 """
 TAKE = """
+local looked = tonumber(call('get', P .. 'looked') or 0)
+call('set', P .. 'looked', now)
+if now - looked > 1.5 then  -- Redis stood still, or nobody looked: whoever lives has a moment to say so
+  for _, id in ipairs(call('zrangebyscore', P .. 'leases', '-inf', now + 2)) do
+    call('zadd', P .. 'leases', 'xx', now + 2, id)
+  end
+end
 for _, id in ipairs(call('zrangebyscore', P .. 'leases', '-inf', now, 'limit', 0, 100)) do
   call('zrem', P .. 'leases', id)
   if get(id, 'state') == 'running' then

@@ -28,7 +28,6 @@ from rightrank.models.program.program import Program
 from rightrank.service.jobs import cut, effort
 from rightrank.service.jobs.attempt import Job
 from rightrank.service.problems import Problem
-from rightrank.service.registry.cache import digest
 from rightrank.service.registry.catalogue import (
     CALIBRATION,
     EVALUATION,
@@ -43,6 +42,7 @@ from rightrank.service.registry.catalogue import (
     upload_key,
     where,
 )
+from rightrank.service.registry.pieces import digest
 
 
 def run(job: Job) -> Mapping[str, Any]:
@@ -146,7 +146,7 @@ def read(job: Job, upload: Mapping[str, Any], program: Path) -> None:
     program.mkdir()
     job.progress("read", 0, 1, "models")
     roles = {role: upload[role] for role in ("checkpoint", "evaluation", "calibration") if upload[role]}
-    with job.kills_children(), store.files({role: checkpoint_key(sha) for role, sha in roles.items()}) as files:
+    with job.kills_children(), store.files({role: checkpoint_key(sha) for role, sha in roles.items()}, roles) as files:
         sandbox.prepare(
             files["checkpoint"],
             program,

@@ -37,7 +37,7 @@ def run(settings: Settings, queues: Sequence[str] | None = None) -> None:
         raise ValueError(f"no queue is called {', '.join(sorted(unknown))}: there are {', '.join(QUEUES)}")
     torch.set_num_interop_threads(1)
     bound(settings.job_memory)
-    parts = Parts.of(settings)
+    parts = Parts.of(settings, patient=True)
     parts.store.sweep()
     reading.tell(settings)
     runner = Runner(parts, {"ingest": ingest.run, "cut": cut.run})

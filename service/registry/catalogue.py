@@ -17,7 +17,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from rightrank.models.emit.format import FIRST, Output
 from rightrank.models.emit.formats import format_of
@@ -27,7 +27,7 @@ from rightrank.models.plan.planner import Plan, Planner
 from rightrank.service.problems import Problem
 from rightrank.service.registry.cache import Cache
 from rightrank.service.registry.lock import Lock
-from rightrank.service.registry.store import Store
+from rightrank.service.registry.store import DAMAGED, Store
 from rightrank.service.settings import Settings
 
 log = logging.getLogger("rightrank")
@@ -43,6 +43,9 @@ MADE = "made"
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 ID = re.compile(r"m[0-9a-f]{24}")
 REFERENCE = re.compile(rf"(?P<name>{NAME.pattern})(@(?P<version>[1-9][0-9]{{0,8}}))?")
+VERSION = re.compile(r"([1-9][0-9]{0,8})\.json")
+# Without these a manifest is none that this version can read.
+NEEDED = frozenset({"id", "created"})
 # A model deleted through another process is still answered for from here for this long.
 RECHECK_SECONDS = 1.0
 
@@ -64,6 +67,10 @@ class Recent(Generic[K, V]):
             value = make()
             if value is None:
                 return None
+        self.put(key, value)
+        return value
+
+    def put(self, key: K, value: V) -> None:
         self._values[key] = value
         try:
             self._values.move_to_end(key)
@@ -71,7 +78,6 @@ class Recent(Generic[K, V]):
                 self._values.popitem(last=False)
         except KeyError:  # another thread was faster
             pass
-        return value
 
     def drop(self, unwanted: Callable[[K], bool]) -> None:
         for key in [key for key in list(self._values) if unwanted(key)]:
@@ -134,11 +140,27 @@ class Catalogue:
         self._records: Recent[tuple[str, str], Record] = Recent(4096)
         self._named: Recent[str, Mapping[str, Any]] = Recent(4096)
         self._checked: dict[str, float] = {}
+        self._answers: Recent[tuple[str, ...], Any] = Recent(4096)
+
+    def _known(self, key: tuple[str, ...], ask: Callable[[], V]) -> V:
+        """What the store says; what it said last where it does not answer. Raises `Problem` where that is nothing."""
+        try:
+            answer = ask()
+        except Problem as error:
+            known = self._answers.get(key, lambda: None) if error.kind == "unavailable" else None
+            if known is None:
+                raise
+            return cast(V, known[0])
+        self._answers.put(key, (answer,))
+        return answer
 
     def resolve(self, reference: str) -> str:
         """The id that a reference (an id, `name` or `name@version`) stands for. Raises `Problem`."""
         if ID.fullmatch(reference):
             return reference
+        return self._known(("resolve", reference), lambda: self._resolve(reference))
+
+    def _resolve(self, reference: str) -> str:
         match = REFERENCE.fullmatch(reference)
         if match is None:
             raise _no_model(reference)
@@ -184,7 +206,7 @@ class Catalogue:
     @contextmanager
     def folder(self, manifest: Mapping[str, Any], names: tuple[str, ...]) -> Iterator[Path]:
         """A local folder with these files of a model, as long as the context lasts."""
-        with self.store.folder(where(manifest), names, manifest["created"]) as folder:
+        with self.store.folder(where(manifest), names, manifest["created"], digests_in(manifest)) as folder:
             yield folder
 
     def ids(self) -> list[str]:
@@ -193,32 +215,51 @@ class Catalogue:
 
     def manifests(self) -> list[Mapping[str, Any]]:
         """Every finished model's manifest, the newest first."""
-        ids = [key.split("/")[1] for key in self.store.keys("models") if key.endswith("/manifest.json")]
-        found = [manifest for id in ids if (manifest := self.manifest(id)) is not None]
+        keys = self._known(("models",), lambda: self.store.keys("models"))
+        ids = [key.split("/")[1] for key in keys if key.endswith("/manifest.json")]
+        found = [m for id in ids if (m := self.manifest(id)) is not None and m.keys() >= NEEDED]
         return sorted(found, key=lambda manifest: (manifest["created"], manifest["id"]), reverse=True)
 
     def record(self, id: str, digest: str) -> Record | None:
-        """What is known of a cut."""
+        """What is known of a cut. Raises `Problem` where another version of the service wrote it in other words."""
 
         def read() -> Record | None:
             data = self.store.read_json(record_key(id, digest))
-            return Record.from_json(data) if data else None
+            try:
+                return Record.from_json(data) if data is not None else None
+            except (KeyError, TypeError, ValueError) as error:
+                raise _foreign(record_key(id, digest)) from error
 
         return self._records.get((id, digest), read)
 
     def records(self, id: str) -> list[Record]:
         """Every known cut of a model, the smallest first."""
-        digests = [key.rsplit("/", 1)[-1].removesuffix(".json") for key in self.store.keys(f"models/{id}/measurements")]
-        found = [record for digest in digests if (record := self.record(id, digest)) is not None]
+        keys = self._known(("records", id), lambda: self.store.keys(f"models/{id}/measurements"))
+        digests = [key.rsplit("/", 1)[-1].removesuffix(".json") for key in keys]
+        found: list[Record] = []
+        for digest in digests:
+            try:
+                record = self.record(id, digest)
+            except Problem as error:
+                if error.kind != "master-unreadable":
+                    raise
+                continue
+            found += [record] if record is not None else []
         return sorted(found, key=lambda record: record.size)
 
     def versions(self, name: str) -> list[int]:
         """The versions of a name, rising."""
-        keys = self.store.keys(f"names/{name}")
-        return sorted(int(key.rsplit("/", 1)[-1].removesuffix(".json")) for key in keys)
+        return self._versions(f"names/{name}")
+
+    def _versions(self, prefix: str) -> list[int]:
+        found = (VERSION.fullmatch(key.rsplit("/", 1)[-1]) for key in self.store.keys(prefix))
+        return sorted(int(match[1]) for match in found if match)
 
     def names(self) -> dict[str, list[str]]:
         """For every id, what it is called: `name@version`."""
+        return self._known(("names",), self._names)
+
+    def _names(self) -> dict[str, list[str]]:
         versions: list[tuple[str, int, str]] = []
         for key in self.store.keys("names"):
             record = self._version(key)
@@ -236,7 +277,8 @@ class Catalogue:
     def publish(self, name: str, id: str) -> int:
         """Gives `name` a new version that is `id`, unless the latest is; the version. Raises `Problem`."""
         for _ in range(16):
-            versions = self.versions(name)
+            # A version that was set aside had a number, which stays its own.
+            versions = sorted([*self.versions(name), *self._versions(f"{DAMAGED}/names/{name}")])
             latest = versions[-1] if versions else 0
             record = self._version(_name_key(name, latest)) if latest else None
             if record is not None and record["id"] == id:
@@ -258,7 +300,7 @@ class Catalogue:
 
     @contextmanager
     def changing(self, id: str) -> Iterator[Lock]:
-        """Keeps others from making or removing the model meanwhile. Raises `TimeoutError`."""
+        """Keeps others from making or removing the model meanwhile. Raises `Problem` where another does so for long."""
         with self.cache.lock(f"model:{id}") as lock:
             yield lock
 
@@ -266,7 +308,14 @@ class Catalogue:
         """Whether the model is there, and of the upload that is. A killed process can leave one of an upload that was
         deleted meanwhile, and whose files are gone."""
         manifest = self.store.read_json(manifest_key(id))
-        return manifest is not None and (TOKEN not in manifest or manifest[TOKEN] == self._token(id))
+        if manifest is None:
+            return False
+        token = self._token(id)
+        return TOKEN not in manifest or manifest[TOKEN] == token or (token is None and self.damaged(id))
+
+    def damaged(self, id: str) -> bool:
+        """Whether the intent of the upload could not be read and was set aside: nobody has deleted it."""
+        return self.store.exists(f"{DAMAGED}/{upload_key(id)}")
 
     def establish(self, id: str, manifest: Mapping[str, Any]) -> bool:
         """Makes a model of an upload by writing its manifest; False where another attempt has done so. Raises
@@ -328,7 +377,8 @@ class Catalogue:
         self._records.drop(lambda key: key == (id, digest))
 
     def _version(self, key: str) -> Mapping[str, Any] | None:
-        return self._named.get(key, lambda: self.store.read_json(key))
+        found = self._named.get(key, lambda: self.store.read_json(key))
+        return found if found is not None and "id" in found else None
 
     def _blobs(self, id: str) -> set[str]:
         source = self.store.read_json(upload_key(id)) or self.store.read_json(manifest_key(id)) or {}
@@ -339,6 +389,8 @@ class Catalogue:
         manifest = self.manifest(id)
         if tag is None or manifest is None:
             return None
+        if not manifest.keys() >= NEEDED:
+            raise _foreign(manifest_key(id))
         try:
             with self.folder(manifest, PLANNER) as folder:
                 return Model(id, manifest, Planner.open(folder, output_of(manifest)), tag)
@@ -352,7 +404,15 @@ class Catalogue:
         now = time.monotonic()
         if now - self._checked.get(model.id, -RECHECK_SECONDS) < RECHECK_SECONDS:
             return True
-        if self.store.tag(manifest_key(model.id)) != model.tag:
+        try:
+            tag = self.store.tag(manifest_key(model.id))
+            if tag is None:
+                self.store.keys(f"models/{model.id}")  # a bucket that is not there says "not found" to the other, too
+        except Problem as error:
+            if error.kind != "unavailable":
+                raise
+            tag = model.tag  # it does not answer: what was true stays so
+        if tag != model.tag:
             return False
         self._checked[model.id] = now
         return True
@@ -379,6 +439,11 @@ def where(manifest: Mapping[str, Any]) -> str:
 def digests_of(upload: Mapping[str, Any]) -> list[str]:
     """The blobs that an upload (or a manifest, which repeats it) refers to."""
     return [upload[key] for key in ("checkpoint", "evaluation", "calibration") if upload.get(key)]
+
+
+def digests_in(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """The SHA-256 of a model's files by name, as far as its manifest says: one from before it did, none."""
+    return {name: file["sha256"] for name, file in manifest.get("files", {}).items()}
 
 
 def checkpoint_key(sha256: str) -> str:
@@ -419,6 +484,10 @@ def wanted_key(id: str, name: str) -> str:
 
 def _name_key(name: str, version: int) -> str:
     return f"names/{name}/{version}.json"
+
+
+def _foreign(key: str) -> Problem:
+    return Problem("master-unreadable", f"{key} was written by another version of the service.", "Run that version.")
 
 
 def _no_model(reference: str) -> Problem:

@@ -6,46 +6,110 @@ models/<id>/{master.safetensors,template.json,plans.npz,evaluation.safetensors}
 models/<id>/measurements/<plan>.json
 models/<id>/manifest.json               its presence is the model's: written last
 names/<name>/<version>.json
+staged/<anything>                       a large file on its way into a bucket
+damaged/<key>                           what could not be read at `key` any more
+
+Where the store does not answer, whatever was asked of it raises `Problem` ("unavailable"), and soon.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
+import itertools
 import json
+import logging
 import math
 import os
+import re
 import shutil
 import tempfile
+import threading
 import uuid
-from collections.abc import Iterator, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import obstore
-from obstore.exceptions import AlreadyExistsError
+from obstore.exceptions import AlreadyExistsError, BaseError, InvalidPathError, NotSupportedError
 from obstore.store import LocalStore, from_url
 
+from rightrank.service.problems import Problem, unavailable
+from rightrank.service.registry.pieces import DIGEST, PIECE, Damaged, digest, digests, verified
+from rightrank.service.registry.reach import Reach
 from rightrank.service.settings import Settings
 
+log = logging.getLogger("rightrank")
+
 KEPT_FOLDERS = 8
-PIECE = 1024 * 1024
+# For how long one request to a bucket may take: small ones that a client waits for, and those of a job, which would
+# rather wait than fail. Large files come and go in pieces, and each piece has a time of its own.
+QUICK, PATIENT = timedelta(seconds=2), timedelta(seconds=15)
+PIECE_TIME, PATIENT_PIECE_TIME = timedelta(seconds=5), timedelta(seconds=120)
+CONNECT = timedelta(seconds=1)
+# What is larger is put into a bucket in parts.
+WHOLE = 64 * 1024 * 1024
+PART = 8 * 1024 * 1024
+# What says how to reach a bucket, besides its address: taken from the environment, as obstore itself would if it were
+# given no times. By the prefix of the variables of each kind of bucket.
+PREFIXES = {
+    "s3": "AWS",
+    "s3a": "AWS",
+    "gs": "GOOGLE",
+    "az": "AZURE",
+    "azure": "AZURE",
+    "abfs": "AZURE",
+    "abfss": "AZURE",
+}
+OPTIONS = ("allow_http", "allow_invalid_certificates", "proxy_url", "proxy_ca_certificate", "proxy_excludes")
+# The name of a file that is not whole yet, which no key has and obstore never lists.
+PARTIAL = re.compile(r"#\d+$")
+DAMAGED, STAGED = "damaged", "staged"
+# Of so many large artifacts this process keeps the digests of their pieces.
+KEPT_PIECES = 64
 
 
 class Store:
-    """Create-only objects by key. A folder where it is local; elsewhere a bucket, with copies fetched as needed."""
+    """Create-only objects by key. A folder where it is local; elsewhere a bucket, with copies fetched as needed.
 
-    def __init__(self, settings: Settings) -> None:
+    `patient`: for a job, which waits longer for a bucket than a request does.
+    """
+
+    def __init__(self, settings: Settings, patient: bool = False) -> None:
         self.root = settings.store_folder
         self.copies = settings.data.absolute() / "copies"
         self.scratch = settings.scratch
         self.scratch.mkdir(parents=True, exist_ok=True)
+        self._reach = Reach(patient)
+        self._intact = Intact()
+        self._pieces: OrderedDict[tuple[str, str], bytes] = OrderedDict()
         if self.root is not None:
             self.root.mkdir(parents=True, exist_ok=True)
-            self.backend: Any = LocalStore(self.root, automatic_cleanup=True)
+            self.use(LocalStore(self.root, automatic_cleanup=True))
         else:
             assert settings.store_url is not None
-            self.backend = from_url(settings.store_url)
+            self.use(
+                bucket(settings.store_url, PATIENT if patient else QUICK, patient),
+                bucket(settings.store_url, PATIENT_PIECE_TIME if patient else PIECE_TIME, patient),
+                bucket(settings.store_url, PATIENT_PIECE_TIME, patient),
+            )
+
+    def use(self, backend: Any, reading: Any = None, writing: Any = None) -> None:
+        """Keeps objects in `backend`; large ones are read through `reading` and written through `writing`."""
+        self.backend, self.reading, self.writing = backend, reading or backend, writing or backend
+
+    def check(self) -> None:
+        """Raises `Problem` where objects can be neither listed nor, in a folder, written."""
+        with self._asking(writes=True):
+            if self.root is not None:
+                probe = _beside(self.root / "ready")
+                probe.touch()
+                probe.unlink()
+            # Of a bucket that is not there, every object is "not found"; only a listing says so.
+            obstore.list_with_delimiter(self.backend, "names")
 
     def exists(self, key: str) -> bool:
         return self.tag(key) is not None
@@ -53,108 +117,260 @@ class Store:
     def tag(self, key: str) -> str | None:
         """What tells the object from another one that was at `key` before it; None where there is none."""
         try:
-            about = obstore.head(self.backend, key)
+            with self._asking():
+                about = obstore.head(self.backend, key)
         except FileNotFoundError:
             return None
         return f"{about['e_tag']} {about['last_modified'].isoformat()}"
 
     def read(self, key: str) -> bytes:
         """The object's bytes. Raises `FileNotFoundError`."""
-        return bytes(obstore.get(self.backend, key).bytes())
+        with self._asking():
+            return bytes(obstore.get(self.backend, key).bytes())
 
     def read_json(self, key: str) -> dict[str, Any] | None:
         """The JSON object at `key`, or None where there is none. A number that is not finite, for which JSON has
-        no word, is null."""
+        no word, is null. What is no JSON object is set aside, and then there is none."""
         try:
-            data: dict[str, Any] = json.loads(self.read(key), parse_constant=lambda _: None)
+            data = self.read(key)
         except FileNotFoundError:
             return None
-        return data
+        try:
+            found = json.loads(data, parse_constant=lambda _: None)
+        except (ValueError, RecursionError):
+            found = None
+        if isinstance(found, dict):
+            return found
+        # It counts as absent even where it cannot be moved just now.
+        with contextlib.suppress(Problem):
+            self.set_aside(key, data)
+        return None
+
+    def set_aside(self, key: str, data: bytes) -> None:
+        """Moves `data`, which could not be read at `key`, to `damaged/<key>`."""
+        for number in itertools.count():
+            place = f"{DAMAGED}/{key}" + (f".{number}" if number else "")
+            if self.create(place, data) or self.read(place) == data:
+                break
+        with contextlib.suppress(FileNotFoundError):
+            if self.read(key) == data:  # else another one is there by now
+                self.delete(key)
+        log.error(
+            "%s in the store cannot be read (%d bytes): it is at %s now, and counts as absent", key, len(data), place
+        )
 
     def create_json(self, key: str, data: dict[str, Any]) -> bool:
         """Writes `data` unless the key exists already; whether it was written."""
         return self.create(key, json.dumps(data, sort_keys=True, separators=(",", ":")).encode())
 
     def create(self, key: str, data: bytes) -> bool:
-        """Writes `data` unless the key exists already; whether it was written."""
+        """Writes `data`, for good, unless the key exists already; whether it was written."""
         try:
-            obstore.put(self.backend, key, data, mode="create")
-        except AlreadyExistsError:
+            with self._asking(writes=True):
+                if self.root is not None:
+                    self._place(key, lambda partial: _write(partial, data))
+                else:
+                    obstore.put(self.backend, key, data, mode="create")
+        except (AlreadyExistsError, FileExistsError):
             return False
         return True
 
     def replace_json(self, key: str, data: dict[str, Any]) -> None:
         """Writes `data` in place of what is there."""
-        obstore.put(self.backend, key, json.dumps(data, sort_keys=True, separators=(",", ":")).encode())
+        content = json.dumps(data, sort_keys=True, separators=(",", ":")).encode()
+        with self._asking(writes=True):
+            if self.root is not None:
+                self._place(key, lambda partial: _write(partial, content), replace=True)
+            else:
+                obstore.put(self.backend, key, content)
 
-    def create_file(self, key: str, path: Path) -> None:
-        """Puts the file at `path` under `key`, unless the key exists; the file may be moved rather than copied."""
-        if self.root is None:
-            if not self.exists(key):
-                obstore.put(self.backend, key, path)
-            return
+    def create_file(self, key: str, path: Path) -> bool:
+        """Puts the file at `path` under `key`, unless the key exists; the file may be moved rather than copied.
+        Whether it was put there."""
+        if self.exists(key):
+            return False
+        try:
+            with self._asking(writes=True):
+                if self.root is not None:
+                    self._place(key, lambda partial: _link_or_copy(path, partial))
+                elif path.stat().st_size <= WHOLE:
+                    obstore.put(self.writing, key, path, mode="create", use_multipart=False)
+                else:
+                    self._create_in_parts(key, path)
+        except (AlreadyExistsError, FileExistsError):
+            return False
+        return True
+
+    def _create_in_parts(self, key: str, path: Path) -> None:
+        """A bucket takes parts under no condition, but copies under one."""
+        staged = f"{STAGED}/{uuid.uuid4().hex}"
+        try:
+            obstore.put(self.writing, staged, path, chunk_size=PART)
+            obstore.copy(self.writing, staged, key, overwrite=False)
+        except NotSupportedError:
+            # Between the look at what is there and this, another one may come; it is found out by its size at best.
+            obstore.copy(self.writing, staged, key, overwrite=True)
+        finally:
+            with contextlib.suppress(FileNotFoundError, BaseError):
+                obstore.delete(self.backend, staged)
+
+    def create_artifact(self, key: str, path: Path) -> bool:
+        """As `create_file`, and beside it the digests of its pieces, by which `stream` verifies them."""
         with open(path, "rb") as file:
-            os.fsync(file.fileno())
-        with contextlib.suppress(FileExistsError):
-            _link(path, self.root / key)
+            whole, each = digests(iter(lambda: file.read(PIECE), b""))
+        content = bytes.fromhex(whole) + each
+        if not self.create(_pieces_key(key), content) and self.read(_pieces_key(key)) != content:
+            self.delete(key, _pieces_key(key))  # the same plan came out as other bytes then
+            self.create(_pieces_key(key), content)
+        return self.create_file(key, path)
 
     def replace_file(self, key: str, path: Path) -> None:
         """Puts a copy of the file at `path` under `key`, in place of what is there: for work under way."""
-        obstore.put(self.backend, key, path)
+        with self._asking(writes=True):
+            if self.root is None:
+                obstore.put(self.writing, key, path, chunk_size=PART)
+            else:
+                self._place(key, lambda partial: _copy(path, partial), replace=True)
 
     def keys(self, prefix: str) -> list[str]:
         """Every key below `prefix`, sorted."""
-        found = (entry["path"] for batch in obstore.list(self.backend, prefix) for entry in batch)
-        return sorted(key for key in found if ".partial-" not in key)
+        with self._asking():
+            return sorted(entry["path"] for batch in obstore.list(self.backend, prefix) for entry in batch)
+
+    def sizes(self, prefix: str) -> dict[str, tuple[int, float]]:
+        """By key, the bytes of every object below `prefix` and when it was written (seconds since 1970)."""
+        with self._asking():
+            return {
+                entry["path"]: (entry["size"], entry["last_modified"].timestamp())
+                for batch in obstore.list(self.backend, prefix)
+                for entry in batch
+            }
 
     def children(self, prefix: str) -> list[str]:
         """The folders right below `prefix`, by their last name, sorted."""
-        found = obstore.list_with_delimiter(self.backend, prefix)["common_prefixes"]
+        with self._asking():
+            found = obstore.list_with_delimiter(self.backend, prefix)["common_prefixes"]
         return sorted(path.rstrip("/").rsplit("/", 1)[-1] for path in found)
 
     def delete(self, *keys: str) -> None:
-        for key in keys:
-            with contextlib.suppress(FileNotFoundError):
-                obstore.delete(self.backend, key)
+        """Removes objects, for good; those that are not there are no error."""
+        with self._asking():
+            for key in keys:
+                with contextlib.suppress(FileNotFoundError):
+                    obstore.delete(self.backend, key)
+            if self.root is not None:
+                for folder in {_nearest(self.root / key) for key in keys}:
+                    with contextlib.suppress(FileNotFoundError):  # emptied by another
+                        _sync(folder)
 
     @contextlib.contextmanager
-    def files(self, keys: Mapping[str, str]) -> Iterator[dict[str, Path]]:
-        """The objects `keys` as local files by the same names, for reading. Raises `FileNotFoundError`."""
+    def files(self, keys: Mapping[str, str], digests: Mapping[str, str] | None = None) -> Iterator[dict[str, Path]]:
+        """The objects `keys` as local files by the same names, for reading. `digests`: the SHA-256 that each of them
+        must have, where it is known. Raises `FileNotFoundError`, and `Problem` for one that is damaged."""
+        known = digests or {}
         if self.root is not None:
             paths = {name: self.root / key for name, key in keys.items()}
-            for path in paths.values():
+            for name, path in paths.items():
                 if not path.is_file():
                     raise FileNotFoundError(path.name)
+                if not self._intact.holds(path, known.get(name)):
+                    raise damaged(keys[name])
             yield paths
             return
         with self.folder_for_work() as folder:
-            yield {name: self._download(key, folder / name) for name, key in keys.items()}
+            yield {name: self._download(key, folder / name, known.get(name)) for name, key in keys.items()}
 
-    def stream(self, key: str, start: int, stop: int) -> Iterator[bytes]:
-        """Bytes `start` to `stop` (exclusive) of an object, in pieces."""
-        for first in range(start, stop, PIECE):
-            yield bytes(obstore.get_range(self.backend, key, start=first, end=min(first + PIECE, stop)))
+    def stream(self, key: str, start: int, stop: int, sha256: str) -> Iterator[bytes]:
+        """Bytes `start` to `stop` (exclusive) of the artifact with this SHA-256, in pieces that were verified. Raises
+        `FileNotFoundError`, and `Damaged` where it is another one or has changed: then it is set aside, since it can
+        be cut again."""
+        with self._asking():
+            size = obstore.head(self.backend, key)["size"]
+        try:
+            each = self._digests_of(key, sha256, size)
+            if size < stop or len(each) != DIGEST * -(-size // PIECE):
+                raise Damaged(key)
+            for number in range(start // PIECE, -(-stop // PIECE)):
+                first = number * PIECE
+                piece = verified(self._piece(key, first), number, each)
+                yield piece[max(start - first, 0) : stop - first]
+        except Damaged:
+            self.drop_artifact(key)
+            raise
+
+    def _piece(self, key: str, first: int) -> bytes:
+        with self._asking():
+            return bytes(obstore.get_range(self.reading, key, start=first, length=PIECE))
+
+    def _digests_of(self, key: str, sha256: str, size: int) -> bytes:
+        """The digests of an object's pieces: as they were written beside it, or, where they were not, from the object
+        itself, which is read for that once."""
+        with contextlib.suppress(KeyError):
+            return self._pieces[key, sha256]
+        try:
+            found = self.read(_pieces_key(key))
+        except FileNotFoundError:
+            whole, each = digests(self._piece(key, first) for first in range(0, size, PIECE))
+            found = bytes.fromhex(whole) + each
+            if whole == sha256:
+                self.create(_pieces_key(key), found)
+        if found[:DIGEST].hex() != sha256:
+            raise Damaged(key)
+        self._pieces[key, sha256] = found[DIGEST:]
+        while len(self._pieces) > KEPT_PIECES:
+            with contextlib.suppress(KeyError):
+                self._pieces.popitem(last=False)
+        return found[DIGEST:]
+
+    def drop_artifact(self, key: str) -> None:
+        """Sets a damaged artifact aside."""
+        log.error("%s in the store is damaged: it is at %s/%s now, and is made again", key, DAMAGED, key)
+        for each in [each for each in list(self._pieces) if each[0] == key]:
+            self._pieces.pop(each, None)
+        with self._asking(), contextlib.suppress(FileNotFoundError):
+            obstore.rename(self.writing, key, f"{DAMAGED}/{key}")
+        self.delete(_pieces_key(key))
 
     @contextlib.contextmanager
-    def folder(self, prefix: str, names: tuple[str, ...], created: float = 0.0) -> Iterator[Path]:
+    def folder(
+        self, prefix: str, names: tuple[str, ...], created: float = 0.0, digests: Mapping[str, str] | None = None
+    ) -> Iterator[Path]:
         """A local folder holding the objects `names` of `prefix`, for as long as the context lasts; `created` tells
-        them from those that were at the same place before. A few downloaded folders are kept."""
+        them from those that were at the same place before. A few downloaded folders are kept.
+
+        `digests`: the SHA-256 that each of them must have, where it is known: verified once in a process. Raises
+        `Problem` for one that is damaged in the store.
+        """
+        known = digests or {}
         if self.root is not None:
+            for name in names:
+                if not self._intact.holds(self.root / prefix / name, known.get(name)):
+                    raise damaged(f"{prefix}/{name}")
             yield self.root / prefix
             return
         kept = self.copies / f"{prefix.replace('/', '-')}-{created!r}"
         with _in_use(kept):
             for name in names:
-                if not (kept / name).exists():
-                    self._download(f"{prefix}/{name}", kept / name)
+                copy = kept / name
+                if copy.exists() and not self._intact.holds(copy, known.get(name)):
+                    log.warning("the local copy of %s/%s is damaged: it is fetched again", prefix, name)
+                    copy.unlink(missing_ok=True)
+                if not copy.exists():
+                    self._download(f"{prefix}/{name}", copy, known.get(name))
             os.utime(kept)
             yield kept
         for old in sorted(self.copies.iterdir(), key=_age)[KEPT_FOLDERS:]:
-            with (
-                contextlib.suppress(BlockingIOError, FileNotFoundError),
-                _locked(old, fcntl.LOCK_EX | fcntl.LOCK_NB),
-            ):
-                shutil.rmtree(old, ignore_errors=True)
+            self._retire(old)
+
+    def _retire(self, old: Path) -> None:
+        """Removes a folder that nobody uses. It is out of the way at once; gigabytes may take longer."""
+        gone = self.scratch / uuid.uuid4().hex
+        try:
+            with _locked(old, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                old.rename(gone)
+        except (BlockingIOError, FileNotFoundError):
+            return
+        threading.Thread(target=shutil.rmtree, args=(gone, True), daemon=True).start()
 
     @contextlib.contextmanager
     def folder_for_work(self) -> Iterator[Path]:
@@ -173,45 +389,226 @@ class Store:
 
     def sweep(self) -> None:
         """Removes the working folders of processes that were killed, in this container or another one."""
-        with _locked(self.scratch, fcntl.LOCK_EX):
-            for folder in self.scratch.iterdir():
-                with (
-                    contextlib.suppress(BlockingIOError, FileNotFoundError),
-                    _locked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB),
-                ):
-                    shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.ExitStack() as held:
+            dead: list[Path] = []
+            # Nobody makes a folder meanwhile; so what is removed is only found here, which takes no time.
+            with _locked(self.scratch, fcntl.LOCK_EX):
+                for folder in self.scratch.iterdir():
+                    with contextlib.suppress(BlockingIOError, FileNotFoundError):
+                        held.enter_context(_locked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB))
+                        dead.append(folder)
+            for folder in dead:
+                shutil.rmtree(folder, ignore_errors=True)
 
-    def _download(self, key: str, path: Path) -> Path:
-        partial = _beside(path)
+    def _download(self, key: str, path: Path, sha256: str | None = None) -> Path:
+        """Fetches an object, and verifies it where its SHA-256 is known. Raises `FileNotFoundError` and `Problem`."""
+        partial, found = _beside(path), hashlib.sha256()
         try:
             with open(partial, "xb") as file:
-                for chunk in obstore.get(self.backend, key).stream():
-                    file.write(chunk)
+                for part in self._parts(key):
+                    found.update(part)
+                    file.write(part)
+            if sha256 is not None and found.hexdigest() != sha256:
+                raise damaged(key)
             os.replace(partial, path)
+            self._intact.add(path, sha256)
         finally:
             partial.unlink(missing_ok=True)
         return path
 
+    def _parts(self, key: str) -> Iterator[bytes]:
+        """An object's bytes. Raises `FileNotFoundError`."""
+        with self._asking():
+            size = obstore.head(self.reading, key)["size"]
+        for first in range(0, size, PART):
+            with self._asking():
+                part = obstore.get_range(self.reading, key, start=first, end=min(first + PART, size))
+            yield bytes(part)
 
-def _link(path: Path, target: Path) -> None:
-    """Makes `target` appear whole or not at all. Raises `FileExistsError` where it is there already."""
-    target.parent.mkdir(parents=True, exist_ok=True)
+    def sha256(self, key: str) -> str:
+        """The SHA-256 of an object, in hex. Raises `FileNotFoundError`."""
+        found = hashlib.sha256()
+        for part in self._parts(key):
+            found.update(part)
+        return found.hexdigest()
+
+    def _place(self, key: str, make: Callable[[Path], None], replace: bool = False) -> None:
+        """Has `make` write a file, which is then at `key` whole or not at all, and stays when the power goes. Raises
+        `FileExistsError`."""
+        assert self.root is not None
+        if any(part in ("", ".", "..") for part in key.split("/")):
+            raise InvalidPathError(key)
+        target = self.root / key
+        if target.exists() and not replace:
+            raise FileExistsError(key)
+        while True:
+            partial = _beside(target)
+            try:
+                _make(target.parent)
+                make(partial)
+                if replace:
+                    os.replace(partial, target)
+                else:
+                    _link(partial, target)
+                _sync(target.parent)
+                return
+            except FileNotFoundError:
+                if target.parent.is_dir():
+                    raise
+                # The folder was empty and has just been cleaned away.
+            finally:
+                partial.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _asking(self, writes: bool = False) -> Iterator[None]:
+        """Whatever keeps the store from answering is raised as one `Problem`, and for a moment nothing more is asked
+        of a bucket that did not answer. What is written into a bucket that is not there is not "not found"."""
+        if not self._reach.may_ask():
+            raise unavailable("the store")
+        try:
+            yield
+        except FileNotFoundError as error:
+            self._reach.answered()
+            if writes:
+                raise self._failure(error) from error
+            raise
+        except (AlreadyExistsError, FileExistsError, InvalidPathError, NotSupportedError):
+            self._reach.answered()
+            raise
+        except (BaseError, OSError) as error:
+            if self.root is None:
+                self._reach.failed()
+            raise self._failure(error) from error
+        else:
+            self._reach.answered()
+
+    def _failure(self, error: Exception) -> Problem:
+        log.error("the store: %s", str(error).split("\n", 1)[0][:500] or type(error).__name__)
+        return unavailable("the store")
+
+
+class Intact:
+    """Files whose SHA-256 this process has verified, as long as they stay as they were."""
+
+    def __init__(self) -> None:
+        self._seen: dict[Path, tuple[int, int, int, str]] = {}
+
+    def holds(self, path: Path, sha256: str | None) -> bool:
+        """Whether the file has this SHA-256; so has, for all that is known, one that is not there or whose digest was
+        never written down."""
+        if sha256 is None or not path.exists():
+            return True
+        state = _state(path, sha256)
+        if self._seen.get(path) != state:
+            if digest(path) != sha256:
+                return False
+            self._seen[path] = state
+        return True
+
+    def add(self, path: Path, sha256: str | None) -> None:
+        """Takes note of a file that was verified while it was written."""
+        if sha256 is not None:
+            self._seen[path] = _state(path, sha256)
+
+
+def bucket(url: str, seconds: timedelta, patient: bool) -> Any:
+    """The bucket at `url`, each request to which may take so long. What failed at once is tried again, what took too
+    long only where there is time."""
+    scheme = url.partition("://")[0]
+    prefix = PREFIXES.get(scheme, "AWS")
+    given = {name: os.environ.get(f"{prefix}_{name.upper()}") for name in OPTIONS}
+    options = {name: value for name, value in given.items() if value is not None}
+    # On S3 a copy can be made under a condition only in this way.
+    more = {"aws_copy_if_not_exists": "multipart"} if prefix == "AWS" and scheme in PREFIXES else {}
+    if "AWS_COPY_IF_NOT_EXISTS" in os.environ:
+        more = {}
+    return from_url(
+        url,
+        client_options={**options, "connect_timeout": CONNECT, "timeout": seconds},  # type: ignore[call-overload]
+        retry_config={
+            "max_retries": 5 if patient else 2,
+            "retry_timeout": 2 * seconds if patient else seconds / 2,
+            "backoff": {"init_backoff": timedelta(milliseconds=50), "max_backoff": timedelta(seconds=1), "base": 2},
+        },
+        **more,
+    )
+
+
+def damaged(key: str) -> Problem:
+    """What is said of an object that is not what was written, and that nothing can make again."""
+    log.error("%s in the store is damaged: its SHA-256 is not the one that was written down", key)
+    return unavailable("a file in the store, which is damaged,", "Its operator can run `rightrank fsck`.")
+
+
+def _pieces_key(key: str) -> str:
+    return f"{key}.pieces"
+
+
+def _state(path: Path, sha256: str) -> tuple[int, int, int, str]:
+    about = path.stat()
+    return about.st_ino, about.st_mtime_ns, about.st_size, sha256
+
+
+def _write(path: Path, data: bytes) -> None:
+    with open(path, "xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _copy(path: Path, target: Path) -> None:
+    shutil.copyfile(path, target)
+    _sync(target)
+
+
+def _link_or_copy(path: Path, target: Path) -> None:
     try:
         os.link(path, target)
-    except FileExistsError:
+    except FileNotFoundError:
         raise
-    except FileNotFoundError:  # the folder was empty and has just been cleaned away
-        target.parent.mkdir(parents=True, exist_ok=True)
-        os.link(path, target)
     except OSError:  # another disk, or a file system without hard links
-        partial = _beside(target)
-        shutil.copyfile(path, partial)
-        os.replace(partial, target)
+        _copy(path, target)
+    else:
+        _sync(target)
+
+
+def _link(path: Path, target: Path) -> None:
+    """Makes the file at `path` appear at `target` as well. Raises `FileExistsError`."""
+    try:
+        os.link(path, target)
+    except (FileExistsError, FileNotFoundError):
+        raise
+    except OSError as error:  # a file system without hard links
+        if target.exists():
+            raise FileExistsError(target) from error
+        os.replace(path, target)
+
+
+def _sync(path: Path) -> None:
+    """Has a file, or what is in a folder, on the disk before anything else happens."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _make(folder: Path) -> None:
+    """Makes a folder and those above it, so that they stay."""
+    if not folder.is_dir():
+        _make(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _sync(folder.parent)
+
+
+def _nearest(path: Path) -> Path:
+    """The folder that `path` was in, or of those above it the first that is still there."""
+    return next(folder for folder in path.parents if folder.is_dir())
 
 
 def _beside(path: Path) -> Path:
     """A name for what is not whole yet: processes in containers that share a folder may have the same number."""
-    return path.with_name(f"{path.name}.partial-{uuid.uuid4().hex}")
+    return path.with_name(f"{path.name}#{uuid.uuid4().int}")
 
 
 def _age(folder: Path) -> float:
@@ -225,12 +622,14 @@ def _age(folder: Path) -> float:
 @contextlib.contextmanager
 def _in_use(folder: Path) -> Iterator[None]:
     """Makes the folder if need be and keeps it from being removed meanwhile."""
-    while True:
-        folder.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileNotFoundError), _locked(folder, fcntl.LOCK_SH) as descriptor:
-            if os.fstat(descriptor).st_nlink:  # else it was removed before the lock was there
-                yield
-                return
+    with contextlib.ExitStack() as held:
+        while True:
+            folder.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                descriptor = held.enter_context(_locked(folder, fcntl.LOCK_SH))
+                if os.path.samestat(os.fstat(descriptor), folder.stat()):  # else it was moved before it was locked
+                    break
+        yield
 
 
 @contextlib.contextmanager

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,7 @@ from rightrank.service.jobs.dispatch import Parts
 from rightrank.service.jobs.engine import QUEUES
 from rightrank.service.run.valkey import Embedded
 from rightrank.service.settings import Settings
+from tests import faulty_s3
 
 
 @dataclass(frozen=True)
@@ -138,11 +142,45 @@ def stocked(shared: Running, settings: Settings) -> Settings:
     return settings
 
 
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[faulty_s3.Bucket]:
+    """An empty bucket, which `s3://bucket` is meanwhile, and whose requests may take no more than a moment."""
+    for name in ("QUICK", "PIECE_TIME"):
+        monkeypatch.setattr(f"rightrank.service.registry.store.{name}", timedelta(seconds=0.3))
+    with faulty_s3.serving() as bucket:
+        for name, value in bucket.environment.items():
+            monkeypatch.setenv(name, value)
+        yield bucket
+
+
+@pytest.fixture
+def in_bucket(stocked: Settings, bucket: faulty_s3.Bucket) -> Settings:
+    """Settings whose store is `bucket`, which already has the model of `shared`."""
+    folder = stocked.store_folder
+    assert folder is not None
+    for path in folder.rglob("*"):
+        if path.is_file():
+            bucket.objects[path.relative_to(folder).as_posix()] = path.read_bytes(), path.stat().st_mtime
+    return stocked.model_copy(update={"store_url": "s3://bucket"})
+
+
+@contextlib.contextmanager
+def frozen(valkey: Settings) -> Iterator[None]:
+    """Meanwhile Valkey accepts connections and answers nothing."""
+    pid = int((valkey.data / "valkey.pid").read_text())
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
 @contextlib.contextmanager
 def serving(settings: Settings) -> Iterator[Running]:
     """The application on these settings."""
     app = create_app(settings)
-    with listening(app) as address, httpx.Client(base_url=address, timeout=60) as client:
+    limits = httpx.Limits(max_connections=200)
+    with listening(app) as address, httpx.Client(base_url=address, timeout=60, limits=limits) as client:
         yield Running(client, app.state.parts)
 
 

@@ -1,6 +1,7 @@
 import base64
 import hashlib
 import json
+import os
 import stat
 
 import httpx
@@ -10,6 +11,8 @@ from typer.testing import CliRunner
 from rightrank.service import cli
 from rightrank.service.api.auth import Gate, read_keys
 from rightrank.service.client.http import Client
+from rightrank.service.registry.store import Store
+from rightrank.service.settings import Settings
 
 NOT_FOUND = {
     "type": "/problems/model-not-found",
@@ -264,3 +267,20 @@ def test_serve_refuses_the_open_network_without_keys(tmp_path):
     result = run("serve", "--host", "0.0.0.0", "--data", str(tmp_path))
     assert result.exit_code == 1
     assert "refusing to listen on 0.0.0.0 without keys" in result.stderr
+
+
+def test_a_store_is_looked_through_and_tidied(tmp_path, monkeypatch):
+    monkeypatch.setenv("RIGHTRANK_DATA", str(tmp_path))
+    store = Store(Settings(data=tmp_path))
+    assert run("fsck").exit_code == 0
+    store.create(f"checkpoints/{'0' * 64}", b"x")
+    os.utime(tmp_path / "store" / "checkpoints" / ("0" * 64), (0, 0))
+    store.create("names/net/1.json", b"torn")
+    done = run("fsck", "--json")
+    assert done.exit_code == 1
+    found = {each["key"]: each["kind"] for each in json.loads(done.stdout)}
+    assert found == {f"checkpoints/{'0' * 64}": "leftover", "names/net/1.json": "lost"}
+    assert run("fsck", "--repair", "--quick").exit_code == 1
+    assert store.keys("") == ["damaged/names/net/1.json"]
+    done = run("fsck")
+    assert done.exit_code == 0 and "note: damaged/names/net/1.json" in done.stdout

@@ -7,6 +7,8 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from redis.exceptions import ConnectionError as RedisDown
+from redis.exceptions import OutOfMemoryError as RedisFull
+from redis.exceptions import TimeoutError as RedisSlow
 
 import rightrank.models.errors
 import rightrank.service
@@ -67,7 +69,10 @@ def test_every_failure_is_a_problem_document(shared: Running, method: str, path:
 
 @pytest.mark.parametrize(
     ("error", "status", "kind"),
-    [(RuntimeError("/secret"), 500, "internal"), (RedisDown("/secret"), 503, "unavailable")],
+    [
+        (RuntimeError("/secret"), 500, "internal"),
+        *((error("/secret"), 503, "unavailable") for error in (RedisDown, RedisSlow, RedisFull, OSError, TimeoutError)),
+    ],
 )
 def test_the_unexpected_is_answered_without_telling_what_it_was(error: Exception, status: int, kind: str) -> None:
     app = FastAPI()
@@ -80,4 +85,5 @@ def test_the_unexpected_is_answered_without_telling_what_it_was(error: Exception
     with listening(app) as address:
         answer = httpx.get(address)
     assert (answer.status_code, answer.json()["type"]) == (status, f"/problems/{kind}")
+    assert ("Retry-After" in answer.headers) == (status == 503)
     assert "secret" not in answer.text

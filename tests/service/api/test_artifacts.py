@@ -4,6 +4,7 @@ import base64
 import dataclasses
 import hashlib
 import io
+import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,14 +13,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from rightrank.service.api.app import THREADS
 from rightrank.service.jobs import cut
 from rightrank.service.jobs.attempt import Job
 from rightrank.service.jobs.engine import BACKGROUND, WAITING
-from rightrank.service.registry import cache
-from rightrank.service.registry.cache import Artifact, Cache
+from rightrank.service.registry import cache, catalogue, reach
+from rightrank.service.registry.cache import NEARBY, Artifact, Cache
 from rightrank.service.registry.nearby import Nearby
+from rightrank.service.registry.pieces import digest as digest_of
 from rightrank.service.settings import Settings
-from tests.service.conftest import Files, Running, at_work, serving
+from tests.faulty_s3 import ABSENT, HANG, REFUSE, RESET, Bucket
+from tests.service.conftest import Files, Running, at_work, frozen, serving
 
 
 def test_the_file_runs_in_torch_alone(shared: Running, demo: str) -> None:
@@ -122,10 +126,44 @@ def test_a_second_request_is_a_hit_with_the_same_bytes(shared: Running, demo: st
 
 def test_an_artifact_that_the_cache_lost_comes_back_byte_for_byte(shared: Running, demo: str) -> None:
     before = shared.client.get(f"/models/{demo}?budget=0.5")
-    shared.parts.cache.forget(demo)
+    lose(shared, demo)
     after = shared.client.get(f"/models/{demo}?budget=0.5")
     assert after.headers["RightRank-Cache"] == "miss"
     assert after.content == before.content
+
+
+def test_what_the_process_has_in_memory_is_served_whatever_the_cache_lost(shared: Running, demo: str) -> None:
+    before = shared.client.get(f"/models/{demo}?budget=0.5")
+    shared.parts.cache.forget(demo)
+    part = {"Range": "bytes=10-99"}
+    for headers, wanted in (({}, before.content), (part, before.content[10:100])):
+        after = shared.client.get(f"/models/{demo}?budget=0.5", headers=headers)
+        assert (after.headers["RightRank-Cache"], after.content) == ("hit", wanted)
+
+
+def lose(running: Running, id: str) -> None:
+    """Drops a model's artifacts from the cache and from the process's memory."""
+    running.parts.cache.forget(id)
+    running.parts.cache.nearby = Nearby(NEARBY)
+
+
+@pytest.mark.parametrize("ask", [{}, {"Range": "bytes=10-99"}])
+def test_bytes_that_changed_in_the_cache_are_never_sent_and_are_made_again(
+    stocked: Settings, ask: dict[str, str]
+) -> None:
+    with serving(stocked) as running, at_work(stocked):
+        before = running.client.get("/models/demo?budget=0.5")
+        id, plan = (before.headers[f"RightRank-{name}"] for name in ("Model", "Plan"))
+        cached = running.parts.cache.find(id, plan)
+        assert cached is not None
+        running.parts.cache.nearby = Nearby(NEARBY)
+        key = cached.chunk_keys()[0]
+        chunk = bytearray(running.parts.cache.redis.get(key))
+        chunk[50] ^= 1
+        running.parts.cache.redis.set(key, bytes(chunk))
+        after = running.client.get("/models/demo?budget=0.5", headers=ask)
+        assert after.content == (before.content[10:100] if ask else before.content)
+        assert after.headers["RightRank-Cache"] == "miss"
 
 
 def test_head_has_the_headers_of_get_and_no_body(shared: Running, demo: str) -> None:
@@ -333,7 +371,8 @@ def test_an_artifact_that_is_not_the_recorded_one_is_made_again(stocked: Setting
         id, digest = (first.headers[f"RightRank-{name}"] for name in ("Model", "Plan"))
         if where == "cache":
             (tmp_path / "other").write_bytes(b"other bytes")
-            running.parts.cache.put(id, digest, "0" * 64, tmp_path / "other")
+            lose(running, id)
+            running.parts.cache.put(id, digest, digest_of(tmp_path / "other"), tmp_path / "other")
         else:  # as an API knows it that has not heard of the model's end and return
             record = running.parts.catalogue.record(id, digest)
             assert record is not None
@@ -342,3 +381,99 @@ def test_an_artifact_that_is_not_the_recorded_one_is_made_again(stocked: Setting
             running.parts.catalogue._records.get((id, digest), lambda: stored)
         again = running.client.get("/models/demo?budget=0.5")
         assert (again.status_code, again.content) == (200, first.content)
+
+
+WARM = ("/models/demo?budget=0.5", "/models/demo", "/models", "/models/demo/curve", "/models/demo?min_accuracy=0.5")
+
+
+def warmed(running: Running) -> list[httpx.Response]:
+    """The answers to `WARM` once all of it is in the process."""
+    for url in WARM:
+        assert running.client.get(url).status_code == 200
+    return [running.client.get(url) for url in WARM]
+
+
+def same(running: Running, before: list[httpx.Response]) -> None:
+    """All that is warm is answered as before, a client that has it is told so, and a part is a part."""
+    for url, known in zip(WARM, before, strict=True):
+        answer = running.client.get(url)
+        assert (answer.status_code, answer.content) == (200, known.content), url
+    answer = running.client.get(WARM[0], headers={"If-None-Match": before[0].headers["ETag"]})
+    assert answer.status_code == 304
+    answer = running.client.get(WARM[0], headers={"Range": "bytes=5-9"})
+    assert answer.content == before[0].content[5:10]
+
+
+def refused(answer: httpx.Response, what: str) -> None:
+    assert (answer.status_code, answer.json()["type"]) == (503, "/problems/unavailable"), answer.text
+    assert answer.json()["detail"] == f"{what} cannot be reached."
+    assert int(answer.headers["Retry-After"]) > 0
+
+
+def test_what_is_warm_is_served_while_valkey_is_frozen(valkey: Settings, stocked: Settings) -> None:
+    with serving(stocked) as running:
+        with at_work(stocked):
+            before = warmed(running)
+        with frozen(valkey):
+            same(running, before)
+            refused(running.client.get("/operations/cut-x"), "The cache")
+            refused(running.client.get("/models/demo?budget=0.77"), "The cache")
+        same(running, before)
+
+
+@pytest.mark.parametrize("fault", [HANG, REFUSE, RESET])
+def test_what_is_warm_is_served_while_the_bucket_fails(
+    in_bucket: Settings, bucket: Bucket, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalogue, "RECHECK_SECONDS", 0.0)  # each request asks the bucket whether the model is there
+    with serving(in_bucket) as running:
+        with at_work(in_bucket):
+            before = warmed(running)
+        with bucket.failing(fault):
+            same(running, before)
+            refused(running.client.get("/models/unheard-of"), "The store")
+        monkeypatch.setattr(reach, "PAUSE_SECONDS", 0.0)
+        same(running, before)
+
+
+def test_a_bucket_that_vanished_takes_no_model_with_it(
+    in_bucket: Settings, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalogue, "RECHECK_SECONDS", 0.0)
+    with serving(in_bucket) as running, at_work(in_bucket):
+        before = warmed(running)
+        with bucket.failing(ABSENT):
+            same(running, before)
+
+
+def test_requests_do_not_pile_up_before_a_bucket_that_hangs(
+    in_bucket: Settings, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reach, "PAUSE_SECONDS", 60.0)
+    with serving(in_bucket) as running, ThreadPoolExecutor(80) as pool, bucket.failing(HANG) as fault:
+        for most in (THREADS, 0):
+            before = fault.seen
+            for answer in pool.map(running.client.get, ["/models/unheard-of"] * 80):
+                refused(answer, "The store")
+            assert fault.seen - before <= most
+        assert fault.seen > 0
+
+
+def test_the_artifacts_of_a_bucket_are_those_that_were_written(in_bucket: Settings, bucket: Bucket) -> None:
+    """Those too large for the cache lie there, and one that changed is cut again."""
+    with serving(in_bucket) as running:
+        with at_work(in_bucket):
+            first = running.client.get("/models/demo?budget=0.5")
+        id, plan = (first.headers[f"RightRank-{name}"] for name in ("Model", "Plan"))
+        record = running.parts.catalogue.record(id, plan)
+        assert record is not None
+        running.parts.catalogue.forget(id)
+        lose(running, id)
+        data = json.dumps(dataclasses.replace(record, stored=True).to_json()).encode()
+        bucket.objects[catalogue.record_key(id, plan)] = data, 0.0
+        key = catalogue.artifact_key(id, record.plan)
+        bucket.objects[key] = first.content[:-1] + b"?", 0.0
+        with at_work(in_bucket):
+            again = running.client.get("/models/demo?budget=0.5")
+        assert (again.status_code, again.content) == (200, first.content)
+        assert f"damaged/{key}" in bucket.objects and key not in bucket.objects

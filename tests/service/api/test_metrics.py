@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from redis.exceptions import RedisError
 
 from rightrank.service.api.metrics import Tally
 from rightrank.service.jobs.dispatch import Parts
@@ -48,3 +50,19 @@ def test_processes_share_their_counters(parts: Parts) -> None:
 def test_no_path_of_a_client_becomes_a_label(web: Running) -> None:
     web.client.get("/some/made/up/path")
     assert ("rightrank_requests_total", "GET", "none", "404") in read(web)
+
+
+def test_what_redis_does_not_take_is_counted_later(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    tally = Tally()
+    tally.add("uploads")
+    tally.add("jobs", 2, kind="cut", outcome="done")
+
+    def refuse(*name: object, **labels: object) -> None:
+        raise RedisError
+
+    with monkeypatch.context() as down:
+        down.setattr(parts.cache, "count", refuse)
+        tally.flush(parts.cache)
+    tally.flush(parts.cache)
+    tally.flush(parts.cache)
+    assert parts.cache.counters() == {("uploads",): 1, ("jobs", "cut", "done"): 2}

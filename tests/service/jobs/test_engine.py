@@ -141,6 +141,16 @@ def test_a_dead_workers_job_goes_to_another_and_what_the_dead_one_says_changes_n
     assert nothing_left(parts)
 
 
+def test_a_redis_that_stood_still_takes_no_job_from_who_is_alive(parts: Parts) -> None:
+    parts.engine.send("a", INGEST, {})
+    attempt = take(parts)
+    # As if ten seconds had passed in which nobody was heard.
+    parts.cache.redis.zincrby("rightrank:leases", -10, "a")
+    parts.cache.redis.incrbyfloat("rightrank:looked", -10)
+    assert parts.engine.take(QUEUES, rest=0) is None
+    assert parts.engine.beat(attempt) == "ours"
+
+
 def test_one_that_has_ended_starts_over_with_nothing_of_its_past(parts: Parts) -> None:
     parts.engine.send("a", INGEST, {"model": "m"})
     first = take(parts)

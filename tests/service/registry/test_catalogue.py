@@ -12,6 +12,7 @@ from rightrank.service.registry.catalogue import (
     checkpoint_key,
     manifest_key,
     model_id,
+    record_key,
     upload_key,
     wanted_key,
 )
@@ -159,3 +160,57 @@ def test_what_cannot_be_made_is_tried_again() -> None:
     recent: Recent[str, int] = Recent(2)
     assert recent.get("a", lambda: None) is None
     assert recent.get("a", lambda: 1) == 1
+
+
+@pytest.mark.parametrize("data", [b"", b"{}", b"[]", b"torn"])
+def test_one_manifest_that_cannot_be_read_hides_no_other_model(parts: Parts, data: bytes) -> None:
+    for id in (A, B):
+        finished(parts, id)
+        parts.catalogue.publish(f"net-{id[1]}", id)
+    parts.store.delete(manifest_key(A))
+    parts.store.create(manifest_key(A), data)
+    assert [manifest["id"] for manifest in parts.catalogue.manifests()] == [B]
+    assert parts.catalogue.resolve("net-b") == B
+
+
+@pytest.mark.parametrize("data", [b"", b"{}"])
+def test_a_version_that_cannot_be_read_keeps_its_number(parts: Parts, data: bytes) -> None:
+    for id in (A, B):
+        finished(parts, id)
+        parts.catalogue.publish("net", id)
+    parts.store.delete("names/net/2.json")
+    parts.store.create("names/net/2.json", data)
+    fresh = Catalogue(parts.settings, parts.store, parts.cache)
+    assert fresh.resolve("net") == A
+    assert fresh.names() == {A: ["net@1"]}
+    assert fresh.publish("net", B) == 3
+
+
+def test_an_upload_that_cannot_be_read_keeps_its_files_whatever_becomes_of_it(parts: Parts) -> None:
+    parts.store.create(upload_key(A), b"torn")
+    parts.store.create(checkpoint_key("1" * 64), b"x")
+    parts.catalogue.discard(A)
+    assert parts.store.read(f"damaged/{upload_key(A)}") == b"torn"
+    assert parts.store.exists(checkpoint_key("1" * 64))
+
+
+def test_a_record_in_other_words_is_neither_used_nor_set_aside(parts: Parts) -> None:
+    finished(parts, A)
+    parts.store.create_json(record_key(A, "f" * 32), {"words": "of another version"})
+    with pytest.raises(Problem) as caught:
+        parts.catalogue.record(A, "f" * 32)
+    assert caught.value.kind == "master-unreadable"
+    assert parts.catalogue.records(A) == []
+    assert parts.store.exists(record_key(A, "f" * 32))
+
+
+def test_a_planner_is_made_of_no_file_that_changed(stocked: Settings, parts: Parts) -> None:
+    id = parts.catalogue.resolve("demo")
+    manifest = dict(parts.store.read_json(manifest_key(id)) or {})
+    plans = f"models/{id}/{'' if 'folder' not in manifest else manifest['folder'] + '/'}plans.npz"
+    files = manifest.get("files", {}) | {"plans.npz": {"sha256": "0" * 64, "size": len(parts.store.read(plans))}}
+    parts.store.delete(manifest_key(id))
+    parts.store.create_json(manifest_key(id), manifest | {"files": files})
+    with pytest.raises(Problem) as caught:
+        parts.catalogue.open(id)
+    assert caught.value.kind == "unavailable"
