@@ -19,6 +19,7 @@ from rightrank.service import problems
 from rightrank.service.api import health, models, operations, pages, schemas
 from rightrank.service.api.auth import Gate
 from rightrank.service.api.metrics import Tally
+from rightrank.service.api.reach import Names
 from rightrank.service.jobs.dispatch import Parts
 from rightrank.service.jobs.operations import STALE_SECONDS
 from rightrank.service.settings import Settings
@@ -42,6 +43,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.gate = gate
     app.state.parts = Parts.of(settings)
+    app.state.names = Names(app.state.parts)
     app.state.tally = Tally()
     for module in (models, operations, health, pages):
         app.include_router(module.router)
@@ -62,11 +64,15 @@ def installed_version() -> str:
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS
     app.state.parts.store.sweep()
-    task = asyncio.create_task(tend(app.state.parts, app.state.tally))
+    tasks = [
+        asyncio.create_task(tend(app.state.parts, app.state.tally)),
+        asyncio.create_task(app.state.gate.watch()),
+    ]
     yield
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
+    for task in tasks:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
     with contextlib.suppress(Exception):
         await run_in_threadpool(app.state.tally.flush, app.state.parts.cache)
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated
 
-from fastapi import Depends, Request
+from fastapi import Depends, Path, Request
 
-from rightrank.service.api.auth import Key, require
+from rightrank.service.api.auth import require, require_unrestricted
+from rightrank.service.api.keys import Key
 from rightrank.service.api.metrics import Tally
+from rightrank.service.api.reach import Reach
 from rightrank.service.jobs.dispatch import Parts
+from rightrank.service.jobs.operations import Operation
 from rightrank.service.problems import Problem
 
 
@@ -29,6 +33,68 @@ Fetcher = Annotated[Key | None, Depends(require("fetch"))]
 Publisher = Annotated[Key | None, Depends(require("publish"))]
 Admin = Annotated[Key | None, Depends(require("admin"))]
 Anyone = Annotated[Key | None, Depends(require(None))]
+Unrestricted = Annotated[Key | None, Depends(require_unrestricted)]
+
+
+def reach_of(request: Request, parts: Parts, key: Key | None) -> Reach:
+    return Reach(key, parts, request.app.state.names)
+
+
+@dataclass(frozen=True, slots=True)
+class AskedModel:
+    """A model as a request names it, in its path. A route that has this has no other way to the model than through
+    what the key may do."""
+
+    reference: str
+    verb: str
+    reach: Reach
+
+    def id(self) -> str:
+        """The model's id. Waits for the store. Raises `Problem` where it is not there, or not for this key."""
+        return self.reach.model(self.verb, self.reference)
+
+
+@dataclass(frozen=True, slots=True)
+class AskedOperation:
+    """An operation as a request names it, in its path."""
+
+    name: str
+    reach: Reach
+
+    def get(self) -> Operation:
+        """The operation as it is now. Waits for Redis. Raises `Problem` where it is not there, or not for this key."""
+        return self.reach.operation(self.name)
+
+    def to_change(self) -> str:
+        """Its id, for what changes the fate of its model. Waits for Redis and the store. Raises `Problem`."""
+        self.reach.alone("publish", str(self.get().details["model"]))
+        return self.name
+
+
+ModelPath = Annotated[str, Path(description="An id, a name or `name@version`.")]
+
+
+async def model_to_fetch(reference: ModelPath, request: Request, parts: TheParts, key: Fetcher) -> AskedModel:
+    return AskedModel(reference, "fetch", reach_of(request, parts, key))
+
+
+async def model_to_delete(reference: ModelPath, request: Request, parts: TheParts, key: Admin) -> AskedModel:
+    return AskedModel(reference, "admin", reach_of(request, parts, key))
+
+
+async def operation_to_see(id: str, request: Request, parts: TheParts, key: Anyone) -> AskedOperation:
+    return AskedOperation(id, reach_of(request, parts, key))
+
+
+async def operation_to_change(id: str, request: Request, parts: TheParts, key: Publisher) -> AskedOperation:
+    return AskedOperation(id, reach_of(request, parts, key))
+
+
+# A route with `{reference}` or `{id}` in its path takes one of these; a test goes through all of them.
+ToFetch = Annotated[AskedModel, Depends(model_to_fetch)]
+ToDelete = Annotated[AskedModel, Depends(model_to_delete)]
+ToSee = Annotated[AskedOperation, Depends(operation_to_see)]
+ToChange = Annotated[AskedOperation, Depends(operation_to_change)]
 
 
 def admit_job(parts: Parts, queue: str, key: Key | None) -> None:

@@ -13,7 +13,17 @@ from starlette.concurrency import run_in_threadpool
 
 from rightrank.service.api import artifacts
 from rightrank.service.api.artifacts import Ask, ask_of
-from rightrank.service.api.common import Admin, Fetcher, Publisher, TheParts, TheTally, admit_job
+from rightrank.service.api.common import (
+    AskedModel,
+    Fetcher,
+    Publisher,
+    TheParts,
+    TheTally,
+    ToDelete,
+    ToFetch,
+    admit_job,
+    reach_of,
+)
 from rightrank.service.api.forms import receive
 from rightrank.service.api.schemas import PROBLEMS, Accepted, Curve, Importance, Page, answers
 from rightrank.service.api.uploads import FIELDS, FILES, FORM_SCHEMA, accept
@@ -21,7 +31,7 @@ from rightrank.service.jobs.dispatch import Parts
 from rightrank.service.jobs.operations import ingest_id
 from rightrank.service.jobs.queues import INGEST
 from rightrank.service.problems import Problem
-from rightrank.service.registry.catalogue import ID, upload_key
+from rightrank.service.registry.catalogue import ID, no_model, upload_key
 
 router = APIRouter(tags=["models"], responses=PROBLEMS)
 
@@ -40,7 +50,7 @@ async def publish(request: Request, parts: TheParts, tally: TheTally, key: Publi
     await run_in_threadpool(admit_job, parts, INGEST, key)
     with parts.store.folder_for_work() as folder:
         form = await receive(request, folder, FILES, FIELDS, parts.settings.upload_limit)
-        answer = await run_in_threadpool(accept, parts, form, key)
+        answer = await run_in_threadpool(accept, parts, form, reach_of(request, parts, key))
     tally.add("uploads")
     tally.add("upload_bytes", sum(upload.size for upload in form.files.values()))
     return JSONResponse(answer, status_code=202, headers={"Location": f"/models/{answer['id']}"})
@@ -48,20 +58,22 @@ async def publish(request: Request, parts: TheParts, tally: TheTally, key: Publi
 
 @router.get("/models", responses=answers(Page))
 def list_models(
+    request: Request,
     parts: TheParts,
     key: Fetcher,
     cursor: Annotated[str | None, Query(description="`next` of the page before.")] = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
 ) -> dict[str, Any]:
-    """The finished models, the newest first, and `next`, the cursor of the next page."""
-    found = parts.catalogue.manifests()
+    """The finished models that the key may fetch, the newest first, and `next`, the cursor of the next page."""
+    reach = reach_of(request, parts, key)
+    names = parts.catalogue.names()
+    found = [m for m in parts.catalogue.manifests() if reach.lists(m, names.get(m["id"], []))]
     if cursor is not None:
         after = read_cursor(cursor)
         found = [manifest for manifest in found if (manifest["created"], manifest["id"]) < after]
-    names = parts.catalogue.names()
     page = found[:limit]
     return {
-        "models": [{**{k: m[k] for k in BRIEF}, "names": names.get(m["id"], [])} for m in page],
+        "models": [{**{k: m[k] for k in BRIEF}, "names": reach.seen(names.get(m["id"], []))} for m in page],
         "next": write_cursor(page[-1]) if len(found) > limit else None,
     }
 
@@ -69,26 +81,26 @@ def list_models(
 @router.head("/models/{reference}", include_in_schema=False, response_model=None)
 @router.get("/models/{reference}", response_model=None, responses=artifacts.ANSWERS, openapi_extra=artifacts.CONDITIONS)
 async def fetch(
-    reference: str,
+    asked: ToFetch,
     request: Request,
     parts: TheParts,
     tally: TheTally,
     key: Fetcher,
     ask: Annotated[Ask | None, Depends(ask_of)],
 ) -> Response:
-    """A model's description, or with a limit the model cut to it. `reference`: an id, a name or `name@version`.
+    """A model's description, or with a limit the model cut to it.
 
     HEAD gives the headers that the whole file would come with.
     """
     if ask is None:
-        return JSONResponse(await run_in_threadpool(describe, parts, reference))
-    return await artifacts.Service(parts, tally, request, key).answer(reference, ask)
+        return JSONResponse(await run_in_threadpool(describe, parts, asked))
+    return await artifacts.Service(parts, tally, request, key).answer(asked, ask)
 
 
 @router.get("/models/{reference}/curve", responses=answers(Curve))
-def curve(reference: str, parts: TheParts, key: Fetcher) -> dict[str, Any]:
+def curve(asked: ToFetch, parts: TheParts) -> dict[str, Any]:
     """What has been measured: size against accuracy, the smallest first."""
-    model = parts.catalogue.open(parts.catalogue.resolve(reference))
+    model = parts.catalogue.open(asked.id())
     points = [
         {
             "plan": record.plan.digest,
@@ -110,33 +122,34 @@ def curve(reference: str, parts: TheParts, key: Fetcher) -> dict[str, Any]:
 
 
 @router.get("/models/{reference}/importance", responses=answers(Importance))
-def importance(reference: str, parts: TheParts, key: Fetcher) -> dict[str, Any]:
+def importance(asked: ToFetch, parts: TheParts) -> dict[str, Any]:
     """What each basis of each layer is worth, the most important first; null where it is never cut."""
-    model = parts.catalogue.open(parts.catalogue.resolve(reference))
+    model = parts.catalogue.open(asked.id())
     return {"id": model.id, "criterion": model.manifest["criterion"], "layers": model.planner.importance()}
 
 
 @router.delete("/models/{reference}", status_code=204)
-def delete(reference: str, parts: TheParts, key: Admin) -> Response:
+def delete(asked: ToDelete, parts: TheParts) -> Response:
     """Remove a model with everything that only it refers to; one that is being ingested is stopped."""
-    id = parts.catalogue.resolve(reference)
+    id = asked.id()
+    if not parts.catalogue.exists(id) and not parts.store.exists(upload_key(id)):
+        raise no_model(asked.reference)
+    asked.reach.alone("admin", id)
     if not parts.catalogue.exists(id):
-        if not parts.store.exists(upload_key(id)):
-            raise Problem("model-not-found", f"There is no model {reference[:100]!r}.")
         parts.cancel(ingest_id(id))
     parts.catalogue.discard(id)
     return Response(status_code=204)
 
 
-def describe(parts: Parts, reference: str) -> Mapping[str, Any]:
+def describe(parts: Parts, asked: AskedModel) -> Mapping[str, Any]:
     """What a publisher and a device want to know of a model."""
-    model = parts.catalogue.open(parts.catalogue.resolve(reference))
+    model = parts.catalogue.open(asked.id())
     public = {key: value for key, value in model.manifest.items() if key not in HIDDEN}
     return {
         **public,
         "sha256": model.manifest["checkpoint"],
         "measured": model.manifest["evaluation"] is not None,
-        "names": parts.catalogue.names_of(model.id),
+        "names": asked.reach.seen(parts.catalogue.names_of(model.id)),
         "links": {
             "self": f"/models/{model.id}",
             "curve": f"/models/{model.id}/curve",

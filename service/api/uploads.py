@@ -9,9 +9,10 @@ from typing import Any
 from rightrank.models.measure.metrics import METRICS
 from rightrank.models.plan.criteria import CRITERIA
 from rightrank.models.plan.planner import COMMON
-from rightrank.service.api.auth import Key
 from rightrank.service.api.common import admit_job
 from rightrank.service.api.forms import Form, Upload
+from rightrank.service.api.keys import Key
+from rightrank.service.api.reach import Reach
 from rightrank.service.jobs.dispatch import Parts
 from rightrank.service.jobs.operations import ingest_id
 from rightrank.service.jobs.queues import INGEST
@@ -76,7 +77,7 @@ FORM_SCHEMA = {
 }
 
 
-def accept(parts: Parts, form: Form, key: Key | None) -> dict[str, str]:
+def accept(parts: Parts, form: Form, reach: Reach) -> dict[str, str]:
     """Puts an upload into the store and has it ingested; its id and operation. Raises `Problem`.
 
     The intent comes first, then the files: whatever is in the store is then spoken for, and an upload
@@ -84,6 +85,8 @@ def accept(parts: Parts, form: Form, key: Key | None) -> dict[str, str]:
     """
     upload = describe(form)
     name = name_of(form)
+    reach.publishes(name)
+    key = reach.key
     id = model_id(upload)
     owner = key.name if key else ""
     intent = {**upload, "id": id, "uploaded": time.time(), "owner": owner}

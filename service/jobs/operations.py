@@ -100,6 +100,8 @@ class Operation:
     error: Mapping[str, Any] | None = None
     # Seconds since something was heard of it, by Redis's clock.
     silent: float = 0.0
+    # The name of the key that asked for it.
+    owner: str = ""
 
     @property
     def lost(self) -> bool:
@@ -157,6 +159,7 @@ class Operations:
             progress=json.loads(found.get("progress", "null")) or IDLE,
             result=json.loads(found.get("result", "null")),
             error=json.loads(found.get("error", "null")),
+            owner=found.get("owner", ""),
             # What the scripts write is rounded, half a millisecond ahead at most.
             silent=max(seconds + microseconds / 1e6 - float(found.get("updated", 0)), 0.0),
         )

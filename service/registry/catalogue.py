@@ -129,14 +129,14 @@ class Catalogue:
             return reference
         match = REFERENCE.fullmatch(reference)
         if match is None:
-            raise _no_model(reference)
+            raise no_model(reference)
         wanted = match["version"]
         versions = [int(wanted)] if wanted else reversed(self.versions(match["name"]))
         for version in versions:
             record = self._version(_name_key(match["name"], version))
             if record is not None and (wanted or self.exists(record["id"])):
                 return str(record["id"])
-        raise _no_model(reference)
+        raise no_model(reference)
 
     def exists(self, id: str) -> bool:
         return self.store.exists(manifest_key(id))
@@ -156,7 +156,7 @@ class Catalogue:
                 headers={"Retry-After": "2"},
                 members={"operation": f"/operations/ingest-{id}"},
             )
-        raise _no_model(id)
+        raise no_model(id)
 
     def manifest(self, id: str) -> Mapping[str, Any] | None:
         return self._manifests.get(id, lambda: self.store.read_json(manifest_key(id)))
@@ -334,5 +334,6 @@ def _name_key(name: str, version: int) -> str:
     return f"names/{name}/{version}.json"
 
 
-def _no_model(reference: str) -> Problem:
+def no_model(reference: str) -> Problem:
+    """That a reference stands for nothing."""
     return Problem("model-not-found", f"There is no model {reference[:100]!r}.", "GET /models lists those there are.")

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from rightrank.service.api.app import create_app
+from rightrank.service.api.auth import Gate
 from rightrank.service.jobs import cut, ingest, worker
 from rightrank.service.jobs.attempt import Runner
 from rightrank.service.jobs.dispatch import Parts
@@ -42,6 +43,7 @@ class Running:
 
     client: httpx.Client
     parts: Parts
+    gate: Gate
 
     def publish(self, files: Files, **fields: str) -> str:
         """Publishes and waits; the model's id."""
@@ -143,7 +145,7 @@ def serving(settings: Settings) -> Iterator[Running]:
     """The application on these settings."""
     app = create_app(settings)
     with listening(app) as address, httpx.Client(base_url=address, timeout=60) as client:
-        yield Running(client, app.state.parts)
+        yield Running(client, app.state.parts, app.state.gate)
 
 
 @contextlib.contextmanager

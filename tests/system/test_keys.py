@@ -8,7 +8,7 @@ from tests.system.processes import rightrank
 def test_each_key_opens_what_its_scope_says_and_nothing_else(fresh, net, tmp_path):
     keys = tmp_path / "keys"
     secret = {
-        scope: rightrank("key", f"a-{scope}", "--scope", scope, "--keys-file", keys).stdout.strip()
+        scope: rightrank("key", "create", f"a-{scope}", "--scope", scope, "--keys-file", keys).stdout.strip()
         for scope in ("fetch", "publish", "admin")
     }
     service = fresh(RIGHTRANK_KEYS_FILE=str(keys)).start()
