@@ -26,6 +26,7 @@ from rightrank.service.settings import Settings
 
 log = logging.getLogger("rightrank")
 
+RESOURCES = (models, operations, health, pages)
 TEND_SECONDS = 1.0
 # Requests wait for Redis and the store in threads, a few milliseconds each.
 THREADS = 64
@@ -45,8 +46,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.parts = Parts.of(settings)
     app.state.names = Names(app.state.parts)
     app.state.tally = Tally()
-    for module in (models, operations, health, pages):
-        app.include_router(module.router)
+    for resource in RESOURCES:
+        app.include_router(resource.router)
     app.openapi = lambda: schemas.describe(app)  # type: ignore[method-assign]
     problems.install(app)
     app.add_middleware(Counting, tally=app.state.tally)

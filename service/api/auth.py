@@ -8,6 +8,7 @@ import hmac
 import ipaddress
 import logging
 import os
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -45,6 +46,7 @@ class Gate:
         self._stamp: Stamp | None = None
         self._asked = False
         self._complaint = ""
+        self._looking = threading.Lock()
         if file is not None:
             self._stamp = stamp(file)
             self.keys = keys.read(file)
@@ -68,6 +70,10 @@ class Gate:
 
     def look(self) -> None:
         """Reads the file again if it has changed, or if that was asked for."""
+        with self._looking:
+            self._look()
+
+    def _look(self) -> None:
         assert self.file is not None
         asked, self._asked = self._asked, False
         try:
