@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import os
+import signal
 import socket
 from collections.abc import Iterator
 from datetime import datetime
@@ -80,16 +81,17 @@ def api(descriptor: int) -> None:
     die_with_parent()
     write_log()
     with plainly(), faults():
-        import uvicorn
-
         from rightrank.service.api.app import create_app
+        from rightrank.service.api.wire import server_of
 
-        application = create_app(settings_of())
-    config = uvicorn.Config(
-        application, log_level="warning", server_header=False, timeout_graceful_shutdown=GRACE_SECONDS
-    )
+        settings = settings_of()
+        application = create_app(settings)
+    server = server_of(application, settings, log_level="warning", timeout_graceful_shutdown=GRACE_SECONDS)
+    # `serve` has kept the signal back until there is something to take it.
+    signal.signal(signal.SIGHUP, lambda *_: application.state.gate.reread())
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
     # By the socket rather than by its number, for which uvicorn assumes a unix socket and sets no TCP_NODELAY.
-    uvicorn.Server(config).run(sockets=[socket.socket(fileno=descriptor)])
+    server.run(sockets=[socket.socket(fileno=descriptor)])
 
 
 @app.command()

@@ -24,7 +24,7 @@ from rightrank.service.api.common import (
     admit_job,
     reach_of,
 )
-from rightrank.service.api.forms import receive
+from rightrank.service.api.forms import receive, storing
 from rightrank.service.api.schemas import PROBLEMS, Accepted, Curve, Importance, Page, answers
 from rightrank.service.api.uploads import FIELDS, FILES, FORM_SCHEMA, accept
 from rightrank.service.jobs.dispatch import Parts
@@ -48,8 +48,8 @@ HIDDEN = ("checkpoint", "evaluation", "calibration", "owner", "writers")
 async def publish(request: Request, parts: TheParts, tally: TheTally, key: Publisher) -> Response:
     """Publish a trained model. The answer comes once it is received; its operation tells when it can be fetched."""
     await run_in_threadpool(admit_job, parts, INGEST, key)
-    with parts.store.folder_for_work() as folder:
-        form = await receive(request, folder, FILES, FIELDS, parts.settings.upload_limit)
+    with storing(), parts.store.folder_for_work() as folder:
+        form = await receive(request, folder, FILES, FIELDS, parts.settings)
         answer = await run_in_threadpool(accept, parts, form, reach_of(request, parts, key))
     tally.add("uploads")
     tally.add("upload_bytes", sum(upload.size for upload in form.files.values()))

@@ -37,9 +37,7 @@ def existing(asked: ToSee) -> Operation:
 
 
 @router.get("/operations/{id}/events", response_class=EventSourceResponse)
-async def events(
-    asked: ToSee, operation: Annotated[Operation, Depends(existing)]
-) -> AsyncIterator[ServerSentEvent]:
+async def events(asked: ToSee, operation: Annotated[Operation, Depends(existing)]) -> AsyncIterator[ServerSentEvent]:
     """The operation each time it changes, as server-sent events whose data are what `GET /operations/{id}` answers; the
     last one is called `done`."""
     last: dict[str, Any] | None = None

@@ -14,13 +14,13 @@ from typing import Any
 import httpx
 import pytest
 import torch
-import uvicorn
 from fastapi import FastAPI
 from safetensors.torch import save_file
 from torch import nn
 
 from rightrank.service.api.app import create_app
 from rightrank.service.api.auth import Gate
+from rightrank.service.api.wire import server_of
 from rightrank.service.jobs import cut, ingest, worker
 from rightrank.service.jobs.attempt import Runner
 from rightrank.service.jobs.dispatch import Parts
@@ -144,7 +144,7 @@ def stocked(shared: Running, settings: Settings) -> Settings:
 def serving(settings: Settings) -> Iterator[Running]:
     """The application on these settings."""
     app = create_app(settings)
-    with listening(app) as address, httpx.Client(base_url=address, timeout=60) as client:
+    with listening(app, settings) as address, httpx.Client(base_url=address, timeout=60) as client:
         yield Running(client, app.state.parts, app.state.gate)
 
 
@@ -159,9 +159,9 @@ def at_work(settings: Settings) -> Iterator[Runner]:
 
 
 @contextlib.contextmanager
-def listening(app: FastAPI) -> Iterator[str]:
+def listening(app: FastAPI, settings: Settings) -> Iterator[str]:
     """Serves `app` from a thread; its address."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="critical", timeout_graceful_shutdown=1))
+    server = server_of(app, settings, port=0, log_level="critical", timeout_graceful_shutdown=1)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:
