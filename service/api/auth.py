@@ -24,8 +24,8 @@ log = logging.getLogger("rightrank")
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 # What a proxy adds. Behind one, every request comes from this machine, whoever sent it.
-PROXIED = ("forwarded", "via", "x-real-ip")
-PROXIED_PREFIX = "x-forwarded-"
+PROXIED = frozenset({b"forwarded", b"via", b"x-real-ip"})
+PROXIED_PREFIX = b"x-forwarded-"
 CHALLENGE = {"WWW-Authenticate": 'Bearer realm="rightrank"'}
 WATCH_SECONDS = 1.0
 
@@ -167,11 +167,11 @@ def refuse_others(request: Request) -> None:
         raise Problem("forbidden", "Without keys, only requests to this machine's own address are answered.")
     if request.method not in SAFE_METHODS and origin is not None and not _local(_host_of(origin)):
         raise Problem("forbidden", "Requests from other web sites are not answered.")
-    for name in request.headers:
+    for name, _ in request.scope["headers"]:
         if name in PROXIED or name.startswith(PROXIED_PREFIX):
             raise Problem(
                 "forbidden",
-                f"The request came through a proxy, as its header {name[:100]!r} says, and this service has no keys: "
+                f"The request came through a proxy, as its header {name[:100].decode('latin-1')!r} says, and this service has no keys: "
                 "everybody whom the proxy answers could publish and delete.",
                 "Make keys with `rightrank key create`, and start the service with RIGHTRANK_KEYS_FILE.",
             )

@@ -50,7 +50,7 @@ async def publish(request: Request, parts: TheParts, tally: TheTally, key: Publi
     await run_in_threadpool(admit_job, parts, INGEST, key)
     with storing(), parts.store.folder_for_work() as folder:
         form = await receive(request, folder, FILES, FIELDS, parts.settings)
-        answer = await run_in_threadpool(accept, parts, form, reach_of(request, parts, key))
+        answer = await run_in_threadpool(accept, parts, form, reach_of(request, key))
     tally.add("uploads")
     tally.add("upload_bytes", sum(upload.size for upload in form.files.values()))
     return JSONResponse(answer, status_code=202, headers={"Location": f"/models/{answer['id']}"})
@@ -65,7 +65,7 @@ def list_models(
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
 ) -> dict[str, Any]:
     """The finished models that the key may fetch, the newest first, and `next`, the cursor of the next page."""
-    reach = reach_of(request, parts, key)
+    reach = reach_of(request, key)
     names = parts.catalogue.names()
     found = [m for m in parts.catalogue.manifests() if reach.lists(m, names.get(m["id"], []))]
     if cursor is not None:
@@ -83,18 +83,17 @@ def list_models(
 async def fetch(
     asked: ToFetch,
     request: Request,
-    parts: TheParts,
     tally: TheTally,
-    key: Fetcher,
     ask: Annotated[Ask | None, Depends(ask_of)],
 ) -> Response:
     """A model's description, or with a limit the model cut to it.
 
     HEAD gives the headers that the whole file would come with.
     """
+    reach = asked.reach
     if ask is None:
-        return JSONResponse(await run_in_threadpool(describe, parts, asked))
-    return await artifacts.Service(parts, tally, request, key).answer(asked, ask)
+        return JSONResponse(await run_in_threadpool(describe, reach.parts, asked))
+    return await artifacts.Service(reach.parts, tally, request, reach.key).answer(asked, ask)
 
 
 @router.get("/models/{reference}/curve", responses=answers(Curve))

@@ -61,5 +61,5 @@ def test_a_service_that_runs_takes_up_new_keys_and_lets_go_of_old_ones(fresh, tm
     keys.unlink()
     os.kill(service.process.pid, signal.SIGHUP)
     until(lambda: "could not be read again" in service.log.read_text(), "the complaint")
-    assert [status(secret) for secret in (first, second, "")] == [401, 200, 401]
+    assert [status(secret) for secret in (first, second, "none")] == [401, 200, 401]
     assert service.process.poll() is None and service.pids("api") == [api]
