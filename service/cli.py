@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
 import os
-import secrets
+import signal
 import socket
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -33,6 +33,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="One trained model in, any size out.",
 )
+key_commands = typer.Typer(no_args_is_help=True, help="Keys: create, list and revoke them.")
+app.add_typer(key_commands, name="key")
 out = Console(highlight=False, markup=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
@@ -41,6 +43,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 Reference = Annotated[str, typer.Argument(metavar="MODEL", help="A name, name@version, or a model's id.")]
 Data = Annotated[Path | None, typer.Option(help="The data folder.  [default: RIGHTRANK_DATA or ./data]")]
 File = Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help=".safetensors or .npz")]
+KeysFile = Annotated[Path, typer.Option(envvar="RIGHTRANK_KEYS_FILE", dir_okay=False)]
 GRACE_SECONDS = 5
 LOCAL = "http://127.0.0.1:8000"
 
@@ -80,16 +83,17 @@ def api(descriptor: int) -> None:
     die_with_parent()
     write_log()
     with plainly(), faults():
-        import uvicorn
-
         from rightrank.service.api.app import create_app
+        from rightrank.service.api.wire import server_of
 
-        application = create_app(settings_of())
-    config = uvicorn.Config(
-        application, log_level="warning", server_header=False, timeout_graceful_shutdown=GRACE_SECONDS
-    )
+        settings = settings_of()
+        application = create_app(settings)
+    server = server_of(application, settings, log_level="warning", timeout_graceful_shutdown=GRACE_SECONDS)
+    # `serve` has kept the signal back until there is something to take it.
+    signal.signal(signal.SIGHUP, lambda *_: application.state.gate.reread())
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
     # By the socket rather than by its number, for which uvicorn assumes a unix socket and sets no TCP_NODELAY.
-    uvicorn.Server(config).run(sockets=[socket.socket(fileno=descriptor)])
+    server.run(sockets=[socket.socket(fileno=descriptor)])
 
 
 @app.command()
@@ -216,29 +220,33 @@ def delete(reference: Reference, url: Url = LOCAL, as_json: Json = False) -> Non
         out.print(f"{reference} is deleted")
 
 
-@app.command()
-def key(
+@key_commands.command("create")
+def create_key(
     name: Annotated[str, typer.Argument(help="Whose key it is.")],
-    scope: Annotated[list[str], typer.Option(help="fetch, publish or admin; may be repeated.")],
-    keys_file: Annotated[Path, typer.Option(envvar="RIGHTRANK_KEYS_FILE")] = Path("keys"),
+    scope: Annotated[
+        list[str],
+        typer.Option(help="fetch, publish or admin; fetch:acme.* for some names only. May be repeated."),
+    ],
+    until: Annotated[
+        datetime | None, typer.Option(formats=["%Y-%m-%d"], help="The last day (UTC) on which it is good.")
+    ] = None,
+    keys_file: KeysFile = Path("keys"),
     as_json: Json = False,
 ) -> None:
     """Create a key. It is printed once; the keys file keeps only its hash."""
-    with plainly(as_json):
-        from rightrank.service.api.auth import SCOPES
-    if not set(scope) <= SCOPES:
-        raise typer.BadParameter(f"a scope is one of {', '.join(sorted(SCOPES))}", param_hint="--scope")
-    if not name.isprintable() or not name or set(name) & set(" #"):
-        raise typer.BadParameter("a name has no spaces and no #", param_hint="NAME")
-    with plainly(as_json):
-        secret = create_key(keys_file, name, scope)
+    with plainly(as_json), faults():
+        from rightrank.service.api import keys
+
+        secret = keys.create(keys_file, name, scope, until.date() if until else None)
+    last = until.date().isoformat() if until else None
     if as_json:
-        out.print_json(data={"name": name, "scopes": scope, "key": secret, "keys_file": str(keys_file)})
+        out.print_json(data={"name": name, "scopes": scope, "until": last, "key": secret, "keys_file": str(keys_file)})
     else:
         out.print(secret)
         tell(
-            f"This is shown once; {keys_file} has its hash. The service reads it at its start, from"
-            f" RIGHTRANK_KEYS_FILE={keys_file}. Send it as `Authorization: Bearer`, or set RIGHTRANK_KEY."
+            f"This is shown once; {keys_file} has its hash. The service is told of the file by"
+            f" RIGHTRANK_KEYS_FILE={keys_file}, and knows the key a second later. Send it as `Authorization: Bearer`,"
+            " or set RIGHTRANK_KEY."
         )
 
 
@@ -272,15 +280,45 @@ def fsck(
         raise typer.Exit(1)
 
 
-def create_key(file: Path, name: str, scopes: list[str]) -> str:
-    """Makes a key and adds the line of it to the file, which only its owner may read."""
-    secret = f"rr_{secrets.token_urlsafe(32)}"
-    line = f"{name} {','.join(scopes)} {hashlib.sha256(secret.encode()).hexdigest()}\n"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with os.fdopen(os.open(file, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600), "r+") as keys:
-        before = keys.read()
-        keys.write(line if not before or before.endswith("\n") else f"\n{line}")
-    return secret
+@key_commands.command("list")
+def list_keys(keys_file: KeysFile = Path("keys"), as_json: Json = False) -> None:
+    """List the keys of the keys file."""
+    with plainly(as_json), faults():
+        from rightrank.service.api import keys
+
+        found = keys.read(keys_file)
+    rows = [
+        {
+            "name": key.name,
+            "scopes": sorted(key.scopes),
+            "until": key.until.isoformat() if key.until else None,
+            "expired": key.expired(),
+            "digest": key.digest[: keys.SHOWN],
+        }
+        for key in found
+    ]
+    if as_json:
+        out.print_json(data=rows)
+    else:
+        out.print(table_of_keys(rows))
+
+
+@key_commands.command("revoke")
+def revoke_key(
+    which: Annotated[str, typer.Argument(metavar="NAME|DIGEST", help="Its name, or how its digest begins.")],
+    keys_file: KeysFile = Path("keys"),
+    as_json: Json = False,
+) -> None:
+    """Take a key out of the keys file; a service that runs does so within two seconds."""
+    with plainly(as_json), faults():
+        from rightrank.service.api import keys
+
+        gone = [{"name": key.name, "digest": key.digest[: keys.SHOWN]} for key in keys.revoke(keys_file, which)]
+    if as_json:
+        out.print_json(data={"revoked": gone})
+    else:
+        for key in gone:
+            out.print(f"The key {key['name']} ({key['digest']}) is revoked")
 
 
 def tell(text: str) -> None:
@@ -376,6 +414,14 @@ def table_of(found: list[dict[str, Any]]) -> Table:
             decimal(model["bytes"]),
             accuracy_of(baseline["value"], baseline["metric"]) if baseline else "unmeasured",
         )
+    return table
+
+
+def table_of_keys(rows: list[dict[str, Any]]) -> Table:
+    table = Table("Name", "Scopes", "Until", "Digest", box=None)
+    for row in rows:
+        until = f"{row['until']} (expired)" if row["expired"] else row["until"] or ""
+        table.add_row(row["name"], ", ".join(row["scopes"]), until, row["digest"])
     return table
 
 

@@ -56,6 +56,9 @@ KINDS: Mapping[str, Kind] = {
     "method-not-allowed": Kind(405, "Method not allowed", "This address does not answer to this method."),
     "name-taken": Kind(409, "The name is taken", "The name could not be given a new version just now; try again."),
     "upload-too-large": Kind(413, "The upload is too large", "It is larger than this service accepts."),
+    "head-too-large": Kind(431, "The request's head is too large", "Its address and headers are longer than is read."),
+    "request-too-slow": Kind(408, "The request is too slow", "Nothing more of it came for too long."),
+    "insufficient-storage": Kind(507, "There is not enough room", "The service's disk is too full for the upload."),
     "upload-incomplete": Kind(400, "The upload is incomplete", "The upload ended early or is not a valid form."),
     "range-unsatisfiable": Kind(416, "The range cannot be satisfied", "The range asked for lies outside the file."),
     "unauthenticated": Kind(401, "A key is needed", "Send `Authorization: Bearer <key>`."),
@@ -65,6 +68,7 @@ KINDS: Mapping[str, Kind] = {
     "sandbox-missing": Kind(
         501, "Uploads cannot be read safely here", "The machine lacks a layer of confinement that is required."
     ),
+    "too-many-connections": Kind(503, "Too many connections", "The service has as many open as it takes on."),
     "unavailable": Kind(503, "The service is not available", "Its cache or its store cannot be reached."),
     "worker-lost": Kind(503, "The work was lost", "The job's worker died several times; the model may be too large."),
     "gave-up": Kind(

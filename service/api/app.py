@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rightrank.service import problems
 from rightrank.service.api import health, models, operations, pages, schemas
+from rightrank.service.api.access import Names
 from rightrank.service.api.auth import Gate
 from rightrank.service.api.metrics import Tally
 from rightrank.service.jobs import reading
@@ -25,6 +26,7 @@ from rightrank.service.settings import Settings
 
 log = logging.getLogger("rightrank")
 
+RESOURCES = (models, operations, health, pages)
 TEND_SECONDS = 1.0
 # Requests wait for Redis and the store in threads, a few milliseconds each.
 THREADS = 64
@@ -42,9 +44,10 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.gate = gate
     app.state.parts = Parts.of(settings)
+    app.state.names = Names(app.state.parts)
     app.state.tally = Tally()
-    for module in (models, operations, health, pages):
-        app.include_router(module.router)
+    for resource in RESOURCES:
+        app.include_router(resource.router)
     app.openapi = lambda: schemas.describe(app)  # type: ignore[method-assign]
     problems.install(app)
     app.add_middleware(Counting, tally=app.state.tally)
@@ -63,11 +66,15 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS
     await run_in_threadpool(app.state.parts.store.sweep)
     await run_in_threadpool(reading.tell, app.state.parts.settings)
-    task = asyncio.create_task(tend(app.state.parts, app.state.tally))
+    tasks = [
+        asyncio.create_task(tend(app.state.parts, app.state.tally)),
+        asyncio.create_task(app.state.gate.watch()),
+    ]
     yield
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
+    for task in tasks:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
     with contextlib.suppress(Exception):
         await run_in_threadpool(app.state.tally.flush, app.state.parts.cache)
 

@@ -18,9 +18,9 @@ from starlette.concurrency import run_in_threadpool
 from rightrank.models.emit.formats import FORMATS, format_of
 from rightrank.models.errors import BudgetError
 from rightrank.models.plan.planner import Plan
-from rightrank.service.api.auth import Key
-from rightrank.service.api.common import admit_job
+from rightrank.service.api.common import AskedModel, admit_job
 from rightrank.service.api.conditions import matches, span
+from rightrank.service.api.keys import Key
 from rightrank.service.api.metrics import Tally
 from rightrank.service.api.schemas import Description, Responses, described
 from rightrank.service.api.schemas import Operation as Document
@@ -141,11 +141,12 @@ class Service:
         self.tally = tally
         self.request = request
         self.key = key
-        self.private = bool(request.app.state.gate.keys)
+        self.private = request.app.state.gate.guarded
 
-    async def answer(self, reference: str, ask: Ask) -> Response:
+    async def answer(self, asked: AskedModel, ask: Ask) -> Response:
         """The artifact, 304, 202 with the operation to follow, or a problem."""
-        model, plan = await run_in_threadpool(self._plan, reference, ask)
+        reference = asked.reference
+        model, plan = await run_in_threadpool(self._plan, asked, ask)
         headers = {"Cache-Control": self._cache_control(reference, ask)}
         deadline = time.monotonic() + self._patience()
         for attempt in range(PATIENCE):
@@ -168,8 +169,8 @@ class Service:
             headers={"Retry-After": "2"},
         )
 
-    def _plan(self, reference: str, ask: Ask) -> tuple[Model, Plan]:
-        model = self.parts.catalogue.open(self.parts.catalogue.resolve(reference))
+    def _plan(self, asked: AskedModel, ask: Ask) -> tuple[Model, Plan]:
+        model = self.parts.catalogue.open(asked.id())
         return model, choose(self.parts, model, ask)
 
     def _reply(self, model: Model, record: Record, headers: dict[str, str], first: bool) -> Response | None:

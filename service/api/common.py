@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager, asynccontextmanager
+from dataclasses import dataclass
 from typing import Annotated, TypeVar
 
 import anyio
-from fastapi import Depends, Request
+from fastapi import Depends, Path, Request
 from starlette.concurrency import run_in_threadpool
 
-from rightrank.service.api.auth import Key, require
+from rightrank.service.api.access import Access
+from rightrank.service.api.auth import require, require_unrestricted
+from rightrank.service.api.keys import Key
 from rightrank.service.api.metrics import Tally
 from rightrank.service.jobs.dispatch import Parts
+from rightrank.service.jobs.operations import Operation
 from rightrank.service.problems import Problem
 
 
@@ -31,8 +35,75 @@ TheParts = Annotated[Parts, Depends(parts_of)]
 TheTally = Annotated[Tally, Depends(tally_of)]
 Fetcher = Annotated[Key | None, Depends(require("fetch"))]
 Publisher = Annotated[Key | None, Depends(require("publish"))]
-Admin = Annotated[Key | None, Depends(require("admin"))]
-Anyone = Annotated[Key | None, Depends(require(None))]
+Unrestricted = Annotated[Key | None, Depends(require_unrestricted)]
+
+
+def access_of(request: Request, key: Key | None) -> Access:
+    """What the key reaches of this service."""
+    return Access(key, request.app.state.parts, request.app.state.names)
+
+
+def admitted(request: Request, verb: str | None) -> Access:
+    """What the key that the request carries reaches. Raises `Problem` unless it may `verb` something."""
+    return access_of(request, request.app.state.gate.admit(request, verb))
+
+
+@dataclass(frozen=True, slots=True)
+class AskedModel:
+    """A model as a request names it, in its path. A route that has this has no other way to the model than through
+    what the key may do."""
+
+    reference: str
+    verb: str
+    access: Access
+
+    def id(self) -> str:
+        """The model's id. Waits for the store. Raises `Problem` where it is not there, or not for this key."""
+        return self.access.model(self.verb, self.reference)
+
+
+@dataclass(frozen=True, slots=True)
+class AskedOperation:
+    """An operation as a request names it, in its path."""
+
+    name: str
+    access: Access
+
+    def get(self) -> Operation:
+        """The operation as it is now. Waits for Redis. Raises `Problem` where it is not there, or not for this key."""
+        return self.access.operation(self.name)
+
+    def to_change(self) -> str:
+        """Its id, for what changes the fate of its model. Waits for Redis and the store. Raises `Problem`."""
+        self.access.alone("publish", str(self.get().details["model"]))
+        return self.name
+
+
+ModelPath = Annotated[str, Path(description="An id, a name or `name@version`.")]
+
+
+# These ask for nothing by `Depends`, which costs a fetch more than all that they do.
+async def model_to_fetch(reference: ModelPath, request: Request) -> AskedModel:
+    return AskedModel(reference, "fetch", admitted(request, "fetch"))
+
+
+async def model_to_delete(reference: ModelPath, request: Request) -> AskedModel:
+    return AskedModel(reference, "admin", admitted(request, "admin"))
+
+
+async def operation_to_see(id: str, request: Request) -> AskedOperation:
+    return AskedOperation(id, admitted(request, None))
+
+
+async def operation_to_change(id: str, request: Request) -> AskedOperation:
+    return AskedOperation(id, admitted(request, "publish"))
+
+
+# A route with `{reference}` or `{id}` in its path takes one of these; a test goes through all of them.
+ToFetch = Annotated[AskedModel, Depends(model_to_fetch)]
+ToDelete = Annotated[AskedModel, Depends(model_to_delete)]
+ToSee = Annotated[AskedOperation, Depends(operation_to_see)]
+ToChange = Annotated[AskedOperation, Depends(operation_to_change)]
 
 
 T = TypeVar("T")

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import errno
 import hashlib
-from collections.abc import AsyncIterator
+import shutil
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -15,6 +19,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from rightrank.service.problems import Problem
+from rightrank.service.settings import Settings
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
@@ -142,18 +147,29 @@ class Receiver:
         self._whole = True
 
 
-async def receive(request: Request, folder: Path, files: frozenset[str], fields: frozenset[str], limit: int) -> Form:
-    """The form in a request's body, its files in `folder`. Raises `Problem` beyond `limit` bytes."""
+async def receive(
+    request: Request, folder: Path, files: frozenset[str], fields: frozenset[str], settings: Settings
+) -> Form:
+    """The form in a request's body, its files in `folder`. Raises `Problem` beyond the upload limit, where the disk of
+    `folder` gets too full, and where nothing comes for too long."""
     kind, options = parse_options_header(request.headers.get("content-type", ""))
     if kind != b"multipart/form-data" or not options.get(b"boundary"):
         raise Problem("invalid-request", "The body is not multipart/form-data.", "curl -F sends such a form.")
+    limit, reserve = settings.upload_limit, settings.disk_reserve
     declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > limit + FORM_OVERHEAD:
+    size = int(declared) if declared.isdigit() and len(declared) < 20 else 0
+    if size > limit + FORM_OVERHEAD or len(declared) >= 20:
         raise too_large(limit)
+    await run_in_threadpool(make_sure_of_room, folder, size, reserve)
     receiver = Receiver(options[b"boundary"], folder, files, fields)
+
+    def write(piece: bytes) -> None:
+        make_sure_of_room(folder, len(piece), reserve)
+        receiver.write(piece)
+
     try:
-        async for piece in _pieces(request, limit + FORM_OVERHEAD):
-            await run_in_threadpool(receiver.write, piece)
+        async for piece in _pieces(request, limit + FORM_OVERHEAD, settings.body_seconds):
+            await run_in_threadpool(write, piece)
     except ClientDisconnect as error:
         raise Problem("upload-incomplete", "The connection ended before the form did.") from error
     except FormParserError as error:
@@ -166,10 +182,20 @@ async def receive(request: Request, folder: Path, files: frozenset[str], fields:
     return form
 
 
-async def _pieces(request: Request, limit: int) -> AsyncIterator[bytes]:
+async def _pieces(request: Request, limit: int, patience: float) -> AsyncIterator[bytes]:
     """The body in pieces that are worth a thread's time."""
     gathered, total = bytearray(), 0
-    async for chunk in request.stream():
+    stream = aiter(request.stream())
+    while True:
+        try:
+            async with asyncio.timeout(patience):
+                chunk = await anext(stream)
+        except StopAsyncIteration:
+            break
+        except TimeoutError as error:
+            raise Problem(
+                "request-too-slow", f"Nothing more of the upload came for {patience:g} s.", "Upload it again."
+            ) from error
         total += len(chunk)
         if total > limit:
             raise too_large(limit - FORM_OVERHEAD)
@@ -178,6 +204,32 @@ async def _pieces(request: Request, limit: int) -> AsyncIterator[bytes]:
             yield bytes(gathered)
             gathered.clear()
     yield bytes(gathered)
+
+
+def make_sure_of_room(folder: Path, size: int, reserve: int) -> None:
+    """Raises `Problem` where `size` bytes more would leave less than `reserve` on the folder's disk."""
+    free = shutil.disk_usage(folder).free
+    if free - size < reserve:
+        raise no_room(f"{size} bytes more would leave {max(free - size, 0)} free on its disk, and {reserve} are kept.")
+
+
+@contextlib.contextmanager
+def storing() -> Iterator[None]:
+    """A disk that is full is a problem that says so. Raises `Problem`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise no_room("Its disk, or what it may use of it, is full.") from error
+
+
+def no_room(detail: str) -> Problem:
+    return Problem(
+        "insufficient-storage",
+        f"The service has no room for the upload. {detail}",
+        "Its operator can delete models, or give it a larger disk.",
+    )
 
 
 def too_large(limit: int) -> Problem:

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Response
 from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from rightrank.service.api.common import Anyone, TheParts, TheTally
+from rightrank.service.api.common import TheParts, TheTally, Unrestricted
 from rightrank.service.api.metrics import expose
 from rightrank.service.api.schemas import PROBLEMS, Ready, Status, answers
 from rightrank.service.jobs import reading
@@ -55,7 +55,7 @@ async def ready(parts: TheParts) -> dict[str, Any]:
 
 
 @router.get("/metrics", response_class=PlainTextResponse)
-def metrics(parts: TheParts, tally: TheTally, key: Anyone) -> Response:
+def metrics(parts: TheParts, tally: TheTally, key: Unrestricted) -> Response:
     """For Prometheus."""
     tally.flush(parts.cache)
     return Response(expose(parts), media_type=CONTENT_TYPE_LATEST)

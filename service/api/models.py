@@ -13,15 +13,26 @@ from starlette.concurrency import run_in_threadpool
 
 from rightrank.service.api import artifacts
 from rightrank.service.api.artifacts import Ask, ask_of
-from rightrank.service.api.common import Admin, Fetcher, Publisher, TheParts, TheTally, admit_job, in_threads
-from rightrank.service.api.forms import receive
+from rightrank.service.api.common import (
+    AskedModel,
+    Fetcher,
+    Publisher,
+    TheParts,
+    TheTally,
+    ToDelete,
+    ToFetch,
+    access_of,
+    admit_job,
+    in_threads,
+)
+from rightrank.service.api.forms import receive, storing
 from rightrank.service.api.schemas import PROBLEMS, Accepted, Curve, Importance, Page, answers
 from rightrank.service.api.uploads import FIELDS, FILES, FORM_SCHEMA, accept
 from rightrank.service.jobs import reading
 from rightrank.service.jobs.dispatch import Parts
 from rightrank.service.jobs.engine import INGEST
 from rightrank.service.problems import Problem
-from rightrank.service.registry.catalogue import ID
+from rightrank.service.registry.catalogue import ID, no_model
 
 router = APIRouter(tags=["models"], responses=PROBLEMS)
 
@@ -39,9 +50,10 @@ async def publish(request: Request, parts: TheParts, tally: TheTally, key: Publi
     """Publish a trained model. The answer comes once it is received; its operation tells when it can be fetched."""
     await run_in_threadpool(reading.admit, parts.settings)
     await run_in_threadpool(admit_job, parts, INGEST, key)
-    async with in_threads(parts.store.folder_for_work()) as folder:
-        form = await receive(request, folder, FILES, FIELDS, parts.settings.upload_limit)
-        answer = await run_in_threadpool(accept, parts, form, key)
+    with storing():
+        async with in_threads(parts.store.folder_for_work()) as folder:
+            form = await receive(request, folder, FILES, FIELDS, parts.settings)
+            answer = await run_in_threadpool(accept, parts, form, access_of(request, key))
     tally.add("uploads")
     tally.add("upload_bytes", sum(upload.size for upload in form.files.values()))
     return JSONResponse(answer, status_code=202, headers={"Location": f"/models/{answer['id']}"})
@@ -49,20 +61,22 @@ async def publish(request: Request, parts: TheParts, tally: TheTally, key: Publi
 
 @router.get("/models", responses=answers(Page))
 def list_models(
+    request: Request,
     parts: TheParts,
     key: Fetcher,
     cursor: Annotated[str | None, Query(description="`next` of the page before.")] = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
 ) -> dict[str, Any]:
-    """The finished models, the newest first, and `next`, the cursor of the next page."""
-    found = parts.catalogue.manifests()
+    """The finished models that the key may fetch, the newest first, and `next`, the cursor of the next page."""
+    access = access_of(request, key)
+    names = parts.catalogue.names()
+    found = [m for m in parts.catalogue.manifests() if access.lists(m, names.get(m["id"], []))]
     if cursor is not None:
         after = read_cursor(cursor)
         found = [manifest for manifest in found if (manifest["created"], manifest["id"]) < after]
-    names = parts.catalogue.names()
     page = found[:limit]
     return {
-        "models": [{**{k: m[k] for k in BRIEF}, "names": names.get(m["id"], [])} for m in page],
+        "models": [{**{k: m[k] for k in BRIEF}, "names": access.seen(names.get(m["id"], []))} for m in page],
         "next": write_cursor(page[-1]) if len(found) > limit else None,
     }
 
@@ -70,26 +84,25 @@ def list_models(
 @router.head("/models/{reference}", include_in_schema=False, response_model=None)
 @router.get("/models/{reference}", response_model=None, responses=artifacts.ANSWERS, openapi_extra=artifacts.CONDITIONS)
 async def fetch(
-    reference: str,
+    asked: ToFetch,
     request: Request,
-    parts: TheParts,
     tally: TheTally,
-    key: Fetcher,
     ask: Annotated[Ask | None, Depends(ask_of)],
 ) -> Response:
-    """A model's description, or with a limit the model cut to it. `reference`: an id, a name or `name@version`.
+    """A model's description, or with a limit the model cut to it.
 
     HEAD gives the headers that the whole file would come with.
     """
+    access = asked.access
     if ask is None:
-        return JSONResponse(await run_in_threadpool(describe, parts, reference))
-    return await artifacts.Service(parts, tally, request, key).answer(reference, ask)
+        return JSONResponse(await run_in_threadpool(describe, access.parts, asked))
+    return await artifacts.Service(access.parts, tally, request, access.key).answer(asked, ask)
 
 
 @router.get("/models/{reference}/curve", responses=answers(Curve))
-def curve(reference: str, parts: TheParts, key: Fetcher) -> dict[str, Any]:
+def curve(asked: ToFetch, parts: TheParts) -> dict[str, Any]:
     """What has been measured: size against accuracy, the smallest first."""
-    model = parts.catalogue.open(parts.catalogue.resolve(reference))
+    model = parts.catalogue.open(asked.id())
     points = [
         {
             "plan": record.plan.digest,
@@ -111,30 +124,31 @@ def curve(reference: str, parts: TheParts, key: Fetcher) -> dict[str, Any]:
 
 
 @router.get("/models/{reference}/importance", responses=answers(Importance))
-def importance(reference: str, parts: TheParts, key: Fetcher) -> dict[str, Any]:
+def importance(asked: ToFetch, parts: TheParts) -> dict[str, Any]:
     """What each basis of each layer is worth, the most important first; null where it is never cut."""
-    model = parts.catalogue.open(parts.catalogue.resolve(reference))
+    model = parts.catalogue.open(asked.id())
     return {"id": model.id, "criterion": model.manifest["criterion"], "layers": model.planner.importance()}
 
 
 @router.delete("/models/{reference}", status_code=204)
-def delete(reference: str, parts: TheParts, key: Admin) -> Response:
+def delete(asked: ToDelete, parts: TheParts) -> Response:
     """Remove a model with everything that only it refers to; one that is being ingested is stopped."""
-    id = parts.catalogue.resolve(reference)
+    id = asked.id()
+    asked.access.alone("admin", id)
     if not parts.remove(id):
-        raise Problem("model-not-found", f"There is no model {reference[:100]!r}.")
+        raise no_model(asked.reference)
     return Response(status_code=204)
 
 
-def describe(parts: Parts, reference: str) -> Mapping[str, Any]:
+def describe(parts: Parts, asked: AskedModel) -> Mapping[str, Any]:
     """What a publisher and a device want to know of a model."""
-    model = parts.catalogue.open(parts.catalogue.resolve(reference))
+    model = parts.catalogue.open(asked.id())
     public = {key: value for key, value in model.manifest.items() if key not in HIDDEN}
     return {
         **public,
         "sha256": model.manifest["checkpoint"],
         "measured": model.manifest["evaluation"] is not None,
-        "names": parts.catalogue.names_of(model.id),
+        "names": asked.access.seen(parts.catalogue.names_of(model.id)),
         "links": {
             "self": f"/models/{model.id}",
             "curve": f"/models/{model.id}/curve",

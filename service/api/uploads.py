@@ -10,9 +10,10 @@ from typing import Any
 from rightrank.models.measure.metrics import METRICS
 from rightrank.models.plan.criteria import CRITERIA
 from rightrank.models.plan.planner import COMMON
-from rightrank.service.api.auth import Key
+from rightrank.service.api.access import Access
 from rightrank.service.api.common import admit_job
 from rightrank.service.api.forms import Form, Upload
+from rightrank.service.api.keys import Key
 from rightrank.service.jobs.dispatch import Parts
 from rightrank.service.jobs.engine import INGEST
 from rightrank.service.jobs.operations import ingest_id
@@ -86,7 +87,7 @@ FORM_SCHEMA = {
 }
 
 
-def accept(parts: Parts, form: Form, key: Key | None) -> dict[str, str]:
+def accept(parts: Parts, form: Form, access: Access) -> dict[str, str]:
     """Puts an upload into the store and has it ingested; its id and operation. Raises `Problem`.
 
     The intent comes first, then the files: whatever is in the store is then spoken for, and an upload
@@ -94,6 +95,8 @@ def accept(parts: Parts, form: Form, key: Key | None) -> dict[str, str]:
     """
     upload = describe(form)
     name = name_of(form)
+    access.publishes(name)
+    key = access.key
     id = model_id(upload)
     owner = key.name if key else ""
     intent = {**upload, "id": id, "uploaded": time.time(), "owner": owner, TOKEN: uuid.uuid4().hex}
@@ -127,6 +130,7 @@ def begin(parts: Parts, intent: dict[str, Any], form: Form, name: str | None, ke
             # In place of one that was there before: no attempt at that one can take this one along.
             store.replace_json(upload_key(id), intent)
             store.delete(failure_key(id))
+        store.create_json(upload_key(id), intent)
         # Once more: since then, somebody may have deleted another model with the same files.
         for file in form.files.values():
             store_once(parts, file)

@@ -191,8 +191,8 @@ class Engine:
         if "details" not in found:
             return None
         read = {name: json.loads(found.get(name, "null")) for name in ("details", "progress", "result", "error")}
-        tries = int(found.get("tries", 0)), int(found.get("deaths", 0))
-        return Operation(id, found["state"], **{**read, "progress": read["progress"] or IDLE}, tries=tries)
+        tries, owner = (int(found.get("tries", 0)), int(found.get("deaths", 0))), found.get("owner", "")
+        return Operation(id, found["state"], **{**read, "progress": read["progress"] or IDLE}, tries=tries, owner=owner)
 
     def length(self, queue: str) -> int:
         """How many jobs wait in a queue."""

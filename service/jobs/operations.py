@@ -28,6 +28,8 @@ class Operation:
     result: Mapping[str, Any] | None = None
     error: Mapping[str, Any] | None = None
     tries: tuple[int, int] = (0, 0)
+    # The name of the key that asked for it.
+    owner: str = ""
 
     @property
     def done(self) -> bool:

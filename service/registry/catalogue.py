@@ -163,14 +163,14 @@ class Catalogue:
     def _resolve(self, reference: str) -> str:
         match = REFERENCE.fullmatch(reference)
         if match is None:
-            raise _no_model(reference)
+            raise no_model(reference)
         wanted = match["version"]
         versions = [int(wanted)] if wanted else reversed(self.versions(match["name"]))
         for version in versions:
             record = self._version(_name_key(match["name"], version))
             if record is not None and (wanted or self.exists(record["id"])):
                 return str(record["id"])
-        raise _no_model(reference)
+        raise no_model(reference)
 
     def exists(self, id: str) -> bool:
         return self.store.exists(manifest_key(id))
@@ -184,7 +184,7 @@ class Catalogue:
         self.forget(id)
         operation = {"operation": f"/operations/ingest-{id}"}
         if not self.store.exists(upload_key(id)):
-            raise _no_model(id)
+            raise no_model(id)
         if (failure := self.failure(id)) is not None:
             raise Problem(
                 "model-failed",
@@ -490,5 +490,6 @@ def _foreign(key: str) -> Problem:
     return Problem("master-unreadable", f"{key} was written by another version of the service.", "Run that version.")
 
 
-def _no_model(reference: str) -> Problem:
+def no_model(reference: str) -> Problem:
+    """That a reference stands for nothing."""
     return Problem("model-not-found", f"There is no model {reference[:100]!r}.", "GET /models lists those there are.")

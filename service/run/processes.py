@@ -49,14 +49,24 @@ class Child:
 
     def start(self, now: float) -> None:
         self.started = now
-        self.process = subprocess.Popen(
-            self.command,
-            env={**os.environ, **self.environment, PARENT: str(os.getpid())},
-            stdin=subprocess.DEVNULL,
-            pass_fds=self.descriptors,
-            # Ctrl-C reaches the whole foreground group; who stops first is decided here.
-            start_new_session=True,
-        )
+        # A child keeps SIGHUP back, which would end it, until it knows what to do at one.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+        try:
+            self.process = subprocess.Popen(
+                self.command,
+                env={**os.environ, **self.environment, PARENT: str(os.getpid())},
+                stdin=subprocess.DEVNULL,
+                pass_fds=self.descriptors,
+                # Ctrl-C reaches the whole foreground group; who stops first is decided here.
+                start_new_session=True,
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def hang_up(self) -> None:
+        """Sends it SIGHUP: what it has read it is to read again."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGHUP)
 
     def tend(self, now: float) -> str | None:
         """Starts the process if it is due; if it has died, makes it due again and says how it ended."""
@@ -103,6 +113,15 @@ def stop(children: Sequence[Child], hurry: Callable[[], bool], grace: float = GR
         time.sleep(TICK / 4)
 
 
+def has_terminal() -> bool:
+    """Whether this process belongs to a terminal that is there."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
+
+
 @dataclass
 class Supervisor:
     """Keeps `api` and `workers` running until `end` is set."""
@@ -113,6 +132,8 @@ class Supervisor:
     end: threading.Event = field(default_factory=threading.Event)
     # Not Events: a signal may interrupt the very code that holds an Event's lock.
     asked: list[int] = field(default_factory=list)
+    hung_up: list[int] = field(default_factory=list)
+    terminal: bool = field(default_factory=has_terminal)
 
     def run(self, ready: Callable[[], bool], then: Callable[[], None]) -> None:
         """Starts everything, calls `then` once `ready`, and returns after the end, with nothing running.
@@ -128,6 +149,9 @@ class Supervisor:
                         if child is self.api and not greeted:
                             raise StartError(f"{loss} before it was ready.")
                         self.say(f"{loss}; starting another in {back_off(child.failures):g} s")
+                if self.hung_up:
+                    self.hung_up.clear()
+                    self.api.hang_up()
                 if not greeted and ready():
                     greeted = True
                     then()
@@ -144,8 +168,12 @@ class Supervisor:
             stop(self.workers, self.in_a_hurry)
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:
-        """The first signal ends in order, a second one at once."""
-        self.asked.append(number)
+        """The first signal ends in order, a second one at once. SIGHUP has the API read its keys again, unless it says
+        that the terminal has gone that the service was started on."""
+        if number == signal.SIGHUP and not (self.terminal and not has_terminal()):
+            self.hung_up.append(number)
+        else:
+            self.asked.append(number)
 
     def in_a_hurry(self) -> bool:
         return len(self.asked) > 1

@@ -17,12 +17,13 @@ from typing import Any
 import httpx
 import pytest
 import torch
-import uvicorn
 from fastapi import FastAPI
 from safetensors.torch import save_file
 from torch import nn
 
 from rightrank.service.api.app import create_app
+from rightrank.service.api.auth import Gate
+from rightrank.service.api.wire import server_of
 from rightrank.service.jobs import cut, ingest, worker
 from rightrank.service.jobs.attempt import Runner
 from rightrank.service.jobs.dispatch import Parts
@@ -46,6 +47,7 @@ class Running:
 
     client: httpx.Client
     parts: Parts
+    gate: Gate
 
     def publish(self, files: Files, **fields: str) -> str:
         """Publishes and waits; the model's id."""
@@ -180,8 +182,11 @@ def serving(settings: Settings) -> Iterator[Running]:
     """The application on these settings."""
     app = create_app(settings)
     limits = httpx.Limits(max_connections=200)
-    with listening(app) as address, httpx.Client(base_url=address, timeout=60, limits=limits) as client:
-        yield Running(client, app.state.parts)
+    with (
+        listening(app, settings) as address,
+        httpx.Client(base_url=address, timeout=60, limits=limits) as client,
+    ):
+        yield Running(client, app.state.parts, app.state.gate)
 
 
 @contextlib.contextmanager
@@ -195,9 +200,9 @@ def at_work(settings: Settings) -> Iterator[Runner]:
 
 
 @contextlib.contextmanager
-def listening(app: FastAPI) -> Iterator[str]:
+def listening(app: FastAPI, settings: Settings) -> Iterator[str]:
     """Serves `app` from a thread; its address."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="critical", timeout_graceful_shutdown=1))
+    server = server_of(app, settings, port=0, log_level="critical", timeout_graceful_shutdown=1)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:

@@ -15,6 +15,7 @@ import rightrank.service
 from rightrank.models.errors import BudgetError, RightRankError
 from rightrank.service import problems
 from rightrank.service.problems import KINDS, Problem, describe
+from rightrank.service.settings import Settings
 from tests.service.conftest import Running, listening
 
 
@@ -82,7 +83,7 @@ def test_the_unexpected_is_answered_without_telling_what_it_was(error: Exception
     def fail() -> None:
         raise error
 
-    with listening(app) as address:
+    with listening(app, Settings()) as address:
         answer = httpx.get(address)
     assert (answer.status_code, answer.json()["type"]) == (status, f"/problems/{kind}")
     assert ("Retry-After" in answer.headers) == (status == 503)

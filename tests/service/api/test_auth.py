@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,15 +12,19 @@ from typing import Any
 import pytest
 from starlette.concurrency import run_in_threadpool
 
-from rightrank.service.api import models
-from rightrank.service.api.auth import read_keys
+from rightrank.service.api import auth, models
+from rightrank.service.api.auth import Gate
 from rightrank.service.settings import Settings
 from tests.service.conftest import Files, Running, serving
 
 
 def line(name: str, scopes: str) -> str:
     """A keys file's line for the key `<name>-secret`."""
-    return f"{name} {scopes} {hashlib.sha256(f'{name}-secret'.encode()).hexdigest()}\n"
+    return f"{name} {scopes} {digest(name)}\n"
+
+
+def digest(name: str) -> str:
+    return hashlib.sha256(f"{name}-secret".encode()).hexdigest()
 
 
 def bearer(name: str) -> dict[str, str]:
@@ -100,18 +106,93 @@ def test_uploads_that_come_in_side_by_side_are_so_many_and_no_more(
     assert len(guarded.parts.store.keys("checkpoints")) == 2 + before
 
 
-@pytest.mark.parametrize(
-    "text", ["", "ann fetch", "ann fetch 123", f"ann fly {'0' * 64}", f"ann fetch {'0' * 64} more"]
-)
-def test_a_keys_file_with_a_mistake_is_refused(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize("text", ["", "# nobody\n", "ann fetch", f"ann fly {'0' * 64}"])
+def test_a_keys_file_without_a_key_or_with_a_mistake_stops_the_start(tmp_path: Path, text: str) -> None:
     (tmp_path / "keys").write_text(text)
     with pytest.raises(ValueError, match="keys"):
-        read_keys(tmp_path / "keys")
+        Gate(tmp_path / "keys")
 
 
-def test_the_keys_file_gives_no_key_away(tmp_path: Path) -> None:
-    (tmp_path / "keys").write_text(line("ann", "publish"))
-    assert "ann-secret" not in repr(read_keys(tmp_path / "keys"))
+def test_a_key_that_has_expired_says_so(guarded: Running, tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text(line("dev", "fetch").rstrip() + " 2001-02-03\n")
+    guarded.gate.look()
+    answer = guarded.client.get("/models", headers=bearer("dev"))
+    assert (answer.status_code, answer.json()["type"]) == (401, "/problems/unauthenticated")
+    assert "'dev' has expired: its last day was 2001-02-03" in answer.json()["detail"]
+
+
+def statuses(guarded: Running) -> dict[str, int]:
+    found = {name: guarded.client.get("/models", headers=bearer(name)).status_code for name in ("ann", "dev", "new")}
+    return found | {"": guarded.client.get("/models").status_code}
+
+
+FORMER = {"ann": 200, "dev": 200, "new": 401, "": 401}
+
+
+def test_a_service_that_runs_takes_up_changed_keys_by_itself(
+    guarded: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert statuses(guarded) == FORMER
+    monkeypatch.setattr(auth, "WATCH_SECONDS", 0.01)
+    (tmp_path / "keys").write_text(line("ann", "fetch") + line("new", "fetch"))
+    deadline = time.monotonic() + 20
+    while statuses(guarded) != {"ann": 200, "dev": 401, "new": 200, "": 401}:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("change", ["gone", "broken", "a folder", "not text"])
+def test_keys_that_cannot_be_read_again_stay_as_they_were(
+    guarded: Running, tmp_path: Path, change: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "keys"
+    file.unlink()
+    if change == "a folder":
+        file.mkdir()
+    elif change != "gone":
+        file.write_bytes(b"new fetch\n" if change == "broken" else b"\xff\xfe")
+    for _ in range(3):
+        guarded.gate.look()
+    assert statuses(guarded) == FORMER
+    assert [record.levelname for record in caplog.records if "could not be read again" in record.message] == ["ERROR"]
+
+
+def test_a_keys_file_that_names_nobody_any_more_lets_nobody_in(guarded: Running, tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("# all gone\n")
+    guarded.gate.look()
+    assert set(statuses(guarded).values()) == {401}
+    (tmp_path / "keys").write_text(line("new", "fetch"))
+    guarded.gate.look()
+    assert statuses(guarded) == {"ann": 401, "dev": 401, "new": 200, "": 401}
+
+
+def test_a_file_that_looks_the_same_is_read_again_only_when_asked_for(guarded: Running, tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    about = file.stat()
+    text = file.read_text()
+    with file.open("r+") as same:
+        same.write(text.replace("dev", "new").replace(digest("dev"), digest("new")))
+    os.utime(file, ns=(about.st_atime_ns, about.st_mtime_ns))
+    guarded.gate.look()
+    assert statuses(guarded) == FORMER
+    guarded.gate.reread()
+    guarded.gate.look()
+    assert statuses(guarded) == {"ann": 200, "dev": 401, "new": 200, "": 401}
+
+
+@pytest.mark.parametrize(
+    "header", ["Forwarded", "X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Anything", "X-Real-IP", "Via"]
+)
+def test_without_keys_what_came_through_a_proxy_is_refused_and_told_what_to_do(shared: Running, header: str) -> None:
+    for method, path in (("GET", "/models/demo?budget=0.5"), ("POST", "/models"), ("DELETE", "/models/demo")):
+        answer = shared.client.request(method, path, headers={header: "192.0.2.1"})
+        assert (answer.status_code, answer.json()["type"]) == (403, "/problems/forbidden")
+        assert "RIGHTRANK_KEYS_FILE" in answer.json()["hint"]
+
+
+def test_with_keys_a_proxy_may_stand_in_front(guarded: Running) -> None:
+    headers = bearer("dev") | {"X-Forwarded-For": "192.0.2.1", "Forwarded": "for=192.0.2.1", "Host": "models.example"}
+    assert guarded.client.get("/models", headers=headers).status_code == 200
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "192.168.1.5"])

@@ -1,15 +1,21 @@
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rightrank.service.api.forms import FIELD_LIMIT, Receiver
+from rightrank.service.api.forms import FIELD_LIMIT, PIECE, Receiver
 from rightrank.service.problems import Problem
-from tests.service.conftest import Running
+from rightrank.service.settings import Settings
+from tests.service.conftest import Running, serving
 
 FILES, FIELDS = frozenset({"file", "other"}), frozenset({"text"})
 
@@ -65,3 +71,70 @@ def test_a_form_that_breaks_off_is_refused(tmp_path: Path, end: bytes) -> None:
 def test_what_is_no_form_is_refused(shared: Running, kind: str) -> None:
     answer = shared.client.post("/models", content=b"{}", headers={"Content-Type": kind})
     assert (answer.status_code, answer.json()["type"]) == (422, "/problems/invalid-request")
+
+
+def left(running: Running) -> list[str]:
+    """What an upload has left behind."""
+    scratch = running.parts.store.scratch
+    return [*running.parts.store.keys(""), *(str(path) for path in scratch.iterdir())]
+
+
+def test_an_upload_for_which_there_is_no_room_is_refused_before_it_comes(stocked: Settings) -> None:
+    reserve = shutil.disk_usage("/").free
+    with serving(stocked.model_copy(update={"disk_reserve": 10 * reserve})) as running:
+        before = left(running)
+        answer = running.client.post("/models", files={"checkpoint": ("a", b"anything")})
+        assert (answer.status_code, answer.json()["type"]) == (507, "/problems/insufficient-storage")
+        assert f"and {10 * reserve} are kept" in answer.json()["detail"]
+        assert left(running) == before
+        assert running.client.get("/models").status_code == 200
+
+
+def test_an_upload_that_fills_the_disk_as_it_comes_is_refused(
+    web: Running, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = []
+
+    def usage(folder: Path) -> object:
+        size = sum(path.stat().st_size for path in Path(folder).rglob("*"))
+        written.append(size)
+        return SimpleNamespace(free=settings.disk_reserve + 2 * PIECE - size)
+
+    def body() -> Iterator[bytes]:  # without a length, and without an end
+        yield b'--B\r\nContent-Disposition: form-data; name="checkpoint"; filename="a"\r\n\r\n'
+        while True:
+            yield bytes(PIECE // 4)
+
+    monkeypatch.setattr("rightrank.service.api.forms.shutil.disk_usage", usage)
+    headers = {"Content-Type": "multipart/form-data; boundary=B"}
+    answer = web.client.post("/models", content=body(), headers=headers)
+    assert (answer.status_code, answer.json()["type"]) == (507, "/problems/insufficient-storage")
+    assert PIECE <= max(written) <= 2 * PIECE
+    assert left(web) == []
+
+
+def test_a_disk_that_is_full_is_told_and_leaves_nothing(web: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder_for_work = web.parts.store.folder_for_work
+
+    @contextlib.contextmanager
+    def full() -> Iterator[Path]:
+        with folder_for_work() as folder:
+            (folder / "checkpoint").symlink_to("/dev/full")  # the kernel's own ENOSPC
+            yield folder
+
+    monkeypatch.setattr(web.parts.store, "folder_for_work", full)
+    answer = web.client.post("/models", files={"checkpoint": ("a", bytes(3 * PIECE))})
+    assert (answer.status_code, answer.json()["type"]) == (507, "/problems/insufficient-storage")
+    assert left(web) == []
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_disk_that_is_full_when_the_upload_is_put_away_is_told_too(
+    web: Running, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def broken(*_: object) -> None:
+        raise OSError(code, "full")
+
+    monkeypatch.setattr("rightrank.service.api.models.accept", broken)
+    answer = web.client.post("/models", files={"checkpoint": ("a", b"anything")})
+    assert (answer.status_code, answer.json()["type"]) == (507, "/problems/insufficient-storage")

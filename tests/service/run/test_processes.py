@@ -187,3 +187,39 @@ def _alive(pid):
             return stat.read().rsplit(")", 1)[1].split()[0] not in "ZX"
     except FileNotFoundError:
         return False
+
+
+def test_a_hang_up_reaches_the_api_and_ends_nothing(quick, tmp_path):
+    script = (
+        "import pathlib, signal, sys, time\n"
+        "file = pathlib.Path(sys.argv[1])\n"
+        "signal.signal(signal.SIGHUP, lambda *_: file.write_text('heard'))\n"
+        "time.sleep(0.3)\n"  # a hang-up meanwhile is kept, not lost and not the end
+        "signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})\n"
+        "while True: time.sleep(0.02)"
+    )
+    said = []
+    api = child([sys.executable, "-c", script, str(tmp_path / "heard")], "The API")
+    worker = child(FOREVER, "Worker 1")
+    supervisor = Supervisor(api, [worker], said.append)
+    supervisor.on_signal(signal.SIGHUP, None)
+    thread = supervised(supervisor)
+    try:
+        until((tmp_path / "heard").exists)
+        worker.process.send_signal(signal.SIGHUP)
+        (tmp_path / "heard").unlink()
+        supervisor.on_signal(signal.SIGHUP, None)
+        until((tmp_path / "heard").exists)
+        assert api.alive() and worker.alive() and said == []
+    finally:
+        supervisor.end.set()
+        thread.join()
+
+
+def test_the_end_of_the_terminal_is_the_end(quick, monkeypatch):
+    monkeypatch.setattr(processes, "has_terminal", lambda: False)
+    supervisor = Supervisor(child(FOREVER), [], print, terminal=True)
+    thread = supervised(supervisor)
+    supervisor.on_signal(signal.SIGHUP, None)
+    thread.join(DEADLINE)
+    assert not thread.is_alive() and supervisor.asked == [signal.SIGHUP]
