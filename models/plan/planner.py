@@ -3,9 +3,9 @@
 All plans of a master for a limit of one kind lie on one path: it starts with every layer at its smallest
 rank and adds one basis at a time, the most important first, until every layer is dense again. What is worth
 most per parameter is not what is worth most per multiply-accumulate, so there may be a path for each (for limits
-of both kinds at once see `Planner.plan`). A plan is a prefix of its path, so a smaller budget's ranks are never above a larger one's, and finding one is a binary
-search over running totals. Where computed weights were stored or zero channels removed (see
-`master`), the path leads to that network, and the network as uploaded is one step more.
+of both kinds at once see `Planner.plan`). A plan is a prefix of its path, so a smaller budget's ranks are never
+above a larger one's, and finding one is a binary search over running totals. Where computed weights were stored or
+zero channels removed (see `master`), the path leads to that network, and the network as uploaded is one step more.
 
 A layer at its break-even rank turns dense with its next step. That step costs at most m+n numbers,
 like any other, so what a plan leaves of its budget is less than the cost of one basis.
@@ -166,8 +166,8 @@ class Planner:
 
         Limits of parameters and bytes have one path, limits of MACs another. Where both kinds are given, the plan
         of one path that its own limits allow is the best within those, and where it meets the others too, they
-        change nothing: no plan within all of them is worth more by more than a basis. Where each path is stopped by the other's limits, the
-        plan is that which keeps more of what the bases are worth.
+        change nothing: no plan within all of them is worth more by more than a basis. Where each path is stopped by
+        the other's limits, the plan is that which keeps more of what the bases are worth.
         """
         limits = self.limits(budget, of=of, max_bytes=max_bytes, max_params=max_params, max_macs=max_macs)
         if not limits:
