@@ -166,8 +166,8 @@ class Planner:
 
         Limits of parameters and bytes have one path, limits of MACs another. Where both kinds are given, the plan
         of one path that its own limits allow is the best within those, and where it meets the others too, they
-        change nothing: no plan within all of them is worth more by more than a basis. Where each path is stopped by
-        the other's limits, the plan is that which keeps more of what the bases are worth.
+        change nothing: a greedy order leaves little for another plan within all to be better by. Where each path is
+        stopped by the other's limits, the plan is that which keeps more of what the bases are worth.
         """
         limits = self.limits(budget, of=of, max_bytes=max_bytes, max_params=max_params, max_macs=max_macs)
         if not limits:
