@@ -70,7 +70,7 @@ def check(url: str, asked: str, folder: Path, whole: int) -> Row:
     """Make one request with curl and hold the file against its headers; `whole`: bytes of the original's file."""
     path = folder / f"{asked}.pt"
     address = f"{url}/models/demo?{asked}"
-    command = ["curl", "--silent", "--fail-with-body", "-H", "Prefer: wait=100", "-D", "-", "-o", str(path), address]
+    command = ["curl", "-fsSL", "--retry", "10", "--retry-connrefused", "-D", "-", "-o", str(path), address]
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     headers = {
         key.strip().lower(): value.strip()

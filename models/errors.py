@@ -46,13 +46,15 @@ class DataError(RightRankError):
 
 
 class BudgetError(RightRankError):
-    """No plan satisfies what was asked; `nearest` is the closest value of the same quantity that one does."""
+    """No plan satisfies what was asked; `nearest` is the closest value of the same quantity that one does, `limit`
+    the name of that quantity's limit where several were given."""
 
     kind = "budget-unreachable"
 
-    def __init__(self, detail: str, hint: str = "", nearest: float | None = None) -> None:
+    def __init__(self, detail: str, hint: str = "", nearest: float | None = None, limit: str | None = None) -> None:
         super().__init__(detail, hint)
         self.nearest = nearest
+        self.limit = limit
 
 
 class UnreadableMaster(RightRankError):

@@ -73,13 +73,12 @@ def plan(
     max_params: int | None = None,
     max_macs: int | None = None,
 ) -> Plan:
-    """The largest size within one limit: a `budget`, which is a share of the parameters and of the file or of the
-    MACs, or an absolute one. Raises BudgetError, which names the nearest that can be met, and ValueError for what is no
-    limit."""
+    """The largest size within every limit given: a `budget`, which is a share of the parameters and of the file or of
+    the MACs, and absolute ones. Raises BudgetError, which names the nearest that can be met, and ValueError for what is
+    no limit."""
     limits = {"budget": budget, "max_bytes": max_bytes, "max_params": max_params, "max_macs": max_macs}
-    given = [name for name, limit in limits.items() if limit is not None]
-    if len(given) != 1:
-        raise ValueError(f"plan takes exactly one of {', '.join(limits)}, and was given {', '.join(given) or 'none'}")
+    if all(limit is None for limit in limits.values()):
+        raise ValueError(f"plan takes one or several of {', '.join(limits)}, and was given none")
     if budget is not None and not 0 < budget <= 1:
         raise ValueError(f"budget={budget!r} is no share: it is above 0 and at most 1")
     if of not in ("params", "macs"):

@@ -144,11 +144,14 @@ def pull(
     max_params: Annotated[int | None, typer.Option()] = None,
     max_macs: Annotated[int | None, typer.Option()] = None,
     min_accuracy: Annotated[float | None, typer.Option(help="The smallest that reaches it.")] = None,
+    ready: Annotated[
+        bool, typer.Option("--ready", help="What is ready of that, at once; nothing is waited for.")
+    ] = False,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="[default: MODEL.pt]")] = None,
     url: Url = LOCAL,
     as_json: Json = False,
 ) -> None:
-    """Fetch a model at a size. Without a size, the original."""
+    """Fetch a model at a size, within one limit or several. Without any, the original."""
     asked = {
         "budget": budget,
         "of": of,
@@ -158,6 +161,8 @@ def pull(
         "min_accuracy": min_accuracy,
     }
     size = {key: value for key, value in asked.items() if value is not None} or {"budget": 1}
+    if ready:
+        size["ready"] = 1
     file = output or Path(f"{reference.replace('/', '_')}.pt")
     with plainly(as_json), connect(url) as client, Bars(err) as bars:
         headers = client.pull(reference, size, file, bars)
@@ -364,6 +369,8 @@ def sentence(facts: dict[str, str], of: str) -> str:
     """What the headers of an artifact say about it."""
     size = f"{int(facts['params']):,} parameters, {int(facts['macs']):,} MACs"
     share = f"{float(facts['budget']):.1%} of the original's {'MACs' if of == 'macs' else 'parameters'}"
+    if facts.get("ready") == "nearest":
+        share += "; what was asked for is being made"
     if facts["accuracy"] == "unmeasured":
         return f"{size} ({share}), accuracy unmeasured"
     found = f"{facts['metric']} {float(facts['accuracy']):.4f} on {facts['accuracy-samples']} samples"

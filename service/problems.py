@@ -16,10 +16,13 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from rightrank.models.errors import BudgetError, RightRankError
 
 log = logging.getLogger("rightrank")
+
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,10 @@ KINDS: Mapping[str, Kind] = {
     "model-failed": Kind(
         409, "The model could not be made", "Its ingest was given up; the upload is kept, and can be tried again."
     ),
+    "not-ready": Kind(
+        503, "The size is not ready", "It is being cut and measured: ask again, or follow its `operation`."
+    ),
+    "precondition-failed": Kind(412, "Another version", "The file has none of the ETags in `If-Match`."),
     "operation-not-found": Kind(404, "There is no such operation", "No operation has this id, or it is long past."),
     "method-not-allowed": Kind(405, "Method not allowed", "This address does not answer to this method."),
     "name-taken": Kind(409, "The name is taken", "The name could not be given a new version just now; try again."),
@@ -111,6 +118,8 @@ def describe(error: BaseException) -> dict[str, Any]:
     members: dict[str, Any] = {}
     if isinstance(error, BudgetError) and error.nearest is not None:
         members["nearest"] = error.nearest
+    if isinstance(error, BudgetError) and error.limit is not None:
+        members["parameter"] = error.limit
     if isinstance(error, Problem):
         members |= error.members
     return document(error.kind, error.detail, error.hint, members)
@@ -130,9 +139,13 @@ def document(kind: str, detail: str, hint: str = "", members: Mapping[str, Any] 
 
 
 def response(body: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Response:
-    """The answer that carries a problem document."""
+    """The answer that carries a problem document. It is of the moment: no cache may keep it, as it may a 404 that says
+    nothing."""
     return JSONResponse(
-        body, status_code=int(body["status"]), headers=dict(headers or {}), media_type="application/problem+json"
+        body,
+        status_code=int(body["status"]),
+        headers={"Cache-Control": "no-store", **(headers or {})},
+        media_type="application/problem+json",
     )
 
 
@@ -162,7 +175,17 @@ async def _http(request: Request, error: Exception) -> Response:
     kinds = {401: "unauthenticated", 403: "forbidden", 404: "not-found", 405: "method-not-allowed"}
     kind = kinds.get(error.status_code, "invalid-request" if error.status_code < 500 else "internal")
     body = document(kind, f"{request.method} {request.url.path}: {http.HTTPStatus(error.status_code).phrase}.")
-    return response(body | {"status": error.status_code}, error.headers)
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        headers["Allow"] = ", ".join(methods(request))
+    return response(body | {"status": error.status_code}, headers)
+
+
+def methods(request: Request) -> list[str]:
+    """The methods that the address of a request answers to, by whichever of its routes."""
+    scopes = {method: {**request.scope, "method": method} for method in METHODS}
+    routes = request.app.routes
+    return [method for method in METHODS if any(route.matches(scopes[method])[0] == Match.FULL for route in routes)]
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:

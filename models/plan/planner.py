@@ -2,10 +2,10 @@
 
 All plans of a master for a limit of one kind lie on one path: it starts with every layer at its smallest
 rank and adds one basis at a time, the most important first, until every layer is dense again. What is worth
-most per parameter is not what is worth most per multiply-accumulate, so there may be a path for each. A plan is
-a prefix of its path, so a smaller budget's ranks are never above a larger one's, and finding one is a binary
-search over running totals. Where computed weights were stored or zero channels removed (see
-`master`), the path leads to that network, and the network as uploaded is one step more.
+most per parameter is not what is worth most per multiply-accumulate, so there may be a path for each (for limits
+of both kinds at once see `Planner.plan`). A plan is a prefix of its path, so a smaller budget's ranks are never
+above a larger one's, and finding one is a binary search over running totals. Where computed weights were stored or
+zero channels removed (see `master`), the path leads to that network, and the network as uploaded is one step more.
 
 A layer at its break-even rank turns dense with its next step. That step costs at most m+n numbers,
 like any other, so what a plan leaves of its budget is less than the cost of one basis.
@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass
 from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,9 @@ from rightrank.models.plan.criteria import Importance
 from rightrank.models.plan.path import Growth, PlanPath
 
 COMMON = (1.0, 0.7, 0.5, 0.4, 0.3, 0.2, 0.1)
+Of: TypeAlias = Literal["params", "macs"]
+# What a budget is a share of.
+BUDGETED: Mapping[Of, Sequence[str]] = {"params": ("params", "bytes"), "macs": ("macs",)}
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,36 @@ class Plan:
         return Plan(ranks, data["params"], data["macs"], data["bytes"], data["budget"], data["original"], output)
 
 
+@dataclass(frozen=True)
+class Limit:
+    """A limit as it is `asked`, and by quantity (params, macs, bytes) the `most` that a plan within it has."""
+
+    name: str
+    asked: str
+    most: Mapping[str, int]
+
+    @property
+    def by_macs(self) -> bool:
+        """Whether its plans lie on the path of MACs."""
+        return "macs" in self.most
+
+    def holds(self, plan: Plan) -> bool:
+        return all(getattr(plan, quantity) <= most for quantity, most in self.most.items())
+
+    def met(self, path: PlanPath) -> NDArray[np.bool_]:
+        """For every step of a path whether it is within."""
+        return np.asarray(np.all([getattr(path, quantity) <= most for quantity, most in self.most.items()], axis=0))
+
+    def least(self, path: PlanPath, where: NDArray[np.bool_]) -> float:
+        """The lowest that it could be for one of the steps `where` of a path to meet it, a budget rounded up to six
+        digits."""
+        totals = [getattr(path, quantity) for quantity in self.most]
+        if self.name != "budget":
+            return int(totals[0][where].min())
+        shares = np.max([total / max(int(total[-1]), 1) for total in totals], axis=0)
+        return math.ceil(float(shares[where].min()) * 10**6) / 10**6
+
+
 class Planner:
     """Answers budgets for one master. Opening reads two small files; each answer takes microseconds."""
 
@@ -120,39 +153,62 @@ class Planner:
         self,
         budget: float | None = None,
         *,
-        of: Literal["params", "macs"] = "params",
+        of: Of = "params",
         max_bytes: int | None = None,
         max_params: int | None = None,
         max_macs: int | None = None,
     ) -> Plan:
-        """The largest plan within exactly one limit.
+        """The largest plan within every limit given, one or several.
 
         `budget` is a fraction in (0, 1]: of the original's parameters *and* of its file, or with
-        `of="macs"` of its MACs; the others are absolute. Raises BudgetError where even the smallest plan
-        is above it, `nearest` being what that one needs.
-        """
-        if budget is not None:
-            path, totals = self._budgeted(of)
-            share = Decimal(repr(float(budget)))
-            count = path.largest(*((each, math.floor(share * int(each[-1]))) for each in totals))
-            if count is None:
-                raise _too_small(f"budget={budget:g}", self.least(of))
-            return self._at(count, path)
-        for name, limit, path, total in (
-            ("max_params", max_params, self._path, self._path.params),
-            ("max_macs", max_macs, self._path_by_macs, self._path_by_macs.macs),
-            ("max_bytes", max_bytes, self._path, self._path.bytes),
-        ):
-            if limit is not None:
-                if (count := path.largest((total, limit))) is None:
-                    raise _too_small(f"{name}={limit}", int(total.min()))
-                return self._at(count, path)
-        raise ValueError("one of budget, max_bytes, max_params, max_macs is needed")
+        `of="macs"` of its MACs; the others are absolute. Raises BudgetError where a limit cannot be met, alone or
+        with those before it: `nearest` is what can be, and `limit` the limit's name where there are several.
 
-    def least(self, of: Literal["params", "macs"] = "params") -> float:
+        Limits of parameters and bytes have one path, limits of MACs another. Where both kinds are given, the plan
+        of one path that its own limits allow is the best within those, and where it meets the others too, they
+        change nothing: a greedy order leaves little for another plan within all to be better by. Where each path is
+        stopped by the other's limits, the plan is that which keeps more of what the bases are worth.
+        """
+        limits = self.limits(budget, of=of, max_bytes=max_bytes, max_params=max_params, max_macs=max_macs)
+        if not limits:
+            raise ValueError("one of budget, max_bytes, max_params, max_macs is needed")
+        by_params, by_macs = ([limit for limit in limits if limit.by_macs == kind] for kind in (False, True))
+        paths = [(path, own) for path, own in ((self._path, by_params), (self._path_by_macs, by_macs)) if own]
+        hindered: list[Plan] = []
+        for path, own in paths:
+            count = _largest(path, limits)
+            if count is not None:
+                hindered.append(self._at(count, path))
+                if count == _largest(path, own):
+                    return hindered[-1]
+        if not hindered:
+            raise _refusal(limits, [path for path, _ in paths])
+        return max(hindered, key=self._worth)
+
+    def limits(
+        self,
+        budget: float | None = None,
+        *,
+        of: Of = "params",
+        max_bytes: int | None = None,
+        max_params: int | None = None,
+        max_macs: int | None = None,
+    ) -> list[Limit]:
+        """What is asked, as what no plan within it may exceed."""
+        found: list[Limit] = []
+        if budget is not None:
+            share = Decimal(repr(float(budget)))
+            most = {each: math.floor(share * int(getattr(self._path, each)[-1])) for each in BUDGETED[of]}
+            found.append(Limit("budget", f"{budget:g}", most))
+        for quantity, value in (("params", max_params), ("macs", max_macs), ("bytes", max_bytes)):
+            if value is not None:
+                found.append(Limit(f"max_{quantity}", str(value), {quantity: value}))
+        return found
+
+    def least(self, of: Of = "params") -> float:
         """The smallest budget that can be met, rounded up to six digits."""
-        shares = [totals / max(int(totals[-1]), 1) for totals in self._budgeted(of)[1]]
-        return math.ceil(float(np.max(shares, axis=0).min()) * 10**6) / 10**6
+        path = self._path_by_macs if of == "macs" else self._path
+        return float(Limit("budget", "", dict.fromkeys(BUDGETED[of], 0)).least(path, np.ones(len(path), dtype=bool)))
 
     def possible(self, budgets: Sequence[float] = COMMON) -> list[float]:
         """Those of a list of budgets, of parameters, that can be met."""
@@ -179,10 +235,14 @@ class Planner:
         """How many different plans there are by parameters."""
         return len(self._path)
 
-    def _budgeted(self, of: Literal["params", "macs"]) -> tuple[PlanPath, list[NDArray[np.int64]]]:
-        """The path of a kind of budget, and the totals along it that the budget is a fraction of."""
-        path = self._path_by_macs if of == "macs" else self._path
-        return path, [path.macs] if of == "macs" else [path.params, path.bytes]
+    def _worth(self, plan: Plan) -> float:
+        """What the bases that a plan keeps are worth together, but for those that every plan keeps. Only asked where
+        there are two paths, and so an importance that is said per parameter (see `criteria`)."""
+        total = 0.0
+        for rank, layer, values in zip(plan.ranks, self.template.decomposed, self._importance, strict=True):
+            worth = np.cumsum(np.where(np.isinf(values), 0.0, values) * layer.params_of_basis)
+            total += float(worth[rank - 1])  # of a layer left whole, rank 0, the last: all of it
+        return total
 
     def _at(self, count: int, path: PlanPath | None = None) -> Plan:
         path = path or self._path
@@ -198,9 +258,23 @@ class Planner:
         )
 
 
-def _too_small(asked: str, nearest: float) -> BudgetError:
+def _largest(path: PlanPath, limits: Sequence[Limit]) -> int | None:
+    return path.largest(*((getattr(path, each), most) for limit in limits for each, most in limit.most.items()))
+
+
+def _refusal(limits: Sequence[Limit], paths: Sequence[PlanPath]) -> BudgetError:
+    """Of limits that no step of the paths meets, the first that none meets which meets those before it."""
+    left = [np.ones(len(path), dtype=bool) for path in paths]
+    for limit in limits:
+        before = [(path, steps) for path, steps in zip(paths, left, strict=True) if steps.any()]
+        left = [steps & limit.met(path) for path, steps in zip(paths, left, strict=True)]
+        if not any(steps.any() for steps in left):
+            break
+    nearest = min(limit.least(path, steps) for path, steps in before)
+    others = ", together with the limits before it" if len(limits) > 1 else ""
     return BudgetError(
-        f"{asked} is below what this model can be cut to.",
+        f"{limit.name}={limit.asked} is below what this model can be cut to{others}.",
         f"The smallest that can be met is {nearest if isinstance(nearest, int) else f'{nearest:g}'}.",
         nearest=nearest,
+        limit=limit.name if len(limits) > 1 else None,
     )

@@ -4,40 +4,44 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import itertools
-import re
+import math
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from fastapi import Query, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
+from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
 
 from rightrank.models.emit.formats import FORMATS, format_of
 from rightrank.models.errors import BudgetError
-from rightrank.models.plan.planner import Plan
+from rightrank.models.plan.planner import Limit, Plan
 from rightrank.service.api.common import AskedModel, admit_job
-from rightrank.service.api.conditions import matches, span
+from rightrank.service.api.conditions import matches, span, unmet
 from rightrank.service.api.keys import Key
 from rightrank.service.api.metrics import Tally
-from rightrank.service.api.schemas import Description, Responses, described
+from rightrank.service.api.prefer import preferences
+from rightrank.service.api.schemas import Description, Responses, described, problem
 from rightrank.service.api.schemas import Operation as Document
 from rightrank.service.jobs.dispatch import Parts
-from rightrank.service.jobs.engine import WAITING
-from rightrank.service.jobs.operations import Operation, cut_id
+from rightrank.service.jobs.engine import BACKGROUND, WAITING
+from rightrank.service.jobs.operations import IDLE, Operation, cut_id
 from rightrank.service.problems import Problem, response
 from rightrank.service.registry.cache import Evicted
 from rightrank.service.registry.catalogue import ID, Model, Recent, Record, artifact_key
 from rightrank.service.registry.pieces import Damaged
 
 LONGEST_WAIT = 120.0
-PREFER = re.compile(r'\bwait\s*=\s*"?(\d{1,6})')
 FIRST_LOOK, LAST_LOOK = 0.02, 0.25
 # How often a finished artifact may be gone again before its reader gets to it.
 PATIENCE = 3
 DAY = 24 * 3600
+# Seconds. A request waits by itself for what is being made.
+RETRY_AFTER = "1"
 
 
 # See `facts`.
@@ -59,24 +63,44 @@ HEADERS = {
 }
 _FILE = {versions[-1].media_type: {"schema": {"type": "string", "format": "binary"}} for versions in FORMATS.values()}
 _HEADERS = described(HEADERS)
-_FOLLOW = described({"Location": "The operation.", "Retry-After": "Seconds."})
+_READY = described(
+    {
+        "RightRank-Ready": "With `ready=1`: `exact`, or `nearest` where what was asked for is yet being made.",
+        "Link": "Of what is yet being made the operation, with the relation `status`.",
+    }
+)
+_FOLLOW = described(
+    {"Location": "The operation.", "Retry-After": "Seconds.", "Preference-Applied": "`respond-async` (RFC 7240)."}
+)
 _PART = described({"Content-Range": "Which part."})
 ANSWERS: Responses = {
     200: {
         "model": Description,
         "description": "The description (no parameter), or the TorchScript file.",
         "content": _FILE,
-        "headers": _HEADERS,
+        "headers": _HEADERS | _READY,
     },
-    202: {"model": Document, "description": "It is being cut and measured: the operation.", "headers": _FOLLOW},
+    202: {
+        "model": Document,
+        "description": "It is being cut and measured, and the client preferred to know: the operation.",
+        "headers": _FOLLOW,
+    },
     206: {"description": "The part of the file that was asked for.", "content": _FILE, "headers": _HEADERS | _PART},
-    304: {"description": "The client has it already.", "headers": _HEADERS},
+    304: {"description": "The client has it already.", "headers": _HEADERS | _READY},
+    412: problem("The file has none of the ETags in `If-Match`.", {"ETag": "The one that it has."}),
+    416: problem("The range has no byte of the file.", {"Content-Range": "How many there are."}),
+    503: problem(
+        "It is not ready yet (`not-ready`), or the service is busy: ask again.",
+        {"Retry-After": "Seconds.", "Link": "Of what is not ready the operation, with the relation `status`."},
+    ),
 }
 CONDITIONS = {
     "parameters": [
         {"in": "header", "name": name, "schema": {"type": "string"}, "description": meaning}
         for name, meaning in {
-            "Prefer": "`wait=N`: so many seconds until a 202, at most 120; `respond-async`: none.",
+            "Prefer": "`wait=N`: so many seconds until a 503, at most 120; `respond-async`: a 202 instead, at once or "
+            "after `wait`.",
+            "If-Match": "ETags that it must have; another is a 412.",
             "If-None-Match": "ETags that the client has.",
             "Range": "One range of bytes.",
             "If-Range": "The ETag that the range is of.",
@@ -87,7 +111,7 @@ CONDITIONS = {
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """How large the artifact may be: at most one of these."""
+    """How large the artifact may be, by one limit or several, and whether only what is `ready` will do."""
 
     budget: float | None = None
     of: Literal["params", "macs"] = "params"
@@ -95,9 +119,18 @@ class Ask:
     max_params: int | None = None
     max_macs: int | None = None
     min_accuracy: float | None = None
+    ready: bool = field(default=False, compare=False)  # the plan is the same
+
+    def limits(self, model: Model) -> list[Limit]:
+        """Those of its size."""
+        return model.planner.limits(**self.size())
+
+    def size(self) -> Mapping[str, Any]:
+        """What a planner is asked."""
+        return {name: getattr(self, name) for name in ("budget", "of", "max_bytes", "max_params", "max_macs")}
 
 
-# Plans follow from the model and the limit alone.
+# Plans follow from the model and the limits alone.
 PLANS: Recent[tuple[str, str, Ask], Plan] = Recent(4096)
 KNOWN = frozenset(Ask.__slots__)
 
@@ -118,19 +151,24 @@ async def ask_of(
         float | None,
         Query(ge=0, le=1, allow_inf_nan=False, description="The smallest measured cut that reaches this."),
     ] = None,
+    ready: Annotated[
+        bool | None,
+        Query(description="Whether to have at once the nearest size within the limits that is ready, if any is."),
+    ] = None,
 ) -> Ask | None:
     """What the query asks for, or None where it asks for no artifact. Raises `Problem`."""
     given = [name for name, _ in request.query_params.multi_items()]
     if unknown := sorted(set(given) - KNOWN):
         raise Problem("invalid-request", f"There is no parameter {unknown[0][:100]!r}.", f"Known: {', '.join(KNOWN)}.")
-    limits = [name for name in given if name != "of"]
-    if len(limits) > 1 or len(given) != len(set(given)):
-        raise Problem("invalid-request", f"More than one limit is given: {', '.join(given)}.", "Give one of them.")
+    if len(given) != len(set(given)):
+        raise Problem("invalid-request", f"A parameter is given twice: {', '.join(given)}.", "Give each of them once.")
     if of is not None and budget is None:
         raise Problem("invalid-request", "`of` says what a budget is a fraction of, and there is none.")
-    if not limits:
+    if not set(given) - {"of", "ready"}:
+        if ready is not None:
+            raise Problem("invalid-request", "`ready` says how a size is wanted, and there is none.", "Give a limit.")
         return None
-    return Ask(budget, of or "params", max_bytes, max_params, max_macs, min_accuracy)
+    return Ask(budget, of or "params", max_bytes, max_params, max_macs, min_accuracy, bool(ready))
 
 
 class Service:
@@ -142,24 +180,27 @@ class Service:
         self.request = request
         self.key = key
         self.private = request.app.state.gate.guarded
+        self.preferences = preferences(request.headers.getlist("prefer"))
 
     async def answer(self, asked: AskedModel, ask: Ask) -> Response:
-        """The artifact, 304, 202 with the operation to follow, or a problem."""
+        """The artifact, 304, a problem, or, for who prefers that, 202 with the operation to follow."""
         reference = asked.reference
         model, plan = await run_in_threadpool(self._plan, asked, ask)
         headers = {"Cache-Control": self._cache_control(reference, ask)}
+        if ask.ready:
+            return await run_in_threadpool(self._ready, reference, model, plan, ask, headers)
         deadline = time.monotonic() + self._patience()
         for attempt in range(PATIENCE):
             record = await run_in_threadpool(self.parts.catalogue.record, model.id, plan.digest)
             if record is not None:
                 headers |= facts(reference, model, record, ask)
-                if matches(self.request.headers.get("if-none-match"), headers["ETag"]):
-                    return Response(status_code=304, headers=headers)
+                if had := self._had(headers):
+                    return had
                 if reply := await run_in_threadpool(self._reply, model, record, headers, attempt == 0):
                     return reply
             operation = await self._await(model, plan, deadline)
             if operation is not None and not operation.done:
-                return accepted(operation)
+                return self._later(operation)
             if operation is not None and operation.error is not None:
                 return response(operation.error)
         raise Problem(
@@ -172,6 +213,47 @@ class Service:
     def _plan(self, asked: AskedModel, ask: Ask) -> tuple[Model, Plan]:
         model = self.parts.catalogue.open(asked.id())
         return model, choose(self.parts, model, ask)
+
+    def _ready(self, reference: str, model: Model, plan: Plan, ask: Ask, headers: dict[str, str]) -> Response:
+        """What is ready of what is asked, at once. Where that is not the plan itself, the plan is queued, and where
+        nothing is, the answer is that of a size that is not ready."""
+        for record in ready_first(self.parts, model, plan, ask):
+            exact = record.plan.digest == plan.digest
+            found = (
+                headers | facts(reference, model, record, ask) | {"RightRank-Ready": "exact" if exact else "nearest"}
+            )
+            # What the client has is as good as ready.
+            if not self._matched(found["ETag"]) and self._body(model, record, 0, 1) is None:
+                continue
+            if not exact:
+                with contextlib.suppress(Problem, RedisError):  # a full queue is no reason to give nothing
+                    found["Link"] = link(self._start(model, plan, BACKGROUND))
+            if reply := self._had(found) or self._reply(model, record, found, True):
+                return reply
+        id = self._start(model, plan, WAITING)
+        operation = self.parts.engine.get(id)
+        if operation is not None and operation.error is not None:
+            return response(operation.error)
+        return self._later(operation or Operation(id, "queued", {"model": model.id}, IDLE))
+
+    def _had(self, headers: Mapping[str, str]) -> Response | None:
+        """304 where the client has what these headers are of. Raises `Problem` where it wants another (RFC 9110,
+        13.2.2)."""
+        if unmet(self._listed("if-match"), headers["ETag"]):
+            raise Problem(
+                "precondition-failed",
+                f"The file's ETag is {headers['ETag']}, and not one in If-Match.",
+                "Fetch it anew, without If-Match.",
+                headers={"ETag": headers["ETag"]},
+            )
+        return Response(status_code=304, headers=dict(headers)) if self._matched(headers["ETag"]) else None
+
+    def _matched(self, etag: str) -> bool:
+        return matches(self._listed("if-none-match"), etag)
+
+    def _listed(self, name: str) -> str | None:
+        """A header whose value is a list, of however many lines; None where there is none."""
+        return ", ".join(lines) if (lines := self.request.headers.getlist(name)) else None
 
     def _reply(self, model: Model, record: Record, headers: dict[str, str], first: bool) -> Response | None:
         """The answer as far as it can be given from what is there; None where the bytes are needed and are not."""
@@ -216,7 +298,7 @@ class Service:
 
     async def _await(self, model: Model, plan: Plan, deadline: float) -> Operation | None:
         """Has the plan cut; its operation when that has ended, or as it is at the deadline."""
-        id = await run_in_threadpool(self._start, model, plan)
+        id = await run_in_threadpool(self._start, model, plan, WAITING)
         pause = FIRST_LOOK
         while True:
             operation = await run_in_threadpool(self.parts.engine.get, id)
@@ -225,58 +307,128 @@ class Service:
             await asyncio.sleep(min(pause, max(deadline - time.monotonic(), 0)))
             pause = min(pause * 1.3, LAST_LOOK)
 
-    def _start(self, model: Model, plan: Plan) -> str:
+    def _start(self, model: Model, plan: Plan, queue: str) -> str:
         running = self.parts.engine.get(cut_id(model.id, plan.digest))
         if running is None or running.done:
-            admit_job(self.parts, WAITING, self.key)
-        return self.parts.cut(model.id, plan, WAITING, self.key.name if self.key else "")
+            admit_job(self.parts, queue, self.key)
+        return self.parts.cut(model.id, plan, queue, self.key.name if self.key else "")
 
     def _patience(self) -> float:
-        """Seconds that the client is ready to wait (RFC 7240)."""
-        prefer = ",".join(self.request.headers.getlist("prefer"))
-        match = PREFER.search(prefer)
-        if match:
-            return min(float(match[1]), LONGEST_WAIT)
-        return 0.0 if "respond-async" in prefer else self.parts.settings.wait
+        """Seconds that the client is ready to wait."""
+        if (wait := self.preferences.get("wait", "")).isdecimal():
+            return min(float(wait), LONGEST_WAIT)
+        return 0.0 if "respond-async" in self.preferences else self.parts.settings.wait
+
+    def _later(self, operation: Operation) -> Response:
+        """What is not ready is no success, so that a client that knows nothing of operations takes nothing else for
+        the file. Raises `Problem`."""
+        if "respond-async" in self.preferences:
+            return accepted(operation)
+        raise Problem(
+            "not-ready",
+            "This size is being cut and measured.",
+            "Ask again; `Prefer: wait=N` waits up to 120 seconds for it.",
+            headers={"Retry-After": RETRY_AFTER, "Link": link(operation.id)},
+            members={"operation": f"/operations/{operation.id}", "progress": dict(operation.progress)},
+        )
 
     def _cache_control(self, reference: str, ask: Ask) -> str:
-        """A name moves on and more gets measured, so those answers are checked each time; others never change."""
+        """A name moves on, and more gets measured and ready, so those answers are checked each time; others never
+        change."""
         who = "private" if self.private else "public"
-        fixed = (ID.fullmatch(reference) or "@" in reference) and ask.min_accuracy is None
+        fixed = (ID.fullmatch(reference) or "@" in reference) and ask.min_accuracy is None and not ask.ready
         return f"{who}, max-age={DAY}" if fixed else f"{who}, no-cache"
 
 
 def choose(parts: Parts, model: Model, ask: Ask) -> Plan:
     """The plan for what is asked. Raises `BudgetError` where there is none."""
     if ask.min_accuracy is not None:
-        return smallest_accurate(parts.catalogue.records(model.id), ask.min_accuracy)
-    plan = PLANS.get((model.id, model.tag, ask), lambda: fresh(model, ask))
+        return smallest_accurate(parts.catalogue.records(model.id), ask.min_accuracy, model, ask)
+    plan = PLANS.get((model.id, model.tag, ask), lambda: model.planner.plan(**ask.size()))
     assert plan is not None
     return plan
 
 
-def fresh(model: Model, ask: Ask) -> Plan:
-    """The plan for a limit, found anew. Raises `BudgetError` where there is none."""
-    if ask.budget is not None:
-        return model.planner.plan(budget=ask.budget, of=ask.of)
-    return model.planner.plan(max_bytes=ask.max_bytes, max_params=ask.max_params, max_macs=ask.max_macs)
-
-
-def smallest_accurate(records: list[Record], least: float) -> Plan:
-    """The smallest cut whose measured accuracy is at least `least`. Raises `BudgetError`."""
-    measured = [(r.measurement["value"], r.plan) for r in records if r.measurement and r.measurement["metric"] != "mse"]
+def smallest_accurate(records: list[Record], least: float, model: Model, ask: Ask) -> Plan:
+    """The smallest cut whose measured accuracy is at least `least`, and that is within the limits asked for besides.
+    Raises `BudgetError`."""
+    limits = ask.limits(model)
+    if limits:
+        model.planner.plan(**ask.size())  # where no size at all is within them, that is the answer
+    measured = [record for record in records if accuracy(record) is not None]
     if not measured:
         raise BudgetError(
             "No accuracy of this model has been measured.",
             "Publish it with evaluation data whose targets are classes, or ask for a budget.",
         )
-    for accuracy, plan in measured:
-        if accuracy >= least:
+    reaching = [record.plan for record in measured if reaches(record, least)]
+    for plan in reaching:
+        if within(plan, limits):
             return plan
-    best = max(accuracy for accuracy, _ in measured)
+    if not reaching:
+        best = max(accuracy(record) or 0.0 for record in measured)
+        raise BudgetError(
+            f"No measured cut of this model reaches an accuracy of {least:g}.", f"The best has {best:g}.", nearest=best
+        )
+    accuracies = [accuracy(record) or 0.0 for record in measured if within(record.plan, limits)]
+    if accuracies:
+        raise BudgetError(
+            f"No measured cut within the other limits reaches an accuracy of {least:g}.",
+            f"The best of them has {max(accuracies):g}.",
+            nearest=max(accuracies),
+            limit="min_accuracy",
+        )
+    limit = next(limit for limit in limits if not limit.holds(reaching[0]))
+    nearest = needed(limit, reaching[0], model)
     raise BudgetError(
-        f"No measured cut of this model reaches an accuracy of {least:g}.", f"The best has {best:g}.", nearest=best
+        f"No measured cut that reaches an accuracy of {least:g} is within {limit.name}={limit.asked}.",
+        f"The smallest that reaches it needs {limit.name}={nearest:.10g}.",
+        nearest=nearest,
+        limit=limit.name,
     )
+
+
+def needed(limit: Limit, plan: Plan, model: Model) -> float:
+    """The least that a limit would have to be for a plan to be within; a budget is rounded up to six digits."""
+    if limit.name != "budget":
+        return max(int(getattr(plan, quantity)) for quantity in limit.most)
+    share: float = max(getattr(plan, quantity) / max(model.manifest[quantity], 1) for quantity in limit.most)
+    return math.ceil(share * 10**6) / 10**6
+
+
+def accuracy(record: Record) -> float | None:
+    """What was measured of a cut, where that is better the higher it is."""
+    measured = record.measurement
+    return None if measured is None or measured["metric"] == "mse" else float(measured["value"])
+
+
+def reaches(record: Record, least: float) -> bool:
+    return (found := accuracy(record)) is not None and found >= least
+
+
+def within(plan: Plan, limits: Iterable[Limit]) -> bool:
+    return all(limit.holds(plan) for limit in limits)
+
+
+def ready_first(parts: Parts, model: Model, plan: Plan, ask: Ask) -> Iterator[Record]:
+    """What may be ready of what is asked: the plan itself, and then the others within the limits, the largest first;
+    where an accuracy is to be reached the smallest."""
+    exact = parts.catalogue.record(model.id, plan.digest)
+    if exact is not None:
+        yield exact
+    limits, least = ask.limits(model), ask.min_accuracy
+    found = [
+        record
+        for record in parts.catalogue.records(model.id)
+        if record.plan.digest != plan.digest
+        and within(record.plan, limits)
+        and (least is None or reaches(record, least))
+    ]
+    if least is None:
+        by_macs = all(limit.by_macs for limit in limits)
+        found.sort(key=lambda record: record.plan.macs if by_macs else record.plan.params, reverse=True)
+    cached = parts.cache.among(model.id, [record.plan.digest for record in found])
+    yield from (record for record in found if record.stored or record.plan.digest in cached)
 
 
 def facts(reference: str, model: Model, record: Record, ask: Ask) -> dict[str, str]:
@@ -309,10 +461,20 @@ def facts(reference: str, model: Model, record: Record, ask: Ask) -> dict[str, s
     return headers
 
 
-def accepted(operation: Operation, extra: dict[str, Any] | None = None) -> Response:
+def accepted(operation: Operation) -> Response:
     """202: the work goes on, and the operation tells how far it is."""
     return JSONResponse(
-        {**operation.to_json(), **(extra or {})},
+        operation.to_json(),
         status_code=202,
-        headers={"Location": f"/operations/{operation.id}", "Retry-After": "1", "Cache-Control": "no-store"},
+        headers={
+            "Location": f"/operations/{operation.id}",
+            "Retry-After": RETRY_AFTER,
+            "Cache-Control": "no-store",
+            "Preference-Applied": "respond-async",
+        },
     )
+
+
+def link(operation: str) -> str:
+    """Where it can be seen how far something is (RFC 8631)."""
+    return f'</operations/{operation}>; rel="status"'

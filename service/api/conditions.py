@@ -10,6 +10,13 @@ RANGE = re.compile(r"\s*bytes\s*=\s*(\d{0,18})\s*-\s*(\d{0,18})\s*", re.IGNORECA
 TAG = re.compile(r'(W/)?("[^"]*")')
 
 
+def unmet(if_match: str | None, etag: str) -> bool:
+    """Whether the client wants another version than this: strong comparison with any of a list, or `*`."""
+    if if_match is None or if_match.strip() == "*":
+        return False
+    return etag not in (tag for weak, tag in TAG.findall(if_match) if not weak)
+
+
 def matches(if_none_match: str | None, etag: str) -> bool:
     """Whether the client has this version already: weak comparison, any of a list, or `*`."""
     if if_none_match is None:

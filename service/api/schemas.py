@@ -16,6 +16,13 @@ from pydantic import BaseModel, Field
 Responses: TypeAlias = dict[int | str, dict[str, Any]]
 
 
+class Progress(BaseModel):
+    phase: str
+    completed: int
+    total: int = Field(description="0 where it is not known yet.")
+    unit: str = Field(description="What is counted.")
+
+
 class Problem(BaseModel):
     """A problem document (RFC 9457)."""
 
@@ -25,16 +32,15 @@ class Problem(BaseModel):
     detail: str = Field(description="What is wrong here.")
     hint: str | None = Field(None, description="What to do about it.")
     nearest: float | None = Field(None, description="Of a limit that cannot be met, the nearest that can.")
-    operation: str | None = Field(None, description="Of a model that is not ready, where its ingest can be followed.")
+    parameter: str | None = Field(
+        None, description="Of several limits, the one that cannot be met and `nearest` is of."
+    )
+    operation: str | None = Field(
+        None, description="Of a model or a size that is not ready, where its operation can be followed."
+    )
+    progress: Progress | None = Field(None, description="Of a size that is not ready, how far it is.")
     size: int | None = Field(None, description="Of a range outside the file, the file's size in bytes.")
     limit: int | None = Field(None, description="Of an upload that is too large, how many bytes one may have.")
-
-
-class Progress(BaseModel):
-    phase: str
-    completed: int
-    total: int = Field(description="0 where it is not known yet.")
-    unit: str = Field(description="What is counted.")
 
 
 class Result(BaseModel):
@@ -239,6 +245,11 @@ def answers(model: type[BaseModel], status: int = 200, headers: Mapping[str, str
     """A route's one answer that is no problem. (Not its `response_model`: an answer that an earlier version left in
     the store is given as it is, not refused for what it lacks.)"""
     return {status: {"model": model, "headers": described(headers or {})}}
+
+
+def problem(description: str, headers: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """A problem that a route is to be asked with in mind, and the headers that come with it."""
+    return {"description": description, "content": _PROBLEM, "headers": described(headers or {})}
 
 
 def described(headers: Mapping[str, str]) -> dict[str, Any]:

@@ -3,18 +3,23 @@
 ClientError
 ├── Problem        the server refused, in its own words (RFC 9457)
 ├── Unreachable    no answer could be had
-└── Damaged        what arrived is not what the server says it sent
+├── Damaged        what arrived is not what the server says it sent
+└── Unwritable     the file cannot be written
 """
 
 from __future__ import annotations
 
 import base64
 import contextlib
+import errno
+import fcntl
 import hashlib
 import itertools
 import json
 import os
 import random
+import re
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -31,8 +36,14 @@ WAIT = 20
 """Seconds the server may hold one request while it cuts and measures."""
 PATIENCE = 5
 """Times in a row that a request may fail without a single new byte before the client gives up."""
+LONG_PATIENCE = 3 * PATIENCE
+"""Times in a row that what was waited for may not be there in the end."""
 BUSY = (429, 502, 503, 504)
 """Statuses that ask to come back later."""
+UNREADY = ("not-ready", "model-not-ready")
+"""Kinds of problems that name the operation after which the file can be had."""
+ETAG = re.compile(rb'"[\x21\x23-\x7e]+"')
+"""A strong ETag: what a download may be continued by."""
 
 
 class ClientError(Exception):
@@ -45,6 +56,10 @@ class Unreachable(ClientError):
 
 class Damaged(ClientError):
     """What arrived is not what the server says it sent."""
+
+
+class Unwritable(ClientError):
+    """The file cannot be written: there is no room, or another download is writing it."""
 
 
 class Problem(ClientError):
@@ -151,31 +166,34 @@ class Client:
 
         The bytes gather in `file.part`, beside it their ETag in `file.part.etag`; a part that is already
         there is continued. The SHA-256 is checked before `file` appears. Returns the answer's headers,
-        their names in lower case.
+        their names in lower case. What is not ready is waited for, unless `size` says `ready`.
         """
-        part = _Part(file)
-        failures = 0
-        while True:
-            before = part.size
-            try:
-                headers = self._fetch(reference, size, part, progress)
-            except (httpx.TransportError, ClientError) as error:
-                failures = 1 if part.size > before else failures + 1
-                if failures >= PATIENCE or not _passes(error):
-                    raise _plain(error, self.url) from error
-                _pause(failures)
-                continue
-            if headers is not None:
-                part.finish()
-                return headers
+        with _Part(file) as part:
+            failures = 0
+            while True:
+                before = part.size
+                try:
+                    headers = self._fetch(reference, size, part, progress)
+                except (httpx.TransportError, ClientError) as error:
+                    failures = 1 if part.size > before else failures + 1
+                    if failures >= PATIENCE or not _passes(error):
+                        raise _plain(error, self.url) from error
+                    _pause(failures)
+                    continue
+                if headers is not None:
+                    part.finish()
+                    return headers
+                failures += 1
+                if failures >= LONG_PATIENCE:
+                    raise Unreachable(f"{self.url} says again and again that it has made the file, and has not.")
 
     def _fetch(self, reference: str, size: Mapping[str, Any], part: _Part, progress: Progress) -> dict[str, str] | None:
         """One request. None where the file is not there yet and the next request should be."""
-        request = {"Prefer": f"wait={WAIT}", "Accept-Encoding": "identity", **part.conditions()}
+        request = {"Prefer": f"respond-async, wait={WAIT}", "Accept-Encoding": "identity", **part.conditions()}
         path = _path(reference)
         with self._http.stream("GET", path, params=dict(size), headers=request) as response:
             if response.status_code == 416:
-                part.discard()
+                part.empty()
                 return None
             if response.status_code == 202:
                 operation = str(json.loads(response.read())["operation"])
@@ -184,7 +202,10 @@ class Client:
                 return dict(response.headers)
             else:
                 response.read()
-                raise Problem.of(response)
+                problem = Problem.of(response)
+                operation = str(problem.document.get("operation") or "").rsplit("/", 1)[-1]
+                if problem.kind not in UNREADY or not operation or size.get("ready"):
+                    raise problem
         self.wait(operation, progress)
         return None
 
@@ -245,56 +266,150 @@ class Client:
 
 
 class _Part:
-    """The bytes of a file that have arrived so far."""
+    """The bytes of a file that have arrived so far, which one download at a time may write."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
         self.path = file.with_name(file.name + ".part")
         self.etag = file.with_name(file.name + ".part.etag")
+        self._bytes = -1
+
+    def __enter__(self) -> _Part:
+        if self.file.is_dir():
+            raise Unwritable(f"{self.file} is a folder. Name a file with -o.")
+        while True:
+            self._bytes = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            try:
+                fcntl.flock(self._bytes, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                self._close()
+                raise Unwritable(
+                    f"Another download is writing {self.path}. Wait for it, or name another file."
+                ) from error
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(self._bytes), self.path.stat()):
+                    return self
+            # Another download has ended meanwhile, and what was opened is its file.
+            self._close()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bytes >= 0 and not self.size:
+            self.path.unlink(missing_ok=True)
+            self.etag.unlink(missing_ok=True)
+        self._close()
 
     @property
     def size(self) -> int:
-        return self.path.stat().st_size if self.path.exists() else 0
+        return os.fstat(self._bytes).st_size
 
     def conditions(self) -> dict[str, str]:
-        """The headers that ask for the rest only, as long as the whole is still the same."""
-        etag = self.etag.read_text() if self.etag.exists() else ""
-        return {"Range": f"bytes={self.size}-", "If-Range": etag} if self.size and etag else {}
+        """The headers that ask for the rest only, as long as the whole is still the same. A part whose ETag is none, as
+        when the power went, is thrown away."""
+        etag = b""
+        with contextlib.suppress(FileNotFoundError):
+            etag = self.etag.read_bytes()
+        if not ETAG.fullmatch(etag):
+            self.empty()
+        return {"Range": f"bytes={self.size}-", "If-Range": etag.decode("latin-1")} if self.size else {}
 
     def receive(self, response: httpx.Response, progress: Progress) -> None:
-        """Appends the body; Damaged, with nothing kept, if the whole does not have the digest announced."""
+        """Appends the body. With nothing kept, Damaged if the whole does not have the digest announced, and Unwritable
+        where the room ends on the way."""
         if response.status_code == 200:
-            self.discard()
-            self.etag.write_text(response.headers.get("etag", ""))
+            self.empty()
+            self._remember(response.headers.get("etag", ""))
         elif not response.headers.get("content-range", "").startswith(f"bytes {self.size}-"):
-            self.discard()
+            self.empty()
             raise Damaged("The server continued the file at another place than was asked.")
         arrived = self.size
-        total = arrived + int(response.headers.get("content-length", 0))
+        rest = int(response.headers.get("content-length", 0))
+        total = arrived + rest
+        disk = shutil.disk_usage(self.path.parent)
+        if disk.total and rest > disk.free:
+            raise Unwritable(
+                f"There is no room for {self.file}: it takes {rest:,} more bytes, and {disk.free:,} are free."
+            )
         digest = hashlib.sha256()
-        with self.path.open("a+b") as out:
-            out.seek(0)
-            while piece := out.read(CHUNK):
-                digest.update(piece)
+        os.lseek(self._bytes, 0, os.SEEK_SET)
+        while piece := os.read(self._bytes, CHUNK):
+            digest.update(piece)
+        progress("downloading", arrived, total, "bytes")
+        for piece in response.iter_raw():
+            self._write(piece)
+            digest.update(piece)
+            arrived += len(piece)
             progress("downloading", arrived, total, "bytes")
-            for piece in response.iter_raw():
-                out.write(piece)
-                digest.update(piece)
-                arrived += len(piece)
-                progress("downloading", arrived, total, "bytes")
-            out.flush()
-            os.fsync(out.fileno())
+        os.fsync(self._bytes)
         if digest.digest() != sha256_of(response.headers.get("repr-digest", "")):
-            self.discard()
+            self.empty()
             raise Damaged("What arrived does not have the digest that the server announced; nothing was kept.")
 
     def finish(self) -> None:
+        """The part becomes the file, all at once."""
         self.path.replace(self.file)
         self.etag.unlink(missing_ok=True)
+        self._settle()
+        self._close()
 
-    def discard(self) -> None:
-        self.path.unlink(missing_ok=True)
+    def empty(self) -> None:
+        """Begins anew: the ETag goes first, so that it never stands beside the bytes of another version."""
         self.etag.unlink(missing_ok=True)
+        os.ftruncate(self._bytes, 0)
+
+    def _remember(self, etag: str) -> None:
+        """Keeps the ETag, on the disk before the first byte that it is of. Without one the part cannot be continued."""
+        if not ETAG.fullmatch(etag.encode()):
+            return
+        temporary = self.etag.with_name(self.etag.name + ".new")
+        try:
+            with _room(self.file), temporary.open("w") as out:
+                out.write(etag)
+                out.flush()
+                os.fsync(out.fileno())
+            temporary.replace(self.etag)
+        finally:
+            temporary.unlink(missing_ok=True)
+        self._settle()
+
+    def _write(self, piece: bytes) -> None:
+        try:
+            with _room(self.file):
+                left = memoryview(piece)
+                while left:
+                    left = left[os.write(self._bytes, left) :]
+        except Unwritable:
+            # What fills the disk is not left there.
+            self.empty()
+            raise
+
+    def _settle(self) -> None:
+        """Has the names on the disk, where folders can be."""
+        with contextlib.suppress(OSError):
+            folder = os.open(self.path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+
+    def _close(self) -> None:
+        if self._bytes >= 0:
+            os.close(self._bytes)
+        self._bytes = -1
+
+
+@contextlib.contextmanager
+def _room(file: Path) -> Iterator[None]:
+    """A full disk in words."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise Unwritable(
+            f"There is no room for {file}: {error.strerror}. Nothing of it is kept; the file is as it was."
+        ) from error
 
 
 class _Meter:
@@ -343,8 +458,11 @@ def _path(reference: str) -> str:
 
 
 def _passes(error: Exception) -> bool:
-    """Whether the same request may succeed a little later."""
-    return error.status in BUSY if isinstance(error, Problem) else True
+    """Whether the same request may succeed a little later. What is not ready is waited for by its operation, or not at
+    all."""
+    if isinstance(error, Problem):
+        return error.status in BUSY and error.kind not in UNREADY
+    return not isinstance(error, Unwritable)
 
 
 def _plain(error: Exception, url: str) -> ClientError:

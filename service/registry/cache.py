@@ -9,7 +9,7 @@ import hashlib
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,6 +150,13 @@ class Cache:
             for key in (artifact.key, *artifact.chunk_keys()):
                 pipeline.expire(key, self.ttl)
             return all(pipeline.execute())
+
+    def among(self, model: str, plans: Sequence[str]) -> set[str]:
+        """Those of some plans whose artifacts are likely to be there, in one question: `find` looks at every chunk."""
+        with self.redis.pipeline(transaction=False) as pipeline:
+            for plan in plans:
+                pipeline.exists(f"{PREFIX}artifact:{model}:{plan}")
+            return {plan for plan, found in zip(plans, pipeline.execute(), strict=True) if found}
 
     def put(self, model: str, plan: str, sha256: str, path: Path) -> bool:
         """Copies a file with this SHA-256 into the cache, its description last; False where it is too large for it."""

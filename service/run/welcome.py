@@ -18,6 +18,8 @@ from rightrank.service.run.processes import TICK, Say
 NAME = "demo"
 # Each size is fitted to the original when it is first asked for.
 OPTIONS = {"effort": "refit"}
+# Ends with 0 only where it has the whole file, and shows its headers.
+CURL = "curl -fsSL --retry 10 --retry-connrefused -D -"
 TRAINING = [sys.executable, "-m", "rightrank.service.run.demo"]
 
 
@@ -70,7 +72,7 @@ def instructions(address: str) -> str:
     return f"""
 Fetch the demo at three tenths of its size:
 
-  curl -o demo.pt -D - '{address}/models/{NAME}?budget=0.3'
+  {CURL} -o demo.part '{address}/models/{NAME}?budget=0.3' && mv demo.part demo.pt
 
 and run it:
 

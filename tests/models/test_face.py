@@ -64,11 +64,12 @@ def test_a_file_is_no_program(tmp_path: Path) -> None:
         rightrank.build("model.pt2", tmp_path)  # type: ignore[arg-type]
 
 
-def test_a_plan_takes_one_limit_that_is_one(master: Master) -> None:
-    with pytest.raises(ValueError, match="exactly one of budget, max_bytes, .* was given none"):
+def test_a_plan_takes_limits_that_are_some(master: Master) -> None:
+    with pytest.raises(ValueError, match="one or several of budget, max_bytes, .* was given none"):
         rightrank.plan(master)
-    with pytest.raises(ValueError, match="was given budget, max_bytes"):
-        rightrank.plan(master, 0.5, max_bytes=10_000)
+    alone = rightrank.plan(master, 0.5)
+    both = rightrank.plan(master, 0.5, max_bytes=alone.bytes - 1, max_macs=alone.macs)
+    assert both.bytes < alone.bytes and both.macs <= alone.macs and both.params <= alone.params
     for budget in (30, 0, -1.0, float("nan")):
         with pytest.raises(ValueError, match="is no share"):
             rightrank.plan(master, budget)

@@ -167,6 +167,24 @@ def test_pull_asks_for_the_size_and_tells_what_it_got(server, tmp_path):
     assert dict(server.requests[-1].url.params) == {"budget": "1"}
 
 
+def test_what_is_ready_is_pulled_and_said_to_be_so(server, tmp_path):
+    body = b"artifact"
+    digest = base64.b64encode(hashlib.sha256(body).digest()).decode()
+    facts = {"Params": "5", "Macs": "9", "Budget": "0.2", "Accuracy": "unmeasured", "Ready": "nearest"}
+    headers = {"ETag": '"x"', "Repr-Digest": f"sha-256=:{digest}:"}
+    headers |= {f"RightRank-{name}": value for name, value in facts.items()}
+    server.answers["GET", "/models/net"] = lambda: httpx.Response(200, stream=httpx.ByteStream(body), headers=headers)
+    result = run("pull", "net", "--budget", "0.3", "--max-macs", "9", "--ready", "-o", str(tmp_path / "f"))
+    assert result.exit_code == 0, result.stderr
+    assert dict(server.requests[0].url.params) == {"budget": "0.3", "max_macs": "9", "ready": "1"}
+    assert "what was asked for is being made" in result.stdout
+    problem = {"type": "/problems/not-ready", "status": 503, "detail": "Being cut.", "operation": "/operations/cut-1"}
+    server.answers["GET", "/models/net"] = lambda: httpx.Response(503, json=problem)
+    result = run("pull", "net", "--budget", "0.3", "--ready", "-o", str(tmp_path / "f"))
+    assert result.exit_code == 1 and "Being cut." in result.stderr
+    assert (tmp_path / "f").read_bytes() == body
+
+
 def test_an_accuracy_that_nobody_measured_is_not_shown_as_a_number():
     facts = {"params": "5", "macs": "9", "budget": "0.5", "accuracy": "unmeasured"}
     assert cli.sentence(facts, "params") == (

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import functools
 import hashlib
+import itertools
 import json
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,6 +37,13 @@ def any_planner(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
 @pytest.fixture(scope="module")
 def halved(tmp_path_factory: pytest.TempPathFactory) -> Planner:
     return planner(Halved, tmp_path_factory.mktemp("halved"))[2]
+
+
+@pytest.fixture(scope="module")
+def two_paths(tmp_path_factory: pytest.TempPathFactory) -> Planner:
+    """Where what is worth most per parameter is not what is per multiply-accumulate."""
+    torch.manual_seed(0)
+    return planner(Separable, tmp_path_factory.mktemp("paths"), "energy")[2]
 
 
 def ranks(plan: Plan, planner: Planner) -> list[int]:
@@ -135,6 +146,147 @@ def test_what_cannot_be_met_is_refused_with_the_nearest_that_can(any_planner: Pl
     assert nearest is not None
     (key,) = limit
     any_planner.plan(**{key: nearest if key == "budget" else int(nearest)})  # type: ignore[arg-type]
+
+
+SHARES = st.dictionaries(
+    st.sampled_from(["budget", "macs", "max_params", "max_bytes", "max_macs"]), st.floats(0.05, 1.1), min_size=1
+)
+
+
+def limited(planner: Planner, shares: dict[str, float]) -> dict[str, Any]:
+    """The limits at these shares of the whole network; `macs` is a budget of MACs, and a budget's `of` if both are."""
+    whole = planner.plan(1.0)
+    limits: dict[str, Any] = {}
+    for name, share in shares.items():
+        if name in ("budget", "macs"):
+            limits |= {"budget": min(share, 1.0), "of": "params" if name == "budget" else "macs"}
+        else:
+            limits[name] = max(int(share * getattr(whole, name.removeprefix("max_"))), 1)
+    return limits
+
+
+@functools.cache
+def all_steps(planner: Planner) -> list[list[Plan]]:
+    paths = (planner._path, planner._path_by_macs)
+    return [[planner._at(count, path) for count in range(len(path))] for path in paths]
+
+
+def found(planner: Planner, limits: dict[str, Any]) -> Plan | None:
+    try:
+        return planner.plan(**limits)
+    except BudgetError:
+        return None
+
+
+def kept(planner: Planner, plan: Plan, limits: dict[str, Any]) -> bool:
+    """Whether a plan is within limits, told without the planner's own arithmetic of them."""
+    whole = planner.plan(1.0)
+    of = ("macs",) if limits.get("of") == "macs" else ("params", "bytes")
+    shares = [
+        getattr(plan, q) <= Fraction(repr(limits["budget"])) * getattr(whole, q) for q in of if "budget" in limits
+    ]
+    sizes = [getattr(plan, q) <= limits[f"max_{q}"] for q in ("params", "macs", "bytes") if f"max_{q}" in limits]
+    return all(shares + sizes)
+
+
+@settings(max_examples=50, deadline=None)
+@given(SHARES)
+def test_of_several_limits_all_hold_and_no_more_would_fit_on_its_path(
+    any_planner: Planner, shares: dict[str, float]
+) -> None:
+    limits = limited(any_planner, shares)
+    plan = found(any_planner, limits)
+    steps = all_steps(any_planner)
+    used = [steps[by_macs] for by_macs in (0, 1) if any((limit == "max_macs") == by_macs for limit in _kinds(limits))]
+    fitting = [[step for step in path if kept(any_planner, step, limits)] for path in used]
+    if plan is None:
+        assert not any(fitting)
+    else:
+        assert kept(any_planner, plan, limits)
+        assert plan in [path[-1] for path in fitting if path]
+
+
+def _kinds(limits: dict[str, Any]) -> list[str]:
+    """The limits by what they bound: a budget of MACs as `max_macs`."""
+    names = [name for name in limits if name.startswith("max_")]
+    return names + (["max_macs" if limits["of"] == "macs" else "max_params"] if "budget" in limits else [])
+
+
+@settings(max_examples=50, deadline=None)
+@given(SHARES, SHARES)
+def test_a_limit_more_never_gives_more_of_what_it_limits(
+    any_planner: Planner, shares: dict[str, float], more: dict[str, float]
+) -> None:
+    limits = limited(any_planner, shares)
+    before = found(any_planner, limits)
+    for name, value in limited(any_planner, more).items():
+        if name in limits or name in ("budget", "of"):
+            continue
+        after = found(any_planner, limits | {name: value})
+        quantity = name.removeprefix("max_")
+        if before is None:
+            assert after is None or any_planner._path is not any_planner._path_by_macs
+        elif after is None:
+            assert getattr(before, quantity) > value
+        elif getattr(before, quantity) > value:
+            assert getattr(after, quantity) < getattr(before, quantity)
+        elif quantity == "macs" or any(kind != "max_macs" for kind in _kinds(limits)):
+            assert after == before  # it holds already: nothing changes
+
+
+@settings(max_examples=50, deadline=None)
+@given(SHARES, st.floats(0.3, 1))
+def test_with_every_limit_lower_no_rank_is_higher_on_the_same_path(
+    any_planner: Planner, shares: dict[str, float], factor: float
+) -> None:
+    large = found(any_planner, limited(any_planner, shares))
+    small = found(any_planner, limited(any_planner, {name: share * factor for name, share in shares.items()}))
+    if large is None:
+        assert small is None
+    elif small is not None:
+        paths = (any_planner._path, any_planner._path_by_macs)
+        on = [{path.ranks(count) for count in range(len(path))} for path in paths]
+        if any(small.ranks in each and large.ranks in each for each in on):
+            assert all(a <= b for a, b in zip(ranks(small, any_planner), ranks(large, any_planner), strict=True))
+
+
+def test_where_both_paths_are_stopped_the_plan_that_keeps_more_is_taken(two_paths: Planner) -> None:
+    worth = {layer["layer"]: layer for layer in two_paths.importance()}
+    layers = two_paths.template.decomposed
+
+    def keeps(plan: Plan) -> float:
+        total = 0.0
+        for rank, layer in zip(plan.ranks, layers, strict=True):
+            values = worth[layer.name]["importance"]
+            for value, cost in list(zip(values, layer.params_of_basis, strict=True))[: rank or None]:
+                total += (value or 0.0) * int(cost)
+        return total
+
+    paths = (two_paths._path, two_paths._path_by_macs)
+    seen = set()
+    for share, other in itertools.product(np.linspace(0.1, 1, 40), repeat=2):
+        limits = limited(two_paths, {"max_params": float(share), "max_macs": float(other)})
+        plan = found(two_paths, limits)
+        if plan is None or plan in (found(two_paths, {name: limits[name]}) for name in limits):
+            continue  # refused, or one limit changes nothing
+        last = [np.flatnonzero((p.params <= limits["max_params"]) & (p.macs <= limits["max_macs"]))[-1] for p in paths]
+        candidates = [two_paths._at(int(count), path) for count, path in zip(last, paths, strict=True)]
+        assert plan in candidates and keeps(plan) == pytest.approx(max(map(keeps, candidates)))
+        seen.add(candidates.index(plan))
+    assert seen == {0, 1}
+
+
+@pytest.mark.parametrize("first", [{"budget": 0.9}, {"max_params": 10**9}, {"max_bytes": 10**9}])
+def test_of_several_limits_the_one_that_fails_is_named_with_the_nearest_it_can_be(
+    two_paths: Planner, first: dict[str, Any]
+) -> None:
+    with pytest.raises(BudgetError) as refused:
+        two_paths.plan(**first, max_macs=1)
+    assert refused.value.limit == "max_macs" and "max_macs=1 is below" in refused.value.detail
+    assert refused.value.nearest is not None
+    two_paths.plan(**first, max_macs=int(refused.value.nearest))
+    with pytest.raises(BudgetError):
+        two_paths.plan(**first, max_macs=int(refused.value.nearest) - 1)
 
 
 @pytest.mark.parametrize("limit", ["max_params", "max_bytes"])

@@ -5,8 +5,10 @@ import dataclasses
 import hashlib
 import io
 import json
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -17,6 +19,7 @@ from rightrank.service.api.app import THREADS
 from rightrank.service.jobs import cut
 from rightrank.service.jobs.attempt import Job
 from rightrank.service.jobs.engine import BACKGROUND, WAITING
+from rightrank.service.jobs.operations import cut_id
 from rightrank.service.registry import cache, catalogue, reach
 from rightrank.service.registry.cache import NEARBY, Artifact, Cache
 from rightrank.service.registry.nearby import Nearby
@@ -108,8 +111,9 @@ def test_a_budget_below_the_smallest_names_the_smallest(shared: Running, demo: s
 @pytest.mark.parametrize(
     "query",
     ["budget=0", "budget=-1", "budget=1.01", "budget=nan", "budget=inf", "budget=much", "budget=", "max_bytes=0",
-     "max_bytes=1.5", "max_params=-3", "budget=0.3&max_bytes=100", "budget=0.3&budget=0.4", "of=macs",
-     "budget=0.3&of=bytes", "of=params&max_bytes=5", "budgt=0.3", "min_accuracy=2"],
+     "max_bytes=1.5", "max_params=-3", "budget=0.3&budget=0.4", "max_macs=5&budget=0.3&max_macs=5", "of=macs",
+     "budget=0.3&of=bytes", "of=params&max_bytes=5", "budgt=0.3", "min_accuracy=2", "ready=1", "ready=1&of=macs",
+     "budget=0.3&ready=soon", "budget=0.3&ready=1&ready=1"],
 )  # fmt: skip
 def test_what_cannot_be_meant_is_refused(shared: Running, demo: str, query: str) -> None:
     answer = shared.client.get(f"/models/{demo}?{query}")
@@ -244,8 +248,9 @@ def test_a_name_is_checked_each_time_and_an_id_is_not(shared: Running, demo: str
 
 def test_who_does_not_wait_gets_the_operation_to_follow(stocked: Settings) -> None:
     with serving(stocked) as running:
-        answer = running.client.get("/models/demo?budget=0.45", headers={"Prefer": "wait=0"})
+        answer = running.client.get("/models/demo?budget=0.45", headers={"Prefer": "respond-async"})
         assert answer.status_code == 202
+        assert answer.headers["Preference-Applied"] == "respond-async"
         assert answer.headers["Location"] == f"/operations/{answer.json()['id']}"
         assert int(answer.headers["Retry-After"]) >= 1
         assert answer.json()["done"] is False
@@ -255,6 +260,161 @@ def test_who_does_not_wait_gets_the_operation_to_follow(stocked: Settings) -> No
         assert again.status_code == 200
         assert again.headers["ETag"] == f'"{result["sha256"]}"'
         assert running.client.get(result["url"]).content == again.content
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_what_is_not_ready_is_no_success(stocked: Settings, method: str) -> None:
+    with serving(stocked) as running:
+        answer = running.client.request(method, "/models/demo?budget=0.45", headers={"Prefer": "wait=0"})
+        assert answer.status_code == 503
+        assert answer.headers["Content-Type"] == "application/problem+json"
+        assert answer.headers["Cache-Control"] == "no-store" and int(answer.headers["Retry-After"]) >= 1
+        operation = answer.headers["Link"].removesuffix('>; rel="status"').removeprefix("<")
+        assert running.client.get(operation).json()["state"] == "queued"
+        if method == "GET":
+            assert answer.json()["type"] == "/problems/not-ready" and answer.json()["operation"] == operation
+            assert answer.json()["progress"]["phase"] == "queued"
+
+
+def test_a_request_waits_as_long_as_the_service_is_set_to_and_then_says_so(stocked: Settings) -> None:
+    with serving(stocked.model_copy(update={"wait": 0.1})) as running:
+        assert running.client.get("/models/demo?budget=0.45").json()["type"] == "/problems/not-ready"
+        later = running.client.get("/models/demo?budget=0.45", headers={"Prefer": 'Respond-Async, wait="1"'})
+    assert later.status_code == 202
+
+
+def test_a_cut_that_failed_is_a_problem_with_its_status(stocked: Settings) -> None:
+    with serving(stocked) as running, ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(
+            running.client.get, "/models/demo?budget=0.45", headers={"Prefer": "respond-async, wait=50"}
+        )
+        id = running.parts.catalogue.resolve("demo")
+        plan = running.parts.catalogue.open(id).planner.plan(budget=0.45)
+        deadline = time.monotonic() + 30
+        while running.parts.engine.get(cut_id(id, plan.digest)) is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        running.client.delete(f"/operations/{cut_id(id, plan.digest)}")
+        answer = waiting.result()
+    assert (answer.status_code, answer.json()["type"]) == (409, "/problems/cancelled")
+
+
+def test_all_of_several_limits_hold(shared: Running, demo: str) -> None:
+    whole = shared.client.head(f"/models/{demo}?budget=1").headers
+    params, macs = (int(whole[f"RightRank-{name}"]) for name in ("Params", "Macs"))
+    url = f"/models/{demo}?budget=0.7&max_macs={macs // 2}&max_params={params * 2 // 5}&max_bytes=999999"
+    found = shared.client.head(url).headers
+    assert int(found["RightRank-Params"]) <= params * 2 // 5 and int(found["RightRank-Macs"]) <= macs // 2
+    alone = shared.client.head(f"/models/{demo}?budget=0.4").headers["RightRank-Plan"]
+    assert shared.client.head(f"/models/{demo}?budget=0.4&max_macs={macs}").headers["RightRank-Plan"] == alone
+
+
+def test_the_limit_that_cannot_be_met_is_named(shared: Running, demo: str) -> None:
+    answer = shared.client.get(f"/models/{demo}?budget=0.5&max_macs=1")
+    assert (answer.status_code, answer.json()["parameter"]) == (422, "max_macs")
+    nearest = int(answer.json()["nearest"])
+    assert shared.client.head(f"/models/{demo}?budget=0.5&max_macs={nearest}").status_code == 200
+    assert "parameter" not in shared.client.get(f"/models/{demo}?max_macs=1").json()
+
+
+def test_an_accuracy_within_limits_is_one_that_was_measured_there(stocked: Settings) -> None:
+    with serving(stocked) as running:
+        id = running.parts.catalogue.resolve("demo")
+        planner = running.parts.catalogue.open(id).planner
+        least = planner.plan(budget=planner.least()).digest  # not measured, unless by another test
+        running.parts.store.delete(f"models/{id}/measurements/{least}.json")
+        points = running.client.get(f"/models/{id}/curve").json()["points"]
+        smallest, best = points[0], max(point["accuracy"] for point in points)
+        reaching = next(point for point in points if point["accuracy"] >= best)
+        assert smallest["accuracy"] < best
+
+        def ask(**query: float) -> dict[str, Any]:
+            answer = running.client.get(f"/models/{id}", params=query, headers={"If-None-Match": "*"})
+            return dict(answer.headers) if answer.status_code == 304 else answer.json()
+
+        found = ask(min_accuracy=smallest["accuracy"], max_bytes=smallest["bytes"])
+        assert found["rightrank-plan"] == smallest["plan"]
+        within = ask(min_accuracy=best, max_bytes=smallest["bytes"])
+        assert (within["parameter"], within["nearest"]) == ("min_accuracy", smallest["accuracy"])
+        for limit, value in (("budget", planner.least()), ("max_macs", planner.smallest.macs)):
+            none = ask(min_accuracy=best, **{limit: value})
+            assert none["parameter"] == limit
+            assert ask(min_accuracy=best, **{limit: none["nearest"]})["rightrank-plan"] == reaching["plan"]
+        impossible = ask(min_accuracy=0.1, max_macs=1)
+        assert impossible["type"] == "/problems/budget-unreachable" and "max_macs=1 is below" in impossible["detail"]
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_what_is_ready_comes_at_once_and_what_was_asked_is_made_for_the_next_time(
+    stocked: Settings, method: str
+) -> None:
+    def ask(running: Running, more: str = "", **headers: str) -> httpx.Response:
+        return running.client.request(method, f"/models/demo?budget=0.45&ready=1{more}", headers=headers)
+
+    with serving(stocked) as running:
+        nothing = ask(running)
+        assert nothing.status_code == 503 and "operations/cut-" in nothing.headers["Link"]
+        assert ask(running, Prefer="respond-async").status_code == 202
+        with at_work(stocked):
+            for budget in (0.2, 0.3, 0.7):
+                running.client.get(f"/models/demo?budget={budget}").raise_for_status()
+            running.end(nothing.headers["Link"].split("/")[2].split(">")[0])
+        running.parts.cache.redis.delete(*exact_keys(running))
+        nearest = ask(running)
+        assert (nearest.status_code, nearest.headers["RightRank-Ready"]) == (200, "nearest")
+        third = running.client.head("/models/demo?budget=0.3").headers
+        assert nearest.headers["ETag"] == third["ETag"] and nearest.headers["RightRank-Cache"] == "hit"
+        assert "no-cache" in nearest.headers["Cache-Control"]
+        operation = nearest.headers["Link"].split("/")[2].split(">")[0]
+        assert ask(running, **{"If-None-Match": third["ETag"]}).status_code == 304
+        assert ask(running, **{"If-Match": '"other"'}).status_code == 412
+        assert ask(running, f"&max_bytes={int(third['Content-Length']) - 1}").headers["RightRank-Budget"] <= "0.2"
+        assert ask(running, "&min_accuracy=0.01").status_code == 200
+        with at_work(stocked):
+            assert running.end(operation)["error"] is None
+        exact = ask(running)
+        assert (exact.status_code, exact.headers["RightRank-Ready"]) == (200, "exact")
+        assert float(exact.headers["RightRank-Budget"]) > float(nearest.headers["RightRank-Budget"])
+        assert "Link" not in exact.headers
+
+
+def exact_keys(running: Running) -> list[bytes]:
+    """Where the cache has the size of 0.45."""
+    id = running.parts.catalogue.resolve("demo")
+    plan = running.parts.catalogue.open(id).planner.plan(budget=0.45)
+    return list(running.parts.cache.redis.scan_iter(f"rightrank:artifact:{id}:{plan.digest}*"))
+
+
+def test_what_is_ready_comes_where_the_queue_is_full(stocked: Settings) -> None:
+    with serving(stocked) as running, at_work(stocked):
+        running.client.get("/models/demo?budget=0.3").raise_for_status()
+    with serving(stocked.model_copy(update={"queue_limit": 0})) as running:
+        answer = running.client.get("/models/demo?budget=0.45&ready=1")
+        assert (answer.status_code, answer.headers["RightRank-Ready"]) == (200, "nearest")
+        assert "Link" not in answer.headers
+        assert running.client.get("/models/demo?budget=0.2&ready=1").json()["type"] == "/problems/queue-full"
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_another_version_than_the_one_wanted_is_412(shared: Running, demo: str, method: str) -> None:
+    url = f"/models/{demo}?budget=0.5"
+    etag = shared.client.head(url).headers["ETag"]
+
+    def status(*lines: tuple[str, str]) -> int:
+        return shared.client.request(method, url, headers=list(lines)).status_code
+
+    for wanted in (etag, f'"other", {etag}', "*"):
+        assert status(("If-Match", wanted)) == 200
+    assert status(("If-Match", '"other"'), ("If-Match", etag)) == 200
+    for wanted in ('"other"', f"W/{etag}", "nonsense"):
+        assert status(("If-Match", wanted)) == 412
+    # Before If-None-Match, and before the range (RFC 9110, 13.2.2).
+    assert status(("If-Match", '"other"'), ("If-None-Match", etag)) == 412
+    assert status(("If-Match", etag), ("If-None-Match", etag)) == 304
+    assert status(("If-Match", '"other"'), ("Range", "bytes=99999999-")) == 412
+    assert status(("If-Match", etag), ("Range", "bytes=0-1")) == (206 if method == "GET" else 200)
+    refused = shared.client.get(url, headers={"If-Match": '"other"'})
+    assert refused.json()["type"] == "/problems/precondition-failed" and refused.headers["ETag"] == etag
 
 
 def test_one_plan_asked_for_by_many_is_cut_once(stocked: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -290,7 +450,8 @@ def test_a_full_queue_is_503_with_a_time_to_come_back(stocked: Settings) -> None
             running.client.get(f"/models/demo?budget={budget}", headers={"Prefer": "wait=0"})
             for budget in (0.45, 0.25, 0.45)
         )
-    assert (first.status_code, second.status_code, again.status_code) == (202, 503, 202)
+    assert [each.json()["type"] for each in (first, again)] == ["/problems/not-ready"] * 2
+    assert second.status_code == 503
     assert second.json()["type"] == "/problems/queue-full"
     assert int(second.headers["Retry-After"]) >= 1
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rightrank.service.api.conditions import matches, span
+from rightrank.service.api.conditions import matches, span, unmet
 from rightrank.service.problems import Problem
 
 ETAG = '"abc"'
@@ -17,6 +17,15 @@ ETAG = '"abc"'
 )  # fmt: skip
 def test_if_none_match_compares_weakly_with_any_of_its_tags(header: str | None, expected: bool) -> None:
     assert matches(header, ETAG) is expected
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [(None, False), ("*", False), (ETAG, False), (f'"x", {ETAG}', False), (f"W/{ETAG}", True), ('"abcd"', True),
+     ("", True), ("abc", True), (f'W/{ETAG}, {ETAG}', False)],
+)  # fmt: skip
+def test_if_match_compares_strongly(header: str | None, expected: bool) -> None:
+    assert unmet(header, ETAG) is expected
 
 
 @given(start=st.integers(0, 200), length=st.integers(1, 200), size=st.integers(1, 200))

@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 
 from rightrank.service.api import schemas
 from rightrank.service.api.artifacts import HEADERS
-from tests.service.conftest import Files, Running
+from rightrank.service.settings import Settings
+from tests.service.conftest import Files, Running, serving
 
 # Paths as the description has them, how to fill them, and what comes back.
 ANSWERS = (
@@ -106,6 +107,7 @@ def test_a_failed_operation_is_what_the_description_says(service: Running) -> No
         ("/models/nothing", {}, "detail"),
         ("/models/demo?budget=2", {}, "detail"),
         ("/models/demo?budget=1e-9", {}, "nearest"),
+        ("/models/demo?budget=1&max_macs=1", {}, "parameter"),
         ("/models/demo?budget=1", {"Range": "bytes=99999999-"}, "size"),
     ],
 )
@@ -116,6 +118,15 @@ def test_problems_are_what_the_description_says(
     assert answer.headers["content-type"] == "application/problem+json"
     hold(schemas.Problem, answer.json())
     assert answer.json()[member] is not None
+
+
+def test_a_size_that_is_not_ready_is_what_the_description_says(stocked: Settings) -> None:
+    with serving(stocked) as running:
+        hold(schemas.Problem, running.client.get("/models/demo?budget=0.45", headers={"Prefer": "wait=0"}).json())
+        answers = running.client.get("/openapi.json").json()["paths"]["/models/{reference}"]["get"]
+    assert {"202", "206", "304", "412", "416", "503"} <= set(answers["responses"])
+    assert {"Prefer", "If-Match", "ready", "max_macs"} <= {each["name"] for each in answers["parameters"]}
+    assert "RightRank-Ready" in answers["responses"]["200"]["headers"]
 
 
 def test_every_route_says_that_it_may_answer_with_a_problem(shared: Running) -> None:

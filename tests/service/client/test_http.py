@@ -1,12 +1,15 @@
 import base64
+import errno
 import hashlib
 import json
+import os
+from types import SimpleNamespace
 
 import httpx
 import pytest
 
 from rightrank.service.client import http as module
-from rightrank.service.client.http import Client, Damaged, Problem, Unreachable, sha256_of
+from rightrank.service.client.http import Client, Damaged, Problem, Unreachable, Unwritable, sha256_of
 
 BODY = bytes(range(256)) * 40
 
@@ -139,6 +142,162 @@ def test_an_answer_that_is_not_ready_is_waited_for(tmp_path):
         c.pull("demo", {"budget": 0.3}, tmp_path / "f", lambda phase, *rest: phases.append(phase))
     assert paths == ["/models/demo", "/operations/cut-1", "/operations/cut-1", "/models/demo"]
     assert phases[0] == "measuring"
+
+
+@pytest.mark.parametrize("kind", ["not-ready", "model-not-ready"])
+def test_a_refusal_that_names_an_operation_is_waited_for(tmp_path, kind):
+    server, paths = Server(), []
+    problem = {"type": f"/problems/{kind}", "status": 503, "operation": "/operations/cut-1"}
+    answers = [httpx.Response(503, json=problem), httpx.Response(200, json={"done": True, "result": {}})]
+
+    def handler(request):
+        paths.append(request.url.path)
+        return answers.pop(0) if answers else server(request)
+
+    with client(handler) as c:
+        c.pull("demo", {"budget": 0.3}, tmp_path / "f")
+    assert paths == ["/models/demo", "/operations/cut-1", "/models/demo"]
+    assert server.requests[0].headers["prefer"] == "respond-async, wait=20"
+    assert (tmp_path / "f").read_bytes() == BODY
+
+
+def test_who_asks_for_what_is_ready_waits_for_nothing(tmp_path):
+    requests = []
+
+    def unready(request):
+        requests.append(request)
+        return httpx.Response(503, json={"type": "/problems/not-ready", "operation": "/operations/cut-1"})
+
+    with client(unready) as c, pytest.raises(Problem):
+        c.pull("demo", {"budget": 0.3, "ready": 1}, tmp_path / "f")
+    assert [dict(request.url.params) for request in requests] == [{"budget": "0.3", "ready": "1"}]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_server_that_never_has_what_it_made_is_left_in_the_end(tmp_path):
+    def handler(request):
+        if request.url.path.startswith("/operations"):
+            return httpx.Response(200, json={"done": True, "result": {}})
+        return httpx.Response(202, json={"operation": "cut-1"})
+
+    with client(handler) as c, pytest.raises(Unreachable, match="again and again"):
+        c.pull("demo", {}, tmp_path / "f")
+
+
+@pytest.mark.parametrize("etag", [b"\0" * 66, b"", b"\xff\xfe", b'W/"x"', b"x", b'"x"\r\nX: y', b'"x" "y"'])
+def test_an_etag_that_is_none_is_thrown_away_with_its_part(tmp_path, etag):
+    (tmp_path / "f.part").write_bytes(BODY[:1000])
+    (tmp_path / "f.part.etag").write_bytes(etag)
+    server = Server()
+    with client(server) as c:
+        c.pull("demo", {}, tmp_path / "f")
+    assert [r.headers.get("range") for r in server.requests] == [None]
+    assert [p.name for p in tmp_path.iterdir()] == ["f"]
+    assert (tmp_path / "f").read_bytes() == BODY
+
+
+def test_a_part_that_lost_its_bytes_to_a_power_cut_is_fetched_anew(tmp_path):
+    (tmp_path / "f.part").write_bytes(bytes(5000))
+    (tmp_path / "f.part.etag").write_text(f'"{hashlib.sha256(BODY).hexdigest()}"')
+    with client(Server()) as c:
+        c.pull("demo", {}, tmp_path / "f")
+    assert (tmp_path / "f").read_bytes() == BODY
+
+
+def test_a_part_larger_than_the_file_is_fetched_anew(tmp_path):
+    (tmp_path / "f.part").write_bytes(BODY * 2)
+    (tmp_path / "f.part.etag").write_text(f'"{hashlib.sha256(BODY).hexdigest()}"')
+    server = Server()
+    with client(server) as c:
+        c.pull("demo", {}, tmp_path / "f")
+    assert len(server.requests) == 2
+    assert (tmp_path / "f").read_bytes() == BODY
+
+
+def test_the_etag_is_on_the_disk_before_the_first_byte(tmp_path, monkeypatch):
+    """In the order in which they are asked for: the ETag's bytes, its name, the part's bytes."""
+    synced, fsync = [], os.fsync
+
+    def note(descriptor):
+        name = os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}"))
+        synced.append((name, (tmp_path / "f.part").stat().st_size if name != tmp_path.name else None))
+        fsync(descriptor)
+
+    monkeypatch.setattr(module.os, "fsync", note)
+    with client(Server()) as c:
+        c.pull("demo", {}, tmp_path / "f")
+    folder = (tmp_path.name, None)
+    assert synced == [("f.part.etag.new", 0), folder, ("f.part", len(BODY)), folder]
+
+
+def test_a_file_that_there_is_no_room_for_is_not_begun(tmp_path, monkeypatch):
+    (tmp_path / "f").write_bytes(b"old")
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: SimpleNamespace(total=10**6, free=100))
+    server = Server()
+    with client(server) as c, pytest.raises(Unwritable, match="10,240 more bytes, and 100 are free"):
+        c.pull("demo", {}, tmp_path / "f")
+    assert len(server.requests) == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["f"] and (tmp_path / "f").read_bytes() == b"old"
+
+
+def test_a_disk_that_fills_up_meanwhile_is_not_left_full(tmp_path, monkeypatch):
+    (tmp_path / "f").write_bytes(b"old")
+    write = os.write
+
+    def full(descriptor, data):
+        if os.fstat(descriptor).st_size >= 4000:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(descriptor, data[:1500])
+
+    monkeypatch.setattr(module.os, "write", full)
+    with client(Server()) as c, pytest.raises(Unwritable, match=r"No space left.*the file is as it was"):
+        c.pull("demo", {}, tmp_path / "f")
+    assert [p.name for p in tmp_path.iterdir()] == ["f"] and (tmp_path / "f").read_bytes() == b"old"
+    monkeypatch.setattr(module.os, "write", write)
+    with client(Server()) as c:
+        c.pull("demo", {}, tmp_path / "f")
+    assert (tmp_path / "f").read_bytes() == BODY
+
+
+def test_of_two_downloads_to_one_file_one_is_refused_and_the_other_whole(tmp_path):
+    refused = []
+
+    def second(*now):
+        if not refused:
+            with client(Server(body=BODY[::-1])) as c, pytest.raises(Unwritable, match="Another download") as caught:
+                c.pull("demo", {}, tmp_path / "f")
+            refused.append(caught.value)
+
+    with client(Server()) as c:
+        c.pull("demo", {}, tmp_path / "f", second)
+    assert refused and (tmp_path / "f").read_bytes() == BODY
+    with client(Server(body=BODY[::-1])) as c:
+        c.pull("demo", {}, tmp_path / "f")
+    assert (tmp_path / "f").read_bytes() == BODY[::-1]
+
+
+def test_a_part_that_became_the_file_while_it_was_opened_is_left_alone(tmp_path, monkeypatch):
+    """Another download ends between the opening of its part and the lock."""
+    (tmp_path / "f.part").write_bytes(BODY[::-1])
+    flock, ended = module.fcntl.flock, []
+
+    def late(descriptor, how):
+        if not ended:
+            ended.append((tmp_path / "f.part").replace(tmp_path / "f"))
+        flock(descriptor, how)
+
+    monkeypatch.setattr(module.fcntl, "flock", late)
+    with client(Server(breaks=[1000] + [0] * 10)) as c, pytest.raises(Unreachable):
+        c.pull("demo", {}, tmp_path / "f")
+    assert (tmp_path / "f").read_bytes() == BODY[::-1]
+    assert (tmp_path / "f.part").read_bytes() == BODY[:1000]
+
+
+def test_a_folder_is_no_file_to_download_to(tmp_path):
+    requests = []
+    with client(lambda request: requests.append(request)) as c, pytest.raises(Unwritable, match="is a folder"):
+        c.pull("demo", {}, tmp_path)
+    assert not requests
 
 
 def test_a_failed_operation_fails_in_the_servers_words():

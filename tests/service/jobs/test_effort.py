@@ -54,8 +54,8 @@ def publish(service: Running, paths: dict[str, Path], options: str) -> str:
 def fetched(service: Running, id: str, budget: float) -> Headers:
     """The headers of a size, once it is there."""
     answer = service.client.get(f"/models/{id}?budget={budget}")
-    while answer.status_code == 202:
-        assert service.end(answer.json()["id"], 120)["error"] is None
+    while answer.status_code == 503:
+        assert service.end(answer.json()["operation"].rsplit("/", 1)[-1], 120)["error"] is None
         answer = service.client.get(f"/models/{id}?budget={budget}")
     assert answer.status_code == 200, answer.text
     return answer.headers

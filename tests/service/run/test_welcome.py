@@ -40,7 +40,7 @@ def test_a_demo_that_is_there_is_not_made_again(answering, no_training):
     asked = answering(200, {"id": "m1"})
     welcome.demonstrate("http://127.0.0.1:8000", threading.Event(), said.append)
     assert asked == [("GET", "/models/demo")]
-    assert "curl -o demo.pt -D - 'http://127.0.0.1:8000/models/demo?budget=0.3'" in said[0]
+    assert "-o demo.part 'http://127.0.0.1:8000/models/demo?budget=0.3' && mv demo.part demo.pt\n" in said[0]
 
 
 def test_a_service_that_ends_meanwhile_is_no_failure(answering, monkeypatch):
