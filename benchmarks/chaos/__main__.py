@@ -149,7 +149,7 @@ def run(kind: type[Setup], scale: Scale, folder: Path, material: Material, reape
         say(f"  {event}")
     journal = Journal(folder / "clients")
     with setups.running(kind, folder / "chaos", reaper, mark) as setup:
-        say(setup.versions())
+        say(f"{journal.now():8.2f} s  ready {setup.versions()}")
         before, seconds = load(setup, scale, schedule, journal, material)
         up(setup, journal)
         say(f"{journal.now():8.2f} s  the faults are over; waiting for {len(journal.open())} operations")
@@ -161,6 +161,7 @@ def run(kind: type[Setup], scale: Scale, folder: Path, material: Material, reape
         verdict.answers(journal)
         after = verdict.processes(setup, journal, before)
         disk = verdict.disk(setup, journal)
+        say(f"{journal.now():8.2f} s  looked at; stopping")
         if left := setup.stop():
             journal.trouble("left-running", "verdict", ", ".join(" ".join(each.command) for each in left))
     many = at_once(kind, scale, folder, material, reaper, mark, journal) if scale.models else 0.0
@@ -205,6 +206,7 @@ def load(
         for number in range(scale.first):
             first.publish(material.sound(FIRST + number))
         settle.wait_for_ends(first, journal, time.monotonic() + scale.limit)
+    say(f"{journal.now():8.2f} s  {scale.first} models are there; {scale.clients} clients begin")
     began = time.monotonic()
     crowd = clients.crowd(setup.urls, journal, material, scale.seed, scale.clients, scale.most, stop)
     threads = [threading.Thread(target=client.run, name=client.name, daemon=True) for client in crowd]
@@ -246,6 +248,7 @@ def at_once(
     mine = Journal(folder / "clients-at-once")
     with setups.running(kind, folder / "at-once", reaper, mark) as setup:
         stop = threading.Event()
+        say(f"{journal.now():8.2f} s  a fresh one is ready; {scale.models} uploads at once")
         began = time.monotonic()
 
         def publish(number: int) -> Accepted | None:

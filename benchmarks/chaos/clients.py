@@ -402,8 +402,8 @@ def crowd(
     most: int,
     stop: threading.Event,
 ) -> list[Client]:
-    """So many clients: a fifth publishes, a fifth watches, the others are devices; at least one of each. `most`: how many
-    uploads may be under way."""
+    """So many clients: a fifth publishes, a fifth watches, the others are devices; at least one of each. `most`: how
+    many uploads may be under way."""
     numbers = locked(itertools.count())
     shares: list[tuple[Callable[..., Client], str, int]] = [
         (Publisher, "publisher", max(1, count // 5)),

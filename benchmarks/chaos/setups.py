@@ -160,7 +160,8 @@ class Setup:
             # The one that ingests nothing comes first.
             pool = sorted(pool, key=lambda each: ("--queues" not in each.command, each.pid))
             return pool[int(number) - 1] if len(pool) >= int(number) else None
-        return pool[0] if pool else None
+        # The last one started has the part; one before it may hang on.
+        return max(pool, key=lambda each: int(each.started), default=None)
 
     def pause(self, target: str, seconds: float) -> None:
         """Keeps a process that is about to be killed away for so long, where it is started from here."""
