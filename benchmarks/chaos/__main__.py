@@ -13,6 +13,7 @@ import argparse
 import dataclasses
 import os
 import platform
+import re
 import shutil
 import signal
 import subprocess
@@ -32,15 +33,19 @@ from benchmarks import results
 from benchmarks.chaos import clients, faults, settle, setups, verdict
 from benchmarks.chaos.family import Reaper
 from benchmarks.chaos.journal import Accepted, Journal
-from benchmarks.chaos.material import Material
+from benchmarks.chaos.material import Material, export
 from benchmarks.chaos.setups import SETUPS, Setup
 from benchmarks.processes import ROOT
 
 CLIENTS, EVENTS, MODELS = 32, 200, 40
 GAP, LIMIT = 3.0, 600.0
 WARM_SECONDS = 6.0
+TEMPLATE = "network.pt2"
 # The numbers of the networks that are there before the faults, and of those uploaded at once after them.
 FIRST, MANY = 1_000_000, 2_000_000
+MODEL = re.compile(r"\bm[0-9a-f]{24}\b")
+# The last line of what an error that nobody expected leaves in a log.
+ERROR = re.compile(r"^(?:\s*\| )*((?:\w+\.)*\w*(?:Error|Exception|Timeout)\b.{0,160})", re.MULTILINE)
 # Troubles of one kind that are told with all that is around them.
 TOLD = 5
 
@@ -88,6 +93,7 @@ class Row:
     worker_after: int
     models: int
     models_ready: float
+    models_cpu: float
     troubles: int
 
 
@@ -97,7 +103,8 @@ def main() -> None:
     reaper, mark = Reaper(), uuid.uuid4().hex
     kinds = [SETUPS[name] for name in scale.setups]
     with guard(mark), results.place(folder is None and logs is None, folder) as place, kept(logs) as scratch:
-        material = Material(scratch, scale.seed)
+        export(scratch / TEMPLATE)
+        material = Material(scratch / TEMPLATE, scale.seed)
         rows = [run(kind, scale, scratch / kind.name, material, reaper, mark) for kind in kinds]
         record(place / "chaos.csv", rows)
         show(rows)
@@ -164,7 +171,7 @@ def run(kind: type[Setup], scale: Scale, folder: Path, material: Material, reape
         say(f"{journal.now():8.2f} s  looked at; stopping")
         if left := setup.stop():
             journal.trouble("left-running", "verdict", ", ".join(" ".join(each.command) for each in left))
-    many = at_once(kind, scale, folder, material, reaper, mark, journal) if scale.models else 0.0
+    many, worked = at_once(kind, scale, folder, material, reaper, mark, journal) if scale.models else (0.0, 0.0)
     uploads = list(journal.uploads.values())
     row = Row(
         setup=kind.name,
@@ -189,6 +196,7 @@ def run(kind: type[Setup], scale: Scale, folder: Path, material: Material, reape
         worker_after=after.resident.get("worker", 0) >> 20,
         models=scale.models,
         models_ready=round(many, 1),
+        models_cpu=round(worked, 1),
         troubles=len(journal.troubles),
     )
     report(journal, row, disk, folder)
@@ -243,9 +251,11 @@ def up(setup: Setup, journal: Journal) -> None:
 
 def at_once(
     kind: type[Setup], scale: Scale, folder: Path, material: Material, reaper: Reaper, mark: str, journal: Journal
-) -> float:
-    """Seconds until so many small models, uploaded at once to a fresh service, are ready."""
+) -> tuple[float, float]:
+    """Seconds until so many small models, uploaded at once to a fresh service, are ready; and the seconds of processor
+    time that all processes of it took, from their start to their end."""
     mine = Journal(folder / "clients-at-once")
+    before = os.times()
     with setups.running(kind, folder / "at-once", reaper, mark) as setup:
         stop = threading.Event()
         say(f"{journal.now():8.2f} s  a fresh one is ready; {scale.models} uploads at once")
@@ -267,7 +277,9 @@ def at_once(
         said = Counter("not accepted" if each is None else each.error or "never ended" for each in failed)
         journal.trouble("failed-without-a-fault", "verdict", f"of {scale.models} models at once: {dict(said)}")
     mine.close()
-    return seconds
+    after = os.times()
+    worked = after.children_user + after.children_system - before.children_user - before.children_system
+    return seconds, worked
 
 
 def report(journal: Journal, row: Row, disk: verdict.Disk, folder: Path) -> None:
@@ -284,6 +296,9 @@ def report(journal: Journal, row: Row, disk: verdict.Disk, folder: Path) -> None
     lines += [f"  {count:6}  {kind}: {end}" for (kind, end), count in sorted(endings.items())]
     if disk.leftovers:
         lines += ["", "leftovers", *(f"  {key}" for key in disk.leftovers)]
+    if unexpected := tracebacks(folder / "chaos" / "logs"):
+        lines += ["", "tracebacks in the service's logs"]
+        lines += [f"  {count:6}  {error}" for error, count in unexpected.most_common(20)]
     told: Counter[str] = Counter()
     kinds = Counter(trouble.kind for trouble in journal.troubles)
     lines += ["", "troubles", *(f"  {count:6}  {kind}" for kind, count in kinds.most_common())]
@@ -296,6 +311,7 @@ def report(journal: Journal, row: Row, disk: verdict.Disk, folder: Path) -> None
             f"{trouble.kind} at {trouble.at:.3f} s, {trouble.client}: {trouble.what}",
             *(f"    {fault.at:9.3f} {fault.action} {fault.target} until {fault.until:.3f}" for fault in before),
             *(f"    | {line}" for line in journal.around(trouble.client, trouble.at)),
+            *(f"    : {line}" for model in MODEL.findall(trouble.what)[:1] for line in journal.about(model)),
         ]
         lines += block
         if told[trouble.kind] <= TOLD:
@@ -303,6 +319,16 @@ def report(journal: Journal, row: Row, disk: verdict.Disk, folder: Path) -> None
     (folder / "report.txt").write_text("\n".join(lines) + "\n")
     say("\n".join(brief))
     say(f"\nall of it: {folder / 'report.txt'}")
+
+
+def tracebacks(logs: Path) -> Counter[str]:
+    """How often each error ends a traceback."""
+    found: Counter[str] = Counter()
+    for path in logs.glob("*.log"):
+        for trace in path.read_text(errors="replace").split("Traceback (most recent call last):")[1:]:
+            if match := ERROR.search(trace):
+                found[re.sub(r" connecting to .*| \S*://\S*", "", match[1])] += 1
+    return found
 
 
 def record(path: Path, rows: Sequence[Row]) -> None:

@@ -217,13 +217,11 @@ class Device(Client):
     def judge(self, model: Accepted, ready: bool, response: httpx.Response) -> None:
         """What may be answered depends on whether the model has to be there."""
         status = response.status_code
-        if status == 202:
-            # HEAD is answered without a body.
-            operation = response.headers["Location"].rsplit("/", 1)[-1]
+        if operation := awaited(response):
             self.journal.accept(
                 Accepted(self.name, self.journal.now(), "cut", model.model, operation, str(response.url))
             )
-        elif ready and status not in (200, 206, 304, 503, 500):
+        elif ready and status not in (200, 202, 206, 304, 503, 500):
             self.journal.trouble(
                 "ready-model-refused", self.name, f"{response.url}: {status} {kind_of(response)} {response.text[:300]}"
             )
@@ -440,6 +438,18 @@ def kind_of(response: httpx.Response) -> str:
         return str(response.json().get("type", "")).rsplit("/", 1)[-1]
     except ValueError:
         return ""
+
+
+def awaited(response: httpx.Response) -> str:
+    """The operation that makes a size which is not there yet, "" where the answer names none: a 202 does (HEAD has it
+    without a body), and a 503 may."""
+    operation = ""
+    if response.status_code == 202:
+        operation = response.headers["Location"]
+    elif response.status_code == 503 and kind_of(response):
+        operation = str(response.json().get("operation", ""))
+    operation = operation.rsplit("/", 1)[-1]
+    return operation if operation.startswith("cut-") else ""
 
 
 def brief(rest: Mapping[str, Any]) -> str:

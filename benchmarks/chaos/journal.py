@@ -144,6 +144,18 @@ class Journal:
         after = [line for line in kept if line[0] > at][:2]
         return [f"{moment:9.3f} {text}" for moment, text in before + after]
 
+    def about(self, model: str, lines: int = 12) -> list[str]:
+        """The first and the last lines, of all clients, that name a model."""
+        with self._lock:
+            found = sorted(
+                (at, f"{client}: {text}")
+                for client, kept in self._lines.items()
+                for at, text in kept
+                if model in text and not text.startswith("!!")
+            )
+        shown = found if len(found) <= lines else [*found[: lines // 2], *found[-lines // 2 :]]
+        return [f"{at:9.3f} {text[:240]}" for at, text in shown]
+
     def fault(self, fault: Fault) -> None:
         with self._lock:
             self.faults.append(fault)

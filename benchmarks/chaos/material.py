@@ -38,23 +38,26 @@ class Upload:
     door: bool = False
 
 
-class Material:
-    """Uploads by number; the same number is the same upload."""
+def export(file: Path) -> None:
+    """The network that all others are made of."""
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(512, 64),
+        nn.ReLU(),
+        nn.Linear(64, CLASSES),
+    ).eval()
+    programs.export(network, SHAPE, file)
 
-    def __init__(self, folder: Path, seed: int) -> None:
+
+class Material:
+    """Uploads by number, made of an `export`; the same number and seed are the same upload."""
+
+    def __init__(self, file: Path, seed: int) -> None:
         self.seed = seed
-        torch.manual_seed(0)
-        network = nn.Sequential(
-            nn.Conv2d(1, 8, 3, padding=1),
-            nn.BatchNorm2d(8),
-            nn.ReLU(),
-            nn.Flatten(),
-            nn.Linear(512, 64),
-            nn.ReLU(),
-            nn.Linear(64, CLASSES),
-        ).eval()
-        file = folder / "template.pt2"
-        programs.export(network, SHAPE, file)
         with zipfile.ZipFile(file) as archive:
             self._entries = {name: archive.read(name) for name in archive.namelist()}
         sizes = {4 * 512 * 64, 4 * 64 * CLASSES}

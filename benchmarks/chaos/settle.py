@@ -13,6 +13,8 @@ from benchmarks.chaos.journal import Accepted, Journal
 # An operation that is not found is asked for again so often and so long before it counts as lost.
 MISSES, MISSED_SECONDS = 5, 10.0
 PAUSE = 0.25
+# Asking for many operations must not be the load: so long a pause for each of them.
+CALM, LONGEST_PAUSE = 0.05, 2.0
 QUEUE = re.compile(r'^rightrank_queue_length\{queue="([^"]*)"\} ([0-9.e+]+)$', re.MULTILINE)
 AGAIN = ("gave-up",)
 
@@ -47,7 +49,7 @@ def wait_for_ends(client: Client, journal: Journal, deadline: float) -> None:
             if count + 1 >= MISSES and time.monotonic() - since > MISSED_SECONDS:
                 forgotten(client, journal, accepted)
         client.at += 1
-        time.sleep(PAUSE)
+        time.sleep(min(max(PAUSE, CALM * len(pool)), LONGEST_PAUSE))
 
 
 def forgotten(client: Client, journal: Journal, accepted: Accepted) -> None:

@@ -13,14 +13,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
+import httpx
 import pytest
 
 from benchmarks.chaos import family, faults, settle, verdict
-from benchmarks.chaos.clients import Device
+from benchmarks.chaos.__main__ import TEMPLATE
+from benchmarks.chaos.clients import Device, awaited
 from benchmarks.chaos.family import MARK, Process
 from benchmarks.chaos.journal import AFTERMATH, Accepted, Answer, Fault, Journal, Received
-from benchmarks.chaos.material import CLASSES, Material
+from benchmarks.chaos.material import Material
 from benchmarks.chaos.setups import Cluster, Machine, Setup
+from rightrank.models import checkpoint
 
 ROOT = Path(__file__).parents[2]
 A, B = "a" * 64, "b" * 64
@@ -34,8 +37,12 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
 
 
 @pytest.fixture(scope="module")
-def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
-    return Material(tmp_path_factory.mktemp("material"), 1)
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.CompletedProcess[str], Path]:
+    """A quick run, and the folder that has all of it."""
+    folder = tmp_path_factory.mktemp("chaos")
+    command = [sys.executable, "-m", "benchmarks.chaos", "--quick", "--results", str(folder), "--logs", str(folder)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900), folder
 
 
 def kinds(journal: Journal) -> list[str]:
@@ -49,17 +56,22 @@ def accepted(kind: str = "sound", model: str = "m1", error: str = "", **more: An
     return Accepted("publisher-1", 1.0, kind, model, operation, end=end, ended=2.0, **more)
 
 
-def test_a_quick_run_finds_nothing_and_leaves_nothing(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "benchmarks.chaos", "--quick", "--results", str(tmp_path)]
-    command += ["--logs", str(tmp_path / "logs")]
-    mark = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=mark, capture_output=True, text=True, timeout=600)
+def problem(status: int, **members: str) -> httpx.Response:
+    return httpx.Response(
+        status,
+        headers={"Content-Type": "application/problem+json"},
+        content=json.dumps({"type": "/problems/x", **members}),
+    )
+
+
+def test_a_quick_run_finds_nothing_and_leaves_nothing(run: tuple[subprocess.CompletedProcess[str], Path]) -> None:
+    done, folder = run
     assert done.returncode == 0, done.stderr
-    with (tmp_path / "chaos.csv").open(newline="") as file:
+    with (folder / "chaos.csv").open(newline="") as file:
         (row,) = csv.DictReader(file)
     assert (row["setup"], row["events"], row["models"], row["troubles"]) == ("machine", "4", "1", "0")
     assert int(row["accepted"]) > 0 and int(row["ready"]) > 0 and float(row["models_ready"]) > 0
-    assert not [each for each in map(family.look, running()) if each and str(tmp_path) in " ".join(each.command)]
+    assert not [each for each in map(family.look, running()) if each and str(folder) in " ".join(each.command)]
 
 
 def running() -> list[int]:
@@ -112,9 +124,10 @@ def test_faults_strike_the_process_that_has_the_part_now(journal: Journal) -> No
     assert journal.near(journal.faults[0].at) and not journal.near(journal.faults[1].until + AFTERMATH + 1)
 
 
-def test_every_network_is_another_and_reads_as_one(material: Material, tmp_path: Path) -> None:
-    from rightrank.models import checkpoint
-
+def test_every_network_is_another_and_reads_as_one(
+    run: tuple[subprocess.CompletedProcess[str], Path], tmp_path: Path
+) -> None:
+    material = Material(run[1] / TEMPLATE, 1)
     assert len({material.network(number) for number in range(5)}) == 5
     assert material.network(1) == material.network(1)
     (tmp_path / "net.pt2").write_bytes(material.network(7))
@@ -122,7 +135,6 @@ def test_every_network_is_another_and_reads_as_one(material: Material, tmp_path:
     assert sorted(tensor.numel() for tensor in program.tensors.values())[-1] == 512 * 64
     titles = {material.broken(number).title.split("(")[1] for number in range(80)}
     assert len(titles) == 7 and not any(material.broken(number).sound for number in range(80))
-    assert CLASSES == 10
 
 
 @pytest.mark.parametrize(
@@ -184,13 +196,26 @@ def test_giving_up_is_right_where_a_fault_was_near(journal: Journal) -> None:
 
 @pytest.mark.parametrize(("status", "found"), [(200, []), (404, ["ready-model-refused"]), (503, [])])
 def test_a_model_that_is_ready_must_be_answered_for(journal: Journal, status: int, found: list[str]) -> None:
-    import httpx
-
     device = Device("device-1", ["http://127.0.0.1:1"], journal, 1, threading.Event())
     request = httpx.Request("GET", "http://127.0.0.1:1/models/m1")
     device.judge(accepted(), True, httpx.Response(status, request=request))
     device.http.close()
     assert kinds(journal) == found
+
+
+@pytest.mark.parametrize(
+    ("response", "operation"),
+    [
+        (httpx.Response(202, headers={"Location": "/operations/cut-m1-p"}), "cut-m1-p"),
+        (problem(503, operation="/operations/cut-m1-p"), "cut-m1-p"),
+        (problem(503), ""),
+        (httpx.Response(503, text="no JSON"), ""),
+        (problem(404, operation="/operations/cut-m1-p"), ""),
+        (problem(503, operation="/operations/ingest-m1"), ""),
+    ],
+)
+def test_a_size_that_is_promised_for_later_has_its_operation(response: httpx.Response, operation: str) -> None:
+    assert awaited(response) == operation
 
 
 class Fake:
