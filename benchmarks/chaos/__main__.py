@@ -272,10 +272,13 @@ def at_once(
         settle.wait_for_ends(watcher, mine, began + scale.limit)
         seconds = time.monotonic() - began
         watcher.http.close()
-    failed = [each for each in accepted if each is None or each.end is None or each.error]
-    if failed:
-        said = Counter("not accepted" if each is None else each.error or "never ended" for each in failed)
-        journal.trouble("failed-without-a-fault", "verdict", f"of {scale.models} models at once: {dict(said)}")
+    for each in accepted:
+        if each is None:
+            journal.trouble("sound-upload-refused", "verdict", f"one of {scale.models} models at once")
+        elif each.end is None:
+            journal.trouble("never-ended", "verdict", f"{each.title}, of {scale.models} at once, in {scale.limit:g} s")
+        elif each.error:
+            journal.trouble("failed-without-a-fault", "verdict", f"{each.title}, one of many at once: {each.error}")
     mine.close()
     after = os.times()
     worked = after.children_user + after.children_system - before.children_user - before.children_system
@@ -368,7 +371,7 @@ def kept(logs: Path | None) -> Iterator[Path]:
 @contextmanager
 def guard(mark: str) -> Iterator[None]:
     """Another process that ends everything with the mark once this one is gone, in whatever way."""
-    command = [sys.executable, "-m", "benchmarks.chaos.guard", mark]
+    command = [sys.executable, "-m", "benchmarks.chaos.guard", str(os.getpid()), mark]
     process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, start_new_session=True)
     assert process.stdin is not None
     try:

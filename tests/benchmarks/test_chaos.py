@@ -79,17 +79,22 @@ def running() -> list[int]:
 
 
 def test_what_a_killed_run_leaves_is_ended_by_its_guard() -> None:
-    environment = {**os.environ, MARK: "of-this-test"}
-    left = subprocess.Popen(["sleep", "600"], env=environment, start_new_session=True)
+    """What it has seen below the run, though it has no mark, and what has the mark, though it is elsewhere."""
+    run = subprocess.Popen(["sh", "-c", "sleep 600 & echo $!; wait"], stdout=subprocess.PIPE, start_new_session=True)
+    marked = subprocess.Popen(["sleep", "600"], env={**os.environ, MARK: "of-this-test"})
     other = subprocess.Popen(["sleep", "600"], env={**os.environ, MARK: "of-another"})
+    assert run.stdout is not None
+    below = int(run.stdout.readline())
     try:
-        command = [sys.executable, "-m", "benchmarks.chaos.guard", "of-this-test"]
         # Its standard input ends as that of a run that was killed does.
+        command = [sys.executable, "-m", "benchmarks.chaos.guard", str(run.pid), "of-this-test"]
         subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, timeout=60, check=True)
-        assert left.wait(60) == -9
+        assert family.look(below) is None
+        assert marked.wait(60) == -9
         assert other.poll() is None
     finally:
-        for process in (left, other):
+        run.stdout.close()
+        for process in (run, marked, other):
             process.kill()
             process.wait()
 
