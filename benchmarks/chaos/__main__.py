@@ -120,7 +120,7 @@ def arguments() -> tuple[Scale, Path | None, Path | None]:
     parser.add_argument("--seed", type=int, default=1, help="of the schedule, the uploads and the clients' choices")
     parser.add_argument("--clients", type=int, help=f"other than {CLIENTS}, or 6 with --quick")
     parser.add_argument("--gap", type=float, help=f"seconds between events, other than {GAP:g}, or 1 with --quick")
-    parser.add_argument("--models", type=int, help=f"uploaded at once afterwards: {MODELS}, or 1 with --quick; 0: none")
+    parser.add_argument("--models", type=int, help=f"uploaded at once afterwards: {MODELS}, or none with --quick")
     parser.add_argument("--limit", type=float, default=LIMIT, help="seconds in which everything has to end afterwards")
     parser.add_argument("--results", type=Path, metavar="FOLDER", help="where the table goes")
     parser.add_argument("--logs", type=Path, metavar="FOLDER", help="where all else goes; build/chaos/logs")
@@ -137,9 +137,9 @@ def arguments() -> tuple[Scale, Path | None, Path | None]:
         chosen(given.clients, 6, CLIENTS),
         given.gap if given.gap is not None else 1.0 if quick else GAP,
         2.0 if quick else faults.LONGEST_FREEZE,
-        chosen(given.models, 1, MODELS),
+        chosen(given.models, 0, MODELS),
         given.limit,
-        *((1, 2) if quick else (3, 8)),
+        *((1, 1) if quick else (3, 8)),
     )
     logs = given.logs or (None if quick else ROOT / "build" / "chaos" / "logs")
     return scale, given.results, logs
