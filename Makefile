@@ -7,14 +7,15 @@ BIN := .venv/bin
 STAMP := .venv/.installed-$(RIGHTRANK_TORCH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-lowest verify bench bench-compression bench-cifar bench-learning bench-sparsity bench-latency \
-	bench-cost chaos clean
+.PHONY: help install run test test-lowest test-faults hostile verify bench bench-compression bench-cifar bench-learning \
+	bench-sparsity bench-latency bench-cost chaos clean
 
 help:
 	@echo "make run      install, train a small model, serve it on http://127.0.0.1:8000"
 	@echo "make install  everything into .venv; instant when already there"
 	@echo "make test     lint, types and tests"
 	@echo "make test-lowest  the tests with the lowest versions that pyproject.toml names"
+	@echo "make hostile  a thousand damaged files, read in confinement; minutes"
 	@echo "make verify   a running service's answers, checked from outside with curl and torch alone"
 	@echo "make bench    the figures that the README quotes"
 	@echo "make bench-compression  accuracy at each size by every method, on networks trained here: hours;"
@@ -57,6 +58,9 @@ build/lowest: tests/lowest.txt pyproject.toml
 	$@.partial/bin/pip install --quiet --requirement tests/lowest.txt
 	$@.partial/bin/pip install --quiet --no-deps --editable .
 	mv $@.partial $@
+
+hostile: install
+	$(BIN)/python -m tests.hostile.mutated 1000
 
 verify: install
 	$(BIN)/python -m benchmarks.verify

@@ -16,7 +16,7 @@ import pytest
 from rightrank.models.checkpoint import sandbox
 from rightrank.models.checkpoint.limits import Limits
 from rightrank.models.confinement import layers
-from tests.hostile import acts
+from tests.hostile import acts, mutated
 
 USERS = acts.users()
 
@@ -97,3 +97,11 @@ def test_the_child_that_reads_can_do_none_of_it(monkeypatch: pytest.MonkeyPatch)
     assert found["acts"] == {act.name: "refused" for act in acts.ACTS}
     # Standard input, output and errors, all three nowhere, and the answer.
     assert len(found["opened"]) == 4
+
+
+def test_damaged_files_change_nothing_outside_and_leave_nobody_behind() -> None:
+    """`make hostile` does the same with a thousand."""
+    found = mutated.run(40)
+    assert (found.changed, found.ended) == ([], [])
+    assert sum(found.outcomes.values()) == 40
+    assert {kind.partition("-")[0] for kind in found.outcomes} == {"read", "checkpoint"}
