@@ -169,9 +169,10 @@ def refuse_others(request: Request) -> None:
         raise Problem("forbidden", "Requests from other web sites are not answered.")
     for name, _ in request.scope["headers"]:
         if name in PROXIED or name.startswith(PROXIED_PREFIX):
+            header = name[:100].decode("latin-1")
             raise Problem(
                 "forbidden",
-                f"The request came through a proxy, as its header {name[:100].decode('latin-1')!r} says, and this service has no keys: "
+                f"The request came through a proxy, as its header {header!r} says, and this service has no keys: "
                 "everybody whom the proxy answers could publish and delete.",
                 "Make keys with `rightrank key create`, and start the service with RIGHTRANK_KEYS_FILE.",
             )
