@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -146,9 +145,7 @@ def stocked(shared: Running, settings: Settings) -> Settings:
 
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[faulty_s3.Bucket]:
-    """An empty bucket, which `s3://bucket` is meanwhile, and whose requests may take no more than a moment."""
-    for name in ("QUICK", "PIECE_TIME"):
-        monkeypatch.setattr(f"rightrank.service.registry.store.{name}", timedelta(seconds=0.3))
+    """An empty bucket, which `s3://bucket` is meanwhile."""
     with faulty_s3.serving() as bucket:
         for name, value in bucket.environment.items():
             monkeypatch.setenv(name, value)
