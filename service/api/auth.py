@@ -169,7 +169,6 @@ def refuse_others(request: Request) -> None:
         raise Problem("forbidden", "Requests from other web sites are not answered.")
     for name, _ in request.scope["headers"]:
         if name in PROXIED or name.startswith(PROXIED_PREFIX):
-            header = name[:100].decode("latin-1")
             raise Problem(
                 "forbidden",
                 f"The request came through a proxy, as its header {name[:100].decode('latin-1')!r} says, and this "
