@@ -52,6 +52,7 @@ KINDS: Mapping[str, Kind] = {
     "not-found": Kind(404, "Not found", "There is nothing at this address."),
     "model-not-found": Kind(404, "There is no such model", "No model has this id, name or version."),
     "model-not-ready": Kind(503, "The model is not ready", "It is being decomposed: its operation says how far it is."),
+    "model-deleted": Kind(410, "The model was deleted", "For a day it can be had back; then it is forgotten."),
     "model-failed": Kind(
         409, "The model could not be made", "Its ingest was given up; the upload is kept, and can be tried again."
     ),

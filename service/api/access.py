@@ -84,6 +84,16 @@ class Access:
             raise self._forbidden(verb)
         return id
 
+    def name(self, verb: str, name: str) -> None:
+        """Raises `Problem` unless the key may `verb` under this name."""
+        if self.whole(verb):
+            return
+        assert self.key is not None
+        if not self.key.over(None, name):
+            raise no_model(name)
+        if not self.key.over(verb, name):
+            raise self._forbidden(verb)
+
     def alone(self, verb: str, id: str) -> None:
         """For what takes a model from all who have a name for it. Raises `Problem` unless the key may `verb` under
         every name that the model has, or is to have."""

@@ -336,7 +336,11 @@ class Service:
         """A name moves on, and more gets measured and ready, so those answers are checked each time; others never
         change."""
         who = "private" if self.private else "public"
-        fixed = (ID.fullmatch(reference) or "@" in reference) and ask.min_accuracy is None and not ask.ready
+        fixed = (
+            (ID.fullmatch(reference) or reference.rpartition("@")[2].isdecimal())
+            and ask.min_accuracy is None
+            and not ask.ready
+        )
         return f"{who}, max-age={DAY}" if fixed else f"{who}, no-cache"
 
 

@@ -18,6 +18,7 @@ from rightrank.service.api.metrics import Tally
 from rightrank.service.jobs.dispatch import Parts
 from rightrank.service.jobs.operations import Operation
 from rightrank.service.problems import Problem
+from rightrank.service.registry.catalogue import NAME
 
 
 # Not blocking, so `async`: a plain function would cost a thread each.
@@ -79,7 +80,26 @@ class AskedOperation:
         return self.name
 
 
-ModelPath = Annotated[str, Path(description="An id, a name or `name@version`.")]
+@dataclass(frozen=True, slots=True)
+class AskedName:
+    """A name as a request gives it, in its path."""
+
+    name: str
+    verb: str
+    access: Access
+
+    @property
+    def by(self) -> str:
+        """Whose key it is; "" without keys."""
+        return self.access.key.name if self.access.key else ""
+
+    def check(self) -> None:
+        """Raises `Problem` where the key may not do this to the name, or not see it."""
+        self.access.name(self.verb, self.name)
+
+
+ModelPath = Annotated[str, Path(description="An id, a name, `name@version` or `name@alias`.")]
+NamePath = Annotated[str, Path(pattern=f"^{NAME.pattern}$", description="As it was published.")]
 
 
 # These ask for nothing by `Depends`, which costs a fetch more than all that they do.
@@ -99,9 +119,19 @@ async def operation_to_change(id: str, request: Request) -> AskedOperation:
     return AskedOperation(id, admitted(request, "publish"))
 
 
-# A route with `{reference}` or `{id}` in its path takes one of these; a test goes through all of them.
+async def name_to_fetch(name: NamePath, request: Request) -> AskedName:
+    return AskedName(name, "fetch", admitted(request, "fetch"))
+
+
+async def name_to_move(name: NamePath, request: Request) -> AskedName:
+    return AskedName(name, "admin", admitted(request, "admin"))
+
+
+# A route with `{reference}`, `{name}` or `{id}` in its path takes one of these; a test goes through all of them.
 ToFetch = Annotated[AskedModel, Depends(model_to_fetch)]
 ToDelete = Annotated[AskedModel, Depends(model_to_delete)]
+NameToFetch = Annotated[AskedName, Depends(name_to_fetch)]
+NameToMove = Annotated[AskedName, Depends(name_to_move)]
 ToSee = Annotated[AskedOperation, Depends(operation_to_see)]
 ToChange = Annotated[AskedOperation, Depends(operation_to_change)]
 

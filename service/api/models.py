@@ -26,13 +26,13 @@ from rightrank.service.api.common import (
     in_threads,
 )
 from rightrank.service.api.forms import receive, storing
-from rightrank.service.api.schemas import PROBLEMS, Accepted, Curve, Importance, Page, answers
+from rightrank.service.api.schemas import PROBLEMS, Accepted, Curve, Deleted, Importance, Page, answers
 from rightrank.service.api.uploads import FIELDS, FILES, FORM_SCHEMA, accept
 from rightrank.service.jobs import reading
 from rightrank.service.jobs.dispatch import Parts
 from rightrank.service.jobs.engine import INGEST
 from rightrank.service.problems import Problem
-from rightrank.service.registry.catalogue import ID, no_model
+from rightrank.service.registry.catalogue import ID
 
 router = APIRouter(tags=["models"], responses=PROBLEMS)
 
@@ -130,14 +130,28 @@ def importance(asked: ToFetch, parts: TheParts) -> dict[str, Any]:
     return {"id": model.id, "criterion": model.manifest["criterion"], "layers": model.planner.importance()}
 
 
-@router.delete("/models/{reference}", status_code=204)
-def delete(asked: ToDelete, parts: TheParts) -> Response:
-    """Remove a model with everything that only it refers to; one that is being ingested is stopped."""
+@router.delete("/models/{reference}", responses=answers(Deleted))
+def delete(
+    asked: ToDelete,
+    parts: TheParts,
+    purge: Annotated[bool, Query(description="Forget it at once and for good, with all its data.")] = False,
+) -> dict[str, Any]:
+    """Delete a model under all of its names. For a day it can be had back; then it is forgotten, with everything that
+    only it refers to. One that is being ingested is stopped, and forgotten at once."""
     id = asked.id()
     asked.access.alone("admin", id)
-    if not parts.remove(id):
-        raise no_model(asked.reference)
-    return Response(status_code=204)
+    names = asked.access.seen(parts.catalogue.names_of(id))
+    until = parts.remove(id, asked.access.key.name if asked.access.key else "", purge)
+    return {"id": id, "names": names, "until": until}
+
+
+@router.post("/models/{reference}/undelete", responses=answers(Deleted))
+def undelete(asked: ToDelete, parts: TheParts) -> dict[str, Any]:
+    """Have a deleted model back, as it was. `reference`: its id, or `name@version`."""
+    id = asked.id()
+    asked.access.alone("admin", id)
+    parts.restore(id)
+    return {"id": id, "names": asked.access.seen(parts.catalogue.names_of(id)), "until": None}
 
 
 def describe(parts: Parts, asked: AskedModel) -> Mapping[str, Any]:

@@ -39,6 +39,7 @@ class Problem(BaseModel):
         None, description="Of a model or a size that is not ready, where its operation can be followed."
     )
     progress: Progress | None = Field(None, description="Of a size that is not ready, how far it is.")
+    until: float | None = Field(None, description="Of a deleted model, until when it can be had back.")
     size: int | None = Field(None, description="Of a range outside the file, the file's size in bytes.")
     limit: int | None = Field(None, description="Of an upload that is too large, how many bytes one may have.")
 
@@ -226,6 +227,40 @@ class Importance(BaseModel):
     id: str
     criterion: str
     layers: list[LayerImportance]
+
+
+class Deleted(BaseModel):
+    """A model that was deleted, or is back."""
+
+    id: str
+    names: list[str] = Field(description="What it is called: `name@version`.")
+    until: float | None = Field(description="Until when it can be had back (seconds since 1970); null: not, or it is.")
+
+
+class Versioned(BaseModel):
+    version: int
+    model: str = Field(description="The model's id.")
+    exists: bool = Field(description="Whether it is there still.")
+
+
+class Move(BaseModel):
+    version: int | None = Field(description="null: the alias stands for nothing.")
+    moved: float = Field(description="When (seconds since 1970).")
+    by: str = Field(description="Whose key it was.")
+
+
+class Alias(BaseModel):
+    alias: str
+    version: int | None
+    moves: list[Move] = Field(description="The latest first.")
+
+
+class Name(BaseModel):
+    """What a name stands for: its latest version that exists; with `@alias` what the alias does."""
+
+    name: str
+    versions: list[Versioned] = Field(description="The latest first.")
+    aliases: list[Alias]
 
 
 class Status(BaseModel):

@@ -106,6 +106,7 @@ def accept(parts: Parts, form: Form, access: Access) -> dict[str, str]:
             store_once(parts, file)
     with parts.catalogue.changing(id) as lock:
         if parts.catalogue.whole(id):
+            parts.catalogue.unhide(id)
             if name is not None:
                 parts.catalogue.publish(name, id)
         else:

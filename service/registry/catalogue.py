@@ -25,6 +25,7 @@ from rightrank.models.errors import Cancelled
 from rightrank.models.master import entries
 from rightrank.models.plan.planner import Plan, Planner
 from rightrank.service.problems import Problem
+from rightrank.service.registry.aliases import ALIAS, Aliases
 from rightrank.service.registry.cache import Cache
 from rightrank.service.registry.lock import Lock
 from rightrank.service.registry.store import DAMAGED, Store
@@ -42,12 +43,14 @@ TOKEN = "token"
 MADE = "made"
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 ID = re.compile(r"m[0-9a-f]{24}")
-REFERENCE = re.compile(rf"(?P<name>{NAME.pattern})(@(?P<version>[1-9][0-9]{{0,8}}))?")
+REFERENCE = re.compile(rf"(?P<name>{NAME.pattern})(@((?P<version>[1-9][0-9]{{0,8}})|(?P<alias>{ALIAS.pattern})))?")
 VERSION = re.compile(r"([1-9][0-9]{0,8})\.json")
 # Without these a manifest is none that this version can read.
 NEEDED = frozenset({"id", "created"})
 # A model deleted through another process is still answered for from here for this long.
 RECHECK_SECONDS = 1.0
+# How long a model can be had back that was deleted.
+UNDO_SECONDS = 24 * 3600.0
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -135,6 +138,7 @@ class Catalogue:
     def __init__(self, settings: Settings, store: Store, cache: Cache) -> None:
         self.store = store
         self.cache = cache
+        self.aliases = Aliases(store)
         self._models: Recent[str, Model] = Recent(64)
         self._manifests: Recent[str, Mapping[str, Any]] = Recent(4096)
         self._records: Recent[tuple[str, str], Record] = Recent(4096)
@@ -155,7 +159,7 @@ class Catalogue:
         return answer
 
     def resolve(self, reference: str) -> str:
-        """The id that a reference (an id, `name` or `name@version`) stands for. Raises `Problem`."""
+        """The id that a reference (an id, `name`, `name@version` or `name@alias`) stands for. Raises `Problem`."""
         if ID.fullmatch(reference):
             return reference
         return self._known(("resolve", reference), lambda: self._resolve(reference))
@@ -164,24 +168,41 @@ class Catalogue:
         match = REFERENCE.fullmatch(reference)
         if match is None:
             raise no_model(reference)
-        wanted = match["version"]
-        versions = [int(wanted)] if wanted else reversed(self.versions(match["name"]))
-        for version in versions:
-            record = self._version(_name_key(match["name"], version))
-            if record is not None and (wanted or self.exists(record["id"])):
-                return str(record["id"])
+        name, wanted = match["name"], match["version"]
+        if match["alias"]:
+            wanted = self.aliases.version(name, match["alias"])
+            if wanted is None:
+                raise no_model(reference)
+        for version in [int(wanted)] if wanted else reversed(self.versions(name)):
+            id = self.version(name, version)
+            if id is not None and (wanted or self.exists(id)):
+                return id
         raise no_model(reference)
 
+    def version(self, name: str, version: int) -> str | None:
+        """The id of the model that is this version of the name, whether or not it still exists."""
+        record = self._version(_name_key(name, version))
+        return None if record is None else str(record["id"])
+
     def exists(self, id: str) -> bool:
-        return self.store.exists(manifest_key(id))
+        """Whether there is a manifest, and nobody has deleted the model."""
+        return self.store.exists(manifest_key(id)) and not self.store.exists(deleted_key(id))
 
     def open(self, id: str) -> Model:
-        """The model. Raises `Problem`: model-not-found, or model-not-ready where it has been uploaded."""
+        """The model. Raises `Problem`: model-not-found, model-deleted, or, where it has been uploaded,
+        model-not-ready or model-failed."""
         while (model := self._models.get(id, lambda: self._load(id))) is not None:
             if self._still_there(model):
                 return model
             self.forget(id)  # and look what is there by now
         self.forget(id)
+        if (until := self.deleted(id)) is not None:
+            raise Problem(
+                "model-deleted",
+                f"The model {id} was deleted.",
+                "Until `until` (seconds since 1970) it can be had back: rightrank undelete.",
+                members={"until": until},
+            )
         operation = {"operation": f"/operations/ingest-{id}"}
         if not self.store.exists(upload_key(id)):
             raise no_model(id)
@@ -216,7 +237,8 @@ class Catalogue:
     def manifests(self) -> list[Mapping[str, Any]]:
         """Every finished model's manifest, the newest first."""
         keys = self._known(("models",), lambda: self.store.keys("models"))
-        ids = [key.split("/")[1] for key in keys if key.endswith("/manifest.json")]
+        gone = {key.split("/")[1] for key in keys if key.endswith("/deleted.json")}
+        ids = [id for key in keys if key.endswith("/manifest.json") and (id := key.split("/")[1]) not in gone]
         found = [m for id in ids if (m := self.manifest(id)) is not None and m.keys() >= NEEDED]
         return sorted(found, key=lambda manifest: (manifest["created"], manifest["id"]), reverse=True)
 
@@ -334,6 +356,19 @@ class Catalogue:
             self.store.delete(*(key for key in self.store.keys(f"models/{id}/{MADE}") if not key.startswith(kept)))
         return created
 
+    def deleted(self, id: str) -> float | None:
+        """Until when a deleted model can be had back (seconds since 1970); None where it was not deleted."""
+        marker = self.store.read_json(deleted_key(id))
+        return None if marker is None else float(marker["deleted"]) + UNDO_SECONDS
+
+    def hide(self, id: str, by: str) -> None:
+        """Deletes a finished model in a way that `unhide` undoes."""
+        self.store.create_json(deleted_key(id), {"deleted": time.time(), "by": by})
+        self.forget(id)
+
+    def unhide(self, id: str) -> None:
+        self.store.delete(deleted_key(id))
+
     def discard(self, id: str, token: str | None = None) -> bool:
         """Removes a model, finished or not, with everything that only it refers to; with `token` only if it is still of
         that upload. Whether it was removed.
@@ -387,7 +422,7 @@ class Catalogue:
     def _load(self, id: str) -> Model | None:
         tag = self.store.tag(manifest_key(id))  # first: of a newer one it would hide the change
         manifest = self.manifest(id)
-        if tag is None or manifest is None:
+        if tag is None or manifest is None or self.store.exists(deleted_key(id)):
             return None
         if not manifest.keys() >= NEEDED:
             raise _foreign(manifest_key(id))
@@ -406,6 +441,8 @@ class Catalogue:
             return True
         try:
             tag = self.store.tag(manifest_key(model.id))
+            if self.store.exists(deleted_key(model.id)):
+                return False
             if tag is None:
                 self.store.keys(f"models/{model.id}")  # a bucket that is not there says "not found" to the other, too
         except Problem as error:
@@ -456,6 +493,10 @@ def upload_key(id: str) -> str:
 
 def manifest_key(id: str) -> str:
     return f"models/{id}/manifest.json"
+
+
+def deleted_key(id: str) -> str:
+    return f"models/{id}/deleted.json"
 
 
 def failure_key(id: str) -> str:

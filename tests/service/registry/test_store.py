@@ -236,7 +236,7 @@ def test_a_whole_service_works_on_a_bucket(
     with serving(remote) as running, at_work(remote):
         id = running.publish(files, name="net")
         assert len(running.client.get("/models/net?budget=0.45").content) > 0
-        assert running.client.delete(f"/models/{id}").status_code == 204
+        assert running.client.delete(f"/models/{id}?purge=true").status_code == 200
     assert running.parts.store.keys("") == ["names/net/1.json"]
 
 
