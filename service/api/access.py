@@ -16,7 +16,8 @@ from rightrank.service.jobs import operations
 from rightrank.service.jobs.dispatch import Parts
 from rightrank.service.jobs.operations import Operation
 from rightrank.service.problems import Problem
-from rightrank.service.registry.catalogue import ID, no_model, upload_key
+from rightrank.service.registry.catalogue import no_model
+from rightrank.service.registry.layout import ID, upload_key
 
 # For so long a name counts that may have gone meanwhile. One that is not known is always looked for.
 RECENT_SECONDS = 1.0

@@ -32,7 +32,8 @@ from rightrank.service.jobs.engine import BACKGROUND, WAITING
 from rightrank.service.jobs.operations import IDLE, Operation, cut_id
 from rightrank.service.problems import Problem, response
 from rightrank.service.registry.cache import Evicted
-from rightrank.service.registry.catalogue import ID, Model, Recent, Record, artifact_key
+from rightrank.service.registry.catalogue import Model, Recent, Record
+from rightrank.service.registry.layout import ID, artifact_key
 from rightrank.service.registry.pieces import Damaged
 
 LONGEST_WAIT = 120.0

@@ -18,7 +18,7 @@ from rightrank.service.api.metrics import Tally
 from rightrank.service.jobs.dispatch import Parts
 from rightrank.service.jobs.operations import Operation
 from rightrank.service.problems import Problem
-from rightrank.service.registry.catalogue import NAME
+from rightrank.service.registry.layout import NAME
 
 
 # Not blocking, so `async`: a plain function would cost a thread each.

@@ -32,7 +32,7 @@ from rightrank.service.jobs import reading
 from rightrank.service.jobs.dispatch import Parts
 from rightrank.service.jobs.engine import INGEST
 from rightrank.service.problems import Problem
-from rightrank.service.registry.catalogue import ID
+from rightrank.service.registry.layout import ID
 
 router = APIRouter(tags=["models"], responses=PROBLEMS)
 

@@ -18,7 +18,7 @@ from rightrank.service.jobs.dispatch import Parts
 from rightrank.service.jobs.engine import INGEST
 from rightrank.service.jobs.operations import ingest_id
 from rightrank.service.problems import Problem
-from rightrank.service.registry.catalogue import (
+from rightrank.service.registry.layout import (
     ID,
     NAME,
     TOKEN,

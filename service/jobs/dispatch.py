@@ -13,7 +13,8 @@ from rightrank.service.jobs.engine import BACKGROUND, INGEST, WAITING, Engine
 from rightrank.service.jobs.operations import ID, IDLE, Operation, cut_id, ingest_id, kind_of
 from rightrank.service.problems import Problem, describe
 from rightrank.service.registry.cache import Cache
-from rightrank.service.registry.catalogue import Catalogue, Model, failure_key, no_model, upload_key
+from rightrank.service.registry.catalogue import Catalogue, Model, no_model
+from rightrank.service.registry.layout import failure_key, upload_key
 from rightrank.service.registry.store import Store
 from rightrank.service.settings import Settings
 

@@ -7,8 +7,6 @@ the latest that still exists.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import re
 import time
@@ -20,29 +18,34 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
 from rightrank.models.emit.format import FIRST, Output
-from rightrank.models.emit.formats import format_of
 from rightrank.models.errors import Cancelled
-from rightrank.models.master import entries
 from rightrank.models.plan.planner import Plan, Planner
 from rightrank.service.problems import Problem
 from rightrank.service.registry.aliases import ALIAS, Aliases
 from rightrank.service.registry.cache import Cache
+from rightrank.service.registry.layout import (
+    ID,
+    MADE,
+    NAME,
+    PLANNER,
+    TOKEN,
+    checkpoint_key,
+    deleted_key,
+    digests_in,
+    digests_of,
+    failure_key,
+    manifest_key,
+    name_key,
+    record_key,
+    upload_key,
+    where,
+)
 from rightrank.service.registry.lock import Lock
 from rightrank.service.registry.store import DAMAGED, Store
 from rightrank.service.settings import Settings
 
 log = logging.getLogger("rightrank")
 
-MASTER = (entries.MASTER, entries.TEMPLATE, entries.PLANS)
-PLANNER = (entries.TEMPLATE, entries.PLANS)
-EVALUATION, CALIBRATION = "evaluation.safetensors", "calibration.safetensors"
-REFIT = entries.REFIT
-# In an upload's intent, and repeated by the manifest that was made of it.
-TOKEN = "token"
-# What each attempt at an ingest has made lies in a folder of its own below this.
-MADE = "made"
-NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-ID = re.compile(r"m[0-9a-f]{24}")
 REFERENCE = re.compile(rf"(?P<name>{NAME.pattern})(@((?P<version>[1-9][0-9]{{0,8}})|(?P<alias>{ALIAS.pattern})))?")
 VERSION = re.compile(r"([1-9][0-9]{0,8})\.json")
 # Without these a manifest is none that this version can read.
@@ -181,7 +184,7 @@ class Catalogue:
 
     def version(self, name: str, version: int) -> str | None:
         """The id of the model that is this version of the name, whether or not it still exists."""
-        record = self._version(_name_key(name, version))
+        record = self._version(name_key(name, version))
         return None if record is None else str(record["id"])
 
     def exists(self, id: str) -> bool:
@@ -302,10 +305,10 @@ class Catalogue:
             # A version that was set aside had a number, which stays its own.
             versions = sorted([*self.versions(name), *self._versions(f"{DAMAGED}/names/{name}")])
             latest = versions[-1] if versions else 0
-            record = self._version(_name_key(name, latest)) if latest else None
+            record = self._version(name_key(name, latest)) if latest else None
             if record is not None and record["id"] == id:
                 return latest
-            if self.store.create_json(_name_key(name, latest + 1), {"id": id, "created": time.time()}):
+            if self.store.create_json(name_key(name, latest + 1), {"id": id, "created": time.time()}):
                 return latest + 1
         raise Problem("name-taken", f"Too many models are being published as {name!r} right now.", "Try again.")
 
@@ -455,76 +458,10 @@ class Catalogue:
         return True
 
 
-def model_id(upload: Mapping[str, Any]) -> str:
-    """The identity of what was uploaded: the digests of its files, its architecture and its options."""
-    parts = {key: upload[key] for key in ("checkpoint", "evaluation", "calibration", "architecture", "options")}
-    canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return "m" + hashlib.sha256(canonical.encode()).hexdigest()[:24]
-
-
 def output_of(manifest: Mapping[str, Any], format: str = FIRST.format) -> Output:
     """How a model's files of a format are written: as when it was published, whatever this version can do since.
     Manifests from before there were several writers, and formats that came later, have the first."""
     return Output(format, manifest.get("writers", {}).get(format, 1))
-
-
-def where(manifest: Mapping[str, Any]) -> str:
-    """Below which key a model's files lie: those of each attempt by themselves, in old stores right below the model."""
-    return f"models/{manifest['id']}/{manifest.get('folder', '')}".rstrip("/")
-
-
-def digests_of(upload: Mapping[str, Any]) -> list[str]:
-    """The blobs that an upload (or a manifest, which repeats it) refers to."""
-    return [upload[key] for key in ("checkpoint", "evaluation", "calibration") if upload.get(key)]
-
-
-def digests_in(manifest: Mapping[str, Any]) -> dict[str, str]:
-    """The SHA-256 of a model's files by name, as far as its manifest says: one from before it did, none."""
-    return {name: file["sha256"] for name, file in manifest.get("files", {}).items()}
-
-
-def checkpoint_key(sha256: str) -> str:
-    return f"checkpoints/{sha256}"
-
-
-def upload_key(id: str) -> str:
-    return f"models/{id}/upload.json"
-
-
-def manifest_key(id: str) -> str:
-    return f"models/{id}/manifest.json"
-
-
-def deleted_key(id: str) -> str:
-    return f"models/{id}/deleted.json"
-
-
-def failure_key(id: str) -> str:
-    return f"models/{id}/failure.json"
-
-
-def record_key(id: str, digest: str) -> str:
-    return f"models/{id}/measurements/{digest}.json"
-
-
-def improved_key(id: str, digest: str) -> str:
-    return f"models/{id}/improved/{digest}.safetensors"
-
-
-def tuning_key(id: str) -> str:
-    return f"models/{id}/tuning.safetensors"
-
-
-def artifact_key(id: str, plan: Plan) -> str:
-    return f"models/{id}/artifacts/{plan.digest}{format_of(plan.output).suffix}"
-
-
-def wanted_key(id: str, name: str) -> str:
-    return f"models/{id}/wanted/{name}"
-
-
-def _name_key(name: str, version: int) -> str:
-    return f"names/{name}/{version}.json"
 
 
 def _foreign(key: str) -> Problem:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rightrank.service.registry.catalogue import (
+from rightrank.service.registry.layout import (
     EVALUATION,
     MASTER,
     REFIT,

@@ -1,11 +1,5 @@
-"""The object store: everything that must survive, under names that are written once.
+"""The object store: everything that must survive, under names that are written once (`layout.py`).
 
-checkpoints/<sha256>                    what was uploaded
-models/<id>/upload.json                 the intent: written first
-models/<id>/{master.safetensors,template.json,plans.npz,evaluation.safetensors}
-models/<id>/measurements/<plan>.json
-models/<id>/manifest.json               its presence is the model's: written last
-names/<name>/<version>.json
 staged/<anything>                       a large file on its way into a bucket
 damaged/<key>                           what could not be read at `key` any more
 

@@ -14,7 +14,7 @@ from fastapi.routing import APIRoute
 
 from rightrank.service.api.app import RESOURCES
 from rightrank.service.jobs.operations import cut_id, ingest_id
-from rightrank.service.registry.catalogue import manifest_key, upload_key, wanted_key
+from rightrank.service.registry.layout import manifest_key, upload_key, wanted_key
 from rightrank.service.settings import Settings
 from tests.service.api.test_auth import bearer, line
 from tests.service.conftest import Running, serving

@@ -8,7 +8,7 @@ import pytest
 from rightrank.service.api.models import read_cursor, write_cursor
 from rightrank.service.jobs.dispatch import Parts
 from rightrank.service.problems import Problem
-from rightrank.service.registry.catalogue import manifest_key, record_key
+from rightrank.service.registry.layout import manifest_key, record_key
 from rightrank.service.settings import Settings
 from tests.service.conftest import Files, Running, at_work, serving
 from tests.service.registry.test_catalogue import finished

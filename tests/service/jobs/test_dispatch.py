@@ -6,7 +6,7 @@ from rightrank.service.jobs.dispatch import Parts
 from rightrank.service.jobs.engine import BACKGROUND, INGEST, WAITING
 from rightrank.service.jobs.operations import cut_id, ingest_id
 from rightrank.service.problems import Problem, describe
-from rightrank.service.registry.catalogue import manifest_key, record_key, upload_key, wanted_key
+from rightrank.service.registry.layout import manifest_key, record_key, upload_key, wanted_key
 from rightrank.service.settings import Settings
 
 MODEL = "m" + "a" * 24

@@ -24,7 +24,7 @@ from rightrank.service.jobs.engine import INGEST
 from rightrank.service.jobs.operations import cut_id
 from rightrank.service.problems import Problem
 from rightrank.service.registry import cache
-from rightrank.service.registry.catalogue import MADE, manifest_key, record_key, where
+from rightrank.service.registry.layout import MADE, manifest_key, record_key, where
 from rightrank.service.settings import Settings
 from tests.service.conftest import Files, Running, at_work
 
