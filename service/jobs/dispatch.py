@@ -173,6 +173,11 @@ class Parts:
                 return self.engine.get(id)
         elif (record := self.catalogue.record(model, plan)) is not None:
             return _ended(id, {"model": model}, cut_result(model, record.plan, record.sha256, record.size))
+        elif self.catalogue.exists(model):
+            opened = self.catalogue.open(model)
+            wanted = opened.planner.find(plan)
+            if wanted is not None:
+                return self.engine.get(self.cut(opened.id, wanted))
         return None
 
 

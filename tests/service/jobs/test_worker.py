@@ -95,6 +95,7 @@ def test_a_worker_that_may_not_read_uploads_leaves_them_to_others(
 
     monkeypatch.setattr(worker, "start", start)
     monkeypatch.setattr(worker, "stop", lambda *_: None)
+    monkeypatch.setattr("torch.set_num_interop_threads", lambda _: None)  # which is possible only once
     handlers = [(number, signal.getsignal(number)) for number in (signal.SIGTERM, signal.SIGINT)]
     for able in (True, False):
         monkeypatch.setattr(worker.reading, "able", lambda _, able=able: able)
