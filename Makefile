@@ -8,7 +8,7 @@ STAMP := .venv/.installed-$(RIGHTRANK_TORCH)
 
 .DEFAULT_GOAL := help
 .PHONY: help install run test test-lowest test-faults hostile verify bench bench-compression bench-cifar bench-learning \
-	bench-sparsity bench-latency bench-cost chaos clean
+	bench-sparsity bench-latency bench-cost bench-engine chaos clean
 
 help:
 	@echo "make run      install, train a small model, serve it on http://127.0.0.1:8000"
@@ -25,6 +25,7 @@ help:
 	@echo "make bench-sparsity  zero channels from Adam and L2 (arXiv:1812.08119), and their removal; about an hour"
 	@echo "make bench-latency   whether a smaller model is a faster one, on one core; minutes"
 	@echo "make bench-cost      what statistics, decomposition, refit and tuning cost; minutes"
+	@echo "make bench-engine  what the job engine is chosen for: order, kills, cancels; minutes"
 	@echo "make chaos    200 kills and freezes of the service's processes under load, on one machine and as a cluster, and"
 	@echo "              what came of every promise; an hour; needs redis-server, installs an S3 server into build/chaos"
 	@echo "make clean    remove .venv and caches; data stays"
@@ -108,6 +109,9 @@ bench-cost: install
 	$(BIN)/python -m benchmarks.cost
 
 # Its own arguments: make chaos CHAOS='--setup machine --events 30 --seed 7'
+bench-engine: install
+	$(BIN)/python -m benchmarks.engine
+
 chaos: install build/chaos/bin/weed
 	$(BIN)/python -m benchmarks.chaos $(CHAOS)
 
