@@ -42,8 +42,8 @@ TRIES, UNFORESEEN_TRIES = 8, 3
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 120.0
 # How many workers may die over one job.
 DEATHS = 3
-# How long an attempt that has succeeded tries to say so.
-TELL_SECONDS = 30.0
+# How long an attempt that has ended tries to say so, and how long it rests in between.
+TELL_SECONDS, TELL_PAUSE = 30.0, 1.0
 # The faults of uploads and of requests.
 FAULTS = frozenset({
     "checkpoint-unusable", "checkpoint-unsafe", "checkpoint-unsupported", "checkpoint-malformed", "data-unusable",
@@ -265,14 +265,17 @@ class Runner:
 
     def _say(self, job: Job, say: Callable[[], bool]) -> bool:
         """Tells Redis and the store how an attempt has ended, and goes on trying for a while: unsaid, it would be done
-        once more. What `say` comes to, False where it could not be said."""
+        once more. What `say` comes to, False where it could not be said. Where it is the store that cannot be told, the
+        operation waits for it: silence would count as the death of a worker, and be told as one."""
         deadline = time.monotonic() + TELL_SECONDS
         while True:
             try:
                 return say()
             except Exception as error:
                 log.warning("how %s ended cannot be told: %s", job.operation, error)
-                if self.stop.wait(1) or time.monotonic() > deadline:
+                if self.stop.wait(TELL_PAUSE) or time.monotonic() > deadline:
+                    with contextlib.suppress(redis.RedisError):
+                        self.parts.engine.give_back(job.attempt, LONGEST_PAUSE)
                     return False
 
     def _count(self, kind: str, outcome: str, began: float | None = None) -> None:

@@ -155,8 +155,18 @@ class Parts:
                 return
             if self.store.exists(upload_key(id)):
                 self.ingest(id)
-            elif not self.catalogue.damaged(id):
-                self.catalogue.discard(id)
+            else:
+                self._clear(id)
+
+    def clear(self, id: str) -> None:
+        """Removes what an attempt has written to a model that was deleted meanwhile."""
+        with self.catalogue.changing(id):
+            if not self.catalogue.whole(id) and not self.store.exists(upload_key(id)):
+                self._clear(id)
+
+    def _clear(self, id: str) -> None:
+        if not self.catalogue.damaged(id):
+            self.catalogue.discard(id)
 
     def _remembered(self, id: str) -> Operation | None:
         match = ID.fullmatch(id)

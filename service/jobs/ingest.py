@@ -26,7 +26,7 @@ from rightrank.models.master import entries
 from rightrank.models.plan.planner import Planner
 from rightrank.models.program.program import Program
 from rightrank.service.jobs import cut, effort
-from rightrank.service.jobs.attempt import Job
+from rightrank.service.jobs.attempt import Job, Lost
 from rightrank.service.problems import Problem
 from rightrank.service.registry.catalogue import Record
 from rightrank.service.registry.layout import (
@@ -47,6 +47,15 @@ from rightrank.service.registry.pieces import digest
 
 def run(job: Job) -> Mapping[str, Any]:
     """Ingests the job's model; the operation's result. Raises what the model's reader and builder raise."""
+    try:
+        return _run(job)
+    except (Cancelled, Lost):
+        with contextlib.suppress(Exception):  # what is left is found later as well (`Parts.recover`)
+            job.parts.clear(job.model)
+        raise
+
+
+def _run(job: Job) -> Mapping[str, Any]:
     id = job.model
     store, catalogue = job.parts.store, job.parts.catalogue
     upload = store.read_json(upload_key(id))

@@ -337,6 +337,24 @@ def test_an_end_that_redis_cannot_be_told_at_once_is_told_later(parts: Parts) ->
     assert perform(parts, lambda job: {}).state == "done" and len(times) == 3
 
 
+def test_an_end_that_the_store_cannot_be_told_is_no_death_of_a_worker(
+    parts: Parts, hasty: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: Any) -> bool:
+        raise Problem("unavailable", "The store does not answer.")
+
+    parts.store.create_json(upload_key(MODEL), {"checkpoint": "1" * 64})
+    monkeypatch.setattr(attempt, "TELL_SECONDS", 0.0)
+    monkeypatch.setattr(attempt, "TELL_PAUSE", 0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(parts.store, "create_json", away)
+        for _ in range(TRIES + DEATHS + 1):
+            operation = perform(parts, failing(Problem("unavailable", "The store does not answer.")))
+            assert (operation.state, operation.tries[1]) == ("queued", 0)
+            parts.cache.redis.zadd("rightrank:later", {NAME: 0})
+    assert perform(parts, lambda job: {}).state == "done"
+
+
 def test_a_worker_outlives_a_redis_that_is_away(parts: Parts) -> None:
     take_one, times = parts.engine.take, []
     runner = runner_of(parts, lambda job: runner.stop.set() or {})

@@ -1,0 +1,77 @@
+"""What a worker is given to do in a world, again and again from the same beginning."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from rightrank.service.jobs.operations import cut_id, ingest_id
+from tests.faults.steps import Step, Steps
+from tests.faults.world import World
+
+# A size that the ingest does not have cut ahead.
+BUDGET = 0.7
+
+
+@dataclass(frozen=True)
+class Scene:
+    """`begin` brings the world to where `operation` is about to be taken by a worker; `taken` are the steps of a good
+    run of it, and `known` the SHA-256 of every artifact that comes of a good run and all that follows from it, by
+    plan."""
+
+    name: str
+    model: str
+    operation: str
+    begin: Callable[[], None]
+    taken: list[Step]
+    known: dict[str, str]
+
+
+def ingest(world: World, steps: Steps, folder: Path) -> Scene:
+    """An upload has been accepted."""
+    world.restore(None)
+    model = world.upload()
+    store = world.settings.store_folder
+    assert store is not None
+    shutil.copytree(store, folder / "uploaded")
+
+    def begin() -> None:
+        world.restore(folder / "uploaded")
+        world.parts.ingest(model)
+
+    return _recorded(world, steps, "ingest", model, ingest_id(model), begin)
+
+
+def cut(world: World, steps: Steps, folder: Path) -> Scene:
+    """A device has asked for a size of a finished model."""
+    world.restore(None)
+    model = world.upload()
+    assert world.settle()
+    plan, store = world.plan(model, BUDGET), world.settings.store_folder
+    assert store is not None
+    shutil.copytree(store, folder / "finished")
+
+    def begin() -> None:
+        world.restore(folder / "finished")
+        world.parts.cut(model, plan)
+
+    return _recorded(world, steps, "cut", model, cut_id(model, plan.digest), begin)
+
+
+SCENES = {"ingest": ingest, "cut": cut}
+
+
+def _recorded(
+    world: World, steps: Steps, name: str, model: str, operation: str, begin: Callable[[], None]
+) -> Scene:
+    runs = []
+    for _ in range(2):  # in the first, Redis and torch learn things
+        begin()
+        with steps.watched() as taken:
+            assert world.work()
+        runs.append(taken)
+    assert world.settle()
+    known = {record.plan.digest: record.sha256 for record in world.another().catalogue.records(model)}
+    return Scene(name, model, operation, begin, runs[-1], known)

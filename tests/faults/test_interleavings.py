@@ -1,0 +1,107 @@
+"""An attempt that stands still before any of its steps, while others do whatever they may from beginning to end: they
+wait for nothing of it, since its lease and its locks have lapsed, and it has seen no sign of them when it goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import pytest
+
+from rightrank.service.jobs import attempt
+from rightrank.service.registry import cache
+from rightrank.service.registry.catalogue import upload_key
+from tests.faults import verdict
+from tests.faults.conftest import some
+from tests.faults.scenes import SCENES, Scene
+from tests.faults.steps import Step, Steps
+from tests.faults.table import TABLE
+from tests.faults.world import World
+
+CANCEL, DELETE, UPLOAD, WORK = "cancel", "delete", "upload", "work"
+# What others do meanwhile, one after the other. `work` performs all that there is to do, this job included.
+ACTS = (
+    (CANCEL,),
+    (DELETE,),
+    (CANCEL, UPLOAD),
+    (DELETE, UPLOAD),
+    (WORK,),
+    (WORK, DELETE),
+    (WORK, DELETE, UPLOAD),
+    (DELETE, UPLOAD, WORK),
+    (CANCEL, UPLOAD, WORK),
+)
+QUICK = 4
+
+
+@pytest.fixture(scope="module")
+def frozen() -> Iterator[None]:
+    """Whoever stands still renews nothing and hears of nothing."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attempt, "BEAT_SECONDS", 3600.0)
+        patch.setattr(cache, "_renew", lambda *_: None)
+        yield
+
+
+def do(world: World, scene: Scene, acts: tuple[str, ...]) -> None:
+    for act in acts:
+        parts = world.another()
+        if act == CANCEL:
+            parts.cancel(scene.operation)
+        elif act == DELETE:
+            parts.remove(scene.model)
+        elif act == UPLOAD:
+            world.upload(parts)
+        else:
+            while world.work():
+                pass
+
+
+def broken(world: World, steps: Steps, scene: Scene, acts: tuple[str, ...], place: int) -> Iterator[str]:
+    """What is wrong after the others did this before the step `place`."""
+    scene.begin()
+    there: list[bool] = []
+    wrong: list[str] = []
+
+    def at(number: int, step: Step, go_on: Callable[[], Any]) -> Any:
+        if number == place:
+            with steps.unwatched():
+                world.lapse()
+                try:
+                    do(world, scene, acts)
+                except Exception as error:
+                    wrong.append(f"{acts}: {type(error).__name__}: {error}")
+                there.append(world.another().store.exists(upload_key(scene.model)))
+        return go_on()
+
+    with steps.watched(at):
+        world.work()
+    yield from wrong
+    if not there:
+        yield f"step {place} did not come"
+        return
+    if not world.settle():
+        yield f"it does not come to an end: {world.history()}"
+    yield from verdict.ends_once(world)
+    if there[0]:
+        yield from verdict.whole(world, scene.model, scene.known)
+    else:
+        yield from verdict.gone(world, scene.model)
+    yield from verdict.tidy(world)
+
+
+@pytest.mark.parametrize("acts", ACTS, ids="+".join)
+@pytest.mark.parametrize("name", SCENES)
+def test_what_others_do_while_an_attempt_stands_still_is_what_counts(
+    frozen: None, the_world: World, watched: Steps, the_scenes: Mapping[str, Scene], name: str, acts: tuple[str, ...]
+) -> None:
+    scene = the_scenes[name]
+    # The first steps take the job from the queue: before that, there is no attempt.
+    places = [number for number, step in enumerate(scene.taken) if step.part != "engine.take"]
+    found: list[str] = []
+    for place in some(places, QUICK, (name, acts)):
+        step = scene.taken[place]
+        violations = list(broken(the_world, watched, scene, acts, place))
+        TABLE.add(f"{name}, frozen", f"{' '.join(acts)}", step.part, violations)
+        found += [f"step {place}, {step.call} of {step.part}: {each}" for each in violations]
+    assert found == []
