@@ -18,6 +18,7 @@ from rightrank.service.api.metrics import Tally
 from rightrank.service.jobs.dispatch import Parts
 from rightrank.service.jobs.operations import Operation
 from rightrank.service.problems import Problem
+from rightrank.service.registry.catalogue import REFERENCE
 
 
 # Not blocking, so `async`: a plain function would cost a thread each.
@@ -79,7 +80,23 @@ class AskedOperation:
         return self.name
 
 
-ModelPath = Annotated[str, Path(description="An id, a name or `name@version`.")]
+# Patterns and examples are for the description alone: what is of another form is not found, as what is not there.
+ModelPath = Annotated[
+    str,
+    Path(
+        description="An id, a name or `name@version`.",
+        examples=["digits", "digits@1", "m5f834222eb6d0fdad64bd01d"],
+        json_schema_extra={"pattern": f"^({REFERENCE.pattern.replace('?P<name>', '').replace('?P<version>', '')})$"},
+    ),
+]
+OperationPath = Annotated[
+    str,
+    Path(
+        description="As the answer to an upload, or to a request for a size, has it.",
+        examples=["ingest-m5f834222eb6d0fdad64bd01d"],
+        json_schema_extra={"pattern": "^(ingest-m[0-9a-f]{24}|cut-m[0-9a-f]{24}-[0-9a-f]{32})$"},
+    ),
+]
 
 
 # These ask for nothing by `Depends`, which costs a fetch more than all that they do.
@@ -91,11 +108,11 @@ async def model_to_delete(reference: ModelPath, request: Request) -> AskedModel:
     return AskedModel(reference, "admin", admitted(request, "admin"))
 
 
-async def operation_to_see(id: str, request: Request) -> AskedOperation:
+async def operation_to_see(id: OperationPath, request: Request) -> AskedOperation:
     return AskedOperation(id, admitted(request, None))
 
 
-async def operation_to_change(id: str, request: Request) -> AskedOperation:
+async def operation_to_change(id: OperationPath, request: Request) -> AskedOperation:
     return AskedOperation(id, admitted(request, "publish"))
 
 
