@@ -68,7 +68,7 @@ FORM_SCHEMA = {
                     "architecture": {
                         "description": "A registered name, or JSON with its `name`.",
                         "anyOf": [
-                            {"type": "string", "pattern": "^[^{]*$", "examples": ["resnet18"]},
+                            {"type": "string", "pattern": "^\\s*([^\\s{]|$)", "examples": ["resnet18"]},
                             {
                                 "type": "object",
                                 "required": ["name"],
