@@ -7,14 +7,16 @@ BIN := .venv/bin
 STAMP := .venv/.installed-$(RIGHTRANK_TORCH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-lowest test-faults hostile verify bench bench-compression bench-cifar bench-learning \
-	bench-sparsity bench-latency bench-cost bench-engine chaos clean
+.PHONY: help install run test test-lowest test-api test-faults hostile verify bench bench-compression bench-cifar \
+	bench-learning bench-sparsity bench-latency bench-cost bench-engine chaos clean
 
 help:
 	@echo "make run      install, train a small model, serve it on http://127.0.0.1:8000"
 	@echo "make install  everything into .venv; instant when already there"
 	@echo "make test     lint, types and tests"
 	@echo "make test-lowest  the tests with the lowest versions that pyproject.toml names"
+	@echo "make test-api  requests made up from the service's description of itself, and every answer held to it; minutes;"
+	@echo "              installs schemathesis into build/api"
 	@echo "make hostile  a thousand damaged files, read in confinement; minutes"
 	@echo "make verify   a running service's answers, checked from outside with curl and torch alone"
 	@echo "make bench    the figures that the README quotes"
@@ -58,6 +60,17 @@ build/lowest: tests/lowest.txt pyproject.toml
 	$@.partial/bin/pip install --quiet torch==$(RIGHTRANK_TORCH)
 	$@.partial/bin/pip install --quiet --requirement tests/lowest.txt
 	$@.partial/bin/pip install --quiet --no-deps --editable .
+	mv $@.partial $@
+
+# Its own arguments, requests for each operation and a seed: make test-api API='1000 7'
+test-api: install build/api
+	$(BIN)/python -m tests.description $(API)
+
+# schemathesis asks over HTTP, so it needs nothing of ours, and its dozen packages stay out of the tests' environment.
+build/api: tests/description/requirements.txt
+	rm -rf $@ $@.partial
+	$(PYTHON) -m venv $@.partial
+	$@.partial/bin/pip install --quiet --requirement tests/description/requirements.txt
 	mv $@.partial $@
 
 hostile: install

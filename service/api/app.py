@@ -20,6 +20,7 @@ from rightrank.service.api import health, models, names, operations, pages, sche
 from rightrank.service.api.access import Names
 from rightrank.service.api.auth import Gate
 from rightrank.service.api.metrics import Tally
+from rightrank.service.api.router import operation_id
 from rightrank.service.jobs import reading
 from rightrank.service.jobs.dispatch import SEARCH_SECONDS, Parts
 from rightrank.service.settings import Settings
@@ -41,6 +42,7 @@ def create_app(settings: Settings) -> FastAPI:
         summary="One trained model in, any size out.",
         lifespan=lifespan,
         redoc_url=None,
+        generate_unique_id_function=operation_id,
     )
     app.state.gate = gate
     app.state.parts = Parts.of(settings)

@@ -4,28 +4,35 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Path
+from fastapi import Body, Path
 
 from rightrank.service.api.common import AskedName, NameToFetch, NameToMove, TheParts
-from rightrank.service.api.schemas import PROBLEMS, Name, answers
+from rightrank.service.api.router import Router
+from rightrank.service.api.schemas import GATE, PROBLEMS, Name, answers, problems
 from rightrank.service.problems import Problem
 from rightrank.service.registry.aliases import ALIAS
 
-router = APIRouter(tags=["names"], responses=PROBLEMS)
+router = Router(tags=["names"], responses=PROBLEMS)
 
-AliasPath = Annotated[str, Path(pattern=f"^{ALIAS.pattern}$", description="Small letters, digits, dots and dashes.")]
+AliasPath = Annotated[
+    str,
+    Path(pattern=f"^{ALIAS.pattern}$", description="Small letters, digits, dots and dashes.", examples=["stable"]),
+]
 Version = Annotated[
     int, Body(embed=True, ge=1, le=999_999_999, description="The version that the alias is to stand for.")
 ]
 
 
-@router.get("/names/{name}", responses=answers(Name))
+FOUND = answers(Name) | problems(*GATE, "model-not-found", "invalid-request", "name-taken")
+
+
+@router.get("/names/{name}", responses=FOUND)
 def show(asked: NameToFetch, parts: TheParts) -> dict[str, Any]:
     """A name's versions, the latest first, and its aliases, each with its moves, the latest first."""
     return describe(asked)
 
 
-@router.put("/names/{name}/aliases/{alias}", responses=answers(Name))
+@router.put("/names/{name}/aliases/{alias}", responses=FOUND)
 def move(asked: NameToMove, alias: AliasPath, version: Version, parts: TheParts) -> dict[str, Any]:
     """Have an alias stand for a version: from the next request on `name@alias` is that one."""
     asked.check()
@@ -37,7 +44,7 @@ def move(asked: NameToMove, alias: AliasPath, version: Version, parts: TheParts)
     return describe(asked)
 
 
-@router.delete("/names/{name}/aliases/{alias}", responses=answers(Name))
+@router.delete("/names/{name}/aliases/{alias}", responses=FOUND)
 def remove(asked: NameToMove, alias: AliasPath, parts: TheParts) -> dict[str, Any]:
     """Have an alias stand for nothing; its moves stay."""
     asked.check()
