@@ -7,8 +7,8 @@ BIN := .venv/bin
 STAMP := .venv/.installed-$(RIGHTRANK_TORCH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-lowest test-api test-faults hostile verify bench bench-compression bench-cifar bench-learning \
-	bench-sparsity bench-latency bench-cost chaos clean
+.PHONY: help install run test test-lowest test-api test-faults hostile verify bench bench-compression bench-cifar \
+	bench-learning bench-sparsity bench-latency bench-cost chaos clean
 
 help:
 	@echo "make run      install, train a small model, serve it on http://127.0.0.1:8000"
