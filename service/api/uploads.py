@@ -66,16 +66,9 @@ FORM_SCHEMA = {
                         "description": "`inputs`, the same formats.",
                     },
                     "architecture": {
+                        "type": "string",
                         "description": "A registered name, or JSON with its `name`.",
-                        "anyOf": [
-                            {"type": "string", "pattern": "^\\s*([^\\s{]|$)", "examples": ["resnet18"]},
-                            {
-                                "type": "object",
-                                "required": ["name"],
-                                "properties": {"name": {"type": "string"}, "arguments": {"type": "object"}},
-                                "examples": [{"name": "resnet18", "arguments": {"num_classes": 10}}],
-                            },
-                        ],
+                        "examples": ["resnet18", '{"name": "resnet18", "arguments": {"num_classes": 10}}'],
                     },
                     "name": {
                         "type": "string",

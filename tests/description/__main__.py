@@ -29,7 +29,8 @@ from tests.service.conftest import Files, Running, at_work, exported, network, s
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
-PROGRAM = ROOT / "build" / "api" / "bin" / "schemathesis"
+# By the module: the scripts of an environment that was moved to its place name the old one.
+PROGRAM = [ROOT / "build" / "api" / "bin" / "python", "-m", "schemathesis.cli"]
 EXAMPLES = 200
 # What the description's examples call a model.
 NAME = "digits"
@@ -50,7 +51,7 @@ def run(who: str, running: Running, files: Files, model: str, header: str, *argu
     """One run as who sends `header`. What fails is printed."""
     report = files.checkpoint.parent / "report.json"
     report.unlink(missing_ok=True)
-    command = [PROGRAM, "--config-file", HERE / "schemathesis.toml", "run", f"{running.client.base_url}/openapi.json"]
+    command = [*PROGRAM, "--config-file", HERE / "schemathesis.toml", "run", f"{running.client.base_url}/openapi.json"]
     command += [*(["--header", f"Authorization: {header}"] if header else []), "--report-json-path", report]
     environment = {**os.environ, "DESCRIBED_FILES": str(files.checkpoint.parent), "DESCRIBED_KEPT": f"{model} {NAME}"}
     environment.pop("PYTHONPATH", None)

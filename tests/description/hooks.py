@@ -7,6 +7,7 @@
 import os
 import time
 from pathlib import Path
+from urllib.parse import unquote
 
 import requests
 import schemathesis
@@ -39,7 +40,9 @@ def map_body(context, body):
 @schemathesis.hook
 def before_call(context, case, kwargs):
     """Nothing deletes the model that has to stay: not what is generated, nor what examples and links name."""
-    if case.method.upper() == "DELETE" and str(case.path_parameters.get("reference")).partition("@")[0] in KEPT:
+    # Values of paths are quoted by now.
+    reference = unquote(str(case.path_parameters.get("reference")))
+    if case.method.upper() == "DELETE" and reference.partition("@")[0] in KEPT:
         case.path_parameters["reference"] = NOBODY
 
 
