@@ -170,7 +170,9 @@ def importance(asked: ToFetch, parts: TheParts) -> dict[str, Any]:
     return {"id": model.id, "criterion": model.manifest["criterion"], "layers": model.planner.importance()}
 
 
-@router.delete("/models/{reference}", responses=answers(Deleted) | problems(*GATE, "model-not-found"))
+@router.delete(
+    "/models/{reference}", responses=answers(Deleted) | problems(*GATE, "model-not-found", "invalid-request")
+)
 def delete(
     asked: ToDelete,
     parts: TheParts,
