@@ -66,3 +66,18 @@ def test_a_bucket_that_fails_costs_nothing_but_time(
         TABLE.add(f"{name}, bucket", f"{fault}, {'once' if times else 'for ever'}", asked[place][0], violations)
         found += [f"request {place}, {' '.join(asked[place])}: {each}" for each in violations]
     assert found == []
+
+
+@pytest.mark.parametrize("fault", [DENY, DROP])
+def test_a_manifest_that_was_written_unheard_is_still_the_attempts_own(
+    the_world: World, watched: Steps, the_scenes: dict[str, Scene], fault: str
+) -> None:
+    """A client of buckets asks again by itself, and is told that it is there already."""
+    scene, bucket = the_scenes["ingest"], the_world.bucket
+    assert bucket is not None
+    scene.begin()
+    with bucket.failing(fault, "put", key="manifest.json", times=1):
+        the_world.work()
+    assert the_world.settle()
+    assert list(verdict.whole(the_world, scene.model, scene.known)) == []
+    assert list(verdict.ends_once(the_world, 1)) == []
