@@ -1,4 +1,5 @@
-"""A bucket as S3 speaks of it, in this process, that can be made to hang, to refuse and to break off.
+"""A bucket as S3 speaks of it, in this process, that can be made to hang, to refuse, to break off, and to do what it is
+asked without saying so.
 
 It knows what this project asks of a bucket: HEAD, GET with a range, PUT (also under `If-None-Match: *`), DELETE,
 listing, uploads in parts, and copies. What it answers was compared with a real server's (SeaweedFS 4.48).
@@ -23,6 +24,8 @@ from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
 HANG, REFUSE, RESET, SLOW, ABSENT = "hang", "refuse", "reset", "slow", "absent"
+# It is done; what is answered is a 503, or nothing.
+DENY, DROP = "deny", "drop"
 # How long a request hangs at most, so that a test that fails ends.
 LONGEST_HANG = 30.0
 
@@ -145,12 +148,15 @@ class Handler(BaseHTTPRequestHandler):
             self.bucket.over.wait(LONGEST_HANG)
             self.close_connection = True
             return
-        if RESET in struck:
+        if {DENY, DROP} & {*struck} and name == self.bucket.name:
+            with self.bucket.lock:
+                getattr(self, f"_{operation}")(body)
+        if RESET in struck or DROP in struck:
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.connection.close()
             self.close_connection = True
             return
-        if REFUSE in struck:
+        if REFUSE in struck or DENY in struck:
             return self._error(503, "SlowDown")
         if ABSENT in struck or name != self.bucket.name:
             return self._error(404, "NoSuchBucket")

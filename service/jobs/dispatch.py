@@ -102,10 +102,10 @@ class Parts:
             self.catalogue.unhide(id)
 
     def _cancel_ingest(self, model: str) -> bool:
-        cancelled = self.engine.cancel(ingest_id(model), CANCELLED)
+        # The upload goes first: one that is still there when its operation has ended would be taken up again.
         if not self.catalogue.whole(model):
             self.catalogue.discard(model)
-        return cancelled
+        return self.engine.cancel(ingest_id(model), CANCELLED)
 
     def retry(self, id: str) -> Operation:
         """Has a failed operation tried again whose upload, or model, is still there. Raises `Problem`."""

@@ -165,7 +165,12 @@ class Store:
                     self._place(key, lambda partial: _write(partial, data))
                 else:
                     obstore.put(self.backend, key, data, mode="create")
-        except (AlreadyExistsError, FileExistsError):
+        except FileExistsError:
+            return False
+        except AlreadyExistsError:
+            # Of a request that was heard, and whose answer was a 503, the client asks again: then it is this one's.
+            with contextlib.suppress(FileNotFoundError):
+                return self.read(key) == data
             return False
         return True
 

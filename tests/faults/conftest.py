@@ -61,9 +61,7 @@ def small(net: Files) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def the_world(small: None, redis_url: str, net: Files, tmp_path_factory: pytest.TempPathFactory) -> World:
-    made = world.world_in(tmp_path_factory.mktemp("world"), redis_url, net)
-    made.restore(None)
-    return made
+    return world.world_in(tmp_path_factory.mktemp("world"), redis_url, net)
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +71,5 @@ def watched(the_world: World) -> Iterator[Steps]:
 
 
 @pytest.fixture(scope="module")
-def the_scenes(the_world: World, watched: Steps, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Scene]:
-    folder = tmp_path_factory.mktemp("scenes")
-    return {name: scene(the_world, watched, folder / name) for name, scene in SCENES.items()}
+def the_scenes(the_world: World, watched: Steps) -> dict[str, Scene]:
+    return {name: scene(the_world, watched) for name, scene in SCENES.items()}

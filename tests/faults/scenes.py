@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from rightrank.service.jobs.operations import cut_id, ingest_id
 from tests.faults.steps import Step, Steps
@@ -29,32 +27,28 @@ class Scene:
     known: dict[str, str]
 
 
-def ingest(world: World, steps: Steps, folder: Path) -> Scene:
+def ingest(world: World, steps: Steps) -> Scene:
     """An upload has been accepted."""
-    world.restore(None)
+    world.restore({})
     model = world.upload()
-    store = world.settings.store_folder
-    assert store is not None
-    shutil.copytree(store, folder / "uploaded")
+    uploaded = world.kept()
 
     def begin() -> None:
-        world.restore(folder / "uploaded")
+        world.restore(uploaded)
         world.parts.ingest(model)
 
     return _recorded(world, steps, "ingest", model, ingest_id(model), begin)
 
 
-def cut(world: World, steps: Steps, folder: Path) -> Scene:
+def cut(world: World, steps: Steps) -> Scene:
     """A device has asked for a size of a finished model."""
-    world.restore(None)
+    world.restore({})
     model = world.upload()
     assert world.settle()
-    plan, store = world.plan(model, BUDGET), world.settings.store_folder
-    assert store is not None
-    shutil.copytree(store, folder / "finished")
+    plan, finished = world.plan(model, BUDGET), world.kept()
 
     def begin() -> None:
-        world.restore(folder / "finished")
+        world.restore(finished)
         world.parts.cut(model, plan)
 
     return _recorded(world, steps, "cut", model, cut_id(model, plan.digest), begin)

@@ -72,10 +72,12 @@ def right_bytes(world: World, id: str, known: Mapping[str, str]) -> Iterator[str
                 yield f"false bytes of {plan}"
 
 
-def gone(world: World, id: str) -> Iterator[str]:
-    """Nothing of the model is left, and nothing of it is served."""
+def gone(world: World, id: str, interrupted: bool = False) -> Iterator[str]:
+    """Nothing of the model is left, and nothing of it is served. `interrupted`: where removing it broke off, the files
+    that were uploaded may be, which nothing refers to any more."""
     parts = world.another()
-    left = [key for key in parts.store.keys("") if not key.startswith("names/")]
+    spared = ("names/", "checkpoints/") if interrupted else ("names/",)
+    left = [key for key in parts.store.keys("") if not key.startswith(spared)]
     if left:
         yield f"left of a deleted model: {left}"
     try:
@@ -86,13 +88,16 @@ def gone(world: World, id: str) -> Iterator[str]:
             yield f"a deleted model is {error.kind}"
 
 
-def tidy(world: World) -> Iterator[str]:
-    """No scratch is left, no file that is not whole, and nothing that `rightrank fsck` finds lost or false."""
+def tidy(world: World, interrupted: bool = False) -> Iterator[str]:
+    """No scratch is left, no file that is not whole, and nothing that `rightrank fsck` finds lost, false or left over;
+    `interrupted`: but for the files of an upload (see `gone`)."""
     store = world.parts.store
     if left := [path.name for path in store.scratch.iterdir()]:
         yield f"left in scratch: {left}"
     if store.root is not None and (left := [path.name for path in store.root.rglob("*") if PARTIAL.search(path.name)]):
         yield f"left unfinished: {left}"
     for found in Fsck(store).run():
+        if interrupted and found.kind == LEFTOVER and found.key.startswith("checkpoints/"):
+            continue
         if found.kind in (LOST, REMADE, LEFTOVER):
             yield f"fsck: {found.kind}: {found.key}: {found.what}"

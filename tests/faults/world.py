@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import json
 import shutil
-import uuid
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +33,7 @@ from rightrank.service.registry import reach
 from rightrank.service.registry.cache import PREFIX, Cache
 from rightrank.service.registry.pieces import digest
 from rightrank.service.settings import MIB, Settings
+from tests.faulty_s3 import Bucket
 
 ARGUMENTS = {"in_features": 96, "hidden": [64], "num_classes": 10}
 ARCHITECTURE = {"name": "mlp", "arguments": ARGUMENTS}
@@ -107,6 +108,7 @@ def read_beforehand(patch: pytest.MonkeyPatch, files: Files) -> None:
 class World:
     settings: Settings
     files: Files
+    bucket: Bucket | None = None
     parts: Parts = field(init=False)
 
     def __post_init__(self) -> None:
@@ -116,13 +118,22 @@ class World:
         """The parts of another process."""
         return Parts.of(self.settings, patient=True)
 
-    def restore(self, folder: Path | None) -> None:
-        """As at the beginning: nothing in Redis, and in the store what is in `folder`."""
+    def kept(self) -> dict[str, bytes]:
+        """All that is in the store."""
+        return {key: self.parts.store.read(key) for key in self.parts.store.keys("")}
+
+    def restore(self, kept: Mapping[str, bytes]) -> None:
+        """As at the beginning: nothing in Redis, and in the store what was kept."""
         self.parts.cache.redis.flushdb()
-        assert self.settings.store_folder is not None
         shutil.rmtree(self.settings.data, ignore_errors=True)
-        if folder is not None:
-            shutil.copytree(folder, self.settings.store_folder)  # hard links would tie the worlds together
+        root = self.settings.store_folder
+        if root is None:
+            assert self.bucket is not None
+            self.bucket.objects = {key: (data, time.time()) for key, data in kept.items()}
+        else:
+            for key, data in kept.items():
+                (root / key).parent.mkdir(parents=True, exist_ok=True)
+                (root / key).write_bytes(data)
         self.parts = self.another()
 
     def upload(self, parts: Parts | None = None, name: str = NAME) -> str:
@@ -187,7 +198,10 @@ class World:
         return [state for state in self.history().get(ingest_id(model), []) if state in ENDED]
 
 
-def world_in(folder: Path, redis: str, files: Files) -> World:
-    # The cache is large enough for these artifacts by far, and they for none of the store's.
-    data = folder / uuid.uuid4().hex
-    return World(Settings(data=data, redis_url=redis, cache_bytes=64 * MIB), files)
+def world_in(folder: Path, redis: str, files: Files, bucket: Bucket | None = None) -> World:
+    """An empty world whose data are in `folder`, and whose store is `bucket` if there is one."""
+    url = None if bucket is None else f"s3://{bucket.name}"
+    settings = Settings(data=folder / "data", redis_url=redis, store_url=url, cache_bytes=64 * MIB, wait=0)
+    world = World(settings, files, bucket)
+    world.restore({})
+    return world
