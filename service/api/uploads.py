@@ -49,19 +49,19 @@ FORM_SCHEMA = {
                 "properties": {
                     "checkpoint": {
                         "type": "string",
-                        "format": "binary",
+                        "contentMediaType": "application/octet-stream",
                         "minLength": 1,
                         "description": "A .pt2 file, or .safetensors / a state dict with `architecture`.",
                     },
                     "evaluation": {
                         "type": "string",
-                        "format": "binary",
+                        "contentMediaType": "application/octet-stream",
                         "minLength": 1,
                         "description": "`inputs` and `targets`, .safetensors or .npz: what accuracy is measured on.",
                     },
                     "calibration": {
                         "type": "string",
-                        "format": "binary",
+                        "contentMediaType": "application/octet-stream",
                         "minLength": 1,
                         "description": "`inputs`, the same formats.",
                     },

@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
 # By the module: the scripts of an environment that was moved to its place name the old one.
 PROGRAM = [ROOT / "build" / "api" / "bin" / "python", "-m", "schemathesis.cli"]
-EXAMPLES = 200
+EXAMPLES = 60
 # What the description's examples call a model.
 NAME = "digits"
 SCOPES: Mapping[str, list[str]] = {"root": ["admin"], "narrow": ["fetch:other.*", "publish:other.*"]}

@@ -85,29 +85,6 @@ def test_what_an_address_does_not_answer_to_is_told_with_all_that_it_does(shared
     assert shared.client.put("/operations/x").headers["Allow"] == "GET, HEAD, DELETE"
 
 
-def test_head_is_answered_wherever_get_is(shared: Running, demo: str) -> None:
-    placed = {"{reference}": "demo", "{id}": f"ingest-{demo}", "{kind}": "internal"}
-    walked = set()
-    for path, operations in shared.client.get("/openapi.json").json()["paths"].items():
-        if "get" not in operations:
-            continue
-        for name, value in placed.items():
-            path = path.replace(name, value)
-        if "{" in path:
-            continue
-        get, head = shared.client.get(path), shared.client.head(path)
-        assert (head.status_code, head.content) == (get.status_code, b""), path
-        assert head.headers["Content-Type"] == get.headers["Content-Type"], path
-        walked.add(path)
-    assert walked >= {"/models", "/healthz", "/metrics", "/models/demo/curve", f"/operations/ingest-{demo}/events"}
-
-
-def test_head_of_events_does_not_wait_for_the_operation(web: Running) -> None:
-    operation = web.client.post("/models", files={"checkpoint": ("a", b"anything")}).json()["operation"]
-    assert web.client.head(f"/operations/{operation}/events", timeout=10).status_code == 200
-    assert not web.client.get(f"/operations/{operation}").json()["done"]
-
-
 def test_no_cache_keeps_a_problem(shared: Running) -> None:
     assert shared.client.get("/models/nothing").headers["Cache-Control"] == "no-store"
 

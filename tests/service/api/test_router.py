@@ -1,4 +1,5 @@
-"""Whatever is asked, the answer is one that the description has. Routes that come are covered by themselves.
+"""What holds for every route: whatever is asked, the answer is one that the description has; HEAD is answered where GET
+is. Routes that come are covered by themselves.
 
 `make test-api` asks far more, with a program made for that; this is what every run of the tests can afford.
 """
@@ -190,3 +191,26 @@ def test_links_lead_to_what_they_say(digits: Running, halved: Files) -> None:
              for answer in said["responses"].values() for name in answer.get("links", {})}  # fmt: skip
     missed = {source for source, _ in named - followed} - {"operations_retry"}
     assert not missed and len(seen) > 12
+
+
+def test_head_is_answered_wherever_get_is(shared: Running, demo: str) -> None:
+    placed = {"{reference}": "demo", "{id}": f"ingest-{demo}", "{kind}": "internal"}
+    walked = set()
+    for path, operations in shared.client.get("/openapi.json").json()["paths"].items():
+        if "get" not in operations:
+            continue
+        for name, value in placed.items():
+            path = path.replace(name, value)
+        if "{" in path:
+            continue
+        get, head = shared.client.get(path), shared.client.head(path)
+        assert (head.status_code, head.content) == (get.status_code, b""), path
+        assert head.headers["Content-Type"] == get.headers["Content-Type"], path
+        walked.add(path)
+    assert walked >= {"/models", "/healthz", "/metrics", "/models/demo/curve", f"/operations/ingest-{demo}/events"}
+
+
+def test_head_of_events_does_not_wait_for_the_operation(web: Running) -> None:
+    operation = web.client.post("/models", files={"checkpoint": ("a", b"anything")}).json()["operation"]
+    assert web.client.head(f"/operations/{operation}/events", timeout=10).status_code == 200
+    assert not web.client.get(f"/operations/{operation}").json()["done"]
