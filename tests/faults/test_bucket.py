@@ -22,9 +22,7 @@ QUICK = 2
 
 
 @pytest.fixture(scope="module")
-def the_world(
-    small: None, redis_url: str, net: Files, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[World]:
+def the_world(small: None, redis_url: str, net: Files, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with faulty_s3.serving() as bucket, pytest.MonkeyPatch.context() as patch:
         for name, value in bucket.environment.items():
             patch.setenv(name, value)
