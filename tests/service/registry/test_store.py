@@ -402,7 +402,7 @@ def test_a_local_copy_that_is_damaged_is_fetched_again(remote: Store) -> None:
 
 def test_a_file_that_stays_as_it_is_is_hashed_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     hashed: list[Path] = []
-    monkeypatch.setattr("rightrank.service.registry.store.digest", lambda path: hashed.append(path) or digest(path))
+    monkeypatch.setattr("rightrank.service.registry.disk.digest", lambda path: hashed.append(path) or digest(path))
     store.create("models/a/x", b"1")
     for _ in range(3):
         with store.folder("models/a", ("x",), digests={"x": hashlib.sha256(b"1").hexdigest()}):
