@@ -89,6 +89,8 @@ class Parts:
                 return None
             if purge:
                 self.catalogue.discard(id)
+                # Its ingest may be at its last steps; the same upload again is not to wait for that one.
+                self.engine.cancel(ingest_id(id), CANCELLED)
                 return None
             if self.catalogue.deleted(id) is None:
                 self.catalogue.hide(id, by)
@@ -145,6 +147,10 @@ class Parts:
             self.catalogue.publish_wanted(id)
             self.measure_ahead(self.catalogue.open(id))
             return
+        self.take_up(id)
+
+    def take_up(self, id: str) -> None:
+        """Has an upload ingested that nobody works on, and removes what is left of one that was deleted."""
         with self.catalogue.changing(id):
             if self.catalogue.whole(id):
                 until = self.catalogue.deleted(id)
@@ -155,18 +161,8 @@ class Parts:
                 return
             if self.store.exists(upload_key(id)):
                 self.ingest(id)
-            else:
-                self._clear(id)
-
-    def clear(self, id: str) -> None:
-        """Removes what an attempt has written to a model that was deleted meanwhile."""
-        with self.catalogue.changing(id):
-            if not self.catalogue.whole(id) and not self.store.exists(upload_key(id)):
-                self._clear(id)
-
-    def _clear(self, id: str) -> None:
-        if not self.catalogue.damaged(id):
-            self.catalogue.discard(id)
+            elif not self.catalogue.damaged(id):
+                self.catalogue.discard(id)
 
     def _remembered(self, id: str) -> Operation | None:
         match = ID.fullmatch(id)

@@ -50,8 +50,9 @@ def run(job: Job) -> Mapping[str, Any]:
     try:
         return _run(job)
     except (Cancelled, Lost):
-        with contextlib.suppress(Exception):  # what is left is found later as well (`Parts.recover`)
-            job.parts.clear(job.model)
+        # It has come too late, and may have written beside, or removed, what others did meanwhile.
+        with contextlib.suppress(Exception):  # `Parts.recover` finds that as well, later
+            job.parts.take_up(job.model)
         raise
 
 

@@ -347,17 +347,26 @@ class Catalogue:
         `Cancelled` where the upload has gone."""
         if self._token(id) != manifest[TOKEN]:
             raise Cancelled("The model was deleted while it was being decomposed.")
-        if not self.whole(id):
+        # Only where there is one: whoever stands still right before this would remove another attempt's.
+        if self.store.exists(manifest_key(id)) and not self.whole(id):
             self.store.delete(manifest_key(id))
         created = self.store.create_json(manifest_key(id), dict(manifest))
-        if created and self._token(id) != manifest[TOKEN]:  # this process was frozen, and the lock another's
-            self.store.delete(manifest_key(id))
+        # From here on this process may have been frozen, and the lock another's: what is there by now may be of others.
+        if created and self._token(id) != manifest[TOKEN]:
+            if self._stands(manifest):
+                self.store.delete(manifest_key(id))
             raise Cancelled("The model was deleted while it was being decomposed.")
         if created:
             kept = where(manifest)
-            self.store.delete(failure_key(id))
-            self.store.delete(*(key for key in self.store.keys(f"models/{id}/{MADE}") if not key.startswith(kept)))
+            others = [key for key in self.store.keys(f"models/{id}/{MADE}") if not key.startswith(kept)]
+            if self._stands(manifest):  # asked after they were listed: so none of them is of whoever comes later
+                self.store.delete(failure_key(id), *others)
         return created
+
+    def _stands(self, manifest: Mapping[str, Any]) -> bool:
+        """Whether the model's manifest is this one."""
+        there = self.store.read_json(manifest_key(manifest["id"]))
+        return there is not None and where(there) == where(manifest)
 
     def deleted(self, id: str) -> float | None:
         """Until when a deleted model can be had back (seconds since 1970); None where it was not deleted."""

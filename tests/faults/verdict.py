@@ -36,8 +36,8 @@ def whole(world: World, id: str, known: Mapping[str, str], name: str | None = NA
     parts = world.another()
     try:
         model = parts.catalogue.open(id)
-    except Problem as error:
-        yield f"lost: {error.kind}: {error.detail}"
+    except (Problem, OSError) as error:
+        yield f"lost: {error}"
         return
     for file, facts in model.manifest["files"].items():
         data = parts.store.read(f"{where(model.manifest)}/{file}")
