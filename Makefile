@@ -48,11 +48,11 @@ test: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q --numprocesses auto --dist loadfile
 
 # The floors of pyproject.toml, in an environment of their own.
 test-lowest: build/lowest
-	build/lowest/bin/python -m pytest -q
+	build/lowest/bin/python -m pytest -q --numprocesses auto --dist loadfile
 
 build/lowest: tests/lowest.txt pyproject.toml
 	rm -rf $@ $@.partial

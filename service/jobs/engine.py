@@ -78,18 +78,18 @@ enqueue(id)
 return 1
 """
 TAKE = """
-local looked = tonumber(call('get', P .. 'looked') or 0)
-call('set', P .. 'looked', now)
-if now - looked > 1.5 then  -- Redis stood still, or nobody looked: whoever lives has a moment to say so
-  for _, id in ipairs(call('zrangebyscore', P .. 'leases', '-inf', now + 2)) do
-    call('zadd', P .. 'leases', 'xx', now + 2, id)
-  end
-end
+local seen = tonumber(call('get', P .. 'seen') or now)
+call('set', P .. 'seen', now)
 for _, id in ipairs(call('zrangebyscore', P .. 'leases', '-inf', now, 'limit', 0, 100)) do
-  call('zrem', P .. 'leases', id)
-  if get(id, 'state') == 'running' then
-    call('hincrby', op(id), 'deaths', 1)
-    enqueue(id)
+  if now - seen > 3 and tonumber(call('zscore', P .. 'leases', id)) > seen and not get(id, 'spared') then
+    call('hset', op(id), 'spared', 1)  -- Redis may have stood still: who lives has a moment to say so, once
+    call('zadd', P .. 'leases', now + 2, id)
+  else
+    call('zrem', P .. 'leases', id)
+    if get(id, 'state') == 'running' then
+      call('hincrby', op(id), 'deaths', 1)
+      enqueue(id)
+    end
   end
 end
 for _, id in ipairs(call('zrangebyscore', P .. 'later', '-inf', now, 'limit', 0, 100)) do
@@ -102,6 +102,7 @@ for n = 2, #ARGV do
     if get(id, 'state') == 'queued' then
       local attempt = string.format('%.0f', now * 1000000)
       local tries = call('hincrby', op(id), 'tries', 1)
+      call('hdel', op(id), 'spared')
       call('hset', op(id), 'state', 'running', 'attempt', attempt, 'updated', now)
       call('zadd', P .. 'leases', now + ARGV[1], id)
       return {id, attempt, get(id, 'details'), tries, tonumber(get(id, 'deaths') or 0)}
@@ -118,7 +119,9 @@ if call('exists', op(id)) == 0 then
 end
 if not mine(id, ARGV[1]) then return get(id, 'state') == 'cancelled' and 'cancelled' or 'lost' end
 call('hset', op(id), 'updated', now)
+call('hdel', op(id), 'spared')
 call('zadd', P .. 'leases', now + ARGV[2], id)
+call('set', P .. 'seen', now)
 return 'ours'
 """
 REPORT = """

@@ -144,11 +144,27 @@ def test_a_dead_workers_job_goes_to_another_and_what_the_dead_one_says_changes_n
 def test_a_redis_that_stood_still_takes_no_job_from_who_is_alive(parts: Parts) -> None:
     parts.engine.send("a", INGEST, {})
     attempt = take(parts)
-    # As if ten seconds had passed in which nobody was heard.
-    parts.cache.redis.zincrby("rightrank:leases", -10, "a")
-    parts.cache.redis.incrbyfloat("rightrank:looked", -10)
-    assert parts.engine.take(QUEUES, rest=0) is None
-    assert parts.engine.beat(attempt) == "ours"
+    for ends in (-1, -20):
+        # As if Redis had answered nobody for ten seconds, in which the lease ended, or for longer than that.
+        now, _ = parts.cache.redis.time()
+        parts.cache.redis.set("rightrank:seen", now - 10)
+        parts.cache.redis.zadd("rightrank:leases", {"a": now + ends})
+        if ends == -1:
+            assert parts.engine.take(QUEUES, rest=0) is None
+            assert parts.engine.beat(attempt) == "ours"
+    assert take(parts).deaths == 1
+
+
+def test_a_dead_workers_job_is_spared_once_however_seldom_others_look(parts: Parts) -> None:
+    parts.engine.send("a", INGEST, {})
+    take(parts)
+    found = []
+    for _ in range(2):
+        now, _ = parts.cache.redis.time()
+        parts.cache.redis.set("rightrank:seen", now - 10)
+        parts.cache.redis.zadd("rightrank:leases", {"a": now - 1})
+        found.append(parts.engine.take(QUEUES, rest=0))
+    assert found[0] is None and found[1] is not None and found[1].deaths == 1
 
 
 def test_one_that_has_ended_starts_over_with_nothing_of_its_past(parts: Parts) -> None:
