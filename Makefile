@@ -15,6 +15,8 @@ help:
 	@echo "make install  everything into .venv; instant when already there"
 	@echo "make test     lint, types and tests"
 	@echo "make test-lowest  the tests with the lowest versions that pyproject.toml names"
+	@echo "make test-faults  every error at every step of an ingest, a cut and a request, and what others do while an"
+	@echo "              attempt stands still; prints a table; half an hour. make test tries a part of it"
 	@echo "make hostile  a thousand damaged files, read in confinement; minutes"
 	@echo "make verify   a running service's answers, checked from outside with curl and torch alone"
 	@echo "make bench    the figures that the README quotes"
@@ -58,6 +60,9 @@ build/lowest: tests/lowest.txt pyproject.toml
 	$@.partial/bin/pip install --quiet --requirement tests/lowest.txt
 	$@.partial/bin/pip install --quiet --no-deps --editable .
 	mv $@.partial $@
+
+test-faults: install
+	FAULTS=all $(BIN)/python -m pytest -q tests/faults
 
 hostile: install
 	$(BIN)/python -m tests.hostile.mutated 1000

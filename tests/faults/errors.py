@@ -47,6 +47,6 @@ ERRORS = (
     _error("Redis time-out", {REDIS}, lambda: redis.TimeoutError("time-out"), ONCE, HEARD, FOR_EVER),
     _error("Redis refused", {REDIS}, lambda: redis.ConnectionError("refused"), ONCE, HEARD, FOR_EVER),
     _error("MemoryError", {MEMORY, CHILD}, MemoryError, ONCE, FOR_EVER),
-    _error("torch's memory", {MEMORY}, lambda: RuntimeError("[enforce fail] . DefaultCPUAllocator: can't allocate memory")),
+    _error("torch's memory", {MEMORY}, lambda: RuntimeError("DefaultCPUAllocator: can't allocate memory")),
     _error("child killed", {CHILD}, lambda: ReaderLost("The reader was killed by SIGKILL."), ONCE, FOR_EVER),
 )  # fmt: skip

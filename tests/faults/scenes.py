@@ -57,9 +57,7 @@ def cut(world: World, steps: Steps) -> Scene:
 SCENES = {"ingest": ingest, "cut": cut}
 
 
-def _recorded(
-    world: World, steps: Steps, name: str, model: str, operation: str, begin: Callable[[], None]
-) -> Scene:
+def _recorded(world: World, steps: Steps, name: str, model: str, operation: str, begin: Callable[[], None]) -> Scene:
     runs = []
     for _ in range(2):  # in the first, Redis and torch learn things
         begin()
