@@ -7,8 +7,8 @@ BIN := .venv/bin
 STAMP := .venv/.installed-$(RIGHTRANK_TORCH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-lowest test-faults hostile verify bench bench-compression bench-cifar bench-learning \
-	bench-sparsity bench-latency bench-cost chaos clean
+.PHONY: help install run test test-lowest test-api test-faults hostile verify bench bench-compression bench-cifar \
+	bench-learning bench-sparsity bench-latency bench-cost bench-engine chaos clean
 
 help:
 	@echo "make run      install, train a small model, serve it on http://127.0.0.1:8000"
@@ -17,6 +17,8 @@ help:
 	@echo "make test-lowest  the tests with the lowest versions that pyproject.toml names"
 	@echo "make test-faults  every error at every step of an ingest, a cut and a request, and what others do while an"
 	@echo "              attempt stands still; prints a table; half an hour. make test tries a part of it"
+	@echo "make test-api  requests made up from the service's description of itself, and every answer held to it; minutes;"
+	@echo "              installs schemathesis into build/api"
 	@echo "make hostile  a thousand damaged files, read in confinement; minutes"
 	@echo "make verify   a running service's answers, checked from outside with curl and torch alone"
 	@echo "make bench    the figures that the README quotes"
@@ -27,6 +29,7 @@ help:
 	@echo "make bench-sparsity  zero channels from Adam and L2 (arXiv:1812.08119), and their removal; about an hour"
 	@echo "make bench-latency   whether a smaller model is a faster one, on one core; minutes"
 	@echo "make bench-cost      what statistics, decomposition, refit and tuning cost; minutes"
+	@echo "make bench-engine  what the job engine is chosen for: order, kills, cancels; minutes"
 	@echo "make chaos    200 kills and freezes of the service's processes under load, on one machine and as a cluster, and"
 	@echo "              what came of every promise; an hour; needs redis-server, installs an S3 server into build/chaos"
 	@echo "make clean    remove .venv and caches; data stays"
@@ -63,6 +66,17 @@ build/lowest: tests/lowest.txt pyproject.toml
 
 test-faults: install
 	FAULTS=all $(BIN)/python -m pytest -q tests/faults
+
+# Its own arguments, requests for each operation and a seed: make test-api API='1000 7'
+test-api: install build/api
+	$(BIN)/python -m tests.description $(API)
+
+# schemathesis asks over HTTP, so it needs nothing of ours, and its dozen packages stay out of the tests' environment.
+build/api: tests/description/requirements.txt
+	rm -rf $@ $@.partial
+	$(PYTHON) -m venv $@.partial
+	$@.partial/bin/pip install --quiet --requirement tests/description/requirements.txt
+	mv $@.partial $@
 
 hostile: install
 	$(BIN)/python -m tests.hostile.mutated 1000
@@ -113,6 +127,9 @@ bench-cost: install
 	$(BIN)/python -m benchmarks.cost
 
 # Its own arguments: make chaos CHAOS='--setup machine --events 30 --seed 7'
+bench-engine: install
+	$(BIN)/python -m benchmarks.engine
+
 chaos: install build/chaos/bin/weed
 	$(BIN)/python -m benchmarks.chaos $(CHAOS)
 

@@ -215,14 +215,58 @@ def retry(
 
 
 @app.command()
-def delete(reference: Reference, url: Url = LOCAL, as_json: Json = False) -> None:
-    """Delete a model and every size of it."""
+def delete(
+    reference: Reference,
+    purge: Annotated[bool, typer.Option("--purge", help="Forget it at once and for good, with all its data.")] = False,
+    url: Url = LOCAL,
+    as_json: Json = False,
+) -> None:
+    """Delete a model and every size of it, under all of its names. For a day it can be had back."""
     with plainly(as_json), connect(url) as client:
-        client.delete(reference)
+        gone = client.delete(reference, purge)
     if as_json:
-        out.print_json(data={"deleted": reference})
+        out.print_json(data=gone)
+        return
+    names = f" ({', '.join(gone['names'])})" if gone["names"] else ""
+    if gone["until"] is None:
+        out.print(f"{gone['id']}{names} is forgotten")
     else:
-        out.print(f"{reference} is deleted")
+        when = datetime.fromtimestamp(gone["until"]).strftime("%Y-%m-%d %H:%M")
+        out.print(f"{gone['id']}{names} is deleted; until {when} it can be had back: rightrank undelete {gone['id']}")
+
+
+@app.command()
+def undelete(reference: Reference, url: Url = LOCAL, as_json: Json = False) -> None:
+    """Have a deleted model back, by its id or by name@version."""
+    with plainly(as_json), connect(url) as client:
+        back = client.undelete(reference)
+    if as_json:
+        out.print_json(data=back)
+    else:
+        out.print(f"{back['id']} is back: {', '.join(back['names']) or 'without a name'}")
+
+
+@app.command()
+def alias(
+    name: Annotated[str, typer.Argument(help="A name, net.")],
+    alias: Annotated[str | None, typer.Argument(help="stable: then net@stable is a reference.")] = None,
+    version: Annotated[int | None, typer.Argument(help="The version that it is to stand for.")] = None,
+    remove: Annotated[bool, typer.Option("--remove", help="Have it stand for nothing.")] = False,
+    url: Url = LOCAL,
+    as_json: Json = False,
+) -> None:
+    """Show the versions and aliases of a name, or have an alias stand for a version."""
+    if alias is not None and (version is None) != remove or (alias is None and (version is not None or remove)):
+        raise typer.BadParameter("give an alias with a version, or with --remove, or a name alone")
+    with plainly(as_json), connect(url) as client:
+        found = client.name(name) if alias is None else client.move(name, alias, version)
+    if as_json:
+        out.print_json(data=found)
+        return
+    for each in found["versions"]:
+        called = [other["alias"] for other in found["aliases"] if other["version"] == each["version"]]
+        gone = "" if each["exists"] else "  (deleted)"
+        out.print(f"{name}@{each['version']}  {each['model']}  {', '.join(called)}{gone}")
 
 
 @key_commands.command("create")

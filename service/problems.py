@@ -52,6 +52,7 @@ KINDS: Mapping[str, Kind] = {
     "not-found": Kind(404, "Not found", "There is nothing at this address."),
     "model-not-found": Kind(404, "There is no such model", "No model has this id, name or version."),
     "model-not-ready": Kind(503, "The model is not ready", "It is being decomposed: its operation says how far it is."),
+    "model-deleted": Kind(410, "The model was deleted", "For a day it can be had back; then it is forgotten."),
     "model-failed": Kind(
         409, "The model could not be made", "Its ingest was given up; the upload is kept, and can be tried again."
     ),
@@ -175,10 +176,12 @@ async def _http(request: Request, error: Exception) -> Response:
     kinds = {401: "unauthenticated", 403: "forbidden", 404: "not-found", 405: "method-not-allowed"}
     kind = kinds.get(error.status_code, "invalid-request" if error.status_code < 500 else "internal")
     body = document(kind, f"{request.method} {request.url.path}: {http.HTTPStatus(error.status_code).phrase}.")
+    # A body that is no JSON is as wrong as one that is other JSON than it should be.
+    status = body["status"] if error.status_code == 400 else error.status_code
     headers = dict(error.headers or {})
     if error.status_code == 405:
         headers["Allow"] = ", ".join(methods(request))
-    return response(body | {"status": error.status_code}, headers)
+    return response(body | {"status": status}, headers)
 
 
 def methods(request: Request) -> list[str]:

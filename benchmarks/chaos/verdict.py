@@ -217,8 +217,8 @@ def disk(setup: Setup, journal: Journal) -> Disk:
 
 
 def spare(setup: Setup, objects: Iterable[str], uploads: Iterable[Accepted]) -> list[str]:
-    """The keys that no model needs: those of a finished one are needed, and those of an upload that failed and is kept
-    until its publisher retries or deletes it."""
+    """The keys that no model needs: those of a finished one are needed, but what other attempts at it have made, and
+    those of an upload that failed and is kept until its publisher retries or deletes it."""
     kept = {each.model for each in uploads if each.end and each.error and not each.gone}
     keys = set(objects)
     needed: set[str] = set()
@@ -227,22 +227,32 @@ def spare(setup: Setup, objects: Iterable[str], uploads: Iterable[Accepted]) -> 
         for name in ("upload.json", "manifest.json"):
             if f"models/{model}/{name}" in keys:
                 needed |= blobs(setup, f"models/{model}/{name}")
-        if f"models/{model}/manifest.json" not in keys and model not in kept:
+        manifest = f"models/{model}/manifest.json"
+        if manifest in keys:
+            made = f"models/{model}/{said(setup, manifest).get('folder', '')}/"
+            leftovers |= {k for k in keys if k.startswith(f"models/{model}/made/") and not k.startswith(made)}
+        elif model not in kept:
             leftovers |= {key for key in keys if key.startswith(f"models/{model}/")}
     for key in keys:
         top, _, rest = key.partition("/")
         partial = ".partial-" in key or "#" in rest.rsplit("/", 1)[-1]
         wanted = top == "models" and "/wanted/" in key and rest.split("/")[0] not in kept
         unused = top == "checkpoints" and rest not in needed
-        if partial or wanted or unused or top not in ("models", "checkpoints", "names"):
+        if partial or wanted or unused or top not in ("models", "checkpoints", "names", "aliases"):
             leftovers.add(key)
     return sorted(leftovers)
 
 
 def blobs(setup: Setup, key: str) -> set[str]:
     """The digests of the files that an upload's or a model's description refers to."""
+    about = said(setup, key)
+    return {str(about[role]) for role in ("checkpoint", "evaluation", "calibration") if about.get(role)}
+
+
+def said(setup: Setup, key: str) -> Mapping[str, Any]:
+    """The JSON at `key`; nothing where there is none, or it cannot be read."""
     try:
-        said: Any = json.loads(setup.read(key))
+        found: Mapping[str, Any] = json.loads(setup.read(key))
     except (FileNotFoundError, ValueError):
-        return set()
-    return {str(said[role]) for role in ("checkpoint", "evaluation", "calibration") if said.get(role)}
+        return {}
+    return found

@@ -9,6 +9,7 @@ import errno
 import json
 import os
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,6 +30,8 @@ def main() -> None:
     from rightrank.models.checkpoint import work
 
     answer = _answer_file()
+    # Left to itself, Python tries to write to one folder after the other, and on a full disk says that there is none.
+    tempfile.tempdir = request["scratch"]
     work.warm_up()
     held = layers.apply(
         [Path(request[name]) for name in FILES if request[name] is not None],

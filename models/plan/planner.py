@@ -205,6 +205,14 @@ class Planner:
                 found.append(Limit(f"max_{quantity}", str(value), {quantity: value}))
         return found
 
+    def find(self, digest: str) -> Plan | None:
+        """The plan with this digest. Looks at every plan, which takes a moment where there are many."""
+        for path in dict.fromkeys((self._path, self._path_by_macs)):
+            for count in range(len(path)):
+                if (plan := self._at(count, path)).digest == digest:
+                    return plan
+        return None
+
     def least(self, of: Of = "params") -> float:
         """The smallest budget that can be met, rounded up to six digits."""
         path = self._path_by_macs if of == "macs" else self._path

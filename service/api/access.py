@@ -16,7 +16,8 @@ from rightrank.service.jobs import operations
 from rightrank.service.jobs.dispatch import Parts
 from rightrank.service.jobs.operations import Operation
 from rightrank.service.problems import Problem
-from rightrank.service.registry.catalogue import ID, no_model, upload_key
+from rightrank.service.registry.catalogue import no_model
+from rightrank.service.registry.layout import ID, upload_key
 
 # For so long a name counts that may have gone meanwhile. One that is not known is always looked for.
 RECENT_SECONDS = 1.0
@@ -83,6 +84,16 @@ class Access:
         if not self.key.over(verb, name):
             raise self._forbidden(verb)
         return id
+
+    def name(self, verb: str, name: str) -> None:
+        """Raises `Problem` unless the key may `verb` under this name."""
+        if self.whole(verb):
+            return
+        assert self.key is not None
+        if not self.key.over(None, name):
+            raise no_model(name)
+        if not self.key.over(verb, name):
+            raise self._forbidden(verb)
 
     def alone(self, verb: str, id: str) -> None:
         """For what takes a model from all who have a name for it. Raises `Problem` unless the key may `verb` under

@@ -16,17 +16,18 @@ from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rightrank.service import problems
-from rightrank.service.api import health, models, operations, pages, schemas
+from rightrank.service.api import health, models, names, operations, pages, schemas
 from rightrank.service.api.access import Names
 from rightrank.service.api.auth import Gate
 from rightrank.service.api.metrics import Tally
+from rightrank.service.api.router import operation_id
 from rightrank.service.jobs import reading
 from rightrank.service.jobs.dispatch import SEARCH_SECONDS, Parts
 from rightrank.service.settings import Settings
 
 log = logging.getLogger("rightrank")
 
-RESOURCES = (models, operations, health, pages)
+RESOURCES = (models, names, operations, health, pages)
 TEND_SECONDS = 1.0
 # Requests wait for Redis and the store in threads, a few milliseconds each.
 THREADS = 64
@@ -41,6 +42,7 @@ def create_app(settings: Settings) -> FastAPI:
         summary="One trained model in, any size out.",
         lifespan=lifespan,
         redoc_url=None,
+        generate_unique_id_function=operation_id,
     )
     app.state.gate = gate
     app.state.parts = Parts.of(settings)

@@ -25,14 +25,15 @@ from rightrank.service.api.conditions import matches, span, unmet
 from rightrank.service.api.keys import Key
 from rightrank.service.api.metrics import Tally
 from rightrank.service.api.prefer import preferences
-from rightrank.service.api.schemas import Description, Responses, described, problem
+from rightrank.service.api.schemas import MODEL, Description, Responses, described, leads_to, problems
 from rightrank.service.api.schemas import Operation as Document
 from rightrank.service.jobs.dispatch import Parts
 from rightrank.service.jobs.engine import BACKGROUND, WAITING
 from rightrank.service.jobs.operations import IDLE, Operation, cut_id
 from rightrank.service.problems import Problem, response
 from rightrank.service.registry.cache import Evicted
-from rightrank.service.registry.catalogue import ID, Model, Recent, Record, artifact_key
+from rightrank.service.registry.catalogue import Model, Recent, Record
+from rightrank.service.registry.layout import ID, artifact_key
 from rightrank.service.registry.pieces import Damaged
 
 LONGEST_WAIT = 120.0
@@ -79,32 +80,55 @@ ANSWERS: Responses = {
         "description": "The description (no parameter), or the TorchScript file.",
         "content": _FILE,
         "headers": _HEADERS | _READY,
+        "links": leads_to("models_curve", "models_importance", reference="$request.path.reference")
+        | leads_to("models_fetch", reference="$request.path.reference", budget=0.5),
     },
     202: {
         "model": Document,
         "description": "It is being cut and measured, and the client preferred to know: the operation.",
         "headers": _FOLLOW,
+        "links": leads_to(
+            "operations_show", "operations_events", "operations_cancel", "operations_retry", id="$response.body#/id"
+        ),
     },
     206: {"description": "The part of the file that was asked for.", "content": _FILE, "headers": _HEADERS | _PART},
     304: {"description": "The client has it already.", "headers": _HEADERS | _READY},
-    412: problem("The file has none of the ETags in `If-Match`.", {"ETag": "The one that it has."}),
-    416: problem("The range has no byte of the file.", {"Content-Range": "How many there are."}),
-    503: problem(
-        "It is not ready yet (`not-ready`), or the service is busy: ask again.",
-        {"Retry-After": "Seconds.", "Link": "Of what is not ready the operation, with the relation `status`."},
+    **problems(
+        *MODEL,
+        "invalid-request",
+        "budget-unreachable",
+        "not-ready",
+        "precondition-failed",
+        "range-unsatisfiable",
+        "too-many-jobs",
+        "queue-full",
+        # Of a size whose making has failed, why.
+        "cancelled",
+        "worker-lost",
+        "gave-up",
+        "too-slow",
     ),
 }
 CONDITIONS = {
     "parameters": [
-        {"in": "header", "name": name, "schema": {"type": "string"}, "description": meaning}
-        for name, meaning in {
-            "Prefer": "`wait=N`: so many seconds until a 503, at most 120; `respond-async`: a 202 instead, at once or "
-            "after `wait`.",
-            "If-Match": "ETags that it must have; another is a 412.",
-            "If-None-Match": "ETags that the client has.",
-            "Range": "One range of bytes.",
-            "If-Range": "The ETag that the range is of.",
-        }.items()
+        {
+            "in": "header",
+            "name": name,
+            "schema": {"type": "string", "examples": [example]},
+            "description": meaning,
+        }
+        for name, example, meaning in (
+            (
+                "Prefer",
+                "respond-async, wait=5",
+                "`wait=N`: so many seconds until a 503, at most 120; `respond-async`: a 202 instead, at once or after "
+                "`wait`.",
+            ),
+            ("If-Match", "*", "ETags that it must have; another is a 412."),
+            ("If-None-Match", f'"{"0" * 64}"', "ETags that the client has."),
+            ("Range", "bytes=0-99", "One range of bytes."),
+            ("If-Range", f'"{"0" * 64}"', "The ETag that the range is of."),
+        )
     ]
 }
 
@@ -133,23 +157,30 @@ class Ask:
 # Plans follow from the model and the limits alone.
 PLANS: Recent[tuple[str, str, Ask], Plan] = Recent(4096)
 KNOWN = frozenset(Ask.__slots__)
+# For the description: a limit that a small network meets.
+MANY = 1_000_000
 
 
 async def ask_of(
     request: Request,
     budget: Annotated[
-        float | None, Query(gt=0, le=1, allow_inf_nan=False, description="A fraction of the original's size.")
+        float | None,
+        Query(gt=0, le=1, allow_inf_nan=False, description="A fraction of the original's size.", examples=[0.5]),
     ] = None,
     of: Annotated[
         Literal["params", "macs"] | None,
         Query(description="What `budget` is a fraction of: by default the parameters, and the file."),
     ] = None,
-    max_bytes: Annotated[int | None, Query(gt=0, description="The largest file.")] = None,
-    max_params: Annotated[int | None, Query(gt=0, description="The most parameters.")] = None,
-    max_macs: Annotated[int | None, Query(gt=0, description="The most multiply-accumulates per sample.")] = None,
+    max_bytes: Annotated[int | None, Query(gt=0, description="The largest file.", examples=[MANY])] = None,
+    max_params: Annotated[int | None, Query(gt=0, description="The most parameters.", examples=[MANY])] = None,
+    max_macs: Annotated[
+        int | None, Query(gt=0, description="The most multiply-accumulates per sample.", examples=[MANY])
+    ] = None,
     min_accuracy: Annotated[
         float | None,
-        Query(ge=0, le=1, allow_inf_nan=False, description="The smallest measured cut that reaches this."),
+        Query(
+            ge=0, le=1, allow_inf_nan=False, description="The smallest measured cut that reaches this.", examples=[0.5]
+        ),
     ] = None,
     ready: Annotated[
         bool | None,
@@ -336,7 +367,11 @@ class Service:
         """A name moves on, and more gets measured and ready, so those answers are checked each time; others never
         change."""
         who = "private" if self.private else "public"
-        fixed = (ID.fullmatch(reference) or "@" in reference) and ask.min_accuracy is None and not ask.ready
+        fixed = (
+            (ID.fullmatch(reference) or reference.rpartition("@")[2].isdecimal())
+            and ask.min_accuracy is None
+            and not ask.ready
+        )
         return f"{who}, max-age={DAY}" if fixed else f"{who}, no-cache"
 
 

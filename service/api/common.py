@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from rightrank.service.api.metrics import Tally
 from rightrank.service.jobs.dispatch import Parts
 from rightrank.service.jobs.operations import Operation
 from rightrank.service.problems import Problem
+from rightrank.service.registry.catalogue import REFERENCE
+from rightrank.service.registry.layout import NAME
 
 
 # Not blocking, so `async`: a plain function would cost a thread each.
@@ -79,7 +82,49 @@ class AskedOperation:
         return self.name
 
 
-ModelPath = Annotated[str, Path(description="An id, a name or `name@version`.")]
+@dataclass(frozen=True, slots=True)
+class AskedName:
+    """A name as a request gives it, in its path."""
+
+    name: str
+    verb: str
+    access: Access
+
+    @property
+    def by(self) -> str:
+        """Whose key it is; "" without keys."""
+        return self.access.key.name if self.access.key else ""
+
+    def check(self) -> None:
+        """Raises `Problem` where the key may not do this to the name, or not see it."""
+        self.access.name(self.verb, self.name)
+
+
+# Patterns and examples are for the description alone: what is of another form is not found, as what is not there.
+ModelPath = Annotated[
+    str,
+    Path(
+        description="An id, a name, `name@version` or `name@alias`.",
+        examples=["digits", "digits@1", "digits@stable", "m5f834222eb6d0fdad64bd01d"],
+        json_schema_extra={"pattern": f"^({re.sub(r'[?]P<[a-z]+>', '', REFERENCE.pattern)})$"},
+    ),
+]
+NamePath = Annotated[
+    str,
+    Path(
+        description="As it was published.",
+        examples=["digits"],
+        json_schema_extra={"pattern": f"^{NAME.pattern}$"},
+    ),
+]
+OperationPath = Annotated[
+    str,
+    Path(
+        description="As the answer to an upload, or to a request for a size, has it.",
+        examples=["ingest-m5f834222eb6d0fdad64bd01d"],
+        json_schema_extra={"pattern": "^(ingest-m[0-9a-f]{24}|cut-m[0-9a-f]{24}-[0-9a-f]{32})$"},
+    ),
+]
 
 
 # These ask for nothing by `Depends`, which costs a fetch more than all that they do.
@@ -91,17 +136,27 @@ async def model_to_delete(reference: ModelPath, request: Request) -> AskedModel:
     return AskedModel(reference, "admin", admitted(request, "admin"))
 
 
-async def operation_to_see(id: str, request: Request) -> AskedOperation:
+async def operation_to_see(id: OperationPath, request: Request) -> AskedOperation:
     return AskedOperation(id, admitted(request, None))
 
 
-async def operation_to_change(id: str, request: Request) -> AskedOperation:
+async def operation_to_change(id: OperationPath, request: Request) -> AskedOperation:
     return AskedOperation(id, admitted(request, "publish"))
 
 
-# A route with `{reference}` or `{id}` in its path takes one of these; a test goes through all of them.
+async def name_to_fetch(name: NamePath, request: Request) -> AskedName:
+    return AskedName(name, "fetch", admitted(request, "fetch"))
+
+
+async def name_to_move(name: NamePath, request: Request) -> AskedName:
+    return AskedName(name, "admin", admitted(request, "admin"))
+
+
+# A route with `{reference}`, `{name}` or `{id}` in its path takes one of these; a test goes through all of them.
 ToFetch = Annotated[AskedModel, Depends(model_to_fetch)]
 ToDelete = Annotated[AskedModel, Depends(model_to_delete)]
+NameToFetch = Annotated[AskedName, Depends(name_to_fetch)]
+NameToMove = Annotated[AskedName, Depends(name_to_move)]
 ToSee = Annotated[AskedOperation, Depends(operation_to_see)]
 ToChange = Annotated[AskedOperation, Depends(operation_to_change)]
 

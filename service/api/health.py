@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 from anyio import CapacityLimiter, create_task_group, fail_after, to_thread
-from fastapi import APIRouter, Response
+from fastapi import Path, Response
 from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from rightrank.service.api.common import TheParts, TheTally, Unrestricted
 from rightrank.service.api.metrics import expose
-from rightrank.service.api.schemas import PROBLEMS, Ready, Status, answers
+from rightrank.service.api.router import Router
+from rightrank.service.api.schemas import GATE, PROBLEMS, Ready, Status, answers, problems
 from rightrank.service.jobs import reading
 from rightrank.service.problems import KINDS, Problem, unavailable
 
@@ -22,7 +23,7 @@ log = logging.getLogger("rightrank")
 # Longer than the cache and the store take to give up, and soon enough for who asks.
 READY_SECONDS = 4.0
 
-router = APIRouter(tags=["service"], responses=PROBLEMS)
+router = Router(tags=["service"], responses=PROBLEMS)
 
 
 @router.get("/healthz", responses=answers(Status))
@@ -31,7 +32,7 @@ async def alive() -> dict[str, str]:
     return {"status": "ok"}
 
 
-@router.get("/readyz", responses=answers(Ready))
+@router.get("/readyz", responses=answers(Ready) | problems("unavailable"))
 async def ready(parts: TheParts) -> dict[str, Any]:
     """The cache and the store answer too, within seconds; and what confines the reading of uploads on this machine."""
     # In threads of their own: those of the requests may all be waiting for what is asked about here.
@@ -54,15 +55,15 @@ async def ready(parts: TheParts) -> dict[str, Any]:
     return {"status": "ok", "sandbox": reading.report()}
 
 
-@router.get("/metrics", response_class=PlainTextResponse)
+@router.get("/metrics", response_class=PlainTextResponse, responses=problems(*GATE))
 def metrics(parts: TheParts, tally: TheTally, key: Unrestricted) -> Response:
     """For Prometheus."""
     tally.flush(parts.cache)
     return Response(expose(parts), media_type=CONTENT_TYPE_LATEST)
 
 
-@router.get("/problems/{kind}", response_class=PlainTextResponse)
-def problem(kind: str) -> str:
+@router.get("/problems/{kind}", response_class=PlainTextResponse, responses=problems("not-found"))
+def problem(kind: Annotated[str, Path(json_schema_extra={"enum": list(KINDS)})]) -> str:
     """What a problem's type means."""
     if kind not in KINDS:
         raise Problem("not-found", f"There is no kind of problem called {kind[:100]!r}.")

@@ -7,7 +7,7 @@ import binascii
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import Depends, Query, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 
@@ -26,15 +26,37 @@ from rightrank.service.api.common import (
     in_threads,
 )
 from rightrank.service.api.forms import receive, storing
-from rightrank.service.api.schemas import PROBLEMS, Accepted, Curve, Importance, Page, answers
+from rightrank.service.api.router import Router
+from rightrank.service.api.schemas import (
+    GATE,
+    MODEL,
+    PROBLEMS,
+    Accepted,
+    Curve,
+    Deleted,
+    Importance,
+    Page,
+    answers,
+    leads_to,
+    problems,
+)
 from rightrank.service.api.uploads import FIELDS, FILES, FORM_SCHEMA, accept
 from rightrank.service.jobs import reading
 from rightrank.service.jobs.dispatch import Parts
 from rightrank.service.jobs.engine import INGEST
 from rightrank.service.problems import Problem
-from rightrank.service.registry.catalogue import ID, no_model
+from rightrank.service.registry.layout import ID
 
-router = APIRouter(tags=["models"], responses=PROBLEMS)
+router = Router(tags=["models"], responses=PROBLEMS)
+# From an upload to its operation, to the model to be, and to a size of it; from the list to its first model.
+FROM_UPLOAD = (
+    leads_to("operations_show", "operations_events", "operations_cancel", id="$response.body#/operation")
+    | leads_to("models_fetch", "models_curve", "models_importance", reference="$response.body#/id")
+    | leads_to("models_fetch", reference="$response.body#/id", budget=0.5)
+)
+FROM_LIST = leads_to("models_fetch", reference="$response.body#/models/0/id") | leads_to(
+    "models_list_models", cursor="$response.body#/next"
+)
 
 BRIEF = ("id", "created", "params", "macs", "bytes", "criterion", "baseline")
 HIDDEN = ("checkpoint", "evaluation", "calibration", "owner", "writers", "token", "folder", "files")
@@ -43,7 +65,19 @@ HIDDEN = ("checkpoint", "evaluation", "calibration", "owner", "writers", "token"
 @router.post(
     "/models",
     status_code=202,
-    responses=answers(Accepted, 202, headers={"Location": "The model to be."}),
+    responses=answers(Accepted, 202, headers={"Location": "The model to be."}, links=FROM_UPLOAD)
+    | problems(
+        *GATE,
+        "invalid-request",
+        "upload-incomplete",
+        "upload-too-large",
+        "request-too-slow",
+        "name-taken",
+        "too-many-jobs",
+        "queue-full",
+        "sandbox-missing",
+        "insufficient-storage",
+    ),
     openapi_extra={"requestBody": FORM_SCHEMA},
 )
 async def publish(request: Request, parts: TheParts, tally: TheTally, key: Publisher) -> Response:
@@ -59,13 +93,20 @@ async def publish(request: Request, parts: TheParts, tally: TheTally, key: Publi
     return JSONResponse(answer, status_code=202, headers={"Location": f"/models/{answer['id']}"})
 
 
-@router.get("/models", responses=answers(Page))
+@router.get("/models", responses=answers(Page, links=FROM_LIST) | problems(*GATE, "invalid-request"))
 def list_models(
     request: Request,
     parts: TheParts,
     key: Fetcher,
-    cursor: Annotated[str | None, Query(description="`next` of the page before.")] = None,
-    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    cursor: Annotated[
+        str | None,
+        Query(
+            description="`next` of the page before.",
+            examples=["MTc2NDMzMDAwMC41IG01ZjgzNDIyMmViNmQwZmRhZDY0YmQwMWQ"],
+            json_schema_extra={"pattern": "^[A-Za-z0-9_-]+$"},
+        ),
+    ] = None,
+    limit: Annotated[int, Query(ge=1, le=200, description="The most models of a page.")] = 50,
 ) -> dict[str, Any]:
     """The finished models that the key may fetch, the newest first, and `next`, the cursor of the next page."""
     access = access_of(request, key)
@@ -81,7 +122,6 @@ def list_models(
     }
 
 
-@router.head("/models/{reference}", include_in_schema=False, response_model=None)
 @router.get("/models/{reference}", response_model=None, responses=artifacts.ANSWERS, openapi_extra=artifacts.CONDITIONS)
 async def fetch(
     asked: ToFetch,
@@ -99,7 +139,7 @@ async def fetch(
     return await artifacts.Service(access.parts, tally, request, access.key).answer(asked, ask)
 
 
-@router.get("/models/{reference}/curve", responses=answers(Curve))
+@router.get("/models/{reference}/curve", responses=answers(Curve) | problems(*MODEL))
 def curve(asked: ToFetch, parts: TheParts) -> dict[str, Any]:
     """What has been measured: size against accuracy, the smallest first."""
     model = parts.catalogue.open(asked.id())
@@ -123,21 +163,37 @@ def curve(asked: ToFetch, parts: TheParts) -> dict[str, Any]:
     return {"id": model.id, "baseline": model.manifest["baseline"], "points": points}
 
 
-@router.get("/models/{reference}/importance", responses=answers(Importance))
+@router.get("/models/{reference}/importance", responses=answers(Importance) | problems(*MODEL))
 def importance(asked: ToFetch, parts: TheParts) -> dict[str, Any]:
     """What each basis of each layer is worth, the most important first; null where it is never cut."""
     model = parts.catalogue.open(asked.id())
     return {"id": model.id, "criterion": model.manifest["criterion"], "layers": model.planner.importance()}
 
 
-@router.delete("/models/{reference}", status_code=204)
-def delete(asked: ToDelete, parts: TheParts) -> Response:
-    """Remove a model with everything that only it refers to; one that is being ingested is stopped."""
+@router.delete(
+    "/models/{reference}", responses=answers(Deleted) | problems(*GATE, "model-not-found", "invalid-request")
+)
+def delete(
+    asked: ToDelete,
+    parts: TheParts,
+    purge: Annotated[bool, Query(description="Forget it at once and for good, with all its data.")] = False,
+) -> dict[str, Any]:
+    """Delete a model under all of its names. For a day it can be had back; then it is forgotten, with everything that
+    only it refers to. One that is being ingested is stopped, and forgotten at once."""
     id = asked.id()
     asked.access.alone("admin", id)
-    if not parts.remove(id):
-        raise no_model(asked.reference)
-    return Response(status_code=204)
+    names = asked.access.seen(parts.catalogue.names_of(id))
+    until = parts.remove(id, asked.access.key.name if asked.access.key else "", purge)
+    return {"id": id, "names": names, "until": until}
+
+
+@router.post("/models/{reference}/undelete", responses=answers(Deleted) | problems(*GATE, "model-not-found"))
+def undelete(asked: ToDelete, parts: TheParts) -> dict[str, Any]:
+    """Have a deleted model back, as it was. `reference`: its id, or `name@version`."""
+    id = asked.id()
+    asked.access.alone("admin", id)
+    parts.restore(id)
+    return {"id": id, "names": asked.access.seen(parts.catalogue.names_of(id)), "until": None}
 
 
 def describe(parts: Parts, asked: AskedModel) -> Mapping[str, Any]:

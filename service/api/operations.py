@@ -6,33 +6,45 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends
+from fastapi import Depends, Request
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from starlette.concurrency import run_in_threadpool
 
 from rightrank.service.api.common import TheParts, ToChange, ToSee
-from rightrank.service.api.schemas import PROBLEMS, answers
+from rightrank.service.api.router import Router
+from rightrank.service.api.schemas import OPERATION, PROBLEMS, answers, leads_to, problems
 from rightrank.service.api.schemas import Operation as Document
 from rightrank.service.jobs.operations import Operation
 
-router = APIRouter(tags=["operations"], responses=PROBLEMS)
+router = Router(tags=["operations"], responses=PROBLEMS)
+# From an operation to itself, and to the model that it is about.
+LINKS = leads_to(
+    "operations_show", "operations_events", "operations_cancel", "operations_retry", id="$request.path.id"
+) | leads_to("models_fetch", reference="$response.body#/model")
 
 LOOK_SECONDS = 0.2
 
 
-@router.get("/operations/{id}", responses=answers(Document))
+@router.get("/operations/{id}", responses=answers(Document, links=LINKS) | problems(*OPERATION))
 def show(asked: ToSee) -> dict[str, Any]:
     """An operation: `done`, then `error` or `result`; until then `progress`."""
     return asked.get().to_json()
 
 
-@router.delete("/operations/{id}", status_code=202, responses=answers(Document, 202))
+@router.delete(
+    "/operations/{id}", status_code=202, responses=answers(Document, 202, links=LINKS) | problems(*OPERATION)
+)
 def cancel(asked: ToChange, parts: TheParts) -> dict[str, Any]:
     """Ask an operation to stop. One that has ended stays as it is."""
     return parts.cancel(asked.to_change()).to_json()
 
 
-@router.post("/operations/{id}/retry", status_code=202, responses=answers(Document, 202))
+@router.post(
+    "/operations/{id}/retry",
+    status_code=202,
+    responses=answers(Document, 202, links=LINKS)
+    | problems(*OPERATION, "not-failed", "model-not-found", "model-not-ready", "model-failed", "master-unreadable"),
+)
 def retry(asked: ToChange, parts: TheParts) -> dict[str, Any]:
     """Try a failed operation again. An upload whose ingest failed by no fault of its own is kept for this."""
     return parts.retry(asked.to_change()).to_json()
@@ -42,12 +54,14 @@ def existing(asked: ToSee) -> Operation:
     return asked.get()
 
 
-@router.get("/operations/{id}/events", response_class=EventSourceResponse)
-async def events(asked: ToSee, operation: Annotated[Operation, Depends(existing)]) -> AsyncIterator[ServerSentEvent]:
+@router.get("/operations/{id}/events", response_class=EventSourceResponse, responses=problems(*OPERATION))
+async def events(
+    asked: ToSee, operation: Annotated[Operation, Depends(existing)], request: Request
+) -> AsyncIterator[ServerSentEvent]:
     """The operation each time it changes, as server-sent events whose data are what `GET /operations/{id}` answers; the
     last one is called `done`."""
     last: dict[str, Any] | None = None
-    while True:
+    while request.method == "GET":
         state = operation.to_json()
         if state != last:
             yield ServerSentEvent(data=state, event="done" if operation.done else "progress")

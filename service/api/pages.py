@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fastapi import APIRouter
 from fastapi.responses import HTMLResponse
 
-router = APIRouter(include_in_schema=False)
+from rightrank.service.api.router import Router
+
+router = Router(include_in_schema=False)
 
 PAGE = (Path(__file__).parent / "page.html").read_text()
 # The page runs its own script, talks to its own origin, and may not be framed.

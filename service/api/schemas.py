@@ -12,6 +12,8 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, Field
 
+from rightrank.service.problems import KINDS
+
 # As FastAPI takes them: by status code.
 Responses: TypeAlias = dict[int | str, dict[str, Any]]
 
@@ -39,6 +41,7 @@ class Problem(BaseModel):
         None, description="Of a model or a size that is not ready, where its operation can be followed."
     )
     progress: Progress | None = Field(None, description="Of a size that is not ready, how far it is.")
+    until: float | None = Field(None, description="Of a deleted model, until when it can be had back.")
     size: int | None = Field(None, description="Of a range outside the file, the file's size in bytes.")
     limit: int | None = Field(None, description="Of an upload that is too large, how many bytes one may have.")
 
@@ -228,6 +231,40 @@ class Importance(BaseModel):
     layers: list[LayerImportance]
 
 
+class Deleted(BaseModel):
+    """A model that was deleted, or is back."""
+
+    id: str
+    names: list[str] = Field(description="What it is called: `name@version`.")
+    until: float | None = Field(description="Until when it can be had back (seconds since 1970); null: not, or it is.")
+
+
+class Versioned(BaseModel):
+    version: int
+    model: str = Field(description="The model's id.")
+    exists: bool = Field(description="Whether it is there still.")
+
+
+class Move(BaseModel):
+    version: int | None = Field(description="null: the alias stands for nothing.")
+    moved: float = Field(description="When (seconds since 1970).")
+    by: str = Field(description="Whose key it was.")
+
+
+class Alias(BaseModel):
+    alias: str
+    version: int | None
+    moves: list[Move] = Field(description="The latest first.")
+
+
+class Name(BaseModel):
+    """What a name stands for: its latest version that exists; with `@alias` what the alias does."""
+
+    name: str
+    versions: list[Versioned] = Field(description="The latest first.")
+    aliases: list[Alias]
+
+
 class Status(BaseModel):
     status: Literal["ok"]
 
@@ -237,24 +274,74 @@ class Ready(Status):
 
 
 _PROBLEM = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
-# What every route may answer. That it is there also keeps FastAPI from declaring its own form of a 422.
-PROBLEMS: Responses = {"default": {"description": "A problem document (RFC 9457).", "content": _PROBLEM}}
+# What any request may be answered, besides what its route says. That it is there also keeps FastAPI from declaring its
+# own form of a 422.
+PROBLEMS: Responses = {
+    "default": {
+        "description": "A problem document (RFC 9457): of the connection (`head-too-large` 431, `request-too-slow` "
+        "408, `too-many-connections` 503), or a fault of the service (`internal` 500).",
+        "content": _PROBLEM,
+    }
+}
+# The kinds of problems that routes have in common: those behind the gate, and of these the ones that are about a model
+# or an operation.
+GATE = ("unauthenticated", "forbidden", "unavailable")
+MODEL = (*GATE, "model-not-found", "model-deleted", "model-not-ready", "model-failed", "master-unreadable")
+OPERATION = (*GATE, "operation-not-found")
+# The headers that come with problems, by status.
+_WITH: Mapping[int, Mapping[str, str]] = {
+    401: {"WWW-Authenticate": "How a key is sent."},
+    412: {"ETag": "The one that the file has."},
+    413: {"Connection": "`close`: what still comes is not read."},
+    416: {"Content-Range": "How many bytes the file has."},
+    429: {"Retry-After": "Seconds."},
+    503: {
+        "Retry-After": "Seconds, where that can be said.",
+        "Link": "Of what is not ready the operation, with the relation `status`.",
+    },
+}
 
 
-def answers(model: type[BaseModel], status: int = 200, headers: Mapping[str, str] | None = None) -> Responses:
+def answers(
+    model: type[BaseModel],
+    status: int = 200,
+    headers: Mapping[str, str] | None = None,
+    links: Mapping[str, Any] | None = None,
+) -> Responses:
     """A route's one answer that is no problem. (Not its `response_model`: an answer that an earlier version left in
     the store is given as it is, not refused for what it lacks.)"""
-    return {status: {"model": model, "headers": described(headers or {})}}
+    return {status: {"model": model, "headers": described(headers or {}), "links": dict(links or {})}}
 
 
-def problem(description: str, headers: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """A problem that a route is to be asked with in mind, and the headers that come with it."""
-    return {"description": description, "content": _PROBLEM, "headers": described(headers or {})}
+def problems(*kinds: str) -> Responses:
+    """The problems that a route answers with, by their kinds (`problems.KINDS`): an entry for each status."""
+    found: dict[int, list[str]] = {}
+    for kind in dict.fromkeys(kinds):
+        found.setdefault(KINDS[kind].status, []).append(f"`{kind}`: {KINDS[kind].meaning}")
+    return {
+        status: {
+            "description": "\n\n".join(meanings),
+            "content": _PROBLEM,
+            "headers": described({**_WITH.get(status, {}), "Cache-Control": "`no-store`."}),
+        }
+        for status, meanings in sorted(found.items())
+    }
+
+
+def leads_to(*operations: str, **parameters: Any) -> dict[str, Any]:
+    """OpenAPI's links from an answer to operations (by `router.operation_id`): where in the answer, or in its request,
+    the parameters of each are found (`$response.body#/id`), or what they are."""
+    given = [name for name, value in parameters.items() if not str(value).startswith("$")]
+    return {"_".join([name, *given]): {"operationId": name, "parameters": parameters} for name in operations}
 
 
 def described(headers: Mapping[str, str]) -> dict[str, Any]:
     """Headers, by what they mean, as OpenAPI has them."""
     return {name: {"description": meaning, "schema": {"type": "string"}} for name, meaning in headers.items()}
+
+
+# Of a stream of events OpenAPI 3.1 can say no more.
+EVENTS = 'event: progress\ndata: {"id": "ingest-m5f834222eb6d0fdad64bd01d", "done": false, …}\n\n'
 
 
 def describe(app: FastAPI) -> dict[str, Any]:
@@ -269,7 +356,7 @@ def describe(app: FastAPI) -> dict[str, Any]:
             for answer in operation["responses"].values():
                 for kind, media in answer.get("content", {}).items():
                     if kind == "text/event-stream":
-                        answer["content"][kind] = {"schema": {"type": "string"}}
+                        answer["content"][kind] = {"example": EVENTS}
                     elif reference := media.get("schema", {}).get("$ref"):
                         media["schema"] = {"$ref": reference}
         key = {"type": "http", "scheme": "bearer", "description": "Where the service has a keys file."}

@@ -18,7 +18,7 @@ from rightrank.service.jobs.dispatch import Parts
 from rightrank.service.jobs.engine import INGEST
 from rightrank.service.jobs.operations import ingest_id
 from rightrank.service.problems import Problem
-from rightrank.service.registry.catalogue import (
+from rightrank.service.registry.layout import (
     ID,
     NAME,
     TOKEN,
@@ -45,43 +45,62 @@ FORM_SCHEMA = {
             "schema": {
                 "type": "object",
                 "required": ["checkpoint"],
+                "additionalProperties": False,
                 "properties": {
                     "checkpoint": {
                         "type": "string",
-                        "format": "binary",
+                        "contentMediaType": "application/octet-stream",
+                        "minLength": 1,
                         "description": "A .pt2 file, or .safetensors / a state dict with `architecture`.",
                     },
                     "evaluation": {
                         "type": "string",
-                        "format": "binary",
+                        "contentMediaType": "application/octet-stream",
+                        "minLength": 1,
                         "description": "`inputs` and `targets`, .safetensors or .npz: what accuracy is measured on.",
                     },
-                    "calibration": {"type": "string", "format": "binary", "description": "`inputs`, the same formats."},
-                    "architecture": {"type": "string", "description": "A registered name, or JSON with its `name`."},
-                    "name": {"type": "string", "pattern": f"^{NAME.pattern}$", "description": "Publish under this."},
-                    "options": {
+                    "calibration": {
                         "type": "string",
-                        "contentMediaType": "application/json",
-                        "contentSchema": {
-                            "type": "object",
-                            "additionalProperties": False,
-                            "properties": {
-                                "criterion": {"enum": list(CRITERIA)},
-                                "metric": {"enum": list(METRICS)},
-                                "effort": {"enum": list(EFFORTS), "default": "cut"},
-                                **{name: {"type": "integer", "minimum": 1, "maximum": most} for name, most in NUMBERS},
-                                "budgets": {
-                                    "type": "array",
-                                    "items": {"type": "number", "exclusiveMinimum": 0, "maximum": 1},
-                                    "maxItems": AHEAD,
-                                    "default": list(COMMON),
-                                    "description": "Made and measured right after the upload, those that can be met.",
-                                },
+                        "contentMediaType": "application/octet-stream",
+                        "minLength": 1,
+                        "description": "`inputs`, the same formats.",
+                    },
+                    "architecture": {
+                        "type": "string",
+                        "description": "A registered name, or JSON with its `name`.",
+                        "examples": ["resnet18", '{"name": "resnet18", "arguments": {"num_classes": 10}}'],
+                    },
+                    "name": {
+                        "type": "string",
+                        "pattern": f"^({NAME.pattern})?$",
+                        "not": {"pattern": f"^{ID.pattern}$"},
+                        "description": "Publish under this; empty, or left out, under none.",
+                        "examples": ["digits"],
+                    },
+                    # An object of a form is sent as JSON.
+                    "options": {
+                        "type": "object",
+                        "additionalProperties": False,
+                        "description": "As JSON. An effort other than `cut` needs `calibration`, `budgets` need "
+                        "`evaluation`, and a number of steps or seconds goes with effort `tune` or `polish`.",
+                        "properties": {
+                            "criterion": {"enum": list(CRITERIA)},
+                            "metric": {"enum": list(METRICS)},
+                            "effort": {"enum": list(EFFORTS), "default": "cut"},
+                            **{name: {"type": "integer", "minimum": 1, "maximum": most} for name, most in NUMBERS},
+                            "budgets": {
+                                "type": "array",
+                                "items": {"type": "number", "exclusiveMinimum": 0, "maximum": 1},
+                                "maxItems": AHEAD,
+                                "default": list(COMMON),
+                                "description": "Made and measured right after the upload, those that can be met.",
                             },
                         },
+                        "examples": [{"budgets": [0.5, 0.3]}],
                     },
                 },
-            }
+            },
+            "encoding": {"options": {"contentType": "application/json"}},
         }
     },
 }
@@ -106,6 +125,7 @@ def accept(parts: Parts, form: Form, access: Access) -> dict[str, str]:
             store_once(parts, file)
     with parts.catalogue.changing(id) as lock:
         if parts.catalogue.whole(id):
+            parts.catalogue.unhide(id)
             if name is not None:
                 parts.catalogue.publish(name, id)
         else:

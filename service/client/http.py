@@ -229,8 +229,31 @@ class Client:
         points: list[dict[str, Any]] = self._patiently("GET", f"{_path(reference)}/curve").json()["points"]
         return points
 
-    def delete(self, reference: str) -> None:
-        self._send("DELETE", _path(reference))
+    def delete(self, reference: str, purge: bool = False) -> dict[str, Any]:
+        """Deletes a model; its id, its names, and until when it can be had back (seconds since 1970; None: it is
+        forgotten, as `purge` asks)."""
+        query = {"purge": "true"} if purge else {}
+        gone: dict[str, Any] = self._send("DELETE", _path(reference), params=query).json()
+        return gone
+
+    def undelete(self, reference: str) -> dict[str, Any]:
+        """Has a deleted model back, by its id or by name@version."""
+        back: dict[str, Any] = self._send("POST", f"{_path(reference)}/undelete").json()
+        return back
+
+    def name(self, name: str) -> dict[str, Any]:
+        """The versions and aliases of a name."""
+        found: dict[str, Any] = self._patiently("GET", f"/names/{quote(name, safe='')}").json()
+        return found
+
+    def move(self, name: str, alias: str, version: int | None) -> dict[str, Any]:
+        """Has `name@alias` stand for a version, or for none; the name as it is then."""
+        path = f"/names/{quote(name, safe='')}/aliases/{quote(alias, safe='')}"
+        if version is None:
+            found: dict[str, Any] = self._send("DELETE", path).json()
+        else:
+            found = self._send("PUT", path, json={"version": version}).json()
+        return found
 
     def retry(self, operation: str) -> dict[str, Any]:
         """Has a failed operation tried again, whose upload or model is still there; what it is now."""

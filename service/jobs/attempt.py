@@ -28,7 +28,7 @@ from rightrank.service.jobs.dispatch import Parts
 from rightrank.service.jobs.engine import Attempt
 from rightrank.service.jobs.operations import kind_of
 from rightrank.service.problems import Problem, describe
-from rightrank.service.registry.catalogue import TOKEN, failure_key, upload_key
+from rightrank.service.registry.layout import TOKEN, failure_key, upload_key
 
 log = logging.getLogger("rightrank")
 

@@ -22,11 +22,11 @@ from rightrank.service.jobs import effort
 from rightrank.service.jobs.attempt import Job
 from rightrank.service.jobs.dispatch import Parts, cut_result
 from rightrank.service.problems import Problem
-from rightrank.service.registry.catalogue import (
+from rightrank.service.registry.catalogue import Record
+from rightrank.service.registry.layout import (
     EVALUATION,
     MASTER,
     REFIT,
-    Record,
     artifact_key,
     improved_key,
     manifest_key,

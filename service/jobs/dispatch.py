@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import dataclass
 
 from redis.exceptions import RedisError
@@ -12,7 +13,8 @@ from rightrank.service.jobs.engine import BACKGROUND, INGEST, WAITING, Engine
 from rightrank.service.jobs.operations import ID, IDLE, Operation, cut_id, ingest_id, kind_of
 from rightrank.service.problems import Problem, describe
 from rightrank.service.registry.cache import Cache
-from rightrank.service.registry.catalogue import Catalogue, Model, failure_key, upload_key
+from rightrank.service.registry.catalogue import Catalogue, Model, no_model
+from rightrank.service.registry.layout import failure_key, upload_key
 from rightrank.service.registry.store import Store
 from rightrank.service.settings import Settings
 
@@ -76,16 +78,30 @@ class Parts:
                 self._cancel_ingest(operation.details["model"])
         return self.operation(id)
 
-    def remove(self, id: str) -> bool:
-        """Removes a model, finished or under way, with everything that only it refers to; whether there was one."""
+    def remove(self, id: str, by: str = "", purge: bool = False) -> float | None:
+        """Removes a model; until when `restore` brings it back (seconds since 1970), None where it is gone for good: by
+        `purge`, and of an upload whose ingest this ends. Raises `Problem` where there is none."""
         with self.catalogue.changing(id):
-            if self.catalogue.whole(id):
+            if not self.catalogue.whole(id):
+                there = self.store.exists(upload_key(id))
+                if not self._cancel_ingest(id) and not there:
+                    raise no_model(id)
+                return None
+            if purge:
                 self.catalogue.discard(id)
                 # Its ingest may be at its last steps; the same upload again is not to wait for that one.
                 self.engine.cancel(ingest_id(id), CANCELLED)
-                return True
-            there = self.store.exists(upload_key(id))
-            return self._cancel_ingest(id) or there
+                return None
+            if self.catalogue.deleted(id) is None:
+                self.catalogue.hide(id, by)
+            return self.catalogue.deleted(id)
+
+    def restore(self, id: str) -> None:
+        """Has a deleted model back. Raises `Problem` where it is forgotten, or was never there."""
+        with self.catalogue.changing(id):
+            if not self.catalogue.whole(id):
+                raise no_model(id)
+            self.catalogue.unhide(id)
 
     def _cancel_ingest(self, model: str) -> bool:
         # The upload goes first: one that is still there when its operation has ended would be taken up again.
@@ -126,7 +142,8 @@ class Parts:
                 log.exception("the model %s could not be taken up", id)
 
     def _recover(self, id: str) -> None:
-        if self.catalogue.whole(id):
+        until = self.catalogue.deleted(id)
+        if until is None and self.catalogue.whole(id):
             self.catalogue.publish_wanted(id)
             self.measure_ahead(self.catalogue.open(id))
             return
@@ -135,7 +152,12 @@ class Parts:
     def take_up(self, id: str) -> None:
         """Has an upload ingested that nobody works on, and removes what is left of one that was deleted."""
         with self.catalogue.changing(id):
-            if self.catalogue.whole(id) or self.catalogue.failure(id) is not None:
+            if self.catalogue.whole(id):
+                until = self.catalogue.deleted(id)
+                if until is not None and time.time() > until:
+                    self.catalogue.discard(id)
+                return
+            if self.catalogue.failure(id) is not None:
                 return
             if self.store.exists(upload_key(id)):
                 self.ingest(id)
@@ -157,6 +179,11 @@ class Parts:
                 return self.engine.get(id)
         elif (record := self.catalogue.record(model, plan)) is not None:
             return _ended(id, {"model": model}, cut_result(model, record.plan, record.sha256, record.size))
+        elif self.catalogue.exists(model):
+            opened = self.catalogue.open(model)
+            wanted = opened.planner.find(plan)
+            if wanted is not None:
+                return self.engine.get(self.cut(opened.id, wanted))
         return None
 
 

@@ -27,7 +27,7 @@ from rightrank.models.measure.accuracy import default_metric
 from rightrank.models.plan.planner import Plan
 from rightrank.models.program.graph import Graph
 from rightrank.service.jobs.attempt import Job
-from rightrank.service.registry.catalogue import CALIBRATION, EVALUATION, improved_key, tuning_key
+from rightrank.service.registry.layout import CALIBRATION, EVALUATION, improved_key, tuning_key
 
 
 def of(options: Mapping[str, Any]) -> str:

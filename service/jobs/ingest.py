@@ -28,14 +28,14 @@ from rightrank.models.program.program import Program
 from rightrank.service.jobs import cut, effort
 from rightrank.service.jobs.attempt import Job, Lost
 from rightrank.service.problems import Problem
-from rightrank.service.registry.catalogue import (
+from rightrank.service.registry.catalogue import Record
+from rightrank.service.registry.layout import (
     CALIBRATION,
     EVALUATION,
     MADE,
     MASTER,
     REFIT,
     TOKEN,
-    Record,
     checkpoint_key,
     digests_of,
     record_key,

@@ -25,13 +25,19 @@ def tell(settings: Settings) -> None:
         log.warning("this machine lacks %s: uploads %s", ", ".join(missing), means)
 
 
+def able(settings: Settings) -> bool:
+    """Whether a worker on this machine may read uploads."""
+    return not settings.sandbox_required or not layers.missing(layers.available())
+
+
 def admit(settings: Settings) -> None:
     """Refuses an upload that no worker would read. Raises `Problem`.
 
-    With a Redis of its own the service is all on this machine. Elsewhere each worker finds out for itself, and leaves
-    what it cannot read to others.
+    With a Redis of its own the service is all on this machine. Elsewhere each worker finds out for itself, and one that
+    may not read uploads leaves their queue to others.
     """
-    if settings.sandbox_required and settings.embedded and (missing := layers.missing(layers.available())):
+    if settings.embedded and not able(settings):
+        missing = layers.missing(layers.available())
         raise Problem(
             "sandbox-missing",
             f"This machine cannot confine what reads uploads: it lacks {', '.join(missing)}.",

@@ -17,7 +17,7 @@ import torch
 from rightrank.service.jobs import cut, ingest, reading
 from rightrank.service.jobs.attempt import Runner
 from rightrank.service.jobs.dispatch import Parts
-from rightrank.service.jobs.engine import QUEUES
+from rightrank.service.jobs.engine import INGEST, QUEUES
 from rightrank.service.settings import Settings
 
 log = logging.getLogger("rightrank")
@@ -40,6 +40,9 @@ def run(settings: Settings, queues: Sequence[str] | None = None) -> None:
     parts = Parts.of(settings, patient=True)
     parts.store.sweep()
     reading.tell(settings)
+    if not reading.able(settings) and INGEST in wanted:
+        wanted = tuple(queue for queue in wanted if queue != INGEST)
+        log.error("this worker takes no uploads: %s is left to others", INGEST)
     runner = Runner(parts, {"ingest": ingest.run, "cut": cut.run})
     # Not an Event: its lock may be held by the very code that the signal interrupts.
     asked: list[int] = []

@@ -7,8 +7,6 @@ the latest that still exists.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import re
 import time
@@ -20,34 +18,42 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
 from rightrank.models.emit.format import FIRST, Output
-from rightrank.models.emit.formats import format_of
 from rightrank.models.errors import Cancelled
-from rightrank.models.master import entries
 from rightrank.models.plan.planner import Plan, Planner
 from rightrank.service.problems import Problem
+from rightrank.service.registry.aliases import ALIAS, Aliases
 from rightrank.service.registry.cache import Cache
+from rightrank.service.registry.layout import (
+    ID,
+    MADE,
+    NAME,
+    PLANNER,
+    TOKEN,
+    checkpoint_key,
+    deleted_key,
+    digests_in,
+    digests_of,
+    failure_key,
+    manifest_key,
+    name_key,
+    record_key,
+    upload_key,
+    where,
+)
 from rightrank.service.registry.lock import Lock
 from rightrank.service.registry.store import DAMAGED, Store
 from rightrank.service.settings import Settings
 
 log = logging.getLogger("rightrank")
 
-MASTER = (entries.MASTER, entries.TEMPLATE, entries.PLANS)
-PLANNER = (entries.TEMPLATE, entries.PLANS)
-EVALUATION, CALIBRATION = "evaluation.safetensors", "calibration.safetensors"
-REFIT = entries.REFIT
-# In an upload's intent, and repeated by the manifest that was made of it.
-TOKEN = "token"
-# What each attempt at an ingest has made lies in a folder of its own below this.
-MADE = "made"
-NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-ID = re.compile(r"m[0-9a-f]{24}")
-REFERENCE = re.compile(rf"(?P<name>{NAME.pattern})(@(?P<version>[1-9][0-9]{{0,8}}))?")
+REFERENCE = re.compile(rf"(?P<name>{NAME.pattern})(@((?P<version>[1-9][0-9]{{0,8}})|(?P<alias>{ALIAS.pattern})))?")
 VERSION = re.compile(r"([1-9][0-9]{0,8})\.json")
 # Without these a manifest is none that this version can read.
 NEEDED = frozenset({"id", "created"})
 # A model deleted through another process is still answered for from here for this long.
 RECHECK_SECONDS = 1.0
+# How long a model can be had back that was deleted.
+UNDO_SECONDS = 24 * 3600.0
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -135,6 +141,7 @@ class Catalogue:
     def __init__(self, settings: Settings, store: Store, cache: Cache) -> None:
         self.store = store
         self.cache = cache
+        self.aliases = Aliases(store)
         self._models: Recent[str, Model] = Recent(64)
         self._manifests: Recent[str, Mapping[str, Any]] = Recent(4096)
         self._records: Recent[tuple[str, str], Record] = Recent(4096)
@@ -155,7 +162,7 @@ class Catalogue:
         return answer
 
     def resolve(self, reference: str) -> str:
-        """The id that a reference (an id, `name` or `name@version`) stands for. Raises `Problem`."""
+        """The id that a reference (an id, `name`, `name@version` or `name@alias`) stands for. Raises `Problem`."""
         if ID.fullmatch(reference):
             return reference
         return self._known(("resolve", reference), lambda: self._resolve(reference))
@@ -164,24 +171,41 @@ class Catalogue:
         match = REFERENCE.fullmatch(reference)
         if match is None:
             raise no_model(reference)
-        wanted = match["version"]
-        versions = [int(wanted)] if wanted else reversed(self.versions(match["name"]))
-        for version in versions:
-            record = self._version(_name_key(match["name"], version))
-            if record is not None and (wanted or self.exists(record["id"])):
-                return str(record["id"])
+        name, wanted = match["name"], match["version"]
+        if match["alias"]:
+            wanted = self.aliases.version(name, match["alias"])
+            if wanted is None:
+                raise no_model(reference)
+        for version in [int(wanted)] if wanted else reversed(self.versions(name)):
+            id = self.version(name, version)
+            if id is not None and (wanted or self.exists(id)):
+                return id
         raise no_model(reference)
 
+    def version(self, name: str, version: int) -> str | None:
+        """The id of the model that is this version of the name, whether or not it still exists."""
+        record = self._version(name_key(name, version))
+        return None if record is None else str(record["id"])
+
     def exists(self, id: str) -> bool:
-        return self.store.exists(manifest_key(id))
+        """Whether there is a manifest, and nobody has deleted the model."""
+        return self.store.exists(manifest_key(id)) and not self.store.exists(deleted_key(id))
 
     def open(self, id: str) -> Model:
-        """The model. Raises `Problem`: model-not-found, or model-not-ready where it has been uploaded."""
+        """The model. Raises `Problem`: model-not-found, model-deleted, or, where it has been uploaded,
+        model-not-ready or model-failed."""
         while (model := self._models.get(id, lambda: self._load(id))) is not None:
             if self._still_there(model):
                 return model
             self.forget(id)  # and look what is there by now
         self.forget(id)
+        if (until := self.deleted(id)) is not None:
+            raise Problem(
+                "model-deleted",
+                f"The model {id} was deleted.",
+                "Until `until` (seconds since 1970) it can be had back: rightrank undelete.",
+                members={"until": until},
+            )
         operation = {"operation": f"/operations/ingest-{id}"}
         if not self.store.exists(upload_key(id)):
             raise no_model(id)
@@ -216,7 +240,8 @@ class Catalogue:
     def manifests(self) -> list[Mapping[str, Any]]:
         """Every finished model's manifest, the newest first."""
         keys = self._known(("models",), lambda: self.store.keys("models"))
-        ids = [key.split("/")[1] for key in keys if key.endswith("/manifest.json")]
+        gone = {key.split("/")[1] for key in keys if key.endswith("/deleted.json")}
+        ids = [id for key in keys if key.endswith("/manifest.json") and (id := key.split("/")[1]) not in gone]
         found = [m for id in ids if (m := self.manifest(id)) is not None and m.keys() >= NEEDED]
         return sorted(found, key=lambda manifest: (manifest["created"], manifest["id"]), reverse=True)
 
@@ -280,10 +305,10 @@ class Catalogue:
             # A version that was set aside had a number, which stays its own.
             versions = sorted([*self.versions(name), *self._versions(f"{DAMAGED}/names/{name}")])
             latest = versions[-1] if versions else 0
-            record = self._version(_name_key(name, latest)) if latest else None
+            record = self._version(name_key(name, latest)) if latest else None
             if record is not None and record["id"] == id:
                 return latest
-            if self.store.create_json(_name_key(name, latest + 1), {"id": id, "created": time.time()}):
+            if self.store.create_json(name_key(name, latest + 1), {"id": id, "created": time.time()}):
                 return latest + 1
         raise Problem("name-taken", f"Too many models are being published as {name!r} right now.", "Try again.")
 
@@ -323,7 +348,7 @@ class Catalogue:
         if self._token(id) != manifest[TOKEN]:
             raise Cancelled("The model was deleted while it was being decomposed.")
         # Only where there is one: whoever stands still right before this would remove another attempt's.
-        if self.exists(id) and not self.whole(id):
+        if self.store.exists(manifest_key(id)) and not self.whole(id):
             self.store.delete(manifest_key(id))
         created = self.store.create_json(manifest_key(id), dict(manifest))
         # From here on this process may have been frozen, and the lock another's: what is there by now may be of others.
@@ -342,6 +367,19 @@ class Catalogue:
         """Whether the model's manifest is this one."""
         there = self.store.read_json(manifest_key(manifest["id"]))
         return there is not None and where(there) == where(manifest)
+
+    def deleted(self, id: str) -> float | None:
+        """Until when a deleted model can be had back (seconds since 1970); None where it was not deleted."""
+        marker = self.store.read_json(deleted_key(id))
+        return None if marker is None else float(marker["deleted"]) + UNDO_SECONDS
+
+    def hide(self, id: str, by: str) -> None:
+        """Deletes a finished model in a way that `unhide` undoes."""
+        self.store.create_json(deleted_key(id), {"deleted": time.time(), "by": by})
+        self.forget(id)
+
+    def unhide(self, id: str) -> None:
+        self.store.delete(deleted_key(id))
 
     def discard(self, id: str, token: str | None = None) -> bool:
         """Removes a model, finished or not, with everything that only it refers to; with `token` only if it is still of
@@ -396,7 +434,7 @@ class Catalogue:
     def _load(self, id: str) -> Model | None:
         tag = self.store.tag(manifest_key(id))  # first: of a newer one it would hide the change
         manifest = self.manifest(id)
-        if tag is None or manifest is None:
+        if tag is None or manifest is None or self.store.exists(deleted_key(id)):
             return None
         if not manifest.keys() >= NEEDED:
             raise _foreign(manifest_key(id))
@@ -415,6 +453,8 @@ class Catalogue:
             return True
         try:
             tag = self.store.tag(manifest_key(model.id))
+            if self.store.exists(deleted_key(model.id)):
+                return False
             if tag is None:
                 self.store.keys(f"models/{model.id}")  # a bucket that is not there says "not found" to the other, too
         except Problem as error:
@@ -427,72 +467,10 @@ class Catalogue:
         return True
 
 
-def model_id(upload: Mapping[str, Any]) -> str:
-    """The identity of what was uploaded: the digests of its files, its architecture and its options."""
-    parts = {key: upload[key] for key in ("checkpoint", "evaluation", "calibration", "architecture", "options")}
-    canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return "m" + hashlib.sha256(canonical.encode()).hexdigest()[:24]
-
-
 def output_of(manifest: Mapping[str, Any], format: str = FIRST.format) -> Output:
     """How a model's files of a format are written: as when it was published, whatever this version can do since.
     Manifests from before there were several writers, and formats that came later, have the first."""
     return Output(format, manifest.get("writers", {}).get(format, 1))
-
-
-def where(manifest: Mapping[str, Any]) -> str:
-    """Below which key a model's files lie: those of each attempt by themselves, in old stores right below the model."""
-    return f"models/{manifest['id']}/{manifest.get('folder', '')}".rstrip("/")
-
-
-def digests_of(upload: Mapping[str, Any]) -> list[str]:
-    """The blobs that an upload (or a manifest, which repeats it) refers to."""
-    return [upload[key] for key in ("checkpoint", "evaluation", "calibration") if upload.get(key)]
-
-
-def digests_in(manifest: Mapping[str, Any]) -> dict[str, str]:
-    """The SHA-256 of a model's files by name, as far as its manifest says: one from before it did, none."""
-    return {name: file["sha256"] for name, file in manifest.get("files", {}).items()}
-
-
-def checkpoint_key(sha256: str) -> str:
-    return f"checkpoints/{sha256}"
-
-
-def upload_key(id: str) -> str:
-    return f"models/{id}/upload.json"
-
-
-def manifest_key(id: str) -> str:
-    return f"models/{id}/manifest.json"
-
-
-def failure_key(id: str) -> str:
-    return f"models/{id}/failure.json"
-
-
-def record_key(id: str, digest: str) -> str:
-    return f"models/{id}/measurements/{digest}.json"
-
-
-def improved_key(id: str, digest: str) -> str:
-    return f"models/{id}/improved/{digest}.safetensors"
-
-
-def tuning_key(id: str) -> str:
-    return f"models/{id}/tuning.safetensors"
-
-
-def artifact_key(id: str, plan: Plan) -> str:
-    return f"models/{id}/artifacts/{plan.digest}{format_of(plan.output).suffix}"
-
-
-def wanted_key(id: str, name: str) -> str:
-    return f"models/{id}/wanted/{name}"
-
-
-def _name_key(name: str, version: int) -> str:
-    return f"names/{name}/{version}.json"
 
 
 def _foreign(key: str) -> Problem:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rightrank.service.registry.catalogue import (
+from rightrank.service.registry.layout import (
     EVALUATION,
     MASTER,
     REFIT,
@@ -35,7 +35,9 @@ DAY = 24 * 3600
 OLD_PARTIAL = re.compile(r"\.partial-[0-9a-f]{32}$")
 # A model's files, and what belongs to it besides, by the first part of its key.
 FILES = frozenset({*MASTER, EVALUATION, REFIT, "tuning.safetensors"})
-OWN = frozenset({"upload.json", "manifest.json", "wanted", "measurements", "improved", "artifacts"})
+OWN = frozenset(
+    {"upload.json", "manifest.json", "deleted.json", "failure.json", "wanted", "measurements", "improved", "artifacts"}
+)
 AGAIN = "Restore it from a backup, or delete the model and publish it again."
 
 
@@ -74,7 +76,7 @@ class Fsck:
                 yield Finding(NOTE, key, "It was set aside: it could not be read.", "Look into it, then remove it.")
             elif top == STAGED:
                 yield self._leftover(key, "It was on its way into the store.")
-            elif top not in ("checkpoints", "names"):
+            elif top not in ("checkpoints", "names", "aliases"):
                 yield Finding(NOTE, key, "It is no part of a store.", "Find out whose it is.")
         for id, keys in sorted(models.items()):
             yield from self._model(id, keys)
@@ -99,7 +101,7 @@ class Fsck:
         """Reads every JSON file."""
         for key in sorted(self._there):
             top, id, name, *_ = (*key.split("/"), "", "")
-            if not key.endswith(".json") or not (top == "names" or (top == "models" and name in OWN)):
+            if not key.endswith(".json") or not (top in ("names", "aliases") or (top == "models" and name in OWN)):
                 continue  # of a model's own files its manifest says what they are
             try:
                 data = self.store.read(key)

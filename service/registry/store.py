@@ -1,11 +1,5 @@
-"""The object store: everything that must survive, under names that are written once.
+"""The object store: everything that must survive, under names that are written once (`layout.py`).
 
-checkpoints/<sha256>                    what was uploaded
-models/<id>/upload.json                 the intent: written first
-models/<id>/{master.safetensors,template.json,plans.npz,evaluation.safetensors}
-models/<id>/measurements/<plan>.json
-models/<id>/manifest.json               its presence is the model's: written last
-names/<name>/<version>.json
 staged/<anything>                       a large file on its way into a bucket
 damaged/<key>                           what could not be read at `key` any more
 
@@ -20,7 +14,6 @@ import hashlib
 import itertools
 import json
 import logging
-import math
 import os
 import re
 import shutil
@@ -29,42 +22,26 @@ import threading
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, InvalidPathError, NotSupportedError
-from obstore.store import LocalStore, from_url
+from obstore.store import LocalStore
 
 from rightrank.service.problems import Problem, unavailable
-from rightrank.service.registry.pieces import DIGEST, PIECE, Damaged, digest, digests, verified
+from rightrank.service.registry import disk
+from rightrank.service.registry.bucket import PATIENT, PATIENT_PIECE_TIME, PIECE_TIME, QUICK, bucket
+from rightrank.service.registry.pieces import DIGEST, PIECE, Damaged, digests, verified
 from rightrank.service.registry.reach import Reach
 from rightrank.service.settings import Settings
 
 log = logging.getLogger("rightrank")
 
 KEPT_FOLDERS = 8
-# For how long one request to a bucket may take: small ones that a client waits for, and those of a job, which would
-# rather wait than fail. Large files come and go in pieces, and each piece has a time of its own.
-QUICK, PATIENT = timedelta(seconds=2), timedelta(seconds=15)
-PIECE_TIME, PATIENT_PIECE_TIME = timedelta(seconds=5), timedelta(seconds=120)
-CONNECT = timedelta(seconds=1)
 # What is larger is put into a bucket in parts.
 WHOLE = 64 * 1024 * 1024
 PART = 8 * 1024 * 1024
-# What says how to reach a bucket, besides its address: taken from the environment, as obstore itself would if it were
-# given no times. By the prefix of the variables of each kind of bucket.
-PREFIXES = {
-    "s3": "AWS",
-    "s3a": "AWS",
-    "gs": "GOOGLE",
-    "az": "AZURE",
-    "azure": "AZURE",
-    "abfs": "AZURE",
-    "abfss": "AZURE",
-}
-OPTIONS = ("allow_http", "allow_invalid_certificates", "proxy_url", "proxy_ca_certificate", "proxy_excludes")
 # The name of a file that is not whole yet, which no key has and obstore never lists.
 PARTIAL = re.compile(r"#\d+$")
 DAMAGED, STAGED = "damaged", "staged"
@@ -84,7 +61,7 @@ class Store:
         self.scratch = settings.scratch
         self.scratch.mkdir(parents=True, exist_ok=True)
         self._reach = Reach(patient)
-        self._intact = Intact()
+        self._intact = disk.Intact()
         self._pieces: OrderedDict[tuple[str, str], bytes] = OrderedDict()
         if self.root is not None:
             self.root.mkdir(parents=True, exist_ok=True)
@@ -105,7 +82,7 @@ class Store:
         """Raises `Problem` where objects can be neither listed nor, in a folder, written."""
         with self._asking(writes=True):
             if self.root is not None:
-                probe = _beside(self.root / "ready")
+                probe = disk.beside(self.root / "ready")
                 probe.touch()
                 probe.unlink()
             # Of a bucket that is not there, every object is "not found"; only a listing says so.
@@ -168,7 +145,7 @@ class Store:
         try:
             with self._asking(writes=True):
                 if self.root is not None:
-                    self._place(key, lambda partial: _write(partial, data))
+                    self._place(key, lambda partial: disk.write(partial, data))
                 else:
                     obstore.put(self.backend, key, data, mode="create")
         except FileExistsError:
@@ -185,7 +162,7 @@ class Store:
         content = json.dumps(data, sort_keys=True, separators=(",", ":")).encode()
         with self._asking(writes=True):
             if self.root is not None:
-                self._place(key, lambda partial: _write(partial, content), replace=True)
+                self._place(key, lambda partial: disk.write(partial, content), replace=True)
             else:
                 obstore.put(self.backend, key, content)
 
@@ -197,7 +174,7 @@ class Store:
         try:
             with self._asking(writes=True):
                 if self.root is not None:
-                    self._place(key, lambda partial: _link_or_copy(path, partial))
+                    self._place(key, lambda partial: disk.link_or_copy(path, partial))
                 elif path.stat().st_size <= WHOLE:
                     obstore.put(self.writing, key, path, mode="create", use_multipart=False)
                 else:
@@ -235,7 +212,7 @@ class Store:
             if self.root is None:
                 obstore.put(self.writing, key, path, chunk_size=PART)
             else:
-                self._place(key, lambda partial: _copy(path, partial), replace=True)
+                self._place(key, lambda partial: disk.copy(path, partial), replace=True)
 
     def keys(self, prefix: str) -> list[str]:
         """Every key below `prefix`, sorted."""
@@ -264,9 +241,9 @@ class Store:
                 with contextlib.suppress(FileNotFoundError):
                     obstore.delete(self.backend, key)
             if self.root is not None:
-                for folder in {_nearest(self.root / key) for key in keys}:
+                for folder in {disk.nearest(self.root / key) for key in keys}:
                     with contextlib.suppress(FileNotFoundError):  # emptied by another
-                        _sync(folder)
+                        disk.sync(folder)
 
     @contextlib.contextmanager
     def files(self, keys: Mapping[str, str], digests: Mapping[str, str] | None = None) -> Iterator[dict[str, Path]]:
@@ -354,7 +331,7 @@ class Store:
             yield self.root / prefix
             return
         kept = self.copies / f"{prefix.replace('/', '-')}-{created!r}"
-        with _in_use(kept):
+        with disk.in_use(kept):
             for name in names:
                 copy = kept / name
                 if copy.exists() and not self._intact.holds(copy, known.get(name)):
@@ -364,14 +341,14 @@ class Store:
                     self._download(f"{prefix}/{name}", copy, known.get(name))
             os.utime(kept)
             yield kept
-        for old in sorted(self.copies.iterdir(), key=_age)[KEPT_FOLDERS:]:
+        for old in sorted(self.copies.iterdir(), key=disk.age)[KEPT_FOLDERS:]:
             self._retire(old)
 
     def _retire(self, old: Path) -> None:
         """Removes a folder that nobody uses. It is out of the way at once; gigabytes may take longer."""
         gone = self.scratch / uuid.uuid4().hex
         try:
-            with _locked(old, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            with disk.locked(old, fcntl.LOCK_EX | fcntl.LOCK_NB):
                 old.rename(gone)
         except (BlockingIOError, FileNotFoundError):
             return
@@ -384,9 +361,9 @@ class Store:
         It is locked meanwhile: the kernel lets go when the process ends, however it ends (see `sweep`).
         """
         with contextlib.ExitStack() as held:
-            with _locked(self.scratch, fcntl.LOCK_SH):
+            with disk.locked(self.scratch, fcntl.LOCK_SH):
                 folder = Path(tempfile.mkdtemp(dir=self.scratch))
-                held.enter_context(_locked(folder, fcntl.LOCK_EX))
+                held.enter_context(disk.locked(folder, fcntl.LOCK_EX))
             try:
                 yield folder
             finally:
@@ -397,17 +374,17 @@ class Store:
         with contextlib.ExitStack() as held:
             dead: list[Path] = []
             # Nobody makes a folder meanwhile; so what is removed is only found here, which takes no time.
-            with _locked(self.scratch, fcntl.LOCK_EX):
+            with disk.locked(self.scratch, fcntl.LOCK_EX):
                 for folder in self.scratch.iterdir():
                     with contextlib.suppress(BlockingIOError, FileNotFoundError):
-                        held.enter_context(_locked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB))
+                        held.enter_context(disk.locked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB))
                         dead.append(folder)
             for folder in dead:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _download(self, key: str, path: Path, sha256: str | None = None) -> Path:
         """Fetches an object, and verifies it where its SHA-256 is known. Raises `FileNotFoundError` and `Problem`."""
-        partial, found = _beside(path), hashlib.sha256()
+        partial, found = disk.beside(path), hashlib.sha256()
         try:
             with open(partial, "xb") as file:
                 for part in self._parts(key):
@@ -447,15 +424,15 @@ class Store:
         if target.exists() and not replace:
             raise FileExistsError(key)
         while True:
-            partial = _beside(target)
+            partial = disk.beside(target)
             try:
-                _make(target.parent)
+                disk.make(target.parent)
                 make(partial)
                 if replace:
                     os.replace(partial, target)
                 else:
-                    _link(partial, target)
-                _sync(target.parent)
+                    disk.link(partial, target)
+                disk.sync(target.parent)
                 return
             except FileNotFoundError:
                 if target.parent.is_dir():
@@ -492,53 +469,6 @@ class Store:
         return unavailable("the store")
 
 
-class Intact:
-    """Files whose SHA-256 this process has verified, as long as they stay as they were."""
-
-    def __init__(self) -> None:
-        self._seen: dict[Path, tuple[int, int, int, str]] = {}
-
-    def holds(self, path: Path, sha256: str | None) -> bool:
-        """Whether the file has this SHA-256; so has, for all that is known, one that is not there or whose digest was
-        never written down."""
-        if sha256 is None or not path.exists():
-            return True
-        state = _state(path, sha256)
-        if self._seen.get(path) != state:
-            if digest(path) != sha256:
-                return False
-            self._seen[path] = state
-        return True
-
-    def add(self, path: Path, sha256: str | None) -> None:
-        """Takes note of a file that was verified while it was written."""
-        if sha256 is not None:
-            self._seen[path] = _state(path, sha256)
-
-
-def bucket(url: str, seconds: timedelta, patient: bool) -> Any:
-    """The bucket at `url`, each request to which may take so long. What failed at once is tried again, what took too
-    long only where there is time."""
-    scheme = url.partition("://")[0]
-    prefix = PREFIXES.get(scheme, "AWS")
-    given = {name: os.environ.get(f"{prefix}_{name.upper()}") for name in OPTIONS}
-    options = {name: value for name, value in given.items() if value is not None}
-    # On S3 a copy can be made under a condition only in this way.
-    more = {"aws_copy_if_not_exists": "multipart"} if prefix == "AWS" and scheme in PREFIXES else {}
-    if "AWS_COPY_IF_NOT_EXISTS" in os.environ:
-        more = {}
-    return from_url(
-        url,
-        client_options={**options, "connect_timeout": CONNECT, "timeout": seconds},  # type: ignore[call-overload]
-        retry_config={
-            "max_retries": 5 if patient else 2,
-            "retry_timeout": 2 * seconds if patient else seconds / 2,
-            "backoff": {"init_backoff": timedelta(milliseconds=50), "max_backoff": timedelta(seconds=1), "base": 2},
-        },
-        **more,
-    )
-
-
 def damaged(key: str) -> Problem:
     """What is said of an object that is not what was written, and that nothing can make again."""
     log.error("%s in the store is damaged: its SHA-256 is not the one that was written down", key)
@@ -547,101 +477,3 @@ def damaged(key: str) -> Problem:
 
 def _pieces_key(key: str) -> str:
     return f"{key}.pieces"
-
-
-def _state(path: Path, sha256: str) -> tuple[int, int, int, str]:
-    about = path.stat()
-    return about.st_ino, about.st_mtime_ns, about.st_size, sha256
-
-
-def _write(path: Path, data: bytes) -> None:
-    with open(path, "xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _copy(path: Path, target: Path) -> None:
-    shutil.copyfile(path, target)
-    _sync(target)
-
-
-def _link_or_copy(path: Path, target: Path) -> None:
-    try:
-        os.link(path, target)
-    except FileNotFoundError:
-        raise
-    except OSError:  # another disk, or a file system without hard links
-        _copy(path, target)
-    else:
-        _sync(target)
-
-
-def _link(path: Path, target: Path) -> None:
-    """Makes the file at `path` appear at `target` as well. Raises `FileExistsError`."""
-    try:
-        os.link(path, target)
-    except (FileExistsError, FileNotFoundError):
-        raise
-    except OSError as error:  # a file system without hard links
-        if target.exists():
-            raise FileExistsError(target) from error
-        os.replace(path, target)
-
-
-def _sync(path: Path) -> None:
-    """Has a file, or what is in a folder, on the disk before anything else happens."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _make(folder: Path) -> None:
-    """Makes a folder and those above it, so that they stay."""
-    if not folder.is_dir():
-        _make(folder.parent)
-        folder.mkdir(exist_ok=True)
-        _sync(folder.parent)
-
-
-def _nearest(path: Path) -> Path:
-    """The folder that `path` was in, or of those above it the first that is still there."""
-    return next(folder for folder in path.parents if folder.is_dir())
-
-
-def _beside(path: Path) -> Path:
-    """A name for what is not whole yet: processes in containers that share a folder may have the same number."""
-    return path.with_name(f"{path.name}#{uuid.uuid4().int}")
-
-
-def _age(folder: Path) -> float:
-    """For how long it has not been used; of one that another process has just removed, for ever."""
-    try:
-        return -folder.stat().st_mtime
-    except FileNotFoundError:
-        return math.inf
-
-
-@contextlib.contextmanager
-def _in_use(folder: Path) -> Iterator[None]:
-    """Makes the folder if need be and keeps it from being removed meanwhile."""
-    with contextlib.ExitStack() as held:
-        while True:
-            folder.mkdir(parents=True, exist_ok=True)
-            with contextlib.suppress(FileNotFoundError):
-                descriptor = held.enter_context(_locked(folder, fcntl.LOCK_SH))
-                if os.path.samestat(os.fstat(descriptor), folder.stat()):  # else it was moved before it was locked
-                    break
-        yield
-
-
-@contextlib.contextmanager
-def _locked(folder: Path, how: int) -> Iterator[int]:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, how)
-        yield descriptor
-    finally:
-        os.close(descriptor)

@@ -102,10 +102,21 @@ class Embedded:
 
     def _watch(self) -> None:
         while not self._ending.wait(CHECK_SECONDS):
-            if (self._process is None or self._process.poll() is not None) and not self.answers():
+            if not self._runs() and not self.answers():
                 log.error("Valkey has died; starting another")
                 with contextlib.suppress(RuntimeError):
                     self._start()
+
+    def _runs(self) -> bool:
+        """Whether there is a process, own or adopted. One that does not answer may be frozen: beside it a second one
+        would take new connections while the first keeps those that it has."""
+        if self._process is not None:
+            return self._process.poll() is None
+        try:
+            pid = int((self.folder / "valkey.pid").read_text())
+            return os.fsencode(self.socket) in Path(f"/proc/{pid}/cmdline").read_bytes()
+        except (OSError, ValueError):
+            return False
 
     def _reap(self) -> None:
         if self._process is None:

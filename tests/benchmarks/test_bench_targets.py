@@ -158,3 +158,9 @@ def test_learning_has_every_training_criterion_and_budget(tmp_path: Path) -> Non
     path.write_text("".join(whole.splitlines(keepends=True)[:-2]))
     bench("learning", "--epochs", "1", "--results", str(tmp_path))
     assert path.read_text() == whole
+
+
+def test_the_engine_does_what_it_was_chosen_for() -> None:
+    printed = bench("engine")
+    for found in ("0 out of order", "1 start", "all begun", "the worker free", "begun after"):
+        assert found in printed

@@ -24,7 +24,7 @@ from rightrank.models.checkpoint import sandbox
 from rightrank.service.api import forms
 from rightrank.service.jobs.attempt import Job
 from rightrank.service.jobs.engine import Engine
-from rightrank.service.registry import store
+from rightrank.service.registry import disk, store
 from rightrank.service.registry.cache import Cache
 from rightrank.service.registry.lock import Lock
 from rightrank.service.registry.store import Store
@@ -34,7 +34,7 @@ READ, WRITE, REDIS, MEMORY, CHILD, FORM = "read", "write", "redis", "memory", "c
 
 OBJECTS = {"head": READ, "get": READ, "get_range": READ, "list": READ, "list_with_delimiter": READ}
 OBJECTS |= {"put": WRITE, "delete": WRITE, "rename": WRITE, "copy": WRITE}
-FILES = ("_write", "_copy", "_link_or_copy", "_link", "_sync", "_make")
+FILES = ("write", "copy", "link_or_copy", "link", "sync", "make")
 # Methods that are steps themselves, since they touch the disk without any of the above.
 WHOLE = (
     (Store, "files", READ),
@@ -157,7 +157,7 @@ def installed() -> Iterator[Steps]:
         objects = {name: steps.step(getattr(obstore, name), needs, name) for name, needs in OBJECTS.items()}
         patch.setattr(store, "obstore", SimpleNamespace(**{**vars(obstore), **objects}))
         for name in FILES:
-            patch.setattr(store, name, steps.step(getattr(store, name), WRITE, name.strip("_")))
+            patch.setattr(disk, name, steps.step(getattr(disk, name), WRITE, name))
         for owner, name, needs in WHOLE:
             part = f"{owner.__name__.lower()}.{name.strip('_')}"
             patch.setattr(owner, name, steps.step(getattr(owner, name), needs, part))

@@ -124,17 +124,32 @@ def the_first_stands(api: Api, answer: httpx.Response, known: dict[str, str]) ->
     yield from verdict.tidy(world)
 
 
-def gone_in_the_end(api: Api, answer: httpx.Response, known: dict[str, str]) -> Iterator[str]:
-    """Deleted is deleted; what could not be, is whole or gone, and can be deleted again."""
+def hidden_in_the_end(api: Api, answer: httpx.Response, known: dict[str, str]) -> Iterator[str]:
+    """Deleted is deleted, what could not be is whole or deleted, and either way it can be had back as it was."""
     world = api.world
     world.lapse()
     seen = api.client.get(f"/models/{api.model}").status_code
-    if seen not in ((404,) if answer.status_code == 204 else (200, 404)):
+    if seen not in ((410,) if answer.status_code == 200 else (200, 410)):
         yield f"answered with {answer.status_code}, then asked for: {seen}"
-    if answer.status_code != 204:
-        again = api.client.delete(f"/models/{api.model}").status_code
-        if again not in (204, 404):
-            yield f"deleted again: {again}"
+    back = api.client.post(f"/models/{api.model}/undelete").status_code
+    if back != 200:
+        yield f"had back: {back}"
+    world.settle()
+    yield from verdict.whole(world, api.model, known)
+    yield from verdict.tidy(world)
+
+
+def gone_in_the_end(api: Api, answer: httpx.Response, known: dict[str, str]) -> Iterator[str]:
+    """Forgotten is forgotten; what could not be, is whole or gone, and can be forgotten again."""
+    world = api.world
+    world.lapse()
+    seen = api.client.get(f"/models/{api.model}").status_code
+    if seen not in ((404,) if answer.status_code == 200 else (200, 404)):
+        yield f"answered with {answer.status_code}, then asked for: {seen}"
+    if answer.status_code != 200:
+        again = api.client.delete(f"/models/{api.model}?purge=true").status_code
+        if again not in (200, 404):
+            yield f"forgotten again: {again}"
         world.parts.recover()
     world.settle()
     interrupted = answer.status_code >= 400
@@ -169,9 +184,8 @@ def right_or_refused(api: Api, answer: httpx.Response, known: dict[str, str]) ->
 REQUESTS = {
     "POST": Request(nothing, Api.publish, whole_in_the_end),
     "POST again": Request(uploaded, Api.publish, the_first_stands),
-    "DELETE": Request(
-        finished, lambda api: api.client.delete(f"/models/{api.model}"), gone_in_the_end
-    ),
+    "DELETE": Request(finished, lambda api: api.client.delete(f"/models/{api.model}"), hidden_in_the_end),
+    "purge": Request(finished, lambda api: api.client.delete(f"/models/{api.model}?purge=true"), gone_in_the_end),
     "cancel": Request(
         uploaded, lambda api: api.client.delete(f"/operations/{ingest_id(api.model)}"), cancelled_in_the_end
     ),

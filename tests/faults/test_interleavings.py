@@ -10,7 +10,7 @@ import pytest
 
 from rightrank.service.jobs import attempt
 from rightrank.service.registry import cache
-from rightrank.service.registry.catalogue import upload_key
+from rightrank.service.registry.layout import upload_key
 from tests.faults import verdict
 from tests.faults.conftest import some
 from tests.faults.scenes import SCENES, Scene

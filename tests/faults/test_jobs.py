@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import redis
 
-from rightrank.service.registry.catalogue import upload_key
+from rightrank.service.registry.layout import upload_key
 from tests.faults import verdict
 from tests.faults.conftest import some
 from tests.faults.errors import ERRORS, FOR_EVER, HEARD, Error

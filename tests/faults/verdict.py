@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 
 from rightrank.service.jobs.operations import ENDED, kind_of
 from rightrank.service.problems import Problem
-from rightrank.service.registry.catalogue import MADE, where
 from rightrank.service.registry.fsck import LEFTOVER, LOST, REMADE, Fsck
+from rightrank.service.registry.layout import MADE, where
 from rightrank.service.registry.store import PARTIAL
 from tests.faults.world import NAME, World
 

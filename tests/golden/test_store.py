@@ -21,7 +21,7 @@ from rightrank.models.emit.formats import FORMATS
 from rightrank.models.emit.torchscript.writer import ScriptWriter, TorchScript
 from rightrank.models.master.template import Template
 from rightrank.models.master.tensorfile import TensorFile
-from rightrank.service.registry.catalogue import manifest_key
+from rightrank.service.registry.layout import manifest_key
 from rightrank.service.run.valkey import Embedded
 from rightrank.service.settings import Settings
 from tests.seams.conftest import added

@@ -27,7 +27,7 @@ def tried(uid: int, *only: str) -> dict[str, str]:
 
 
 def need(names: Sequence[str]) -> None:
-    if lacking := [name for name in names if not layers.available()[name]]:
+    if lacking := [name for name in names if not acts.there()[name]]:
         pytest.skip(f"this machine has no {', '.join(lacking)} to try")
 
 
@@ -61,7 +61,7 @@ def test_capabilities_are_gone_in_a_user_namespace_too(uid: int) -> None:
 @pytest.mark.parametrize("uid", USERS)
 def test_all_layers_refuse_everything(uid: int) -> None:
     need(sorted(layers.REQUIRED))
-    found = tried(uid, *(name for name in layers.LAYERS if layers.available()[name]))
+    found = tried(uid, *(name for name in layers.LAYERS if acts.there()[name]))
     assert found == {act.name: "refused" for act in acts.ACTS}
 
 
@@ -93,7 +93,7 @@ def test_the_child_that_reads_can_do_none_of_it(monkeypatch: pytest.MonkeyPatch)
         )
         os.close(kept)
         found = json.loads(Path(places["out"], "found").read_text())
-    assert held == layers.available()
+    assert held == acts.there()
     assert found["acts"] == {act.name: "refused" for act in acts.ACTS}
     # Standard input, output and errors, all three nowhere, and the answer.
     assert len(found["opened"]) == 4

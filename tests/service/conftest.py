@@ -192,8 +192,10 @@ def at_work(settings: Settings) -> Iterator[Runner]:
     parts = Parts.of(settings)
     runner = Runner(parts, {"ingest": ingest.run, "cut": cut.run})
     thread = worker.start(runner, QUEUES)
-    yield runner
-    worker.stop(runner, thread)
+    try:
+        yield runner
+    finally:
+        worker.stop(runner, thread)
 
 
 @contextlib.contextmanager

@@ -138,7 +138,7 @@ def line(service):
 def guarded(service, whole, tmp_path_factory):
     """A service of its own with the same models, and a key: for what leaves it otherwise than it was."""
     folder = tmp_path_factory.mktemp("guarded")
-    key = rightrank("key", "dev", "--scope", "admin", "--keys-file", folder / "keys").stdout.strip()
+    key = rightrank("key", "create", "dev", "--scope", "admin", "--keys-file", folder / "keys").stdout.strip()
     service.rest()
     shutil.copytree(service.data / "store", folder / "data" / "store")
     guarded = Service(folder / "data", workers=1, RIGHTRANK_KEYS_FILE=str(folder / "keys"))

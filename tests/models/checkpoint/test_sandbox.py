@@ -196,3 +196,14 @@ def test_the_child_has_neither_the_parents_environment_nor_its_secrets(
     sandbox.prepare(tmp_path / "any", tmp_path / "out")
     found = {*(tmp_path / "out" / "found").read_text().split()}
     assert found == {"HOME", "TMPDIR", "USER", "OMP_NUM_THREADS", "LC_ALL"}
+
+
+def test_the_child_looks_for_no_other_folder_for_temporary_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would find none on a full disk, and say so in words that name the machine's folders."""
+    code = "import tempfile; Path(request['out'], 'found').write_text(f'{tempfile.tempdir} {request[\"scratch\"]}')"
+    doing(code, monkeypatch)
+    sandbox.prepare(tmp_path / "any", tmp_path / "out")
+    chosen, scratch = (tmp_path / "out" / "found").read_text().split()
+    assert chosen == scratch and Path(chosen).parent == tmp_path

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from rightrank.models.confinement import layers, seccomp
+from rightrank.models.confinement import seccomp
 from rightrank.models.confinement.reach import ROOT
+from tests.hostile import acts
 
 PID = 4321
 ALLOW, KILL = 0x7FFF0000, 0x80000000
@@ -113,7 +114,7 @@ def test_the_numbers_are_those_of_the_kernels_headers() -> None:
 
 
 def test_the_kernel_ends_a_process_that_makes_an_x32_call() -> None:
-    if os.uname().machine != X86 or not layers.available()["seccomp"]:
+    if os.uname().machine != X86 or not acts.there()["seccomp"]:
         pytest.skip("there are no such calls on this machine")
     code = (
         "import ctypes; from rightrank.models.confinement import seccomp; assert seccomp.restrict('x86_64');"

@@ -14,7 +14,7 @@ from fastapi.routing import APIRoute
 
 from rightrank.service.api.app import RESOURCES
 from rightrank.service.jobs.operations import cut_id, ingest_id
-from rightrank.service.registry.catalogue import manifest_key, upload_key, wanted_key
+from rightrank.service.registry.layout import manifest_key, upload_key, wanted_key
 from rightrank.service.settings import Settings
 from tests.service.api.test_auth import bearer, line
 from tests.service.conftest import Running, serving
@@ -109,20 +109,25 @@ def test_what_is_not_for_a_key_is_answered_as_what_is_not_there(city: Running, b
 def test_every_route_to_a_model_or_an_operation_asks_what_the_key_reaches(city: Running, both: str) -> None:
     """A new one that forgets to shows here: it answers about what is not there for this key."""
     hidden = copied(city, both, "m" + "a" * 24, "other", "other.net")
-    placed = {"reference": hidden, "id": ingest_id(hidden)}
+    placed = {"reference": hidden, "id": ingest_id(hidden), "name": "other.net", "alias": "stable"}
     walked = set()
     for route in (route for resource in RESOURCES for route in resource.router.routes):
-        if not isinstance(route, APIRoute) or not ("{reference}" in route.path or "{id}" in route.path):
+        if not isinstance(route, APIRoute) or "{" not in route.path or "{kind}" in route.path:
             continue
         for method in route.methods:
             walked.add((method, route.path))
-            answer = ask(city, "boss", route.path.format(**placed), method)
+            body = {"version": 1} if method == "PUT" else None
+            answer = ask(city, "boss", route.path.format(**placed), method, json=body)
             assert answer.status_code == 404, (method, route.path)
     assert walked >= {
         *(("GET", f"/models/{{reference}}{more}") for more in ("", "/curve", "/importance")),
         *((method, "/models/{reference}") for method in ("HEAD", "DELETE")),
         *(("GET", f"/operations/{{id}}{more}") for more in ("", "/events")),
         ("DELETE", "/operations/{id}"),
+        ("POST", "/operations/{id}/retry"),
+        ("POST", "/models/{reference}/undelete"),
+        ("GET", "/names/{name}"),
+        *((method, "/names/{name}/aliases/{alias}") for method in ("PUT", "DELETE")),
     }
     assert status(city, "root", f"/models/{hidden}") == 200
 
@@ -213,9 +218,9 @@ def test_deleting_by_some_names_takes_all_of_the_models(city: Running, both: str
     city.parts.store.create(wanted_key(own, "other.soon"), b"{}")
     assert status(city, "boss", f"/models/{own}", "DELETE") == 403
     city.parts.store.delete(wanted_key(own, "other.soon"))
-    assert status(city, "boss", "/models/acme.one", "DELETE") == 204
-    assert status(city, "root", f"/models/{own}") == 404
-    assert status(city, "root", f"/models/{both}", "DELETE") == 204
+    assert status(city, "boss", "/models/acme.one", "DELETE") == 200
+    assert status(city, "root", f"/models/{own}") == 410
+    assert status(city, "root", f"/models/{both}", "DELETE") == 200
 
 
 def test_who_sees_everything_is_told_what_is_not_there_and_what_is_not_allowed(city: Running, both: str) -> None:

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import math
+import time
 
 import pytest
 
 from rightrank.service.api.models import read_cursor, write_cursor
 from rightrank.service.jobs.dispatch import Parts
 from rightrank.service.problems import Problem
-from rightrank.service.registry.catalogue import manifest_key, record_key
+from rightrank.service.registry.layout import manifest_key, record_key
 from rightrank.service.settings import Settings
 from tests.service.conftest import Files, Running, at_work, serving
 from tests.service.registry.test_catalogue import finished
@@ -104,26 +105,59 @@ def test_a_cursor_reads_back_exactly() -> None:
     assert read_cursor(write_cursor(manifest)) == (manifest["created"], manifest["id"])
 
 
-def test_a_deleted_model_is_gone_by_every_road(stocked: Settings) -> None:
+def test_a_deleted_model_is_gone_by_every_road_and_can_be_had_back(stocked: Settings) -> None:
     with serving(stocked) as web:
         id = web.parts.catalogue.resolve("demo")
-        assert web.client.delete("/models/demo").status_code == 204
-        for path in (id, "demo", "demo@1", f"{id}?budget=1", f"{id}/curve"):
-            assert (web.client.get(f"/models/{path}").status_code, path) == (404, path)
+        before = web.client.get("/models/demo").json()
+        told = web.client.delete("/models/demo").json()
+        assert (told["id"], told["names"]) == (id, ["demo@1"]) and told["until"] > time.time() + 80_000
+        for path in (id, "demo@1", f"{id}?budget=1", f"{id}/curve"):
+            answer = web.client.get(f"/models/{path}")
+            assert (answer.status_code, answer.json()["type"]) == (410, "/problems/model-deleted")
+            assert answer.json()["until"] == told["until"]
+        assert web.client.get("/models/demo").status_code == 404
         assert web.client.get("/models").json()["models"] == []
-        assert web.client.delete(f"/models/{id}").status_code == 404
+        assert web.client.delete(f"/models/{id}").json() == told
+        assert web.client.post(f"/models/{id}/undelete").json() == {**told, "until": None}
+        assert web.client.get("/models/demo").json() == before
+        assert web.client.get("/models").json()["models"]
+
+
+def test_a_purged_model_is_forgotten_with_all_its_data(stocked: Settings) -> None:
+    with serving(stocked) as web:
+        id = web.parts.catalogue.resolve("demo")
+        web.client.delete(f"/models/{id}")
+        assert web.client.delete(f"/models/{id}?purge=true").json() == {"id": id, "names": ["demo@1"], "until": None}
+        assert web.parts.store.keys("") == ["names/demo/1.json"]
+        assert web.client.get(f"/models/{id}").status_code == 404
+        for again in (web.client.post(f"/models/{id}/undelete"), web.client.delete(f"/models/{id}")):
+            assert again.status_code == 404
+
+
+def test_a_deleted_model_is_forgotten_after_a_day_and_not_before(
+    stocked: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(stocked) as web:
+        id = web.parts.catalogue.resolve("demo")
+        web.client.delete(f"/models/{id}")
+        for finished in (True, False):
+            web.parts.recover(finished)
+            assert web.client.get(f"/models/{id}").status_code == 410
+        monkeypatch.setattr("rightrank.service.registry.catalogue.UNDO_SECONDS", -1.0)
+        web.parts.recover(finished=False)
         assert web.parts.store.keys("models") == web.parts.store.keys("checkpoints") == []
 
 
 def test_a_deleted_model_can_be_published_again(service: Running, files: Files) -> None:
     first = service.publish(files, name="net")
+    etag = service.client.get("/models/net?budget=0.5").headers["ETag"]
     service.client.delete("/models/net")
     assert service.publish(files, name="net") == first
-    assert service.client.get("/models/net?budget=0.5").status_code == 200
+    assert service.client.get("/models/net@1?budget=0.5").headers["ETag"] == etag
 
 
 def test_a_model_that_is_being_ingested_can_be_deleted(web: Running) -> None:
     answer = web.client.post("/models", files={"checkpoint": ("a", b"anything")}).json()
-    assert web.client.delete(f"/models/{answer['id']}").status_code == 204
+    assert web.client.delete(f"/models/{answer['id']}").json() == {"id": answer["id"], "names": [], "until": None}
     assert web.client.get(f"/operations/{answer['operation']}").json()["error"]["type"] == "/problems/cancelled"
     assert web.parts.store.keys("") == []

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from rightrank.service.api.forms import FORM_OVERHEAD
-from rightrank.service.registry.catalogue import checkpoint_key
+from rightrank.service.registry.layout import checkpoint_key
 from rightrank.service.settings import Settings
 from tests.service.conftest import Files, Running, serving
 

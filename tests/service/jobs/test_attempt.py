@@ -31,7 +31,7 @@ from rightrank.service.jobs.dispatch import CANCELLED, Parts
 from rightrank.service.jobs.engine import BACKGROUND, INGEST, QUEUES, Attempt
 from rightrank.service.jobs.operations import Operation
 from rightrank.service.problems import Problem
-from rightrank.service.registry.catalogue import manifest_key, upload_key
+from rightrank.service.registry.layout import manifest_key, upload_key
 
 MODEL = "m" + "a" * 24
 NAME = f"ingest-{MODEL}"

@@ -19,7 +19,7 @@ from rightrank.service.jobs.attempt import Job
 from rightrank.service.jobs.dispatch import Parts
 from rightrank.service.jobs.engine import WAITING
 from rightrank.service.problems import Problem
-from rightrank.service.registry.catalogue import EVALUATION, MASTER, record_key, upload_key, where
+from rightrank.service.registry.layout import EVALUATION, MASTER, record_key, upload_key, where
 from rightrank.service.settings import Settings
 from tests.service.conftest import at_work, serving
 

@@ -6,7 +6,7 @@ from rightrank.service.jobs.dispatch import Parts
 from rightrank.service.jobs.engine import BACKGROUND, INGEST, WAITING
 from rightrank.service.jobs.operations import cut_id, ingest_id
 from rightrank.service.problems import Problem, describe
-from rightrank.service.registry.catalogue import manifest_key, record_key, upload_key, wanted_key
+from rightrank.service.registry.layout import manifest_key, record_key, upload_key, wanted_key
 from rightrank.service.settings import Settings
 
 MODEL = "m" + "a" * 24
@@ -114,6 +114,17 @@ def test_cancelling_a_running_ingest_ends_it_at_once_and_the_same_files_can_come
     assert parts.engine.beat(attempt) == "lost"
     assert not parts.engine.fail(attempt, {"type": "/problems/cancelled"})
     assert parts.operation(ingest_id(MODEL)).state == "queued" and parts.store.exists(upload_key(MODEL))
+
+
+def test_a_cut_that_redis_has_forgotten_is_taken_up_by_whoever_asks_for_it(stocked: Settings) -> None:
+    parts = Parts.of(stocked)
+    id = parts.catalogue.resolve("demo")
+    for of in ("params", "macs"):
+        plan = parts.catalogue.open(id).planner.plan(budget=0.47, of=of)
+        parts.cache.redis.flushdb()
+        assert parts.operation(cut_id(id, plan.digest)).state == "queued"
+        attempt = parts.engine.take((WAITING,), rest=0)
+        assert attempt is not None and attempt.details["plan"] == plan.to_json()
 
 
 def test_what_has_not_failed_is_not_tried_again(stocked: Settings) -> None:

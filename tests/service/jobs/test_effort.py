@@ -19,7 +19,7 @@ from rightrank.models.improve.distill import Recipe
 from rightrank.service.jobs import effort, ingest
 from rightrank.service.jobs.attempt import Job
 from rightrank.service.jobs.engine import INGEST
-from rightrank.service.registry.catalogue import improved_key, tuning_key
+from rightrank.service.registry.layout import improved_key, tuning_key
 from tests.service.conftest import Files, Running
 
 

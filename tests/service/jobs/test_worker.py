@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -81,3 +82,24 @@ except (MemoryError, RuntimeError) as error:
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert done.stdout == "The memory did not suffice\n", done.stderr
+
+
+def test_a_worker_that_may_not_read_uploads_leaves_them_to_others(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served: list[tuple[str, ...]] = []
+
+    def start(runner: object, queues: tuple[str, ...]) -> None:
+        served.append(queues)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(worker, "start", start)
+    monkeypatch.setattr(worker, "stop", lambda *_: None)
+    monkeypatch.setattr("torch.set_num_interop_threads", lambda _: None)  # which is possible only once
+    handlers = [(number, signal.getsignal(number)) for number in (signal.SIGTERM, signal.SIGINT)]
+    for able in (True, False):
+        monkeypatch.setattr(worker.reading, "able", lambda _, able=able: able)
+        worker.run(settings)
+    for number, handler in handlers:
+        signal.signal(number, handler)
+    assert served == [("waiting", "ingest", "background"), ("waiting", "background")]

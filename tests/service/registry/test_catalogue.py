@@ -6,16 +6,8 @@ import pytest
 
 from rightrank.service.jobs.dispatch import Parts
 from rightrank.service.problems import Problem
-from rightrank.service.registry.catalogue import (
-    Catalogue,
-    Recent,
-    checkpoint_key,
-    manifest_key,
-    model_id,
-    record_key,
-    upload_key,
-    wanted_key,
-)
+from rightrank.service.registry.catalogue import Catalogue, Recent
+from rightrank.service.registry.layout import checkpoint_key, manifest_key, model_id, record_key, upload_key, wanted_key
 from rightrank.service.settings import Settings
 
 A, B, C = (f"m{letter * 24}" for letter in "abc")

@@ -236,7 +236,7 @@ def test_a_whole_service_works_on_a_bucket(
     with serving(remote) as running, at_work(remote):
         id = running.publish(files, name="net")
         assert len(running.client.get("/models/net?budget=0.45").content) > 0
-        assert running.client.delete(f"/models/{id}").status_code == 204
+        assert running.client.delete(f"/models/{id}?purge=true").status_code == 200
     assert running.parts.store.keys("") == ["names/net/1.json"]
 
 
@@ -402,7 +402,7 @@ def test_a_local_copy_that_is_damaged_is_fetched_again(remote: Store) -> None:
 
 def test_a_file_that_stays_as_it_is_is_hashed_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     hashed: list[Path] = []
-    monkeypatch.setattr("rightrank.service.registry.store.digest", lambda path: hashed.append(path) or digest(path))
+    monkeypatch.setattr("rightrank.service.registry.disk.digest", lambda path: hashed.append(path) or digest(path))
     store.create("models/a/x", b"1")
     for _ in range(3):
         with store.folder("models/a", ("x",), digests={"x": hashlib.sha256(b"1").hexdigest()}):
