@@ -15,6 +15,8 @@ help:
 	@echo "make install  everything into .venv; instant when already there"
 	@echo "make test     lint, types and tests"
 	@echo "make test-lowest  the tests with the lowest versions that pyproject.toml names"
+	@echo "make test-faults  every error at every step of an ingest, a cut and a request, and what others do while an"
+	@echo "              attempt stands still; prints a table; half an hour. make test tries a part of it"
 	@echo "make test-api  requests made up from the service's description of itself, and every answer held to it; minutes;"
 	@echo "              installs schemathesis into build/api"
 	@echo "make hostile  a thousand damaged files, read in confinement; minutes"
@@ -61,6 +63,9 @@ build/lowest: tests/lowest.txt pyproject.toml
 	$@.partial/bin/pip install --quiet --requirement tests/lowest.txt
 	$@.partial/bin/pip install --quiet --no-deps --editable .
 	mv $@.partial $@
+
+test-faults: install
+	FAULTS=all $(BIN)/python -m pytest -q tests/faults
 
 # Its own arguments, requests for each operation and a seed: make test-api API='1000 7'
 test-api: install build/api

@@ -31,7 +31,8 @@ ACTS = (
     (DELETE, UPLOAD, WORK),
     (CANCEL, UPLOAD, WORK),
 )
-QUICK = 4
+# How many steps a quick run tries of each case.
+QUICK = 2
 
 
 @pytest.fixture(scope="module")

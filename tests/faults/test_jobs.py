@@ -20,7 +20,7 @@ from tests.faults.world import TRIES, World
 
 CASES = [(scene, error, mode) for scene in SCENES for error in ERRORS for mode in error.modes]
 # How many steps a quick run tries of each case.
-QUICK = 2
+QUICK = 1
 
 
 def failing(error: Error, mode: str, first: int) -> Callable[[int, Step, Callable[[], Any]], Any]:

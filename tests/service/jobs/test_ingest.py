@@ -260,6 +260,12 @@ def lapse(parts: Parts, id: str) -> None:
     parts.cache.redis.delete(f"rightrank:lock:model:{id}")
 
 
+def overdue(parts: Parts, operation: str) -> None:
+    """The lease of whoever is at the operation is over, also where nobody has looked for work for a while."""
+    parts.cache.redis.set("rightrank:looked", "9999999999")
+    parts.cache.redis.zadd("rightrank:leases", {operation: 0})
+
+
 def at_phase(job: Job, phase: str, do: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
     """Has something happen when the job first comes to a phase."""
     progress, happened = job.progress, []
@@ -294,7 +300,7 @@ def test_an_attempt_that_comes_late_changes_nothing_of_the_finished_model(
     late, other, finished = begun(Parts.of(web.parts.settings)), Parts.of(web.parts.settings), []
 
     def overtake() -> None:
-        web.parts.cache.redis.zadd("rightrank:leases", {answer["operation"]: 0})
+        overdue(web.parts, answer["operation"])
         elsewhere(other)
         finished.extend(web.parts.store.tag(key) for key in web.parts.store.keys(f"models/{answer['id']}"))
 
@@ -314,7 +320,7 @@ def test_an_attempt_that_another_overtook_while_it_was_frozen_at_the_manifest_le
 
     def frozen(id: str, manifest: Mapping[str, Any]) -> bool:
         lapse(parts, id)
-        parts.cache.redis.zadd("rightrank:leases", {answer["operation"]: 0})
+        overdue(parts, answer["operation"])
         elsewhere(other)
         return establish(id, manifest)
 
