@@ -141,11 +141,12 @@ def document(kind: str, detail: str, hint: str = "", members: Mapping[str, Any] 
 
 def response(body: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Response:
     """The answer that carries a problem document. It is of the moment: no cache may keep it, as it may a 404 that says
-    nothing."""
+    nothing. What may pass says when to ask again."""
+    again = {"Retry-After": "10"} if int(body["status"]) == 503 else {}
     return JSONResponse(
         body,
         status_code=int(body["status"]),
-        headers={"Cache-Control": "no-store", **(headers or {})},
+        headers={"Cache-Control": "no-store", **again, **(headers or {})},
         media_type="application/problem+json",
     )
 

@@ -19,7 +19,7 @@ from rightrank.service.api.metrics import Tally
 from rightrank.service.jobs.dispatch import Parts
 from rightrank.service.jobs.operations import Operation
 from rightrank.service.problems import Problem
-from rightrank.service.registry.catalogue import REFERENCE
+from rightrank.service.registry.catalogue import REFERENCE, no_model
 from rightrank.service.registry.layout import NAME
 
 
@@ -96,7 +96,9 @@ class AskedName:
         return self.access.key.name if self.access.key else ""
 
     def check(self) -> None:
-        """Raises `Problem` where the key may not do this to the name, or not see it."""
+        """Raises `Problem` where the key may not do this to the name, or not see it, or it can be none."""
+        if not NAME.fullmatch(self.name):
+            raise no_model(self.name)
         self.access.name(self.verb, self.name)
 
 

@@ -10,11 +10,11 @@ from fastapi import Depends, Request
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from starlette.concurrency import run_in_threadpool
 
-from rightrank.service.api.common import TheParts, ToChange, ToSee
+from rightrank.service.api.common import TheParts, ToChange, ToSee, admit_job
 from rightrank.service.api.router import Router
 from rightrank.service.api.schemas import OPERATION, PROBLEMS, answers, leads_to, problems
 from rightrank.service.api.schemas import Operation as Document
-from rightrank.service.jobs.operations import Operation
+from rightrank.service.jobs.operations import Operation, queue_of
 
 router = Router(tags=["operations"], responses=PROBLEMS)
 # From an operation to itself, and to the model that it is about.
@@ -35,7 +35,7 @@ def show(asked: ToSee) -> dict[str, Any]:
     "/operations/{id}", status_code=202, responses=answers(Document, 202, links=LINKS) | problems(*OPERATION)
 )
 def cancel(asked: ToChange, parts: TheParts) -> dict[str, Any]:
-    """Ask an operation to stop. One that has ended stays as it is."""
+    """End an operation. One that has ended stays as it is."""
     return parts.cancel(asked.to_change()).to_json()
 
 
@@ -47,7 +47,10 @@ def cancel(asked: ToChange, parts: TheParts) -> dict[str, Any]:
 )
 def retry(asked: ToChange, parts: TheParts) -> dict[str, Any]:
     """Try a failed operation again. An upload whose ingest failed by no fault of its own is kept for this."""
-    return parts.retry(asked.to_change()).to_json()
+    id = asked.to_change()
+    if asked.get().state == "failed":
+        admit_job(parts, queue_of(id), asked.access.key)
+    return parts.retry(id).to_json()
 
 
 def existing(asked: ToSee) -> Operation:

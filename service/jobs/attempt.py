@@ -28,7 +28,7 @@ from rightrank.service.jobs.dispatch import Parts
 from rightrank.service.jobs.engine import Attempt
 from rightrank.service.jobs.operations import kind_of
 from rightrank.service.problems import Problem, describe
-from rightrank.service.registry.layout import TOKEN, failure_key, upload_key
+from rightrank.service.registry.layout import TOKEN, checkpoint_key, digests_of, failure_key, upload_key
 
 log = logging.getLogger("rightrank")
 
@@ -49,6 +49,8 @@ FAULTS = frozenset({
     "checkpoint-unusable", "checkpoint-unsafe", "checkpoint-unsupported", "checkpoint-malformed", "data-unusable",
     "budget-unreachable", "master-unreadable", "model-not-found", "upload-incomplete",
 })  # fmt: skip
+# Of a cut, that the model is not there just now, for whatever is asked next.
+ABSENT = frozenset({"model-deleted", "model-not-ready", "model-failed"})
 # Not tried again either, but by somebody's wish.
 LIMITS = frozenset({"worker-lost", "too-slow"})
 
@@ -73,6 +75,9 @@ class Job:
         # How a job that raised nothing is counted: "done", or "unneeded" where its work was there already.
         self.outcome = "done"
         self.cancelled = threading.Event()
+        # Of which upload it is, as soon as that is known, and whether any of its work has been saved.
+        self.token: str | None = None
+        self.kept = False
         self.lost = threading.Event()
         self.late = threading.Event()
         self._stop = stop
@@ -97,6 +102,7 @@ class Job:
 
     def saved(self) -> None:
         """Says that what was done so far will not have to be done again."""
+        self.kept = True
         with contextlib.suppress(redis.RedisError):
             self.parts.engine.saved(self.attempt)
 
@@ -175,12 +181,14 @@ class Runner:
         while not self.stop.is_set():
             try:
                 attempt = self.parts.engine.take(queues)
+                if attempt is not None:
+                    self.perform(attempt)
             except redis.RedisError as error:
                 log.warning("Redis cannot be reached: %s", error)
                 self.stop.wait(1)
-                continue
-            if attempt is not None:
-                self.perform(attempt)
+            except Exception:  # no thread could be started, perhaps: the job comes again when its lease has ended
+                log.exception("a job could not be begun")
+                self.stop.wait(1)
 
     def perform(self, attempt: Attempt) -> None:
         """One attempt. An error is its end, and never this worker's."""
@@ -208,11 +216,13 @@ class Runner:
             self._say(job, lambda: self.parts.engine.give_back(attempt))
         except Lost:
             log.warning("%s was taken over by another attempt", attempt.operation)
+            self._look_after(job, kind)
         except Cancelled as error:
             log.info("%s was cancelled", attempt.operation)
             document = describe(Problem("cancelled", error.detail))
-            self._say(job, lambda: self.parts.engine.fail(attempt, document))
+            self._say(job, lambda: self._end_cancelled(job, kind, document))
             self._count(kind, "cancelled")
+            self._look_after(job, kind)
         except Exception as error:
             failure = error  # which the name of a handler is not after it
             self._say(job, lambda: self._fail(job, kind, failure))
@@ -223,9 +233,11 @@ class Runner:
     def _fail(self, job: Job, kind: str, error: Exception) -> bool:
         """Ends the operation, or has it tried again; whether it was still this attempt's."""
         attempt, reason = job.attempt, cause(error)
-        final = isinstance(error, RightRankError) and error.kind in FAULTS | LIMITS
-        if not final and attempt.tries < (TRIES if reason else UNFORESEEN_TRIES):
-            pause = min(FIRST_PAUSE * 2.0 ** (attempt.tries - 1), LONGEST_PAUSE) * random.uniform(0.75, 1.25)
+        tries = 1 if job.kept else attempt.tries
+        absent = kind == "cut" and isinstance(error, RightRankError) and error.kind in ABSENT
+        final = absent or (isinstance(error, RightRankError) and error.kind in FAULTS | LIMITS)
+        if not final and tries < (TRIES if reason else UNFORESEEN_TRIES):
+            pause = min(FIRST_PAUSE * 2.0 ** (tries - 1), LONGEST_PAUSE) * random.uniform(0.75, 1.25)
             log.warning("%s failed and is tried again in %.0f s", attempt.operation, pause, exc_info=error)
             self._count(kind, "retried")
             return self.parts.engine.give_back(attempt, pause)
@@ -244,7 +256,7 @@ class Runner:
         if kind == "ingest":
             ended = self._end_ingest(job, document, at_fault)
         else:
-            ended = self.parts.engine.fail(attempt, document, gave_up=not at_fault)
+            ended = self.parts.engine.fail(attempt, document, gave_up=not at_fault and not absent)
         if ended:
             self._count(kind, "failed")
         return ended
@@ -257,11 +269,35 @@ class Runner:
             if self.parts.engine.beat(job.attempt) != "ours":
                 return False
             if not catalogue.whole(job.model):
+                upload = store.read_json(upload_key(job.model)) or {}
+                token = upload.get(TOKEN, "") if job.token is None else job.token
+                whole = all(store.exists(checkpoint_key(sha256)) for sha256 in digests_of(upload))
+                incomplete = document["type"].endswith("/upload-incomplete")
+                if at_fault and upload and (upload.get(TOKEN, "") != token or (incomplete and whole)):
+                    return self.parts.engine.give_back(job.attempt, FIRST_PAUSE)  # it has come again meanwhile
                 if at_fault:
-                    catalogue.discard(job.model, (store.read_json(upload_key(job.model)) or {}).get(TOKEN, ""))
+                    catalogue.discard(job.model, token)
                 else:
                     store.create_json(failure_key(job.model), dict(document))
             return self.parts.engine.fail(job.attempt, document, gave_up=not at_fault)
+
+    def _end_cancelled(self, job: Job, kind: str, document: Mapping[str, Any]) -> bool:
+        """Ends what was cancelled, unless the same upload has come again meanwhile: then that one's turn has come."""
+        engine, catalogue = self.parts.engine, self.parts.catalogue
+        if kind == "cut":
+            return engine.fail(job.attempt, document)
+        with catalogue.changing(job.model):
+            if engine.beat(job.attempt) != "ours":
+                return False
+            if self.parts.store.exists(upload_key(job.model)) and not catalogue.whole(job.model):
+                return engine.give_back(job.attempt, FIRST_PAUSE)
+            return engine.fail(job.attempt, document)
+
+    def _look_after(self, job: Job, kind: str) -> None:
+        """An attempt that has come too late may have written beside, or removed, what others did meanwhile."""
+        if kind == "ingest":
+            with contextlib.suppress(Exception):  # `Parts.recover` finds that as well, later
+                self.parts.take_up(job.model)
 
     def _say(self, job: Job, say: Callable[[], bool]) -> bool:
         """Tells Redis and the store how an attempt has ended, and goes on trying for a while: unsaid, it would be done

@@ -6,7 +6,8 @@ import logging
 import time
 from dataclasses import dataclass
 
-from redis.exceptions import RedisError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from rightrank.models.plan.planner import COMMON, Plan
 from rightrank.service.jobs.engine import BACKGROUND, INGEST, WAITING, Engine
@@ -119,7 +120,7 @@ class Parts:
         model = operation.details["model"]
         if kind_of(id) == "cut":
             self.catalogue.open(model)
-            self.engine.send(id, WAITING, operation.details, insist=True)
+            self.engine.send(id, WAITING, operation.details, operation.owner, insist=True)
             return self.operation(id)
         with self.catalogue.changing(model):
             upload = self.store.read_json(upload_key(model))
@@ -136,7 +137,7 @@ class Parts:
             try:
                 if finished or not self.catalogue.exists(id):
                     self._recover(id)
-            except RedisError:
+            except (RedisConnectionError, RedisTimeoutError):
                 raise
             except Exception:
                 log.exception("the model %s could not be taken up", id)
@@ -159,8 +160,9 @@ class Parts:
                 return
             if self.catalogue.failure(id) is not None:
                 return
-            if self.store.exists(upload_key(id)):
-                self.ingest(id)
+            upload = self.store.read_json(upload_key(id))
+            if upload is not None:
+                self.ingest(id, upload.get("owner", ""))
             elif not self.catalogue.damaged(id):
                 self.catalogue.discard(id)
 
@@ -179,7 +181,7 @@ class Parts:
                 return self.engine.get(id)
         elif (record := self.catalogue.record(model, plan)) is not None:
             return _ended(id, {"model": model}, cut_result(model, record.plan, record.sha256, record.size))
-        elif self.catalogue.exists(model):
+        elif self.catalogue.exists(model) and self.engine.length(WAITING) < self.settings.queue_limit:
             opened = self.catalogue.open(model)
             wanted = opened.planner.find(plan)
             if wanted is not None:

@@ -59,7 +59,7 @@ local function mine(id, attempt) return get(id, 'state') == 'running' and get(id
 """
 SEND = """
 local id, queue = KEYS[1], ARGV[1]
-local state = get(id, 'state')
+local state = get(id, 'since') and get(id, 'state')  -- an earlier version's has none
 if state == 'queued' or state == 'running' then
   if queue == 'waiting' and get(id, 'queue') == 'background' then
     call('hset', op(id), 'queue', queue)
@@ -121,7 +121,7 @@ if not mine(id, ARGV[1]) then return get(id, 'state') == 'cancelled' and 'cancel
 call('hset', op(id), 'updated', now)
 call('hdel', op(id), 'spared')
 call('zadd', P .. 'leases', now + ARGV[2], id)
-call('set', P .. 'seen', now)
+if now - tonumber(call('get', P .. 'seen') or now) <= 3 then call('set', P .. 'seen', now) end
 return 'ours'
 """
 REPORT = """
@@ -135,7 +135,7 @@ local id, pause = KEYS[1], tonumber(ARGV[2])
 if not mine(id, ARGV[1]) then return 0 end
 call('zrem', P .. 'leases', id)
 if pause < 0 then
-  call('hincrby', op(id), 'tries', -1)
+  if tonumber(get(id, 'tries') or 0) > 0 then call('hincrby', op(id), 'tries', -1) end
   enqueue(id)
 else
   call('hset', op(id), 'state', 'queued', 'attempt', '', 'updated', now, 'progress', ARGV[3])

@@ -26,7 +26,7 @@ from rightrank.models.master import entries
 from rightrank.models.plan.planner import Planner
 from rightrank.models.program.program import Program
 from rightrank.service.jobs import cut, effort
-from rightrank.service.jobs.attempt import Job, Lost
+from rightrank.service.jobs.attempt import Job
 from rightrank.service.problems import Problem
 from rightrank.service.registry.catalogue import Record
 from rightrank.service.registry.layout import (
@@ -47,19 +47,10 @@ from rightrank.service.registry.pieces import digest
 
 def run(job: Job) -> Mapping[str, Any]:
     """Ingests the job's model; the operation's result. Raises what the model's reader and builder raise."""
-    try:
-        return _run(job)
-    except (Cancelled, Lost):
-        # It has come too late, and may have written beside, or removed, what others did meanwhile.
-        with contextlib.suppress(Exception):  # `Parts.recover` finds that as well, later
-            job.parts.take_up(job.model)
-        raise
-
-
-def _run(job: Job) -> Mapping[str, Any]:
     id = job.model
     store, catalogue = job.parts.store, job.parts.catalogue
     upload = store.read_json(upload_key(id))
+    job.token = (upload or {}).get(TOKEN, "")
     if not catalogue.whole(id):
         if upload is None:
             raise Problem("model-not-found", f"The upload of model {id} is gone.", "Upload it again.")
@@ -73,7 +64,8 @@ def _run(job: Job) -> Mapping[str, Any]:
             _build(job, upload, folder)
     effort.forget(job)
     published = catalogue.publish_wanted(id)
-    job.parts.measure_ahead(catalogue.open(id))
+    if catalogue.exists(id):
+        job.parts.measure_ahead(catalogue.open(id))
     versions = [{"name": name, "version": version} for name, version in published.items()]
     return {"model": id, "url": f"/models/{id}", **(versions[0] if versions else {})}
 

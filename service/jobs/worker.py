@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import resource
 import signal
 import threading
@@ -42,6 +43,8 @@ def run(settings: Settings, queues: Sequence[str] | None = None) -> None:
     reading.tell(settings)
     if not reading.able(settings) and INGEST in wanted:
         wanted = tuple(queue for queue in wanted if queue != INGEST)
+        if not wanted:
+            raise ValueError("this machine cannot confine what reads uploads, and nothing else was to be done here")
         log.error("this worker takes no uploads: %s is left to others", INGEST)
     runner = Runner(parts, {"ingest": ingest.run, "cut": cut.run})
     # Not an Event: its lock may be held by the very code that the signal interrupts.
@@ -50,8 +53,11 @@ def run(settings: Settings, queues: Sequence[str] | None = None) -> None:
         signal.signal(number, lambda number, frame: asked.append(number))
     thread = start(runner, wanted)
     log.info("working on %s", ", ".join(wanted))
-    while not asked:
+    while not asked and thread.is_alive():
         time.sleep(LOOK_SECONDS)
+    if not asked:
+        log.error("this worker works no more; its process ends")
+        os._exit(os.EX_SOFTWARE)
     stop(runner, thread)
 
 

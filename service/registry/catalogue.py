@@ -8,6 +8,7 @@ the latest that still exists.
 from __future__ import annotations
 
 import logging
+import math
 import re
 import time
 from collections import OrderedDict
@@ -20,7 +21,7 @@ from typing import Any, Generic, TypeVar, cast
 from rightrank.models.emit.format import FIRST, Output
 from rightrank.models.errors import Cancelled
 from rightrank.models.plan.planner import Plan, Planner
-from rightrank.service.problems import Problem
+from rightrank.service.problems import Problem, unavailable
 from rightrank.service.registry.aliases import ALIAS, Aliases
 from rightrank.service.registry.cache import Cache
 from rightrank.service.registry.layout import (
@@ -144,6 +145,7 @@ class Catalogue:
         self.aliases = Aliases(store)
         self._models: Recent[str, Model] = Recent(64)
         self._manifests: Recent[str, Mapping[str, Any]] = Recent(4096)
+        self._listed: Recent[tuple[str, tuple[int, float]], Mapping[str, Any]] = Recent(4096)
         self._records: Recent[tuple[str, str], Record] = Recent(4096)
         self._named: Recent[str, Mapping[str, Any]] = Recent(4096)
         self._checked: dict[str, float] = {}
@@ -239,11 +241,16 @@ class Catalogue:
 
     def manifests(self) -> list[Mapping[str, Any]]:
         """Every finished model's manifest, the newest first."""
-        keys = self._known(("models",), lambda: self.store.keys("models"))
+        keys = self._known(("models",), lambda: self.store.sizes("models"))
         gone = {key.split("/")[1] for key in keys if key.endswith("/deleted.json")}
         ids = [id for key in keys if key.endswith("/manifest.json") and (id := key.split("/")[1]) not in gone]
-        found = [m for id in ids if (m := self.manifest(id)) is not None and m.keys() >= NEEDED]
+        found = [m for id in ids if (m := self._listed_as(id, keys)) is not None and m.keys() >= NEEDED]
         return sorted(found, key=lambda manifest: (manifest["created"], manifest["id"]), reverse=True)
+
+    def _listed_as(self, id: str, about: Mapping[str, tuple[int, float]]) -> Mapping[str, Any] | None:
+        """A manifest as it is listed: one from another time is another one."""
+        key = manifest_key(id)
+        return self._listed.get((id, about[key]), lambda: self.store.read_json(key))
 
     def record(self, id: str, digest: str) -> Record | None:
         """What is known of a cut. Raises `Problem` where another version of the service wrote it in other words."""
@@ -315,11 +322,19 @@ class Catalogue:
     def publish_wanted(self, id: str) -> dict[str, int]:
         """Publishes the names that were asked for while the model was not finished; name → version."""
         published: dict[str, int] = {}
+        uploaded = float((self.store.read_json(upload_key(id)) or {}).get("uploaded", math.inf))
         for key in self.store.keys(f"models/{id}/wanted"):
             name = key.rsplit("/", 1)[-1]
-            published[name] = self.publish(name, id)
+            # Whoever was killed before the next line has given it already, and others may have come since.
+            given = [version for version in self.versions(name) if self._since(name, version, id, uploaded)]
+            published[name] = given[-1] if given else self.publish(name, id)
             self.store.delete(key)
         return published
+
+    def _since(self, name: str, version: int, id: str, when: float) -> bool:
+        """Whether this version is that model, and was given it at that time or later."""
+        record = self._version(name_key(name, version))
+        return record is not None and record["id"] == id and record.get("created", 0.0) >= when
 
     # What follows decides whether a model is there, and is done by who holds `changing` it.
 
@@ -394,8 +409,11 @@ class Catalogue:
             for other in self.ids():
                 if blobs and other != id:
                     blobs -= self._blobs(other)
+            keys = self.store.keys(f"models/{id}")  # now: what comes later is of another upload
+            if not lock.hold():
+                raise unavailable("the store")
             self.store.delete(upload_key(id), manifest_key(id))
-            self.store.delete(*self.store.keys(f"models/{id}"))
+            self.store.delete(*keys)
             if not lock.hold():
                 blobs = set()  # this took so long that others may have come to rely on them
             self.store.delete(*(checkpoint_key(sha256) for sha256 in blobs))
@@ -433,9 +451,13 @@ class Catalogue:
 
     def _load(self, id: str) -> Model | None:
         tag = self.store.tag(manifest_key(id))  # first: of a newer one it would hide the change
-        manifest = self.manifest(id)
+        manifest = self.store.read_json(manifest_key(id))
         if tag is None or manifest is None or self.store.exists(deleted_key(id)):
             return None
+        known = self._manifests.get(id, lambda: manifest)
+        if known is None or known.get("created") != manifest.get("created"):
+            self.forget(id)  # what is known is of one that was there before
+        self._manifests.put(id, manifest)
         if not manifest.keys() >= NEEDED:
             raise _foreign(manifest_key(id))
         try:

@@ -87,3 +87,10 @@ def test_a_name_that_ends_like_a_file_under_way_is_a_name(web: Running) -> None:
         assert web.client.get(f"/models/{name}").json()["id"] == id
         assert move(web, 1, "stable", name) == 200
         assert web.client.get(f"/models/{name}@stable").json()["id"] == id
+
+
+@pytest.mark.parametrize("name", ["%2e%2e", "%00", "a%0Ab", "A", "-x", "a" * 65])
+def test_what_can_be_no_name_is_not_there(web: Running, name: str) -> None:
+    for method, path in (("GET", ""), ("HEAD", ""), ("PUT", "/aliases/stable"), ("DELETE", "/aliases/stable")):
+        body = {"version": 1} if method == "PUT" else None
+        assert web.client.request(method, f"/names/{name}{path}", json=body).status_code == 404

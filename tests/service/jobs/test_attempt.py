@@ -28,7 +28,7 @@ from rightrank.service.jobs.attempt import (
     kill,
 )
 from rightrank.service.jobs.dispatch import CANCELLED, Parts
-from rightrank.service.jobs.engine import BACKGROUND, INGEST, QUEUES, Attempt
+from rightrank.service.jobs.engine import BACKGROUND, INGEST, QUEUES, WAITING, Attempt
 from rightrank.service.jobs.operations import Operation
 from rightrank.service.problems import Problem
 from rightrank.service.registry.layout import manifest_key, upload_key
@@ -395,3 +395,56 @@ def test_the_same_upload_again_while_a_faulty_one_ends_shares_its_end_or_begins_
     thread.join()
     assert parts.operation(NAME).state == "queued"
     assert (parts.store.read_json(upload_key(MODEL)) or {})["token"] == "new"
+
+
+@pytest.mark.parametrize("complete", [False, True])
+def test_an_upload_that_had_come_in_part_and_came_again_whole_meanwhile_is_taken_up(
+    parts: Parts, complete: bool
+) -> None:
+    parts.store.create_json(upload_key(MODEL), {"checkpoint": "1" * 64, "token": "old"})
+
+    def work(job: Job) -> Mapping[str, Any]:
+        job.token = "old"
+        if complete:
+            parts.store.create(f"checkpoints/{'1' * 64}", b"x")
+        else:
+            parts.store.replace_json(upload_key(MODEL), {"checkpoint": "1" * 64, "token": "new"})
+        raise Problem("upload-incomplete", "The upload ended early.")
+
+    assert perform(parts, work).state == "queued"
+    assert parts.store.exists(upload_key(MODEL))
+
+
+def test_what_was_cancelled_and_came_again_before_its_end_was_told_is_taken_up(parts: Parts) -> None:
+    parts.store.create_json(upload_key(MODEL), {"checkpoint": "1" * 64, "token": "new"})
+    assert perform(parts, failing(Cancelled("The model was deleted."))).state == "queued"
+    parts.store.delete(upload_key(MODEL))
+    parts.engine.cancel(NAME, CANCELLED)
+    assert perform(parts, failing(Cancelled("The model was deleted."))).state == "cancelled"
+
+
+def test_a_cut_of_a_model_that_is_not_there_just_now_can_be_asked_for_at_once(parts: Parts) -> None:
+    name = f"cut-{MODEL}-{'0' * 32}"
+    for kind in ("model-deleted", "model-not-ready", "model-failed"):
+        operation = perform(parts, failing(Problem(kind, "Not now.")), name)
+        assert operation.error is not None and operation.error["type"] == f"/problems/{kind}"
+        assert parts.engine.send(name, WAITING, {"model": MODEL})
+        take(parts)
+        parts.engine.cancel(name, CANCELLED)
+
+
+def test_a_worker_outlives_what_keeps_a_job_from_being_begun(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = runner_of(parts, lambda job: runner.stop.set() or {})
+    performed, times = runner.perform, []
+
+    def perform_at_last(attempt: Attempt) -> None:
+        times.append(1)
+        if len(times) == 1:
+            parts.engine.give_back(attempt)
+            raise RuntimeError("can't start new thread")
+        performed(attempt)
+
+    monkeypatch.setattr(runner, "perform", perform_at_last)
+    parts.engine.send(NAME, INGEST, {"model": MODEL})
+    runner.work(QUEUES)
+    assert parts.operation(NAME).state == "done"

@@ -155,6 +155,25 @@ def test_a_redis_that_stood_still_takes_no_job_from_who_is_alive(parts: Parts) -
     assert take(parts).deaths == 1
 
 
+def test_a_redis_that_stood_still_takes_no_job_from_who_is_alive_whoever_is_heard_first(parts: Parts) -> None:
+    for id in ("a", "b"):
+        parts.engine.send(id, INGEST, {})
+    first, second = take(parts), take(parts)
+    now, _ = parts.cache.redis.time()
+    parts.cache.redis.set("rightrank:seen", now - 10)
+    parts.cache.redis.zadd("rightrank:leases", {"a": now - 1, "b": now - 1})
+    assert parts.engine.beat(first) == "ours"
+    assert parts.engine.take(QUEUES, rest=0) is None
+    assert parts.engine.beat(second) == "ours"
+
+
+def test_what_an_earlier_version_left_in_redis_is_begun_anew(parts: Parts) -> None:
+    left = {"state": "running", "queue": "ingest", "updated": "1.0", "details": "{}", "attempts": "1"}
+    parts.cache.redis.hset("rightrank:operation:a", mapping=left)
+    assert parts.engine.send("a", INGEST, {"model": "m"})
+    assert take(parts).details == {"model": "m"}
+
+
 def test_a_dead_workers_job_is_spared_once_however_seldom_others_look(parts: Parts) -> None:
     parts.engine.send("a", INGEST, {})
     take(parts)

@@ -206,3 +206,29 @@ def test_a_planner_is_made_of_no_file_that_changed(stocked: Settings, parts: Par
     with pytest.raises(Problem) as caught:
         parts.catalogue.open(id)
     assert caught.value.kind == "unavailable"
+
+
+def test_a_name_that_was_given_just_before_a_kill_is_not_given_again_over_a_later_one(parts: Parts) -> None:
+    for id in (A, B):
+        parts.store.create_json(upload_key(id), upload(uploaded=1.0))
+        parts.store.create_json(manifest_key(id), upload() | {"id": id, "created": 2.0})
+    parts.store.create(wanted_key(A, "net"), b"{}")
+    assert parts.catalogue.publish("net", A) == 1  # and then the worker was killed
+    assert parts.catalogue.publish("net", B) == 2
+    assert parts.catalogue.publish_wanted(A) == {"net": 1}
+    assert parts.catalogue.resolve("net") == B and parts.store.keys(f"models/{A}/wanted") == []
+
+
+def test_a_model_that_was_purged_and_came_again_elsewhere_is_the_new_one_here(stocked: Settings) -> None:
+    here, there = Parts.of(stocked), Parts.of(stocked)
+    id = here.catalogue.resolve("demo")
+    (before,) = here.catalogue.manifests()  # listed, and never opened
+    manifest = dict(there.catalogue.open(id).manifest)
+    for name in manifest["files"]:
+        source = f"models/{id}/{manifest['folder']}/{name}"
+        there.store.create(f"models/{id}/made/new/{name}", there.store.read(source))
+    there.store.delete(*(key for key in there.store.keys(f"models/{id}/made") if "/made/new/" not in key))
+    there.store.delete(manifest_key(id))
+    there.store.create_json(manifest_key(id), {**manifest, "folder": "made/new", "created": before["created"] + 1})
+    assert here.catalogue.open(id).manifest["folder"] == "made/new"
+    assert here.catalogue.manifests()[0]["folder"] == "made/new"
