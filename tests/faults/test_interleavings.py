@@ -10,7 +10,7 @@ import pytest
 
 from rightrank.service.jobs import attempt
 from rightrank.service.registry import cache
-from rightrank.service.registry.layout import upload_key
+from rightrank.service.registry.layout import deleted_key, upload_key
 from tests.faults import verdict
 from tests.faults.conftest import some
 from tests.faults.scenes import SCENES, Scene
@@ -18,18 +18,21 @@ from tests.faults.steps import Step, Steps
 from tests.faults.table import TABLE
 from tests.faults.world import World
 
-CANCEL, DELETE, UPLOAD, WORK = "cancel", "delete", "upload", "work"
+CANCEL, DELETE, PURGE, UPLOAD, WORK = "cancel", "delete", "purge", "upload", "work"
 # What others do meanwhile, one after the other. `work` performs all that there is to do, this job included.
 ACTS = (
     (CANCEL,),
-    (DELETE,),
+    (PURGE,),
     (CANCEL, UPLOAD),
-    (DELETE, UPLOAD),
+    (PURGE, UPLOAD),
     (WORK,),
+    (WORK, PURGE),
+    (WORK, PURGE, UPLOAD),
+    (PURGE, UPLOAD, WORK),
+    (CANCEL, UPLOAD, WORK),
+    (DELETE,),
     (WORK, DELETE),
     (WORK, DELETE, UPLOAD),
-    (DELETE, UPLOAD, WORK),
-    (CANCEL, UPLOAD, WORK),
 )
 # How many steps a quick run tries of each case.
 QUICK = 2
@@ -49,8 +52,8 @@ def do(world: World, scene: Scene, acts: tuple[str, ...]) -> None:
         parts = world.another()
         if act == CANCEL:
             parts.cancel(scene.operation)
-        elif act == DELETE:
-            parts.remove(scene.model)
+        elif act in (DELETE, PURGE):
+            parts.remove(scene.model, purge=act == PURGE)
         elif act == UPLOAD:
             world.upload(parts)
         else:
@@ -61,7 +64,7 @@ def do(world: World, scene: Scene, acts: tuple[str, ...]) -> None:
 def broken(world: World, steps: Steps, scene: Scene, acts: tuple[str, ...], place: int) -> Iterator[str]:
     """What is wrong after the others did this before the step `place`."""
     scene.begin()
-    there: list[bool] = []
+    there: list[tuple[bool, bool]] = []
     wrong: list[str] = []
 
     def at(number: int, step: Step, go_on: Callable[[], Any]) -> Any:
@@ -72,7 +75,8 @@ def broken(world: World, steps: Steps, scene: Scene, acts: tuple[str, ...], plac
                     do(world, scene, acts)
                 except Exception as error:
                     wrong.append(f"{acts}: {type(error).__name__}: {error}")
-                there.append(world.another().store.exists(upload_key(scene.model)))
+                store = world.another().store
+                there.append((store.exists(upload_key(scene.model)), store.exists(deleted_key(scene.model))))
         return go_on()
 
     with steps.watched(at):
@@ -84,7 +88,12 @@ def broken(world: World, steps: Steps, scene: Scene, acts: tuple[str, ...], plac
     if not world.settle():
         yield f"it does not come to an end: {world.history()}"
     yield from verdict.ends_once(world)
-    if there[0]:
+    wanted, hidden = there[0]
+    if hidden:
+        if world.another().catalogue.deleted(scene.model) is None:
+            yield "a deleted model is back"
+        world.parts.restore(scene.model)
+    if wanted:
         yield from verdict.whole(world, scene.model, scene.known)
     else:
         yield from verdict.gone(world, scene.model)
