@@ -20,7 +20,7 @@ from rightrank.service.jobs import cut
 from rightrank.service.jobs.attempt import Job
 from rightrank.service.jobs.engine import BACKGROUND, WAITING
 from rightrank.service.jobs.operations import cut_id
-from rightrank.service.registry import cache, catalogue, reach
+from rightrank.service.registry import cache, catalogue, layout, reach
 from rightrank.service.registry.cache import NEARBY, Artifact, Cache
 from rightrank.service.registry.nearby import Nearby
 from rightrank.service.registry.pieces import digest as digest_of
@@ -631,8 +631,8 @@ def test_the_artifacts_of_a_bucket_are_those_that_were_written(in_bucket: Settin
         running.parts.catalogue.forget(id)
         lose(running, id)
         data = json.dumps(dataclasses.replace(record, stored=True).to_json()).encode()
-        bucket.objects[catalogue.record_key(id, plan)] = data, 0.0
-        key = catalogue.artifact_key(id, record.plan)
+        bucket.objects[layout.record_key(id, plan)] = data, 0.0
+        key = layout.artifact_key(id, record.plan)
         bucket.objects[key] = first.content[:-1] + b"?", 0.0
         with at_work(in_bucket):
             again = running.client.get("/models/demo?budget=0.5")

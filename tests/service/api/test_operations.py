@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import threading
+import time
+from collections.abc import Iterator
 
 from rightrank.service.settings import Settings
 from tests.service.conftest import Running, at_work
@@ -12,8 +14,7 @@ def publish(web: Running) -> str:
     return str(answer.json()["operation"])
 
 
-def events(web: Running, operation: str) -> list[tuple[str, dict[str, object]]]:
-    found = []
+def events(web: Running, operation: str) -> Iterator[tuple[str, dict[str, object]]]:
     with web.client.stream("GET", f"/operations/{operation}/events") as answer:
         assert answer.headers["Content-Type"].startswith("text/event-stream")
         name = ""
@@ -21,8 +22,7 @@ def events(web: Running, operation: str) -> list[tuple[str, dict[str, object]]]:
             if line.startswith("event: "):
                 name = line.removeprefix("event: ")
             elif line.startswith("data: "):
-                found.append((name, json.loads(line.removeprefix("data: "))))
-    return found
+                yield name, json.loads(line.removeprefix("data: "))
 
 
 def test_an_operation_that_waits_says_so(web: Running) -> None:
@@ -36,6 +36,8 @@ def test_events_follow_an_operation_to_its_end(web: Running, settings: Settings)
     found: list[tuple[str, dict[str, object]]] = []
     thread = threading.Thread(target=lambda: found.extend(events(web, operation)))
     thread.start()
+    while not found:
+        time.sleep(0.01)
     with at_work(settings):
         thread.join(60)
     assert [name for name, _ in found[:-1]] == ["progress"] * (len(found) - 1)
