@@ -48,6 +48,8 @@ def test_a_service_that_runs_takes_up_new_keys_and_lets_go_of_old_ones(fresh, tm
         return httpx.get(f"{service.url}/models", headers={"Authorization": f"Bearer {secret}"}).status_code
 
     first = make("first", "fetch")
+    # Where these tests run under nohup, the service would run so too, and heed no SIGHUP.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     service = fresh(workers=0, RIGHTRANK_KEYS_FILE=str(keys)).start()
     (api,) = service.pids("api")
     second = make("second", "fetch:acme.*")
