@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.filesize import decimal
-from rich.table import Table
 
+from rightrank.service.client import tables
 from rightrank.service.client.bars import Bars
 from rightrank.service.client.http import Client, ClientError, Problem
 from rightrank.service.run.processes import StartError, die_with_parent
@@ -170,7 +170,7 @@ def pull(
     if as_json:
         out.print_json(data={"file": str(file), "bytes": file.stat().st_size, "etag": headers["etag"], **facts})
     else:
-        out.print(f"{file}: {decimal(file.stat().st_size)}, {sentence(facts, of or 'params')}")
+        out.print(f"{file}: {decimal(file.stat().st_size)}, {tables.sentence(facts, of or 'params')}")
 
 
 @app.command()
@@ -181,7 +181,7 @@ def models(url: Url = LOCAL, as_json: Json = False) -> None:
     if as_json:
         out.print_json(data=found)
     else:
-        out.print(table_of(found))
+        out.print(tables.table_of(found))
 
 
 @app.command()
@@ -192,8 +192,8 @@ def show(reference: Reference, url: Url = LOCAL, as_json: Json = False) -> None:
     if as_json:
         out.print_json(data={**description, "curve": curve})
     else:
-        out.print(summary_of(description))
-        out.print(table_of_sizes(curve))
+        out.print(tables.summary_of(description))
+        out.print(tables.table_of_sizes(curve))
 
 
 @app.command()
@@ -349,7 +349,7 @@ def list_keys(keys_file: KeysFile = Path("keys"), as_json: Json = False) -> None
     if as_json:
         out.print_json(data=rows)
     else:
-        out.print(table_of_keys(rows))
+        out.print(tables.table_of_keys(rows))
 
 
 @key_commands.command("revoke")
@@ -407,77 +407,6 @@ def parse_option(text: str) -> tuple[str, Any]:
     with contextlib.suppress(ValueError):
         return key, json.loads(value)
     return key, value
-
-
-def sentence(facts: dict[str, str], of: str) -> str:
-    """What the headers of an artifact say about it."""
-    size = f"{int(facts['params']):,} parameters, {int(facts['macs']):,} MACs"
-    share = f"{float(facts['budget']):.1%} of the original's {'MACs' if of == 'macs' else 'parameters'}"
-    if facts.get("ready") == "nearest":
-        share += "; what was asked for is being made"
-    if facts["accuracy"] == "unmeasured":
-        return f"{size} ({share}), accuracy unmeasured"
-    found = f"{facts['metric']} {float(facts['accuracy']):.4f} on {facts['accuracy-samples']} samples"
-    original = f"; the original {float(facts['baseline-accuracy']):.4f}" if "baseline-accuracy" in facts else ""
-    return f"{size} ({share}), {found}{original}"
-
-
-def summary_of(model: dict[str, Any]) -> Table:
-    decomposed = sum(layer["decomposed"] for layer in model["layers"])
-    table = Table.grid(padding=(0, 2))
-    table.add_row("Model", model["id"])
-    table.add_row("Names", ", ".join(model["names"]) or "none")
-    table.add_row("Parameters", f"{model['params']:,}")
-    table.add_row("MACs", f"{model['macs']:,}")
-    eliminated = model.get("eliminated") or {}
-    if eliminated.get("removed"):
-        saved = 1 - eliminated["params_after"] / eliminated["params_before"]
-        lost = f"{eliminated['removed']:,} zero channels, {saved:.1%} of the parameters"
-        table.add_row("Removed", f"{lost}, without loss")
-    table.add_row("Layers", f"{decomposed} of {len(model['layers'])} can be cut, by {model['criterion']}")
-    table.add_row("Smallest", f"budget={model['min_budget']['params']:.4f}")
-    return table
-
-
-def table_of_sizes(curve: list[dict[str, Any]]) -> Table:
-    table = Table("Budget", "Parameters", "MACs", "File", "Accuracy", "95 %", "By", box=None)
-    for point in curve:
-        table.add_row(
-            f"{point['budget']:.3f}",
-            f"{point['params']:,}",
-            f"{point['macs']:,}",
-            decimal(point["bytes"]),
-            accuracy_of(point["accuracy"], point["metric"]),
-            "" if point["low"] is None else f"{point['low']:.4f} to {point['high']:.4f}",
-            point["method"],
-        )
-    return table
-
-
-def table_of(found: list[dict[str, Any]]) -> Table:
-    table = Table("Names", "Model", "Parameters", "File", "Accuracy", box=None)
-    for model in found:
-        baseline = model["baseline"]
-        table.add_row(
-            ", ".join(model["names"]),
-            model["id"],
-            f"{model['params']:,}",
-            decimal(model["bytes"]),
-            accuracy_of(baseline["value"], baseline["metric"]) if baseline else "unmeasured",
-        )
-    return table
-
-
-def table_of_keys(rows: list[dict[str, Any]]) -> Table:
-    table = Table("Name", "Scopes", "Until", "Digest", box=None)
-    for row in rows:
-        until = f"{row['until']} (expired)" if row["expired"] else row["until"] or ""
-        table.add_row(row["name"], ", ".join(row["scopes"]), until, row["digest"])
-    return table
-
-
-def accuracy_of(value: float | None, metric: str) -> str:
-    return "unmeasured" if value is None else f"{value:.4f} {metric}"
 
 
 @contextlib.contextmanager

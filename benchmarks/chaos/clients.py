@@ -8,6 +8,7 @@ import json
 import random
 import socket
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
@@ -25,7 +26,7 @@ TRIES = 6
 
 
 class Client:
-    """One of the load: stays with an address until it gets no answer there, as behind a balancer."""
+    """Asks, and writes down what it hears; as behind a balancer, stays with an address that answers."""
 
     def __init__(self, name: str, urls: Sequence[str], journal: Journal, seed: int, stop: threading.Event) -> None:
         self.name, self.urls, self.journal, self.stop = name, list(urls), journal, stop
@@ -64,6 +65,10 @@ class Client:
     def rest(self, least: float, most: float) -> None:
         self.stop.wait(self.chance.uniform(least, most))
 
+
+class Busy(Client, ABC):
+    """A part of the load: does one thing after another until it is told to stop."""
+
     def run(self) -> None:
         """Works until it is told to stop. An error of its own is trouble too: it ends the load unseen."""
         try:
@@ -75,11 +80,12 @@ class Client:
         finally:
             self.http.close()
 
+    @abstractmethod
     def work(self) -> None:
-        raise NotImplementedError
+        """One thing that it does."""
 
 
-class Publisher(Client):
+class Publisher(Busy):
     """Uploads, cancels, deletes. `most`: how many uploads may be under way, all publishers together."""
 
     def __init__(self, *rest: Any, material: Material, numbers: Iterator[int], most: int) -> None:
@@ -189,7 +195,7 @@ class Publisher(Client):
             self.silent("POST", "/models", error)
 
 
-class Device(Client):
+class Device(Busy):
     """Fetches sizes of models, in every way that HTTP has for it."""
 
     def work(self) -> None:
@@ -303,7 +309,7 @@ class Device(Client):
         )
 
 
-class Watcher(Client):
+class Watcher(Busy):
     """Asks how operations are doing."""
 
     def work(self) -> None:
@@ -315,7 +321,7 @@ class Watcher(Client):
         self.rest(0.05, 0.4)
 
 
-class Listener(Client):
+class Listener(Busy):
     """Follows operations by their events."""
 
     def work(self) -> None:
@@ -352,7 +358,7 @@ class Listener(Client):
                 return
 
 
-class Visitor(Client):
+class Visitor(Busy):
     """Looks at all that is to be read besides."""
 
     def work(self) -> None:
@@ -399,18 +405,18 @@ def crowd(
     count: int,
     most: int,
     stop: threading.Event,
-) -> list[Client]:
+) -> list[Busy]:
     """So many clients: a fifth publishes, a fifth watches, the others are devices; at least one of each. `most`: how
     many uploads may be under way."""
     numbers = locked(itertools.count())
-    shares: list[tuple[Callable[..., Client], str, int]] = [
+    shares: list[tuple[Callable[..., Busy], str, int]] = [
         (Publisher, "publisher", max(1, count // 5)),
         (Watcher, "watcher", max(1, count // 12)),
         (Listener, "listener", max(1, count // 12)),
         (Visitor, "visitor", 1),
     ]
     devices = max(1, count - sum(number for _, _, number in shares))
-    found: list[Client] = []
+    found: list[Busy] = []
     for kind, name, number in [*shares, (Device, "device", devices)]:
         for each in range(1, number + 1):
             more = {"material": material, "numbers": numbers, "most": most} if kind is Publisher else {}

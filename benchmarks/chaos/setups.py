@@ -19,6 +19,7 @@ import subprocess
 import sys
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,7 +80,7 @@ class Kept:
         return family.look(self.process.pid) if self.process is not None else None
 
 
-class Setup:
+class Setup(ABC):
     """Processes over a folder of their own. `mark` goes into the environment of each."""
 
     name = ""
@@ -168,13 +169,13 @@ class Setup:
         if target in self.kept:
             self.kept[target].due = time.monotonic() + seconds
 
+    @abstractmethod
     def objects(self) -> dict[str, int]:
         """Every key in the store, and its bytes."""
-        raise NotImplementedError
 
+    @abstractmethod
     def read(self, key: str) -> bytes:
         """An object. Raises `FileNotFoundError`."""
-        raise NotImplementedError
 
     def scratch(self) -> list[str]:
         """What lies in the folders for work that has ended."""

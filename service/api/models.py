@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 
 from rightrank.service.api import artifacts
-from rightrank.service.api.artifacts import Ask, ask_of
+from rightrank.service.api.ask import Ask, ask_of
 from rightrank.service.api.common import (
     AskedModel,
     Fetcher,

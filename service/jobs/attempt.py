@@ -271,9 +271,11 @@ class Runner:
             if not catalogue.whole(job.model):
                 upload = store.read_json(upload_key(job.model)) or {}
                 token = upload.get(TOKEN, "") if job.token is None else job.token
-                whole = all(store.exists(checkpoint_key(sha256)) for sha256 in digests_of(upload))
-                incomplete = document["type"].endswith("/upload-incomplete")
-                if at_fault and upload and (upload.get(TOKEN, "") != token or (incomplete and whole)):
+                again = upload.get(TOKEN, "") != token or (
+                    document["type"].endswith("/upload-incomplete")
+                    and all(store.exists(checkpoint_key(sha256)) for sha256 in digests_of(upload))
+                )
+                if at_fault and upload and again:
                     return self.parts.engine.give_back(job.attempt, FIRST_PAUSE)  # it has come again meanwhile
                 if at_fault:
                     catalogue.discard(job.model, token)

@@ -194,8 +194,8 @@ class Engine:
         if "details" not in found:
             return None
         read = {name: json.loads(found.get(name, "null")) for name in ("details", "progress", "result", "error")}
-        tries, owner = (int(found.get("tries", 0)), int(found.get("deaths", 0))), found.get("owner", "")
-        return Operation(id, found["state"], **{**read, "progress": read["progress"] or IDLE}, tries=tries, owner=owner)
+        read["progress"] = read["progress"] or IDLE
+        return Operation(id, found["state"], **read, owner=found.get("owner", ""))
 
     def length(self, queue: str) -> int:
         """How many jobs wait in a queue."""

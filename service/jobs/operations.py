@@ -18,8 +18,7 @@ ID = re.compile(r"(?P<kind>ingest|cut)-(?P<model>m[0-9a-f]{24})(-(?P<plan>[0-9a-
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """A snapshot. `details` say what to do: `{"model": …}`, and for a cut `{"model": …, "plan": {…}}`; `tries` are how
-    often it was begun, and how often its worker was lost, since anything of it was saved."""
+    """A snapshot. `details` say what to do: `{"model": …}`, and for a cut `{"model": …, "plan": {…}}`."""
 
     id: str
     state: str
@@ -27,7 +26,6 @@ class Operation:
     progress: Mapping[str, Any]
     result: Mapping[str, Any] | None = None
     error: Mapping[str, Any] | None = None
-    tries: tuple[int, int] = (0, 0)
     # The name of the key that asked for it.
     owner: str = ""
 

@@ -322,8 +322,9 @@ class Catalogue:
     def publish_wanted(self, id: str) -> dict[str, int]:
         """Publishes the names that were asked for while the model was not finished; name → version."""
         published: dict[str, int] = {}
-        uploaded = float((self.store.read_json(upload_key(id)) or {}).get("uploaded", math.inf))
-        for key in self.store.keys(f"models/{id}/wanted"):
+        keys = self.store.keys(f"models/{id}/wanted")
+        uploaded = float((self.store.read_json(upload_key(id)) or {}).get("uploaded", math.inf)) if keys else 0.0
+        for key in keys:
             name = key.rsplit("/", 1)[-1]
             # Whoever was killed before the next line has given it already, and others may have come since.
             given = [version for version in self.versions(name) if self._since(name, version, id, uploaded)]

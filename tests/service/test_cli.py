@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from rightrank.service import cli
 from rightrank.service.api import keys
 from rightrank.service.api.auth import Gate
+from rightrank.service.client import tables
 from rightrank.service.client.http import Client
 from rightrank.service.registry.store import Store
 from rightrank.service.settings import Settings
@@ -187,7 +188,7 @@ def test_what_is_ready_is_pulled_and_said_to_be_so(server, tmp_path):
 
 def test_an_accuracy_that_nobody_measured_is_not_shown_as_a_number():
     facts = {"params": "5", "macs": "9", "budget": "0.5", "accuracy": "unmeasured"}
-    assert cli.sentence(facts, "params") == (
+    assert tables.sentence(facts, "params") == (
         "5 parameters, 9 MACs (50.0% of the original's parameters), accuracy unmeasured"
     )
 
@@ -225,10 +226,10 @@ def test_numbers_that_there_are_none_of_are_left_out(server):
     point = {"budget": 0.3, "params": 5, "macs": 9, "bytes": 88666, "metric": "mse", "method": "cut"}
     one, nothing = ({**point, "accuracy": value, "low": None, "high": None} for value in (0.25, None))
     with cli.out.capture() as captured:
-        cli.out.print(cli.table_of_sizes([one, nothing]))
+        cli.out.print(tables.table_of_sizes([one, nothing]))
     assert "0.2500 mse" in captured.get() and "unmeasured" in captured.get() and "None" not in captured.get()
     facts = {"params": "5", "macs": "9", "budget": "0.5", "accuracy": "0.25", "metric": "mse", "accuracy-samples": "1"}
-    assert cli.sentence(facts, "params").endswith("mse 0.2500 on 1 samples")
+    assert tables.sentence(facts, "params").endswith("mse 0.2500 on 1 samples")
 
 
 def test_show_says_what_was_removed_without_loss():
@@ -237,7 +238,7 @@ def test_show_says_what_was_removed_without_loss():
     for removed, shown in ((1200, True), (0, False)):
         model["eliminated"] = {"removed": removed, "params_before": 4000, "params_after": 1000, "rejected": ""}
         with cli.out.capture() as captured:
-            cli.out.print(cli.summary_of(model))
+            cli.out.print(tables.summary_of(model))
         assert ("1,200 zero channels, 75.0% of the parameters" in captured.get()) == shown
 
 

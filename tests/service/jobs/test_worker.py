@@ -49,7 +49,7 @@ def test_a_killed_workers_job_is_done_by_the_next(web: Running, settings: Settin
     assert not web.client.get(f"/operations/{operation}").json()["done"]
     with process(settings):
         assert web.end(operation)["error"] is None
-    assert web.parts.operation(operation).tries == (2, 1)
+    assert web.parts.cache.redis.hmget(f"rightrank:operation:{operation}", "tries", "deaths") == [b"2", b"1"]
 
 
 def test_a_worker_that_is_asked_to_end_gives_its_job_back(web: Running, settings: Settings, files: Files) -> None:
@@ -60,7 +60,7 @@ def test_a_worker_that_is_asked_to_end_gives_its_job_back(web: Running, settings
         assert first.wait(30) == 0
     with process(settings):
         assert web.end(operation)["error"] is None
-    assert web.parts.operation(operation).tries == (1, 0)
+    assert web.parts.cache.redis.hmget(f"rightrank:operation:{operation}", "tries", "deaths") == [b"1", None]
 
 
 def test_a_queue_that_does_not_exist_is_refused(settings: Settings) -> None:

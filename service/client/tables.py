@@ -1,0 +1,79 @@
+"""What the command says of models, sizes and keys, as people read it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.filesize import decimal
+from rich.table import Table
+
+
+def sentence(facts: dict[str, str], of: str) -> str:
+    """What the headers of an artifact say about it."""
+    size = f"{int(facts['params']):,} parameters, {int(facts['macs']):,} MACs"
+    share = f"{float(facts['budget']):.1%} of the original's {'MACs' if of == 'macs' else 'parameters'}"
+    if facts.get("ready") == "nearest":
+        share += "; what was asked for is being made"
+    if facts["accuracy"] == "unmeasured":
+        return f"{size} ({share}), accuracy unmeasured"
+    found = f"{facts['metric']} {float(facts['accuracy']):.4f} on {facts['accuracy-samples']} samples"
+    original = f"; the original {float(facts['baseline-accuracy']):.4f}" if "baseline-accuracy" in facts else ""
+    return f"{size} ({share}), {found}{original}"
+
+
+def summary_of(model: dict[str, Any]) -> Table:
+    decomposed = sum(layer["decomposed"] for layer in model["layers"])
+    table = Table.grid(padding=(0, 2))
+    table.add_row("Model", model["id"])
+    table.add_row("Names", ", ".join(model["names"]) or "none")
+    table.add_row("Parameters", f"{model['params']:,}")
+    table.add_row("MACs", f"{model['macs']:,}")
+    eliminated = model.get("eliminated") or {}
+    if eliminated.get("removed"):
+        saved = 1 - eliminated["params_after"] / eliminated["params_before"]
+        lost = f"{eliminated['removed']:,} zero channels, {saved:.1%} of the parameters"
+        table.add_row("Removed", f"{lost}, without loss")
+    table.add_row("Layers", f"{decomposed} of {len(model['layers'])} can be cut, by {model['criterion']}")
+    table.add_row("Smallest", f"budget={model['min_budget']['params']:.4f}")
+    return table
+
+
+def table_of_sizes(curve: list[dict[str, Any]]) -> Table:
+    table = Table("Budget", "Parameters", "MACs", "File", "Accuracy", "95 %", "By", box=None)
+    for point in curve:
+        table.add_row(
+            f"{point['budget']:.3f}",
+            f"{point['params']:,}",
+            f"{point['macs']:,}",
+            decimal(point["bytes"]),
+            accuracy_of(point["accuracy"], point["metric"]),
+            "" if point["low"] is None else f"{point['low']:.4f} to {point['high']:.4f}",
+            point["method"],
+        )
+    return table
+
+
+def table_of(found: list[dict[str, Any]]) -> Table:
+    table = Table("Names", "Model", "Parameters", "File", "Accuracy", box=None)
+    for model in found:
+        baseline = model["baseline"]
+        table.add_row(
+            ", ".join(model["names"]),
+            model["id"],
+            f"{model['params']:,}",
+            decimal(model["bytes"]),
+            accuracy_of(baseline["value"], baseline["metric"]) if baseline else "unmeasured",
+        )
+    return table
+
+
+def table_of_keys(rows: list[dict[str, Any]]) -> Table:
+    table = Table("Name", "Scopes", "Until", "Digest", box=None)
+    for row in rows:
+        until = f"{row['until']} (expired)" if row["expired"] else row["until"] or ""
+        table.add_row(row["name"], ", ".join(row["scopes"]), until, row["digest"])
+    return table
+
+
+def accuracy_of(value: float | None, metric: str) -> str:
+    return "unmeasured" if value is None else f"{value:.4f} {metric}"
