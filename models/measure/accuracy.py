@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,19 @@ def measure(
                 _check_finite(metric, truth if teacher is not None else outputs, start)
     progress("measure", len(inputs), len(inputs), "samples")
     return _summary(metric, torch.cat(scores))
+
+
+def check(metric: str | None, outputs: Tensor, targets: Sequence[Tensor] | None) -> None:
+    """Raises DataError where a network with such outputs (k, …) cannot be measured against the targets of each group,
+    by `metric` or by what they look like."""
+    if targets is None:
+        return
+    for each in targets:
+        name = metric or default_metric(each)
+        if name in ("top1", "top5"):
+            _check_classes(outputs, each)
+        elif name == "mse" and each.shape[1:] != outputs.shape[1:]:
+            mse(outputs[:1], each[:1])
 
 
 def default_metric(targets: Tensor | None) -> str:

@@ -9,7 +9,6 @@ polish  that; then, for each size when it is first asked for, the best of all th
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -17,26 +16,30 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
-from safetensors.torch import load_file
 
 from rightrank.models.errors import DataError
 from rightrank.models.improve import polish, refit, tune
 from rightrank.models.improve.choose import improve
 from rightrank.models.improve.distill import Recipe
+from rightrank.models.improve.student import check_types
 from rightrank.models.measure.accuracy import default_metric
 from rightrank.models.plan.planner import Plan
-from rightrank.models.program.graph import Graph
+from rightrank.models.program.program import Program
+from rightrank.models.program.samples import Samples
 from rightrank.service.jobs.attempt import Job
-from rightrank.service.registry.layout import CALIBRATION, EVALUATION, improved_key, tuning_key
+from rightrank.service.registry.layout import EVALUATION, improved_key, tuning_key
 
 
 def of(options: Mapping[str, Any]) -> str:
     return str(options.get("effort", "cut"))
 
 
-def check(options: Mapping[str, Any], program: Path) -> None:
-    """Raises DataError where nothing would come of the effort."""
-    graph = Graph.from_json(json.loads((program / "program.json").read_bytes()))
+def check(options: Mapping[str, Any], program: Program, inputs: Samples | None) -> None:
+    """Raises DataError where nothing would come of the effort, for a program and its calibration inputs."""
+    graph = program.graph
+    if tunes(options) and inputs is not None:
+        tune.divided(graph, inputs, recipe(options, tune.RECIPE, True))
+        check_types(program)
     if of(options) == "refit" and graph.batch is not None:
         raise DataError(
             "A network for a fixed number of samples cannot be refit.",
@@ -69,8 +72,10 @@ def classes(options: Mapping[str, Any], evaluation: Path) -> bool:
     return default_metric(targets) != "mse"
 
 
-def tuned(job: Job, options: Mapping[str, Any], program: Path, out: Path, state: Path) -> list[dict[str, float]]:
-    """Trains the master in `out`, going on where a killed worker left off; the curve.
+def tuned(
+    job: Job, options: Mapping[str, Any], inputs: Samples, tells_classes: bool, out: Path, state: Path
+) -> list[dict[str, float]]:
+    """Trains the master in `out` on calibration inputs, going on where a killed worker left off; the curve.
 
     What the training has come to stays in the store until the model is there (`forget`).
     """
@@ -85,8 +90,8 @@ def tuned(job: Job, options: Mapping[str, Any], program: Path, out: Path, state:
 
     return tune.tune(
         out,
-        load_file(program / CALIBRATION)["inputs"],
-        recipe(options, tune.RECIPE, classes(options, program / EVALUATION)),
+        inputs,
+        recipe(options, tune.RECIPE, tells_classes),
         state=state,
         progress=job.progress,
         saved=keep,
