@@ -16,6 +16,7 @@ from rightrank.models.factor.layer import Form, Layer
 from rightrank.models.factor.moments import Gathering, Gradient, Moments
 from rightrank.models.plan.planner import Planner
 from rightrank.models.program.program import Program
+from rightrank.models.program.samples import Samples
 
 
 class Small(nn.Module):
@@ -157,8 +158,9 @@ def source(module: nn.Module, shape: tuple[int, ...], folder: Path, calibration:
 def build(folder: Path, out: Path, **options: Any) -> dict[str, Any]:
     """A master in `out` of what `source` left in a folder."""
     calibration = folder / "calibration.safetensors"
-    inputs = load_file(calibration)["inputs"] if calibration.exists() else None
-    return assemble.build(Program.open(folder), out, inputs, **options)
+    program = Program.open(folder)
+    inputs = Samples.stored(program.graph, load_file(calibration)) if calibration.exists() else None
+    return assemble.build(program, out, inputs, **options)
 
 
 def planner(
@@ -179,5 +181,5 @@ def gather(
 ) -> list[Moments]:
     """The moments of inputs that are added at once."""
     gathering = Gathering(program, layers, [gradient], forms or {})
-    gathering.add(inputs, lambda done: None)
+    gathering.add(Samples.of(inputs), lambda done: None)
     return gathering.moments(gradient)

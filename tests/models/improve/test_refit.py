@@ -17,6 +17,7 @@ from rightrank.models.factor.layer import Layer
 from rightrank.models.factor.moments import Moments
 from rightrank.models.improve import refit
 from rightrank.models.program.program import Program
+from rightrank.models.program.samples import Samples
 from rightrank.models.progress import silent
 from tests.models.nets import SHAPES, Small, build, gather, make, read, source
 
@@ -43,7 +44,7 @@ def refitted(program: Program, ranks: Sequence[int], moments: Sequence[Moments],
     for layer, rank, moment in zip(template.decomposed, ranks, moments, strict=True):
         if rank:
             cut = substituted(cut, (layer,), plainly(layer, program, moment, rank))
-    return refit.refit(program, template.layers, template.by_weight(ranks), gradients, cut, x, silent)
+    return refit.refit(program, template.layers, template.by_weight(ranks), gradients, cut, Samples.of(x), silent)
 
 
 def substituted(program: Program, decomposed: tuple[Layer, ...], found: dict[str, Tensor]) -> Program:
