@@ -23,7 +23,7 @@ from rightrank.models.errors import DataError
 from rightrank.models.improve import polish, refit, tune
 from rightrank.models.improve.choose import improve
 from rightrank.models.improve.distill import Recipe
-from rightrank.models.measure.accuracy import default_metric
+from rightrank.models.measure.metrics import METRICS
 from rightrank.models.plan.planner import Plan
 from rightrank.models.program.graph import Graph
 from rightrank.service.jobs.attempt import Job
@@ -60,13 +60,17 @@ def recipe(options: Mapping[str, Any], basis: Recipe, tells_classes: bool) -> Re
     return replace(basis, steps=max(steps, 1), seconds=options.get("tune_seconds"), classes=tells_classes)
 
 
-def classes(options: Mapping[str, Any], evaluation: Path) -> bool:
-    """Whether the network tells classes apart, by what its accuracy is: else its outputs are numbers."""
-    if "metric" in options or not evaluation.exists():
-        return bool(options.get("metric") != "mse")
+def classes(options: Mapping[str, Any], evaluation: Path, metric: str | None = None) -> bool:
+    """Whether the network tells classes apart, by the `metric` that its accuracy is, as far as that is known, or by
+    what its targets look like: else its outputs are numbers."""
+    metric = metric or options.get("metric")
+    if metric is not None:
+        return METRICS[metric].classes
+    if not evaluation.exists():
+        return True
     with safe_open(evaluation, "pt") as file:
         targets = file.get_tensor("targets") if "targets" in file.keys() else None  # noqa: SIM118 (no mapping)
-    return default_metric(targets) != "mse"
+    return targets is None or not targets.is_floating_point()
 
 
 def tuned(job: Job, options: Mapping[str, Any], program: Path, out: Path, state: Path) -> list[dict[str, float]]:
@@ -104,8 +108,9 @@ def improvement(job: Job, plan: Plan, folder: Path, scratch: Path) -> Iterator[P
     key = improved_key(job.model, plan.digest)
     if not job.parts.store.exists(key):
         made = scratch / "improved.safetensors"
-        options = job.parts.catalogue.open(job.model).manifest["options"]
-        tells_classes = classes(options, folder / EVALUATION)
+        manifest = job.parts.catalogue.open(job.model).manifest
+        options, baseline = manifest["options"], manifest.get("baseline") or {}
+        tells_classes = classes(options, folder / EVALUATION, baseline.get("metric"))
         training = recipe(options, polish.RECIPE, tells_classes) if of(options) == "polish" else None
         job.allow(options.get("tune_seconds", 0))
         improve(folder, plan.ranks, made, job.progress, tells_classes, training)

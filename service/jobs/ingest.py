@@ -34,6 +34,7 @@ from rightrank.service.registry.layout import (
     EVALUATION,
     MADE,
     MASTER,
+    REFERENCE,
     REFIT,
     TOKEN,
     checkpoint_key,
@@ -100,11 +101,12 @@ def _build(job: Job, upload: Mapping[str, Any], folder: Path) -> None:
     if has_data:
         (program / EVALUATION).rename(out / EVALUATION)
     planner = Planner.open(out, Output(writer=formats.newest()[FIRST.format]))
-    cutter = cut.Cutter(out, options.get("metric"), job.progress)
+    cutter = cut.Cutter(out, options.get("metric"), job.progress, first=True)
     original = cutter.cut(planner.plan(budget=1), folder / "original.pt")
     cutter.check(planner.smallest, folder / "smallest.pt")
     job.progress("store", 0, 1, "models")
-    names = (*MASTER, *([EVALUATION] if has_data else []), *([REFIT] if keep else []))
+    names = [*MASTER, *([EVALUATION] if has_data else []), *([REFIT] if keep else [])]
+    names += [REFERENCE] if (out / REFERENCE).exists() else []
     manifest = {
         **upload,
         **description,
