@@ -114,10 +114,11 @@ def write(master: Master, plan: Plan, file: File) -> Path:
 def measure(
     file: File, inputs: Tensor, targets: Tensor, *, metric: str | None = None, batch: int | None = None
 ) -> Measurement:
-    """How good a file is on `inputs` (N, …): by `metric` (top1, top5 or mse), or what the targets tell: classes (N,),
-    or the numbers that the outputs should be. `batch` is how many a program takes at once that was exported for a fixed
+    """How good a file is on `inputs` (N, …): by `metric` (`measure.metrics` has them; those against the original
+    are not for this), or what the targets look like: class indices (N, …), labels of 0 and 1, or the numbers that the
+    outputs should be. `batch` is how many a program takes at once that was exported for a fixed
     number. Raises DataError where they do not fit."""
-    known = [name for name in METRICS if name != "agreement"]
+    known = [name for name, facts in METRICS.items() if not facts.original]
     if metric is not None and metric not in known:
         raise DataError(f"{metric!r} is no metric to measure a file by.", f"Choose one of {', '.join(known)}.")
     inputs, targets = torch.as_tensor(inputs), torch.as_tensor(targets)

@@ -9,25 +9,31 @@ import torch
 from torch import Tensor
 
 from rightrank.models.errors import DataError
-from rightrank.models.measure import accuracy
+from rightrank.models.measure import measures
 from rightrank.models.program.program import Program
 from rightrank.models.program.samples import Batch, Data, Samples
 
 # So many samples run together, of so many groups: the first, those with the fewest and the most numbers, and others.
-TRIED, GROUPS, SEED = 16, 8, 0
+TRIED, GROUPS, FEW, SEED = 16, 64, 8, 0
 # What torch's operators raise when they are called with what they do not take.
 _REFUSALS = (RuntimeError, IndexError, ValueError, TypeError)
 
 
-def check(program: Program, evaluation: Data | None, calibration: Data | None, metric: str | None = None) -> None:
-    """Raises DataError, which names the sample and has torch's words, where the program does not run on the first, on a
-    drawn or on an extreme sample, and where it cannot be measured by `metric` (None: what the data look like)."""
+def check(program: Program, evaluation: Data | None, calibration: Data | None, metric: str | None = None) -> str | None:
+    """The metric that the program is measured by on evaluation data: `metric`, or (None) what the data look like.
+
+    Raises DataError, which names the sample and has torch's words, where the program does not run on the first, on a
+    drawn or on an extreme sample of either, and where outputs and targets do not go together.
+    """
     for what, data in (("evaluation", evaluation), ("calibration", calibration)):
         if data is None:
             continue
-        outputs = [_run(program, data.samples, number, rows, what) for number, rows in _tried(data.samples)]
-        if what == "evaluation":
-            accuracy.check(metric, outputs[0], data.targets)
+        for number, rows in _tried(data.samples):
+            inputs, outputs = _run(program, data.samples, number, rows, what)
+            if data is evaluation:
+                targets = None if data.targets is None else data.targets[number]
+                metric = measures.check(metric, outputs, targets, inputs)
+    return metric
 
 
 def _tried(samples: Samples) -> Iterator[tuple[int, Tensor]]:
@@ -38,7 +44,8 @@ def _tried(samples: Samples) -> Iterator[tuple[int, Tensor]]:
     drawn = torch.randperm(len(sizes), generator=generator).tolist()
     for number in list(dict.fromkeys([0, by_size[0], by_size[-1], *drawn]))[:GROUPS]:
         group, count = samples.groups[number], samples.sizes[number]
-        rows = [*range(min(TRIED, count)), *torch.randperm(count, generator=generator)[:TRIED].tolist()]
+        tried = TRIED if len(sizes) <= FEW else 1
+        rows = [*range(min(tried, count)), *torch.randperm(count, generator=generator)[:tried].tolist()]
         yield number, torch.tensor(list(dict.fromkeys(rows)))
     for number, group in enumerate(samples.groups):
         # Numbers of classes or words beyond those that there are stand out.
@@ -56,15 +63,15 @@ def _extreme(x: Tensor) -> list[int]:
 
 
 @torch.no_grad()
-def _run(program: Program, samples: Samples, number: int, rows: Tensor, what: str) -> Tensor:
-    """The first output for those samples of a group."""
+def _run(program: Program, samples: Samples, number: int, rows: Tensor, what: str) -> tuple[Batch, Tensor]:
+    """Those samples of a group, and the first output for them."""
     size = samples.fixed or TRIED
-    (group,) = (each for index, each in enumerate(samples.apart()) if index == number)
+    group = samples.apart()[number]
     found = []
     for part in torch.split(rows, size):
         batch = group.of_rows(torch.cat([part, part[-1:].expand(size - len(part))]) if samples.fixed else part)
         try:
-            found.append(program.run(batch.groups[0])[0][: len(part)])
+            outputs = program.run(batch.groups[0])[0]
         except _REFUSALS as error:
             place = _place(program, group, part, what) + (f" of group {number}" if len(samples.groups) > 1 else "")
             raise DataError(
@@ -72,7 +79,13 @@ def _run(program: Program, samples: Samples, number: int, rows: Tensor, what: st
                 "Give inputs as the model takes them: numbers of words or classes are from 0 to one less than there "
                 "are, and sizes those that it was exported for.",
             ) from error
-    return torch.cat(found)
+        if outputs.shape[:1] != ((count := len(batch)),):
+            raise DataError(
+                f"The model's output {tuple(outputs.shape)} does not have a row for each of {count} {what} inputs.",
+                "Export the model with the batch as its first output's first dimension, or leave these data out.",
+            )
+        found.append(outputs[: len(part)])
+    return group.of_rows(rows).groups[0], torch.cat(found)
 
 
 def _place(program: Program, group: Samples, rows: Tensor, what: str) -> str:

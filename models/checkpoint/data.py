@@ -40,9 +40,10 @@ _CONVERTED = ("uint8", "float16", "bfloat16", "float32", "float64")
 def read_data(path: Path, graph: Graph, limits: Limits | None = None) -> Data:
     """The samples in a file, and their targets. Raises DataError.
 
-    Integer targets are class indices and become int64; float targets become float32. Inputs of uint8 and of other
-    float types are converted to the program's float type, values unchanged: uint8 images stay in 0…255, so a network
-    that expects 0…1 has to be given floats.
+    Integer and boolean targets become int64, where -100 stands for what is not to count (in a mask of uint8, of more
+    than one dimension, 255); float targets become float32. Inputs of uint8 and of other float types are converted to
+    the program's float type, values unchanged: uint8 images stay in 0…255, so a network that expects 0…1 has to be
+    given floats.
     """
     limits = limits or Limits()
     try:
@@ -216,12 +217,10 @@ def targets_for(found: Tensor, n: int) -> Tensor:
     _check(found, "targets")
     if found.is_floating_point():
         return found.to(torch.float32)
-    if found.dim() != 1:
-        raise DataError("The targets are integers in more than one dimension.", "Class indices are a list of n.")
+    # What a mask leaves out, which cannot say -100.
+    ignored = (found == 255) if found.dtype == torch.uint8 and found.dim() > 1 else None
     found = found.to(torch.int64)
-    if bool((found < 0).any()):
-        raise DataError("The targets hold a negative class index.", "Class indices count from 0.")
-    return found
+    return found if ignored is None else found.masked_fill(ignored, -100)
 
 
 def _check(found: Tensor, name: str) -> None:

@@ -1,37 +1,51 @@
-"""Measure an artifact: load its own bytes, run them on evaluation data, count."""
+"""Measure an artifact: load its own bytes, run them on evaluation data, and compare."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rightrank.models.emit.format import FIRST, Network, Output
 from rightrank.models.emit.formats import format_of
 from rightrank.models.errors import DataError
-from rightrank.models.measure.nearness import sound
+from rightrank.models.measure.measure import Measure
+from rightrank.models.measure.measures import MEASURES, check
+from rightrank.models.measure.shapes import class_axis
+from rightrank.models.measure.tally import Tally
+from rightrank.models.program.graph import Graph
+from rightrank.models.program.samples import INPUTS, TARGETS, Batch, Data, Samples
 from rightrank.models.progress import Progress, silent
 
 BATCH = 128
+# The input that says by zeros which positions of a sample are filled up, as transformers call it.
+MASK = "attention_mask"
+# What is kept of the original's outputs is no larger than this, nor than the evaluation data.
+KEPT = 64 * 2**20
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """`value` over `n` samples with a 95 % interval: a fraction (Wilson's interval) for top1, top5 and
-    agreement; for mse the mean squared error per output (normal interval; None where one sample tells of no spread).
-    Where outputs are not finite the class is wrong, and the mean squared error not finite."""
+    """`value` over `n` samples, with a 95 % interval (None where the samples tell of no spread); `worst`, the class or
+    label that comes off worst, where there are several; `changed`, how many answers differ from the original's (see
+    `Measure.changed`), None of the original itself and where outputs are no answers. Those measured before there were
+    the last two have None.
+
+    An answer that is not finite is wrong, and an error of such outputs not finite.
+    """
 
     metric: str
     value: float
     n: int
     low: float | None
     high: float | None
+    worst: Mapping[str, Any] | None = None
+    changed: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -47,168 +61,150 @@ def measure(
     *,
     metric: str | None = None,
     original: Path | None = None,
+    reference: Path | None = None,
+    keep: Path | None = None,
     output: Output = FIRST,
+    graph: Graph | None = None,
     batch: int | None = None,
-    finite: bool = False,
     progress: Progress = silent,
 ) -> Measurement:
-    """Run the file `artifact` in the runtime of its format, which `output` names, over the data in `evaluation`
-    (`inputs`, maybe `targets`).
+    """Run the file `artifact` in the runtime of its format, which `output` names, over the data in `evaluation`, which
+    are for a program of this `graph` (None: one with a single input).
 
-    `batch` is the batch size that the program was exported for (`Graph.batch`), which its file does not say; None
-    where any will do. With `finite` the outputs have to be that, as those of `original` always have to.
+    It is compared with the original by what `reference` has of that (see below), or by running the file `original`;
+    with neither, the record does not say what changed. With `keep` the artifact is the original: its outputs have to be
+    finite, it is its own reference, and what others are to be compared with is written there, if that is not too large
+    to be worth it. `batch` is the batch size that the program was exported for (`Graph.batch`), which its file does not
+    say; None where any will do.
 
-    Without `metric`: top1 where the targets are class indices, mse where they are numbers, agreement
-    with the file `original` where there are none. Raises DataError where data and outputs do not fit.
+    Without `metric` it is what the data look like (`measures.default`). Raises DataError where data and outputs do not
+    fit.
     """
-    data = load_file(evaluation)
-    inputs, targets = data["inputs"], data.get("targets")
-    metric = metric or default_metric(targets)
-    score, runtime = SCORES[metric], format_of(output)
+    runtime = format_of(output)
     model = runtime.load(artifact)
-    teacher = runtime.load(original) if metric == "agreement" and original is not None else None
-    if metric != "agreement" and targets is None or metric == "agreement" and teacher is None:
-        raise DataError(f"The metric {metric} needs targets.", "Upload evaluation data with `targets`.")
-    scores: list[Tensor] = []
+    known = None if reference is None else load_file(reference)
+    teacher = runtime.load(original) if original is not None and known is None else None
+    data = read(evaluation, graph)
+    samples, total = data.samples, len(data.samples)
+    masked = None if graph is None else mask_of(graph)
+    tallies: list[Tally] = []
+    changes: list[Tensor] = []
+    kept: dict[str, Tensor] = {}
+    found: Measure | None = None
+    start = 0
     with torch.inference_mode():
-        size = batch or BATCH
-        for start in range(0, len(inputs), size):
-            progress("measure", start, len(inputs), "samples")
-            part = slice(start, start + size)
-            outputs = _forward(model, inputs[part], batch)
-            truth = _forward(teacher, inputs[part], batch) if teacher is not None else targets[part]  # type: ignore[index]
-            scores.append(score(outputs, truth))
-            if finite or teacher is not None:
-                _check_finite(metric, truth if teacher is not None else outputs, start)
-    progress("measure", len(inputs), len(inputs), "samples")
-    return _summary(metric, torch.cat(scores))
+        for index, (group, inputs, targets) in enumerate(_batches(data, batch or BATCH)):
+            progress("measure", start, total, "samples")
+            outputs = _forward(model, inputs, samples.batched, batch)
+            if group is not None:
+                every = None if data.targets is None else data.targets[group]
+                found = MEASURES[check(found.name if found else metric, outputs, every, inputs)]
+            assert found is not None
+            facts_of = found.metric
+            of_classes = targets if facts_of.classes and not facts_of.original else None
+            axis = class_axis(outputs, inputs, of_classes)
+            theirs: dict[str, Tensor] = {}
+            if keep is not None:
+                theirs = _reference(found, outputs, axis, start)
+                kept |= {f"{name}.{index}": each for name, each in theirs.items()}
+            elif known is not None:
+                theirs = {name: known[f"{name}.{index}"] for name in ("answers", "truth") if f"{name}.{index}" in known}
+            elif teacher is not None and (facts_of.original or facts_of.answers):
+                theirs = _reference(found, _forward(teacher, inputs, samples.batched, batch), axis, start)
+            truth = theirs.get("truth", theirs.get("answers")) if facts_of.original else targets
+            if truth is None:
+                raise DataError(f"The metric {found.name} needs the original.", "Give its file.")
+            weights = inputs[masked] if masked is not None and targets is None else None
+            tallies.append(found.tally(outputs, truth, axis, weights))
+            if keep is None and "answers" in theirs:
+                goal = found.wanted(outputs, targets, axis) if targets is not None and not facts_of.original else None
+                changes.append(found.changes(found.answers(outputs, axis), theirs["answers"], goal, weights))
+            start += len(outputs)
+    progress("measure", total, total, "samples")
+    assert found is not None
+    if keep is not None and 0 < sum(each.nbytes for each in kept.values()) <= min(KEPT, evaluation.stat().st_size):
+        save_file(kept, keep)
+    tally = Tally.join(tallies)
+    low, high = found.interval(tally)
+    changed = None
+    if changes:
+        changed = found.changed(torch.stack(changes).sum(0), data.targets is not None and not found.metric.original)
+    return Measurement(found.name, found.value(tally), tally.n, low, high, found.worst(tally), changed)
 
 
-def check(metric: str | None, outputs: Tensor, targets: Sequence[Tensor] | None) -> None:
-    """Raises DataError where a network with such outputs (k, …) cannot be measured against the targets of each group,
-    by `metric` or by what they look like."""
-    if targets is None:
-        return
-    for each in targets:
-        name = metric or default_metric(each)
-        if name in ("top1", "top5"):
-            _check_classes(outputs, each)
-        elif name == "mse" and each.shape[1:] != outputs.shape[1:]:
-            mse(outputs[:1], each[:1])
+def read(evaluation: Path, graph: Graph | None) -> Data:
+    """The evaluation data in a file, for a program of this graph, or of a single input."""
+    found = load_file(evaluation)
+    if graph is not None:
+        return Data.stored(graph, found)
+    return Data(Samples.of(found[INPUTS]), (found[TARGETS],) if TARGETS in found else None)
 
 
-def default_metric(targets: Tensor | None) -> str:
-    if targets is None:
-        return "agreement"
-    return "mse" if targets.is_floating_point() else "top1"
+def _batches(data: Data, size: int) -> Iterator[tuple[int | None, Batch, Tensor | None]]:
+    """All samples, at most `size` at once, with their targets; before the first of each group its number."""
+    for number, group in enumerate(data.samples.apart()):
+        targets = None if data.targets is None else data.targets[number]
+        for index, inputs in enumerate(group.parts(size)):
+            part = slice(index * size, (index + 1) * size)
+            yield number if index == 0 else None, inputs, None if targets is None else targets[part]
 
 
-def top1(outputs: Tensor, targets: Tensor) -> Tensor:
-    """1 where the largest output (B, classes) is the target (B,)."""
-    _check_classes(outputs, targets)
-    return (outputs.argmax(1) == targets).double() * sound(outputs, classes=True)
+def mask_of(graph: Graph) -> int | None:
+    """Which input says what of a sample counts: the `attention_mask`, by its place."""
+    return next((index for index, spec in enumerate(graph.inputs) if spec.name == MASK), None)
 
 
-def top5(outputs: Tensor, targets: Tensor) -> Tensor:
-    """1 where the target is among the five largest outputs."""
-    _check_classes(outputs, targets)
-    best = outputs.topk(min(5, outputs.shape[1]), dim=1).indices
-    return (best == targets.unsqueeze(1)).any(1).double() * sound(outputs, classes=True)
-
-
-def agreement(outputs: Tensor, original: Tensor) -> Tensor:
-    """1 where both networks' largest outputs are the same class."""
-    _check_scores(outputs)
-    return (outputs.argmax(1) == original.argmax(1)).double() * sound(outputs, classes=True)
-
-
-def mse(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Mean squared error of each sample over its outputs."""
-    if outputs.shape != targets.shape:
-        raise DataError(
-            f"Targets {tuple(targets.shape)} do not have the outputs' shape {tuple(outputs.shape)}.",
-            "Give for each input the numbers that the output should be.",
-        )
-    return ((outputs.double() - targets.double()) ** 2).reshape(len(outputs), -1).mean(1)
-
-
-SCORES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "top1": top1,
-    "top5": top5,
-    "agreement": agreement,
-    "mse": mse,
-}
-
-
-def _check_finite(metric: str, outputs: Tensor, start: int) -> None:
-    """Refuses outputs of the original, the first being of input `start`, that nothing can be compared with."""
-    rows = sound(outputs, classes=metric != "mse")
+def _reference(found: Measure, outputs: Tensor, axis: int, start: int) -> dict[str, Tensor]:
+    """What a file is compared with, of the outputs of the original for a batch whose first input is number `start`.
+    Raises DataError for outputs that nothing can be compared with."""
+    rows = found.sound(outputs, axis)
     if not bool(rows.all()):
         raise DataError(
             f"The model's own output for evaluation input {start + int(rows.int().argmin())}, counted from 0, is NaN "
             "or infinite.",
             "Leave such inputs out, or export a model that has numbers for them.",
         )
+    kept = {}
+    if found.metric.answers:
+        kept["answers"] = _small(found.answers(outputs, axis))
+    if found.metric.original and found.name != "agreement":
+        kept["truth"] = found.reference(outputs, axis).contiguous()
+    return kept
 
 
-def _check_scores(outputs: Tensor) -> None:
-    """Of one column, the largest output is always the same."""
-    if outputs.ndim != 2 or outputs.shape[1] < 2:
-        raise DataError(
-            f"Classes cannot be told from the model's output: it is {tuple(outputs.shape)}, not (batch, classes) with "
-            "2 classes or more.",
-            "Give as `targets` the numbers that the output should be, for the metric mse, or leave the evaluation "
-            "data out.",
-        )
+def _small(answers: Tensor) -> Tensor:
+    """The same integers in as few bytes as hold them."""
+    most = int(answers.max())
+    if answers.dtype == torch.uint8:
+        return answers.contiguous()
+    dtype = next(each for each in (torch.int8, torch.int16, torch.int32, torch.int64) if most <= torch.iinfo(each).max)
+    return answers.to(dtype).contiguous()
 
 
-def _check_classes(outputs: Tensor, targets: Tensor) -> None:
-    _check_scores(outputs)
-    if targets.ndim != 1:
-        raise DataError(
-            f"Accuracy needs targets (batch,), not {tuple(targets.shape)}.",
-            "Choose another metric, or give one class index per input.",
-        )
-    low, high = int(targets.min()), int(targets.max())
-    if low < 0 or high >= outputs.shape[1]:
-        raise DataError(
-            f"Targets run from {low} to {high}, the model has {outputs.shape[1]} classes.",
-            f"Give class indices from 0 to {outputs.shape[1] - 1}.",
-        )
-
-
-def _forward(model: Network, inputs: Tensor, batch: int | None) -> Tensor:
+def _forward(model: Network, inputs: Batch, batched: Sequence[bool], batch: int | None) -> Tensor:
     """The first output for `inputs`, row by row. Where the program takes `batch` rows at once and there are fewer,
     the last one is repeated, and what comes of that is dropped."""
-    rows = len(inputs)
+    rows = len(inputs[batched.index(True)])
     if batch is not None and rows < batch:
-        inputs = torch.cat([inputs, inputs[-1:].expand(batch - rows, *inputs.shape[1:])])
+        inputs = tuple(
+            torch.cat([each, each[-1:].expand(batch - rows, *each.shape[1:])]) if many else each
+            for each, many in zip(inputs, batched, strict=True)
+        )
+    count = rows if batch is None else batch
+    shapes = " and ".join(str(tuple(each.shape)) for each in inputs)
     try:
-        found = model(inputs)
+        found = model(*inputs)
     except RuntimeError as error:
         reason = str(error).strip().split("\n")[-1][:300]
         raise DataError(
-            f"The model does not run on evaluation inputs of shape {tuple(inputs.shape)}: {reason}.",
+            f"The model does not run on evaluation inputs of shape {shapes}: {reason}.",
             "Give inputs of the shape that the model was exported with.",
         ) from error
     outputs: Tensor = found[0] if isinstance(found, tuple) else found
-    if outputs.shape[:1] != inputs.shape[:1]:
+    if outputs.shape[:1] != (count,):
         raise DataError(
-            f"The model's output {tuple(outputs.shape)} does not have a row for each of {len(inputs)} inputs.",
+            f"The model's output {tuple(outputs.shape)} does not have a row for each of {count} inputs.",
             "Accuracy needs one: export the model with the batch as its first output's first dimension, or leave "
             "the evaluation data out.",
         )
     return outputs[:rows]
-
-
-def _summary(metric: str, scores: Tensor) -> Measurement:
-    n, mean = len(scores), scores.mean().item()
-    z = 1.959963984540054
-    if metric == "mse":
-        if n == 1:
-            return Measurement(metric, mean, n, None, None)
-        half = z * scores.std().item() / math.sqrt(n)
-        return Measurement(metric, mean, n, mean - half, mean + half)
-    centre = (mean + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(mean * (1 - mean) / n + z * z / (4 * n * n))
-    return Measurement(metric, mean, n, max(0.0, centre - half), min(1.0, centre + half))

@@ -15,6 +15,7 @@ from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
 
 from rightrank.models.emit.formats import FORMATS, format_of
+from rightrank.models.measure.metrics import METRICS
 from rightrank.models.plan.planner import Plan
 from rightrank.service.api.ask import Ask, choose, ready_first
 from rightrank.service.api.common import AskedModel, admit_job
@@ -55,7 +56,7 @@ HEADERS = {
     "RightRank-Accuracy": "Measured on this very file, or `unmeasured`.",
     "RightRank-Accuracy-Samples": "On how many samples.",
     "RightRank-Accuracy-Interval": "95 %: low, high.",
-    "RightRank-Metric": "What accuracy is: top1, top5, mse or agreement.",
+    "RightRank-Metric": f"What accuracy is: {', '.join(METRICS)}.",
     "RightRank-Baseline-Accuracy": "The original's.",
     "RightRank-Cache": "hit, or miss where the file is made for this request (with HEAD: would be).",
 }

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from fastapi import Query, Request
 
 from rightrank.models.errors import BudgetError
+from rightrank.models.measure.metrics import METRICS
 from rightrank.models.plan.planner import Limit, Plan
 from rightrank.service.jobs.dispatch import Parts
 from rightrank.service.problems import Problem
@@ -102,9 +103,12 @@ def smallest_accurate(records: list[Record], least: float, model: Model, ask: As
         model.planner.plan(**ask.size())  # where no size at all is within them, that is the answer
     measured = [record for record in records if accuracy(record) is not None]
     if not measured:
+        lower = next((record.measurement["metric"] for record in records if record.measurement), None)
         raise BudgetError(
             "No accuracy of this model has been measured.",
-            "Publish it with evaluation data whose targets are classes, or ask for a budget.",
+            f"Ask for a budget: its {lower} is better the lower it is."
+            if lower
+            else "Publish it with evaluation data, or ask for a budget.",
         )
     reaching = [record.plan for record in measured if reaches(record, least)]
     for plan in reaching:
@@ -144,7 +148,7 @@ def needed(limit: Limit, plan: Plan, model: Model) -> float:
 def accuracy(record: Record) -> float | None:
     """What was measured of a cut, where that is better the higher it is."""
     measured = record.measurement
-    return None if measured is None or measured["metric"] == "mse" else float(measured["value"])
+    return float(measured["value"]) if measured is not None and METRICS[measured["metric"]].higher else None
 
 
 def reaches(record: Record, least: float) -> bool:

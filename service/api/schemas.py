@@ -10,8 +10,9 @@ from typing import Any, Literal, TypeAlias
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
+from rightrank.models.measure.metrics import METRICS
 from rightrank.service.problems import KINDS
 
 # As FastAPI takes them: by status code.
@@ -76,14 +77,36 @@ class Accepted(BaseModel):
     operation: str
 
 
+class Worst(BaseModel):
+    model_config = ConfigDict(populate_by_name=True)
+
+    index: int = Field(alias="class", description="The class or label, counted from 0.")
+    value: float = Field(description="Of classes their recall, of miou, f1, accuracy and auc that of the class alone.")
+
+
+class Changed(BaseModel):
+    """How a cut's answers differ from the original's on the same data."""
+
+    answers: int = Field(description="How many there are: one for each sample, pixel, token or label.")
+    differ: int
+    share: float
+    lost: int | None = Field(description="Were right and are wrong; null where it is not known what is right.")
+    gained: int | None = Field(description="Were wrong and are right.")
+
+
 class Measurement(BaseModel):
     """A network's accuracy on the evaluation data; null where it is not finite."""
 
-    metric: Literal["top1", "top5", "mse", "agreement"]
+    metric: str = Field(json_schema_extra={"enum": list(METRICS)})
     value: float | None
     n: int = Field(description="Samples.")
-    low: float | None = Field(description="The 95 % interval.")
+    low: float | None = Field(description="The 95 % interval; null where the samples tell of no spread.")
     high: float | None
+    worst: Worst | None = Field(None, description="The class or label that comes off worst, of several.")
+    changed: Changed | None = Field(
+        None,
+        description="null of the original, where outputs are no answers, and of what was measured before this was.",
+    )
 
 
 class Brief(BaseModel):
@@ -211,6 +234,8 @@ class Point(BaseModel):
     n: int
     low: float | None
     high: float | None
+    worst: Worst | None = None
+    changed: Changed | None = None
 
 
 class Curve(BaseModel):

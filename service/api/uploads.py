@@ -209,7 +209,7 @@ def architecture_of(form: Form) -> dict[str, Any] | None:
 def options_of(form: Form) -> dict[str, Any]:
     text = form.fields.get("options", "").strip()
     options = read_json("options", text) if text else {}
-    words, numbers = {"criterion": tuple(CRITERIA), "metric": METRICS, "effort": EFFORTS}, dict(NUMBERS)
+    words, numbers = {"criterion": tuple(CRITERIA), "metric": tuple(METRICS), "effort": EFFORTS}, dict(NUMBERS)
     for option, value in options.items():
         if option in words:
             if value not in words[option]:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-from safetensors import safe_open
 
 from rightrank.models.emit import formats
 from rightrank.models.improve.choose import method_of
@@ -26,8 +24,10 @@ from rightrank.service.registry.catalogue import Record
 from rightrank.service.registry.layout import (
     EVALUATION,
     MASTER,
+    REFERENCE,
     REFIT,
     artifact_key,
+    digests_in,
     improved_key,
     manifest_key,
     record_key,
@@ -44,6 +44,8 @@ class Cutter:
     folder: Path
     metric: str | None
     progress: Progress
+    # Whether it is the model's first, and keeps what later ones compare with.
+    first: bool = False
 
     def cut(self, plan: Plan, path: Path, known: Record | None = None, improved: Path | None = None) -> Record:
         """Writes the plan's artifact to `path`, and measures those very bytes unless they are `known`.
@@ -83,36 +85,41 @@ class Cutter:
     def _measure(self, plan: Plan, path: Path) -> Mapping[str, Any] | None:
         """What the file of a plan is worth; None without data, and where that is not a finite number. Raises
         DataError where it is the original that has no numbers to compare with."""
-        evaluation = self.folder / EVALUATION
+        evaluation, reference = self.folder / EVALUATION, self.folder / REFERENCE
         if not evaluation.exists():
             return None
-        original = path.with_suffix(".original") if self._agreement(evaluation) else None
-        if original is not None:
-            with open(original, "wb") as file:
-                formats.write(self.folder, Planner.open(self.folder, plan.output).plan(budget=1), file)
-        found = measure(
-            path,
-            evaluation,
-            metric=self.metric,
-            original=original,
-            output=plan.output,
-            batch=Template.open(self.folder).graph.batch,
-            finite=plan.original,
-            progress=self.progress,
-        )
-        if original is not None:
-            original.unlink()
+        first, graph = self.first and plan.original, Template.open(self.folder).graph
+        with self._original(plan, path, not first and not reference.exists()) as original:
+            found = measure(
+                path,
+                evaluation,
+                metric=self.metric,
+                original=original,
+                reference=reference if reference.exists() else None,
+                keep=reference if first else None,
+                output=plan.output,
+                graph=graph,
+                batch=graph.batch,
+                progress=self.progress,
+            )
         if not math.isfinite(found.value):
             log.warning("plan %s has a %s of %s: it stays unmeasured", plan.digest, found.metric, found.value)
             return None
         return found.to_json()
 
-    def _agreement(self, evaluation: Path) -> bool:
-        """Whether the cut is compared with the original rather than with targets."""
-        if self.metric is not None:
-            return self.metric == "agreement"
-        with safe_open(evaluation, "numpy") as file:
-            return "targets" not in file.keys()  # noqa: SIM118 (it is no mapping)
+    @contextlib.contextmanager
+    def _original(self, plan: Plan, path: Path, wanted: bool) -> Iterator[Path | None]:
+        """The original's file beside that at `path`, for a while."""
+        if not wanted:
+            yield None
+            return
+        original = path.with_suffix(".original")
+        with open(original, "wb") as file:
+            formats.write(self.folder, Planner.open(self.folder, plan.output).plan(budget=1), file)
+        try:
+            yield original
+        finally:
+            original.unlink()
 
 
 def run(job: Job) -> Mapping[str, Any]:
@@ -159,11 +166,12 @@ def _cut(job: Job, manifest: Mapping[str, Any], plan: Plan, known: Record | None
     where the model is deleted under its hands."""
     id, parts = job.model, job.parts
     improves = effort.kept(manifest["options"]) > 0
-    names = (*MASTER, *([EVALUATION] if manifest["evaluation"] else []), *([REFIT] if improves else []))
+    names = [*MASTER, *([EVALUATION] if manifest["evaluation"] else []), *([REFIT] if improves else [])]
+    names += [REFERENCE] if REFERENCE in digests_in(manifest) else []
     with contextlib.ExitStack() as open_files:
-        folder = open_files.enter_context(parts.catalogue.folder(manifest, names))
+        folder = open_files.enter_context(parts.catalogue.folder(manifest, tuple(names)))
         scratch = open_files.enter_context(parts.store.folder_for_work())
-        cutter = Cutter(folder, manifest["options"].get("metric"), job.progress)
+        cutter = Cutter(folder, metric_of(manifest), job.progress)
         path = scratch / f"artifact{formats.format_of(plan.output).suffix}"
         improved = None
         if improves and any(plan.ranks):
@@ -177,6 +185,12 @@ def _cut(job: Job, manifest: Mapping[str, Any], plan: Plan, known: Record | None
             parts.catalogue.forget_record(id, plan.digest)
         parts.store.create_json(record_key(id, plan.digest), record.to_json())
     return record
+
+
+def metric_of(manifest: Mapping[str, Any]) -> str | None:
+    """What a model is measured by: as its original was, whatever data of that kind would be taken for today."""
+    chosen = (manifest.get("baseline") or {}).get("metric") or manifest["options"].get("metric")
+    return None if chosen is None else str(chosen)
 
 
 def keep(job: Job, record: Record, path: Path) -> Record:

@@ -15,19 +15,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
-
 from rightrank.models.errors import DataError
 from rightrank.models.improve import polish, refit, tune
 from rightrank.models.improve.choose import improve
 from rightrank.models.improve.distill import Recipe
 from rightrank.models.improve.student import check_types
-from rightrank.models.measure.accuracy import default_metric
+from rightrank.models.measure.metrics import METRICS
 from rightrank.models.plan.planner import Plan
 from rightrank.models.program.program import Program
 from rightrank.models.program.samples import Samples
 from rightrank.service.jobs.attempt import Job
-from rightrank.service.registry.layout import EVALUATION, improved_key, tuning_key
+from rightrank.service.registry.layout import improved_key, tuning_key
 
 
 def of(options: Mapping[str, Any]) -> str:
@@ -63,13 +61,10 @@ def recipe(options: Mapping[str, Any], basis: Recipe, tells_classes: bool) -> Re
     return replace(basis, steps=max(steps, 1), seconds=options.get("tune_seconds"), classes=tells_classes)
 
 
-def classes(options: Mapping[str, Any], evaluation: Path) -> bool:
-    """Whether the network tells classes apart, by what its accuracy is: else its outputs are numbers."""
-    if "metric" in options or not evaluation.exists():
-        return bool(options.get("metric") != "mse")
-    with safe_open(evaluation, "pt") as file:
-        targets = file.get_tensor("targets") if "targets" in file.keys() else None  # noqa: SIM118 (no mapping)
-    return default_metric(targets) != "mse"
+def classes(options: Mapping[str, Any], metric: str | None) -> bool:
+    """Whether the network tells classes apart, by the `metric` that it is measured by (None: by none)."""
+    metric = metric or options.get("metric")
+    return metric is None or METRICS[metric].classes
 
 
 def tuned(
@@ -109,8 +104,9 @@ def improvement(job: Job, plan: Plan, folder: Path, scratch: Path) -> Iterator[P
     key = improved_key(job.model, plan.digest)
     if not job.parts.store.exists(key):
         made = scratch / "improved.safetensors"
-        options = job.parts.catalogue.open(job.model).manifest["options"]
-        tells_classes = classes(options, folder / EVALUATION)
+        manifest = job.parts.catalogue.open(job.model).manifest
+        options, baseline = manifest["options"], manifest.get("baseline") or {}
+        tells_classes = classes(options, baseline.get("metric"))
         training = recipe(options, polish.RECIPE, tells_classes) if of(options) == "polish" else None
         job.allow(options.get("tune_seconds", 0))
         improve(folder, plan.ranks, made, job.progress, tells_classes, training)

@@ -35,6 +35,7 @@ from rightrank.service.registry.layout import (
     EVALUATION,
     MADE,
     MASTER,
+    REFERENCE,
     REFIT,
     TOKEN,
     checkpoint_key,
@@ -86,7 +87,8 @@ def _build(job: Job, upload: Mapping[str, Any], folder: Path) -> None:
     program = Program.open(folder_of_program)
     evaluation, calibration = (_data(program, folder_of_program / name) for name in (EVALUATION, CALIBRATION))
     effort.check(options, program, None if calibration is None else calibration.samples)
-    early.check(program, evaluation, calibration, options.get("metric"))
+    metric = early.check(program, evaluation, calibration, options.get("metric"))
+    tells_classes = effort.classes(options, metric)
     keep = effort.kept(options)
     description = build(
         program,
@@ -94,23 +96,23 @@ def _build(job: Job, upload: Mapping[str, Any], folder: Path) -> None:
         None if calibration is None else calibration.samples,
         criterion=options.get("criterion"),
         keep=keep,
-        classes=effort.classes(options, folder_of_program / EVALUATION),
+        classes=tells_classes,
         progress=job.progress,
     )
     if effort.tunes(options):
         assert calibration is not None  # uploads without are refused
-        tells = effort.classes(options, folder_of_program / EVALUATION)
         state = folder / "tuning.safetensors"
-        description["tuned"] = effort.tuned(job, options, calibration.samples, tells, out, state)
+        description["tuned"] = effort.tuned(job, options, calibration.samples, tells_classes, out, state)
     has_data = evaluation is not None
     if has_data:
         (folder_of_program / EVALUATION).rename(out / EVALUATION)
     planner = Planner.open(out, Output(writer=formats.newest()[FIRST.format]))
-    cutter = cut.Cutter(out, options.get("metric"), job.progress)
+    cutter = cut.Cutter(out, options.get("metric"), job.progress, first=True)
     original = cutter.cut(planner.plan(budget=1), folder / "original.pt")
     cutter.check(planner.smallest, folder / "smallest.pt")
     job.progress("store", 0, 1, "models")
-    names = (*MASTER, *([EVALUATION] if has_data else []), *([REFIT] if keep else []))
+    names = [*MASTER, *([EVALUATION] if has_data else []), *([REFIT] if keep else [])]
+    names += [REFERENCE] if (out / REFERENCE).exists() else []
     manifest = {
         **upload,
         **description,

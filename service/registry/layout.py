@@ -30,6 +30,8 @@ from rightrank.models.plan.planner import Plan
 MASTER = (entries.MASTER, entries.TEMPLATE, entries.PLANS)
 PLANNER = (entries.TEMPLATE, entries.PLANS)
 EVALUATION, CALIBRATION = "evaluation.safetensors", "calibration.safetensors"
+# What the original gives for the evaluation data, as far as a cut is compared with that.
+REFERENCE = "reference.safetensors"
 REFIT = entries.REFIT
 # In an upload's intent, and repeated by the manifest that was made of it.
 TOKEN = "token"

@@ -119,16 +119,26 @@ def test_inputs_that_the_program_does_not_take_are_refused_at_its_own_batch_size
         measure(path, data(tmp_path, torch.eye(4), torch.arange(4)), batch=2)
 
 
-@pytest.mark.parametrize("shape", [(1,), (), (2, 2), (0,)])
-@pytest.mark.parametrize("targets", [None, torch.zeros(6, dtype=torch.int64)])
-def test_classes_are_not_told_from_an_output_that_has_none(
-    tmp_path: Path, shape: tuple[int, ...], targets: torch.Tensor | None
-) -> None:
-    """Of one column the largest is always the first: any two networks would agree."""
+def test_an_output_that_holds_nothing_has_no_answers(tmp_path: Path) -> None:
+    path = identity_of(tmp_path, (0,))
+    with pytest.raises(DataError, match="holds nothing"):
+        measure(path, data(tmp_path, torch.randn(6, 0)), original=path)
+
+
+@pytest.mark.parametrize("shape", [(1,), (), (2, 2)])
+def test_class_indices_beyond_one_column_are_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
     path, inputs = identity_of(tmp_path, shape), torch.randn(6, *shape)
-    with pytest.raises(DataError, match="Classes cannot be told") as refused:
-        measure(path, data(tmp_path, inputs, targets), original=path)
-    assert "`targets`" in refused.value.hint and "mse" in refused.value.hint
+    with pytest.raises(DataError) as refused:
+        measure(path, data(tmp_path, inputs, torch.arange(6)))
+    assert refused.value.hint
+
+
+@pytest.mark.parametrize("shape", [(1,), (), (2, 2), (3, 4, 4)])
+def test_without_targets_answers_of_any_shape_are_held_against_the_originals(
+    tmp_path: Path, shape: tuple[int, ...]
+) -> None:
+    path, inputs = identity_of(tmp_path, shape), torch.randn(6, *shape)
+    assert measure(path, data(tmp_path, inputs), original=path).value == 1
 
 
 @pytest.mark.parametrize("shape", [(1,), (), (2, 2)])
@@ -160,15 +170,15 @@ def test_an_original_whose_outputs_are_not_finite_is_refused(
     inputs = torch.eye(4)
     inputs[2, 1] = math.nan
     with pytest.raises(DataError, match="input 2, counted from 0, is NaN or infinite") as refused:
-        measure(identity, data(tmp_path, inputs, targets), original=identity, finite=True)
+        measure(identity, data(tmp_path, inputs, targets), keep=tmp_path / "kept.safetensors")
     assert refused.value.hint
 
 
 def test_a_class_that_an_original_rules_out_is_no_fault(identity: Path, tmp_path: Path) -> None:
     inputs = torch.eye(4)
     inputs[:3, 3] = -math.inf
-    assert measure(identity, data(tmp_path, inputs, torch.arange(4)), finite=True).value == 1
-    assert measure(identity, data(tmp_path, inputs), original=identity, finite=True).value == 1
+    assert measure(identity, data(tmp_path, inputs, torch.arange(4)), keep=tmp_path / "kept.safetensors").value == 1
+    assert measure(identity, data(tmp_path, inputs), keep=tmp_path / "kept.safetensors").value == 1
 
 
 def test_one_sample_has_a_squared_error_and_no_interval(identity: Path, tmp_path: Path) -> None:

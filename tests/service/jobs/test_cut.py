@@ -19,7 +19,7 @@ from rightrank.service.jobs.attempt import Job
 from rightrank.service.jobs.dispatch import Parts
 from rightrank.service.jobs.engine import WAITING
 from rightrank.service.problems import Problem
-from rightrank.service.registry.layout import EVALUATION, MASTER, record_key, upload_key, where
+from rightrank.service.registry.layout import EVALUATION, MASTER, REFERENCE, record_key, upload_key, where
 from rightrank.service.settings import Settings
 from tests.service.conftest import at_work, serving
 
@@ -92,26 +92,44 @@ def test_progress_leads_from_the_cut_to_the_measurement(stocked: Settings) -> No
     assert list(dict.fromkeys(phases)) == ["cut", "measure"]
 
 
-@pytest.mark.parametrize("metric", [None, "agreement"])
-def test_only_agreement_is_measured_against_the_original(
-    stocked: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, metric: str | None
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_cut_is_compared_with_what_was_kept_of_the_original_or_else_with_its_file(
+    stocked: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kept: bool
 ) -> None:
     asked: dict[str, Any] = {}
 
     def measure(artifact: Path, evaluation: Path, **rest: Any) -> Any:
         asked.update(rest)
-        assert metric is None or rest["original"].read_bytes() != artifact.read_bytes()
+        assert kept or rest["original"].read_bytes() != artifact.read_bytes()
         raise RuntimeError("enough")
 
     monkeypatch.setattr(cut, "measure", measure)
     parts = Parts.of(stocked)
     job, plan = job_of(parts, 0.45)
-    with (
-        parts.catalogue.folder(parts.catalogue.open(job.model).manifest, (*MASTER, EVALUATION)) as folder,
-        pytest.raises(RuntimeError, match="enough"),
-    ):
-        cut.Cutter(folder, metric, job.progress).cut(plan, tmp_path / "a.pt")
-    assert asked["metric"] == metric and (asked["original"] is None) == (metric is None)
+    folder = tmp_path / "master"
+    with parts.catalogue.folder(parts.catalogue.open(job.model).manifest, (*MASTER, EVALUATION, REFERENCE)) as there:
+        shutil.copytree(there, folder)
+    if not kept:
+        (folder / REFERENCE).unlink()
+    with pytest.raises(RuntimeError, match="enough"):
+        cut.Cutter(folder, None, job.progress).cut(plan, tmp_path / "a.pt")
+    assert (asked["original"] is None) == kept and (asked["reference"] is not None) == kept
+
+
+def test_a_model_of_before_references_is_measured_the_same(stocked: Settings, tmp_path: Path) -> None:
+    """Its original is run instead."""
+    parts = Parts.of(stocked)
+    job, plan = job_of(parts, 0.45)
+    found = []
+    for name in ("new", "old"):
+        folder = tmp_path / name
+        with parts.catalogue.folder(parts.catalogue.open(job.model).manifest, (*MASTER, EVALUATION, REFERENCE)) as kept:
+            shutil.copytree(kept, folder)
+        if name == "old":
+            (folder / REFERENCE).unlink()
+        found.append(cut.Cutter(folder, None, job.progress).cut(plan, tmp_path / "a.pt").measurement)
+    assert found[0] is not None and found[0] == found[1]
+    assert found[0]["changed"]["answers"] == 200 >= found[0]["changed"]["differ"] >= found[0]["changed"]["lost"] > 0
 
 
 def test_without_targets_agreement_is_measured(stocked: Settings, tmp_path: Path) -> None:
@@ -120,6 +138,7 @@ def test_without_targets_agreement_is_measured(stocked: Settings, tmp_path: Path
     folder = tmp_path / "master"
     with parts.catalogue.folder(parts.catalogue.open(job.model).manifest, (*MASTER, EVALUATION)) as kept:
         shutil.copytree(kept, folder)
+    (folder / REFERENCE).unlink()
     save_file({"inputs": load_file(folder / EVALUATION)["inputs"]}, folder / EVALUATION)
     measurement = cut.Cutter(folder, None, job.progress).cut(plan, tmp_path / "a.pt").measurement
     assert measurement is not None and measurement["metric"] == "agreement" and measurement["value"] < 1

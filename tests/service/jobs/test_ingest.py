@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from rightrank.models import architectures
-from rightrank.models.measure.accuracy import SCORES
+from rightrank.models.measure.measures import MEASURES
 from rightrank.models.measure.metrics import METRICS
 from rightrank.service.jobs import attempt, ingest
 from rightrank.service.jobs.attempt import Job, Lost, Runner
@@ -178,7 +178,8 @@ def test_an_ingest_that_was_interrupted_before_its_end_is_done_again_in_full(
 
 def test_a_manifest_names_its_files_with_what_they_must_be(shared: Running, demo: str) -> None:
     manifest = shared.parts.catalogue.open(demo).manifest
-    assert set(manifest["files"]) == {"master.safetensors", "template.json", "plans.npz", "evaluation.safetensors"}
+    made = {"master.safetensors", "template.json", "plans.npz", "evaluation.safetensors", "reference.safetensors"}
+    assert set(manifest["files"]) == made
     for name, facts in manifest["files"].items():
         data = shared.parts.store.read(f"{where(manifest)}/{name}")
         assert facts == {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
@@ -196,7 +197,7 @@ def test_a_running_ingest_can_be_cancelled_and_leaves_nothing(service: Running, 
 
 
 def test_the_metrics_on_offer_are_those_that_can_be_measured() -> None:
-    assert set(SCORES) == set(METRICS)
+    assert set(MEASURES) == set(METRICS)
 
 
 @pytest.mark.parametrize("field", ["sha256", "size", "measurement"])

@@ -1,0 +1,103 @@
+"""What a measure is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rightrank.models.measure.interval import Interval, normal
+from rightrank.models.measure.metrics import METRICS, Metric
+from rightrank.models.measure.tally import Tally
+
+
+class Measure(ABC):
+    """One number for how good outputs are: `tally` what is to be kept of each batch, join the tallies, and take
+    `value` and `interval` of the whole.
+
+    `outputs` are (n, …) with classes along `axis`; `truth` the targets (n, …), or of a measure against the original
+    its `reference`. Where `weights` (n, …) has a number for each position, those at zero do not count.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    @property
+    def metric(self) -> Metric:
+        return METRICS[self.name]
+
+    @abstractmethod
+    def fit(self, outputs: Tensor, targets: Tensor | None, axis: int) -> None:
+        """Raises DataError where a file with such outputs (b, …) cannot be measured by all targets (n, …)."""
+
+    @abstractmethod
+    def tally(self, outputs: Tensor, truth: Tensor, axis: int, weights: Tensor | None = None) -> Tally:
+        """What is kept of a batch."""
+
+    @abstractmethod
+    def value(self, tally: Tally) -> float:
+        """The measure of all samples of a tally."""
+
+    @abstractmethod
+    def influence(self, tally: Tally) -> Tensor:
+        """How much each sample (n,) moves the value away from that of the world the samples are of, to first order:
+        their sum is the value's error."""
+
+    def interval(self, tally: Tally) -> Interval:
+        """Of 95 %."""
+        return normal(self.value(tally), self.influence(tally))
+
+    def classes(self, tally: Tally) -> Tensor | None:
+        """The measure of each class or label (C,), NaN where there is none of it; None where there are no classes."""
+        return None
+
+    def worst(self, tally: Tally) -> dict[str, Any] | None:
+        """The class that comes off worst, and its value."""
+        values = self.classes(tally)
+        if values is None or len(values) < 2 or bool(values.isnan().all()):
+            return None
+        index = int(values.nan_to_num(nan=torch.inf).argmin())
+        return {"class": index, "value": float(values[index])}
+
+    def reference(self, outputs: Tensor, axis: int) -> Tensor:
+        """What a measure against the original needs of its outputs: (n, …)."""
+        raise NotImplementedError(f"{self.name} needs nothing of the original")
+
+    def answers(self, outputs: Tensor, axis: int) -> Tensor:
+        """What outputs answer, as integers (n, …), for those metrics that have answers."""
+        raise NotImplementedError(f"{self.name} has no answers")
+
+    def wanted(self, outputs: Tensor, truth: Tensor, axis: int) -> Tensor:
+        """The targets as `changes` takes them."""
+        raise NotImplementedError(f"{self.name} has no answers")
+
+    def changes(self, mine: Tensor, theirs: Tensor, wanted: Tensor | None, weights: Tensor | None = None) -> Tensor:
+        """Of a file's answers and the original's, and of what is right if that is known, counts to be added up for
+        `changed`."""
+        raise NotImplementedError(f"{self.name} has no answers")
+
+    def changed(self, counts: Tensor, targets: bool) -> dict[str, Any]:
+        """How many answers there are, how many differ from the original's, and where there are targets how many were
+        right and are wrong now (`lost`), or the other way (`gained`)."""
+        n, differ, lost, gained = (int(count) for count in counts)
+        of_targets = (lost, gained) if targets else (None, None)
+        return {
+            "answers": n,
+            "differ": differ,
+            "share": differ / max(n, 1),
+            "lost": of_targets[0],
+            "gained": of_targets[1],
+        }
+
+    def sound(self, outputs: Tensor, axis: int) -> Tensor:
+        """Which samples (n,) have outputs that the measure can be taken of."""
+        return outputs.reshape(len(outputs), -1).isfinite().all(1)
+
+
+def counts_of(differ: Tensor, before: Tensor, now: Tensor, counted: Tensor) -> Tensor:
+    """The counts of `changes`, from which answers differ, and which were and are right."""
+    found: Sequence[Tensor] = (counted, differ & counted, before & ~now & counted, now & ~before & counted)
+    return torch.stack([each.sum() for each in found])
