@@ -73,9 +73,12 @@ def _run(program: Program, samples: Samples, number: int, rows: Tensor, what: st
         try:
             outputs = program.run(batch.groups[0])[0]
         except _REFUSALS as error:
-            place = _place(program, group, part, what) + (f" of group {number}" if len(samples.groups) > 1 else "")
+            failing = _failing(program, group, part)
+            which = f"{what} input{'s' * (len(failing) > 1)} {int(failing[0])}"
+            which += f" to {int(failing[-1])}" if len(failing) > 1 else ""
+            place = f"{which}, counted from 0" + (f", of group {number}" if len(samples.groups) > 1 else "")
             raise DataError(
-                f"The model does not run on {place}: {_words(error)}. {_said(program, group, part)}",
+                f"The model does not run on {place}: {_words(error)}. {_said(program, group, failing)}",
                 "Give inputs as the model takes them: numbers of words or classes are from 0 to one less than there "
                 "are, and sizes those that it was exported for.",
             ) from error
@@ -88,15 +91,15 @@ def _run(program: Program, samples: Samples, number: int, rows: Tensor, what: st
     return group.of_rows(rows).groups[0], torch.cat(found)
 
 
-def _place(program: Program, group: Samples, rows: Tensor, what: str) -> str:
-    """Which of the samples it is that fails."""
+def _failing(program: Program, group: Samples, rows: Tensor) -> Tensor:
+    """The first of the samples that fails by itself; all of them where that cannot be told."""
     if group.fixed is None:
         for row in rows:
             try:
                 program.run(group.of_rows(row.reshape(1)).groups[0])
             except _REFUSALS:
-                return f"{what} input {int(row)}, counted from 0"
-    return f"{what} inputs {int(rows.min())} to {int(rows.max())}, counted from 0"
+                return row.reshape(1)
+    return rows
 
 
 def _said(program: Program, group: Samples, rows: Tensor) -> str:
