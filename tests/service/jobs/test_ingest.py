@@ -26,6 +26,7 @@ from rightrank.service.problems import Problem
 from rightrank.service.registry import cache
 from rightrank.service.registry.layout import MADE, manifest_key, record_key, where
 from rightrank.service.settings import Settings
+from tests.models.nets import WORDS, encoded, encoder
 from tests.service.conftest import Files, Running, at_work
 
 
@@ -131,6 +132,71 @@ def test_an_original_that_gives_no_numbers_is_refused(
     answer = service.push({"checkpoint": tmp_path / "model.pt2", "evaluation": tmp_path / "e.st"})
     error = service.end(answer.json()["operation"])["error"]
     assert error["type"] == "/problems/data-unusable" and "NaN" in error["detail"] and error["hint"]
+    assert service.parts.store.keys("") == []
+
+
+def test_an_encoder_of_any_length_is_measured_cut_and_refit_by_its_inputs_names(
+    service: Running, tmp_path: Path
+) -> None:
+    module, _ = encoder(tmp_path)
+    for name, data in (("e", encoded(40)), ("c", encoded(100, seed=2))):
+        arrays = {}
+        for number, group in enumerate(data.samples.groups):
+            arrays |= {f"input_ids.{number}": group[0], f"attention_mask.{number}": group[1]}
+            if name == "e" and data.targets is not None:
+                arrays[f"targets.{number}"] = data.targets[number]
+        np.savez(tmp_path / f"{name}.npz", **{key: each.numpy() for key, each in arrays.items()})
+    paths = {
+        "checkpoint": tmp_path / "encoder.pt2",
+        "evaluation": tmp_path / "e.npz",
+        "calibration": tmp_path / "c.npz",
+    }
+    answer = service.push(paths, options='{"effort": "refit", "budgets": []}')
+    assert service.end(answer.json()["operation"])["error"] is None
+    url = f"/models/{answer.json()['id']}"
+    described = service.client.get(url).json()
+    assert [each["shape"] for each in described["inputs"]] == [[None, None], [None, None]]
+    assert (described["baseline"]["metric"], described["baseline"]["value"], described["baseline"]["n"]) == (
+        "top1",
+        1,
+        120,
+    )
+    file = service.client.get(url, params={"budget": 0.7})
+    assert file.status_code == 200 and file.headers["RightRank-Method"] in ("cut", "refit")
+    net = torch.jit.load(io.BytesIO(file.content))
+    samples, right = encoded(40), 0
+    assert samples.targets is not None
+    for group, targets in zip(samples.samples.groups, samples.targets, strict=True):
+        right += int((net(*group).argmax(1) == targets).sum())
+    assert float(file.headers["RightRank-Accuracy"]) == right / 120
+    whole = torch.jit.load(io.BytesIO(service.client.get(url, params={"budget": 1}).content))
+    other = (torch.randint(0, WORDS, (3, 11)), torch.ones(3, 11, dtype=torch.int64))
+    with torch.no_grad():
+        assert torch.equal(whole(*other), module(*other))
+
+
+@pytest.mark.parametrize("what", ["labels", "evaluation", "calibration", "few"])
+def test_data_that_do_not_fit_are_refused_before_any_work(
+    service: Running, tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: Any, **__: Any) -> None:
+        raise AssertionError("the model is decomposed all the same")
+
+    monkeypatch.setattr(ingest, "build", never)
+    encoder(tmp_path)
+    ids, mask = torch.arange(2000).reshape(-1, 5) % WORDS, torch.ones(400, 5, dtype=torch.int64)
+    few = 80 if what == "few" else 400
+    bad = ids.clone()
+    bad[61, 2] = WORDS
+    evaluation = {"input_ids": bad if what == "evaluation" else ids, "attention_mask": mask}
+    calibration = {"input_ids": bad if what == "calibration" else ids, "attention_mask": mask}
+    save_file(evaluation | {"targets": torch.arange(400) % 3 + (what == "labels")}, tmp_path / "e.safetensors")
+    save_file({name: each[:few].clone() for name, each in calibration.items()}, tmp_path / "c.safetensors")
+    files = {"evaluation": tmp_path / "e.safetensors", "calibration": tmp_path / "c.safetensors"}
+    answer = service.push({"checkpoint": tmp_path / "encoder.pt2", **files}, options='{"effort": "tune"}')
+    error = service.end(answer.json()["operation"])["error"]
+    words = {what: f"{what} input 61", "labels": "from 1 to 3", "few": "at least 320"}
+    assert error["type"] == "/problems/data-unusable" and words[what] in error["detail"] and error["hint"]
     assert service.parts.store.keys("") == []
 
 
