@@ -78,24 +78,29 @@ class Reports:
         self._changes = 0
 
     def of(self, id: str) -> ByFile:
-        """What is reported of a model's files now, as known within the last second. Raises `Problem`."""
-        when, found = self._known.get(id, lambda: None) or (-math.inf, {})
+        """What is reported of a model's files, as it was within the last second; what the store said last where it does
+        not answer. Raises `Problem` where that is nothing."""
+        known = self._known.get(id, lambda: None)
         now, changes = time.monotonic(), self._changes
-        if now - when < RECHECK_SECONDS:
-            return found
-        found = self._read(id)
+        if known is not None and now - known[0] < RECHECK_SECONDS:
+            return known[1]
+        try:
+            found = self._read(id)
+        except Problem as error:
+            if known is None or error.kind != "unavailable":
+                raise
+            return known[1]
         with self._lock:
             if changes == self._changes:  # else what was read may be of before the change
                 self._known.put(id, (now, found))
         return found
 
     def lately(self, id: str) -> ByFile:
-        """As `of`; where the store does not answer, what it said last, and else nothing: a file is served without."""
+        """As `of`, but nothing where nothing can be known: a file is served without."""
         try:
             return self.of(id)
         except Problem:
-            known = self._known.get(id, lambda: None)
-            return known[1] if known else {}
+            return {}
 
     def history(self, id: str, sha256: str, metric: str) -> list[Report]:
         """What was reported of a file, the latest first; empty where nothing is. Raises `Problem`."""
