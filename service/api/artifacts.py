@@ -58,12 +58,15 @@ HEADERS = {
     "RightRank-Accuracy-Interval": "95 %: low, high.",
     "RightRank-Metric": "What accuracy is: top1, top5, mse or agreement.",
     "RightRank-Baseline-Accuracy": "The original's.",
-    "RightRank-Reported": "What the publisher measured of this very file, by metric, the numbers as strings: a "
-    "structured field (RFC 9651).",
     "RightRank-Cache": "hit, or miss where the file is made for this request (with HEAD: would be).",
 }
 _FILE = {versions[-1].media_type: {"schema": {"type": "string", "format": "binary"}} for versions in FORMATS.values()}
-_HEADERS = described(HEADERS)
+# Where there is something.
+REPORTED = {
+    "RightRank-Reported": "What the publisher measured of this very file, by metric, its numbers as strings: a "
+    "dictionary (RFC 9651). No measurement of the service's.",
+}
+_HEADERS = described(HEADERS | REPORTED)
 _READY = described(
     {
         "RightRank-Ready": "With `ready=1`: `exact`, or `nearest` where what was asked for is yet being made.",
