@@ -99,7 +99,7 @@ def test_of_a_file_that_is_none_of_the_models_nothing_is_taken(web: Running) -> 
 
 
 def test_a_number_never_stands_with_other_bytes_of_the_same_size(web: Running) -> None:
-    """Another version of torch, say, cut the same plan to other bytes: what was measured of the first is not of them."""
+    """Another version of torch, say, cut the same plan to others: what was measured of the first is not of them."""
     size, id = sizes(web)[0], web.parts.catalogue.resolve("demo")
     assert report(web, size["sha256"]).status_code == 200
     key = record_key(id, size["plan"])
@@ -116,11 +116,12 @@ def test_a_number_never_stands_with_other_bytes_of_the_same_size(web: Running) -
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"{}", b"0.5", b'{"value": NaN}', b'{"value": Infinity}', b'{"value": -1e400}', b'{"value": ' + b"9" * 400 + b"}",
-     b'{"value": ' + b"9" * 9000 + b"}", b'{"value": "0.5"}', b'{"value": true}', b'{"value": null}', b'{"value": [1]}',
-     b'{"value": 1, "n": 0}', b'{"value": 1, "n": 1.5}', b'{"value": 1, "n": 1000000000000000}', b'{"value": 1, "low": 0}',
-     b'{"value": 1, "low": 2, "high": 3}', b'{"value": 1, "low": NaN, "high": 3}', b'{"value": 1, "higher_is_better": 1}',
-     b'{"value": 1, "metric": "wer"}', b"[" * 9000],
+    [b"", b"{}", b"0.5", b'{"value": NaN}', b'{"value": Infinity}', b'{"value": -1e400}',
+     b'{"value": ' + b"9" * 400 + b"}", b'{"value": ' + b"9" * 9000 + b"}", b'{"value": "0.5"}', b'{"value": true}',
+     b'{"value": null}', b'{"value": [1]}', b'{"value": 1, "n": 0}', b'{"value": 1, "n": 1.5}',
+     b'{"value": 1, "n": 1000000000000000}', b'{"value": 1, "low": 0}', b'{"value": 1, "low": 2, "high": 3}',
+     b'{"value": 1, "low": NaN, "high": 3}', b'{"value": 1, "higher_is_better": 1}', b'{"value": 1, "metric": "wer"}',
+     b"[" * 9000],
 )  # fmt: skip
 def test_what_is_no_number_is_refused_in_words(web: Running, body: bytes) -> None:
     place = f"/models/demo/reports/{sizes(web)[0]['sha256']}/wer"

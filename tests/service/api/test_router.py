@@ -29,7 +29,7 @@ Operation: TypeAlias = tuple[str, str, dict[str, Any]]
 TEXTS = ("", "x", "*", "..", "../secret", "null", "é", '"', "a" * 300, "m" + "0" * 24, "digits@99", "bytes=9-1", "{}")
 WHOLE = ("0", "1", "-1", "200", "201", str(10**30), "1.5", "x", "")
 NUMBERS = ("0", "1", "0.5", "1e-9", "2", "-1", "nan", "inf", "x", "")
-BODIES = (
+BODIES = (b"", b"{", b"[]", b"{}", b'{"value": 0.5}', b'{"version": 1}', b'{"model": 1}', b"\xff")
     b"",
     b"{",
     b"[]",
