@@ -13,7 +13,7 @@ from rightrank.models.checkpoint.limits import NODES
 from rightrank.models.errors import MalformedCheckpoint, UnsafeCheckpoint, UnsupportedCheckpoint
 from rightrank.models.program.dtypes import BY_SCHEMA
 from rightrank.models.program.graph import TEXT, Argument, Constant, Node, Ref
-from rightrank.models.program.operators import ALLOWED, VANISHING
+from rightrank.models.program.operators import ALLOWED, SYMBOLIC, VANISHING
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}\Z")
 _MEMORY_FORMATS = {1: "contiguous_format", 2: "channels_last", 3: "channels_last_3d", 4: "preserve_format"}
@@ -127,7 +127,7 @@ def operator_name(target: str) -> str:
     op = target.removeprefix("torch.ops.")
     if op.startswith("_operator."):
         op = op.removeprefix("_")
-    if op in ALLOWED and op != target:
+    if op in ALLOWED and (op != target or op in SYMBOLIC):
         return op
     shown = op if re.fullmatch(r"[\w.]{1,80}", op) else "an operator without a plain name"
     raise UnsupportedCheckpoint(

@@ -27,6 +27,13 @@ _PROMOTING = names(
     div_: Tensor Tensor_mode
     pow_: Tensor
     clamp_: Tensor
+    clip_: Tensor
+    clamp_min_: Tensor
+    clamp_max_: Tensor
+    remainder_: Tensor
+    fmod_: Tensor
+    floor_divide_: Tensor
+    lerp_: Tensor
     addcmul_ addcdiv_
     __iand__: Tensor
     __ior__: Tensor
@@ -177,7 +184,7 @@ _UNMARKED_VIEWS = names(
     "aten",
     """
     _unsafe_view type_as einsum pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle
-    broadcast_tensors unsafe_chunk unsafe_split_with_sizes
+    broadcast_tensors unsafe_chunk unsafe_split_with_sizes conj_physical sum_to_size cartesian_prod
     unsafe_split: Tensor
     meshgrid: default indexing
     atleast_1d: default Sequence
@@ -190,6 +197,9 @@ _DISJOINT = names(
     """
     split_with_sizes chunk unsafe_chunk unsafe_split_with_sizes
     split: Tensor sizes
+    hsplit: int
+    vsplit: int
+    dsplit: int
     unbind: int
     tensor_split: sections
     unsafe_split: Tensor
