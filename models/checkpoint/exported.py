@@ -24,7 +24,7 @@ from typing import Any
 
 from torch import Tensor
 
-from rightrank.models.checkpoint import expressions, payload, strictjson
+from rightrank.models.checkpoint import expressions, payload, regions, strictjson
 from rightrank.models.checkpoint.advice import EXPORT
 from rightrank.models.checkpoint.archive import Archive
 from rightrank.models.checkpoint.calls import Calls
@@ -75,7 +75,7 @@ def read(archive: Archive, limits: Limits) -> Exported:
     program = mapping(strictjson.loads(archive.read(f"models/{name}.json", JSON_BYTES), "The graph"), "the program")
     _check_version(program)
     module = mapping(program.get("graph_module"), "the graph module")
-    graph = mapping(module.get("graph"), "the graph")
+    graph = regions.flat(module.get("graph"))
     _check_expressions(program, graph)
     values = mapping(graph.get("tensor_values"), "the tensor values")
     signature = _Signature(payloads, values)

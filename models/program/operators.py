@@ -226,7 +226,8 @@ _POOLING = names(
     max_pool1d max_pool2d max_pool3d max_pool2d_with_indices max_pool3d_with_indices max_pool1d_with_indices
     avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
     _adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d
-    pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle im2col col2im grid_sampler_2d grid_sampler_3d grid_sampler
+    pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle im2col col2im
+    grid_sampler_2d grid_sampler_3d grid_sampler
     affine_grid_generator max_unpool2d max_unpool3d
     pad constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d
     replication_pad1d replication_pad2d replication_pad3d
