@@ -276,7 +276,14 @@ class _Signature:
     def _user_output(self, number: int, spec: Mapping[str, Any]) -> Iterator[str]:
         kind, value = choice(spec.get("arg"), "output")
         if kind == "as_tensor":
-            yield self.calls.tensor(value).name
+            name = self.calls.tensor(value).name
+            meta = mapping(self.values.get(name), f"the output {name}")
+            if integer(meta.get("dtype"), f"the dtype of {name}") not in BY_SCHEMA:
+                raise UnsupportedCheckpoint(
+                    f"The program's output {number} has a number type that is not returned, such as a complex one.",
+                    "Return its absolute values, or torch.view_as_real of it.",
+                )
+            yield name
         elif kind != "as_none":
             # None says nothing, and goes like the dicts and lists around the tensors; a number would be missed.
             raise UnsupportedCheckpoint(

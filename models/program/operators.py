@@ -70,7 +70,7 @@ COMPLEX = names(
 _OF_COMPLEX = names(
     "aten",
     """
-    view_as_real real imag conj conj_physical resolve_conj resolve_neg angle isreal
+    view_as_real real imag conj _conj conj_physical resolve_conj resolve_neg angle isreal
     fft_irfft fft_hfft fft_irfft2 fft_hfft2 fft_irfftn fft_hfftn _fft_c2r fft_fftshift fft_ifftshift
     istft
     """,
