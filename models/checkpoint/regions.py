@@ -85,10 +85,9 @@ def _inlined(node: Mapping[str, Any], tables: Mapping[str, dict[str, Any]], name
             again.append((kind, outer, name))
     new.update((name, names.fresh()) for name in made if name not in new)
     for table in _TABLES:
-        described = mapping(inner.get(table, {}), table)
-        tables[table].update((new[name], value) for name, value in described.items() if name in made)
-        if table == "custom_obj_values":
-            tables[table].update(described)
+        # What is said of other values is not needed, but has to be sound as well.
+        for name, value in mapping(inner.get(table, {}), table).items():
+            tables[table][new[name] if name in made else names.fresh()] = value
     for call in inner["nodes"]:
         yield {key: _renamed(value, new) if key in ("inputs", "outputs") else value for key, value in call.items()}
     yield from (_same(kind, outer, _known(name, new)) for kind, outer, name in again)
