@@ -24,7 +24,7 @@ from typing import Any
 
 from torch import Tensor
 
-from rightrank.models.checkpoint import expressions, payload, regions, strictjson
+from rightrank.models.checkpoint import expressions, payload, regions, strictjson, unread
 from rightrank.models.checkpoint.advice import EXPORT
 from rightrank.models.checkpoint.archive import Archive
 from rightrank.models.checkpoint.calls import Calls
@@ -221,6 +221,10 @@ class _Signature:
                 self._tensor(value, "tensor_constant_name")
             elif kind == "user_input":
                 self.inputs.append(self._user_input(value))
+            elif kind == "token":
+                raise UnsupportedCheckpoint(
+                    "The program's calls are ordered by tokens, which decomposing leaves in it.", unread.AS_EXPORTED
+                )
             else:
                 raise UnsupportedCheckpoint(
                     f"The program takes an input of kind {kind[:40]!r}, which is not read.",

@@ -23,6 +23,11 @@ _LOOP = "Write the loop out in Python with a fixed number of rounds, which torch
 _RENORM = (
     "Do it once, before torch.export.export: e.weight.data.renorm_(e.norm_type, 0, e.max_norm); e.max_norm = None."
 )
+# By the decompositions, which call kernels that look at no argument.
+AS_EXPORTED = (
+    "Upload the program as torch.export.export gives it, without .run_decompositions(): "
+    "there it calls functions that are read."
+)
 _FLOATS = "Upload the network in floating point, before it was quantised."
 
 
@@ -44,6 +49,9 @@ _SIZED_BY_DATA = _words(
     bincount repeat_interleave combinations item _local_scalar_dense where equal allclose is_nonzero
     """
 )
+_UNCHECKED = _words(
+    "_fft_r2c _fft_c2c _fft_c2r _pdist_forward _euclidean_dist _trilinear _embedding_bag _embedding_bag_forward_only"
+)
 _LOOPS = _words("while_loop scan map map_impl associative_scan")
 
 
@@ -57,6 +65,8 @@ def explain(op: str) -> tuple[str, str]:
         return "whose result depends in size, or as a number, on the input's values", _SIZE
     if namespace == "aten" and bare == "embedding_renorm":
         return "which changes the embedding's weight as it runs", _RENORM
+    if namespace == "aten" and name in _UNCHECKED:
+        return "a kernel that only decompositions call", AS_EXPORTED
     if namespace == "aten" and name != bare and f"aten.{bare}.{op.rpartition('.')[2]}" in ALLOWED:
         return "which works in place, and is not read so", DECOMPOSE
     if op.startswith("torch._functorch.predispatch."):

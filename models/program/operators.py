@@ -1,9 +1,10 @@
 """The calls that an uploaded program may make.
 
 Written out one by one: a name is here because it computes tensors from tensors, with no file, no
-process, no random number and no access outside its operands. What works in place (`IN_PLACE`),
-`normalize` turns into its functional twin, or refuses the program. Dropout and uninitialised memory
-are here because `normalize` removes them.
+process, no random number and no access outside its operands. Kernels that only torch's decompositions
+call, and that trust their arguments (`_fft_r2c` writes past its memory for a dimension that is not
+there), are not here. What works in place (`IN_PLACE`), `normalize` turns into its functional twin, or
+refuses the program. Dropout and uninitialised memory are here because `normalize` removes them.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _PRODUCTS = names(
     conv_transpose1d: default
     conv_transpose2d: input
     conv_transpose3d: input
-    linalg_vecdot linalg_matmul addmv addr _trilinear
+    linalg_vecdot linalg_matmul addmv addr
     lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell
     lstm: input
     gru: input
@@ -63,7 +64,6 @@ COMPLEX = names(
     """
     complex polar view_as_complex
     fft_fft fft_ifft fft_rfft fft_ihfft fft_fft2 fft_ifft2 fft_rfft2 fft_ihfft2 fft_fftn fft_ifftn fft_rfftn fft_ihfftn
-    _fft_c2c _fft_r2c
     stft: default center
     """,
 )
@@ -71,7 +71,7 @@ _OF_COMPLEX = names(
     "aten",
     """
     view_as_real real imag conj _conj conj_physical resolve_conj resolve_neg angle isreal
-    fft_irfft fft_hfft fft_irfft2 fft_hfft2 fft_irfftn fft_hfftn _fft_c2r fft_fftshift fft_ifftshift
+    fft_irfft fft_hfft fft_irfft2 fft_hfft2 fft_irfftn fft_hfftn fft_fftshift fft_ifftshift
     istft
     """,
 )
@@ -83,7 +83,7 @@ _NORMALISATION = names(
     _native_batch_norm_legit: default no_stats
     cudnn_batch_norm _batch_norm_no_update _batch_norm_with_update_functional
     instance_norm layer_norm native_layer_norm group_norm native_group_norm rms_norm _fused_rms_norm
-    cosine_similarity pairwise_distance cdist _cdist_forward _euclidean_dist pdist _pdist_forward dist
+    cosine_similarity pairwise_distance cdist _cdist_forward pdist dist
     norm: Scalar ScalarOpt_dtype ScalarOpt_dim ScalarOpt_dim_dtype
     linalg_norm: default ord_str
     linalg_matrix_norm: default str_ord

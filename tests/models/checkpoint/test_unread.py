@@ -228,6 +228,19 @@ def test_decomposing_is_advised_where_what_it_gives_is_read(name: str, tmp_path:
     assert exact(net, (), tmp_path / "advised.pt2")
 
 
+def inverse(net: Net, y: Tensor) -> Tensor:
+    return torch.linalg.inv(y[:, :, None] * y[:, None] + torch.eye(4))
+
+
+@pytest.mark.parametrize("call", [inverse, lambda n, y: torch.fft.rfft(y).abs()], ids=["inverse", "transform"])
+def test_what_decomposing_spoils_is_read_as_it_was_exported(call: Callable[..., Tensor], tmp_path: Path) -> None:
+    net = Net(call)
+    program = exported(net, ())
+    assert "without .run_decompositions()" in refusal(program.run_decompositions(), tmp_path / "refused.pt2")
+    torch.export.save(program, tmp_path / "advised.pt2")
+    assert exact(net, (), tmp_path / "advised.pt2")
+
+
 def test_training_mode_is_the_first_thing_to_look_at_where_numbers_are_random(tmp_path: Path) -> None:
     net = Net(lambda n, y: F.dropout1d(y, training=n.training))
     program = torch.export.export(net.train(), (torch.randn(2, 3),)).run_decompositions()

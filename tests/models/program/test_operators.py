@@ -300,3 +300,31 @@ def test_no_operator_draws_random_numbers_or_writes_but_where_it_is_taken_care_o
         if not any(word in name for word in stilled):
             assert torch.Tag.nondeterministic_seeded not in found.tags, op
             assert found._schema.is_mutable == (op in IN_PLACE), op
+
+
+FAR = torch.full((2, 3, 4, 4), 1 << 40)
+BEYOND: dict[str, Callable[[Tensor], Any]] = {
+    "max_unpool2d": lambda x: torch.ops.aten.max_unpool2d(x, FAR, [8, 8]),
+    "max_unpool3d": lambda x: torch.ops.aten.max_unpool3d(x[None], FAR[None], [4, 8, 8], [2] * 3, [0] * 3),
+    "searchsorted": lambda x: torch.searchsorted(x, x, sorter=FAR),
+    "nll_loss": lambda x: F.nll_loss(x[0, 0], FAR[0, 0, 0]),
+    "nll_loss2d": lambda x: F.nll_loss(x, FAR[:, 0]),
+    "take": lambda x: x.take(FAR),
+    "put": lambda x: x.put(FAR, x),
+    "index_copy": lambda x: x.index_copy(3, FAR[0, 0, 0], x),
+    "index_reduce": lambda x: x.index_reduce(3, FAR[0, 0, 0], x, "amax"),
+    "index_fill": lambda x: x.index_fill(3, FAR[0, 0, 0], torch.tensor(0.0)),
+    "scatter": lambda x: x.scatter(3, FAR, x, reduce="add"),
+    "masked_scatter": lambda x: x.masked_scatter(x > -1, x[0]),
+    "embedding_bag": lambda x: F.embedding_bag(FAR[0, 0], x[0, 0]),
+    "bags beyond the ids": lambda x: F.embedding_bag(FAR[0, 0, 0] * 0, x[0, 0], torch.arange(0, 60, 20)),
+    "lstm_cell": lambda x: torch.lstm_cell(x[0, 0], [x[0, 0]], x[0, 0], x[0, 0]),
+    "fft": lambda x: torch.fft.rfft(x, dim=1 << 40),
+}
+
+
+@pytest.mark.parametrize("name", BEYOND)
+def test_an_operator_looks_where_it_is_told_to_read_and_write(name: str) -> None:
+    """Programs run outside the reader's sandbox: torch has to refuse this itself."""
+    with pytest.raises((IndexError, RuntimeError)):
+        BEYOND[name](torch.rand(2, 3, 4, 4))
