@@ -24,7 +24,7 @@ from typing import Any
 
 from torch import Tensor
 
-from rightrank.models.checkpoint import expressions, payload, strictjson
+from rightrank.models.checkpoint import expressions, payload, regions, strictjson, unread
 from rightrank.models.checkpoint.advice import EXPORT
 from rightrank.models.checkpoint.archive import Archive
 from rightrank.models.checkpoint.calls import Calls
@@ -78,7 +78,7 @@ def read(archive: Archive, limits: Limits) -> Exported:
     program = mapping(strictjson.loads(archive.read(f"models/{name}.json", JSON_BYTES), "The graph"), "the program")
     _check_version(program)
     module = mapping(program.get("graph_module"), "the graph module")
-    graph = mapping(module.get("graph"), "the graph")
+    graph = regions.flat(module.get("graph"))
     _check_expressions(program, graph)
     values = mapping(graph.get("tensor_values"), "the tensor values")
     signature = _Signature(payloads, values)
@@ -229,6 +229,10 @@ class _Signature:
                 text(value.get("name"), "the name of an input")
                 if choice(value.get("value"), "constant input")[0] not in _FIXED:
                     raise MalformedCheckpoint("An argument that the export fixed is no plain value.", _HINT)
+            elif kind == "token":
+                raise UnsupportedCheckpoint(
+                    "The program's calls are ordered by tokens, which decomposing leaves in it.", unread.AS_EXPORTED
+                )
             else:
                 raise UnsupportedCheckpoint(
                     f"The program takes an input of kind {kind[:40]!r}, which is not read.",
@@ -284,7 +288,14 @@ class _Signature:
     def _user_output(self, number: int, spec: Mapping[str, Any]) -> Iterator[str]:
         kind, value = choice(spec.get("arg"), "output")
         if kind == "as_tensor":
-            yield self.calls.tensor(value).name
+            name = self.calls.tensor(value).name
+            meta = mapping(self.values.get(name), f"the output {name}")
+            if integer(meta.get("dtype"), f"the dtype of {name}") not in BY_SCHEMA:
+                raise UnsupportedCheckpoint(
+                    f"The program's output {number} has a number type that is not returned, such as a complex one.",
+                    "Return its absolute values, or torch.view_as_real of it.",
+                )
+            yield name
         elif kind != "as_none":
             # None says nothing, and goes like the dicts and lists around the tensors; a number would be missed.
             raise UnsupportedCheckpoint(

@@ -18,7 +18,9 @@ from rightrank.models.checkpoint.archive import Archive
 from rightrank.models.checkpoint.exported import Exported
 from rightrank.models.checkpoint.limits import Limits
 from rightrank.models.errors import MalformedCheckpoint, UnsafeCheckpoint, UnsupportedCheckpoint
+from rightrank.models.program import execute
 from rightrank.models.program.graph import Graph
+from rightrank.models.program.operators import COMPLEX
 from rightrank.models.program.program import Program
 from rightrank.models.simplify.normalize import normalize
 
@@ -138,10 +140,21 @@ def _check_runs(program: Program, limits: Limits) -> None:
         raise MalformedCheckpoint(
             f"The program does not run: {_first_line(error)}", "Check that it runs after torch.export.load."
         ) from error
+    if any(node.op in COMPLEX for node in program.graph.nodes):
+        _check_real(program)
     for name, shape in shapes.items():
         count = math.prod(shape)
         if name not in program.graph.tensors and 4 * count > limits.memory:
             raise UnsafeCheckpoint(f"The program computes a tensor of {count} elements ({name}).")
+
+
+def _check_real(program: Program) -> None:
+    """Complex numbers only come in between: what measures, compares and answers takes real ones."""
+    meta = program.with_tensors(execute.without_data(program.graph, program.tensors))
+    with torch.no_grad():
+        outputs = meta.run(meta.example(2, device="meta"))
+    if any(output.is_complex() for output in outputs):
+        raise MalformedCheckpoint("The program's outputs are complex, and said to be real.", EXPORT)
 
 
 def _first_line(error: Exception) -> str:
