@@ -56,6 +56,7 @@ from rightrank.models.master.master import Master
 from rightrank.models.master.template import Template
 from rightrank.models.measure.accuracy import measure
 from rightrank.models.plan.planner import Plan, Planner
+from rightrank.models.program.samples import INPUTS, Samples
 
 BUDGETS = (0.7, 0.5, 0.4, 0.3, 0.2, 0.1)
 PLAIN = ("uniform", "c1", "c1c2", "sigma", "whitened")
@@ -257,7 +258,7 @@ class Study:
         if base == "tune":
             state = self.folder / "tuning-state.safetensors"
             inputs = load_file(self.folder / "tuning.safetensors")["inputs"]
-            tune.tune(partial, inputs, self.setting.tune, state=state, progress=self._say)
+            tune.tune(partial, Samples.of(inputs), self.setting.tune, state=state, progress=self._say)
         partial.rename(out)
         return out
 
@@ -265,7 +266,7 @@ class Study:
         """The tuned master, which keeps as many inputs as polishing wants."""
         shutil.copytree(tuned, out, dirs_exist_ok=True)
         kept = load_file(out / entries.REFIT)
-        kept |= {entries.INPUTS: load_file(self.folder / "tuning.safetensors")["inputs"][: polish.INPUTS]}
+        kept |= {INPUTS: load_file(self.folder / "tuning.safetensors")["inputs"][: polish.INPUTS]}
         save_file(kept, out / entries.REFIT)
 
     def _tuned_program(self, tuned: Path, out: Path) -> None:
@@ -293,7 +294,7 @@ class Study:
             inputs = load_file(self.program / "calibration.safetensors")["inputs"]
             cut = variant.variant(template, stored, plan.ranks)
             program = cut.program()
-            moved = renorm(program, program, inputs, relative=False)
+            moved = renorm(program, program, (inputs,), relative=False)
             save_file(variant.changes(template, stored, plan.ranks, cut.with_(moved)), file)
             return file, "recomputed"
         if method == "tune":

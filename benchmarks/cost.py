@@ -47,6 +47,7 @@ from rightrank.models.improve.choose import improve
 from rightrank.models.master.master import Master
 from rightrank.models.master.variant import variant
 from rightrank.models.plan.planner import Planner
+from rightrank.models.program.samples import Samples
 from rightrank.models.progress import silent
 
 INPUTS = 320
@@ -180,7 +181,7 @@ def tuning(folder: Path, inputs: Tensor, steps: int, device: str) -> tuple[float
     cut, and one that is not: the means over `SIZES`, from the smallest up, as larger ones take longer."""
     clock = Clock(timer(device))
     recipe = dataclasses.replace(tune.RECIPE, steps=steps + 1)
-    tune.tune(folder, inputs, recipe, state=folder / "tuning", progress=clock, sizes=SIZES, device=device)
+    tune.tune(folder, Samples.of(inputs), recipe, state=folder / "tuning", progress=clock, sizes=SIZES, device=device)
     each = [clock.between(("tune", number), ("tune", number + 1)) for number in range(1, steps + 1)]
     original = clock.between(("tune", steps + 1), ("settle", 0))
     settled: dict[bool, list[float]] = {True: [], False: []}
@@ -196,7 +197,7 @@ def polishing(folder: Path, ranks: Sequence[int], inputs: Tensor, steps: int, de
     original = master.program(stored)
     recipe = dataclasses.replace(polish.RECIPE, steps=steps + 1)
     start = variant(template, stored, ranks)
-    polish.polish(template, original, ranks, start, inputs, recipe, clock, device=device)
+    polish.polish(template, original, ranks, start, Samples.of(inputs), recipe, clock, device=device)
     each = [clock.between(("polish", number), ("polish", number + 1)) for number in range(1, steps + 1)]
     return statistics.median(each)
 

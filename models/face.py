@@ -17,7 +17,7 @@ from torch import Tensor
 
 from rightrank.models import checkpoint
 from rightrank.models.assemble.build import build as assemble
-from rightrank.models.checkpoint.data import inputs_for, targets_for
+from rightrank.models.checkpoint.data import data_of, targets_for
 from rightrank.models.emit import formats
 from rightrank.models.errors import DataError
 from rightrank.models.master.master import Master
@@ -26,6 +26,7 @@ from rightrank.models.measure.accuracy import Measurement
 from rightrank.models.measure.metrics import METRICS
 from rightrank.models.plan.planner import Plan, Planner
 from rightrank.models.program.program import Program
+from rightrank.models.program.samples import INPUTS
 from rightrank.models.progress import Progress, silent
 
 File: TypeAlias = str | PathLike[str]
@@ -44,7 +45,7 @@ def read(file: File, architecture: Mapping[str, Any] | None = None) -> Program:
 def build(
     program: Program,
     folder: File,
-    calibration: Tensor | None = None,
+    calibration: Tensor | Mapping[str, Tensor] | None = None,
     *,
     criterion: str | None = None,
     classes: bool = True,
@@ -52,14 +53,18 @@ def build(
 ) -> Master:
     """The master of a network, in a folder: every layer as factors, the most important basis first.
 
-    `calibration` are inputs (N, …) without labels, some hundred or more: with them a basis is worth what it changes of
-    the network's outputs. `criterion` is one of `plan.criteria.CRITERIA`; by default the best that the data allow,
-    tried out where the network tells `classes` apart. Raises DataError where data, program and criterion do not go
-    together.
+    `calibration` are inputs (N, …) without labels, some hundred or more, of a network with several inputs by their
+    names, and where lengths differ in groups of one length (`input_ids.0`, `input_ids.1`, …): with them a basis is
+    worth what it changes of the network's outputs. `criterion` is one of `plan.criteria.CRITERIA`; by default the best
+    that the data allow, tried out where the network tells `classes` apart. Raises DataError where data, program and
+    criterion do not go together.
     """
     if not isinstance(program, Program):
         raise TypeError(f"build takes a program, as read gives it, and not {type(program).__name__}")
-    inputs = None if calibration is None else inputs_for(program.graph, torch.as_tensor(calibration))
+    inputs = None
+    if calibration is not None:
+        given = calibration if isinstance(calibration, Mapping) else {INPUTS: calibration}
+        inputs = data_of(program.graph, {name: torch.as_tensor(each) for name, each in given.items()}).samples
     assemble(program, Path(folder), inputs, criterion=criterion, classes=classes, progress=progress)
     return Master.open(Path(folder))
 

@@ -29,6 +29,7 @@ from rightrank.models.master.template import Template
 from rightrank.models.plan import criteria
 from rightrank.models.plan.planner import Planner
 from rightrank.models.program.program import Program
+from rightrank.models.program.samples import Batch, Samples
 from rightrank.models.progress import Progress, silent
 from rightrank.models.simplify.simplify import simplify
 
@@ -41,7 +42,7 @@ COMPARED = 16
 def build(
     program: Program,
     out: Path,
-    calibration: Tensor | None = None,
+    calibration: Samples | None = None,
     *,
     criterion: str | None = None,
     keep: int = 0,
@@ -49,7 +50,7 @@ def build(
     forms: Collection[str] | None = None,
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Decompose a program into a master in `out`, with what `calibration` inputs (N, …) say where there are some.
+    """Decompose a program into a master in `out`, with what `calibration` inputs say where there are some.
 
     Zero channels are removed first, where that changes nothing.
     Without `criterion` the best that the data at hand allow is taken; where it tells `classes` apart, tried out
@@ -67,7 +68,7 @@ def build(
     progress("eliminate", 0, 1, "models")
     uploaded = survey(program)
     formats.check(uploaded)
-    smaller, template, reports = simplified(program, uploaded, comparable(program, calibration))
+    smaller, template, reports = simplified(program, uploaded, comparable(calibration))
     progress("eliminate", 1, 1, "models")
     usable = FORMS if forms is None else {name: FORMS[name] for name in forms}
     work = Building(smaller, template, program, usable, progress)
@@ -89,7 +90,8 @@ def build(
         if keep:
             gradients = zip(template.decomposed, moments, strict=True)
             kept = {entries.gradient(layer.name): each.gradient.float() for layer, each in gradients}
-            save_file({**kept, entries.INPUTS: calibration[:keep].contiguous()}, out / entries.REFIT)
+            names = [spec.name for spec in program.graph.inputs]
+            save_file({**kept, **calibration[:keep].tensors(names)}, out / entries.REFIT)
     return {"criterion": criterion, "tried": tried, **describe(Planner.open(out)), **reports}
 
 
@@ -105,9 +107,9 @@ class Building:
     progress: Progress
 
     def learn(
-        self, inputs: Tensor, candidates: Sequence[str], out: Path
+        self, inputs: Samples, candidates: Sequence[str], out: Path
     ) -> tuple[str, dict[str, float], list[Moments]]:
-        """What calibration inputs (N, …) say, for the best of criteria, and how far each was in the trial (see
+        """What calibration inputs say, for the best of criteria, and how far each was in the trial (see
         `trial`), which takes a folder in `out` for a while."""
         rules = [rule_of(name) for name in candidates]
         forms = self.forms if any(rule.any_form for rule in rules) else {}
@@ -173,13 +175,11 @@ def default_criterion(calibrated: bool) -> str:
     return criteria.WITH_DATA if calibrated else criteria.WITHOUT_DATA
 
 
-def comparable(program: Program, calibration: Tensor | None) -> list[Tensor] | None:
+def comparable(calibration: Samples | None) -> Batch | None:
     """The first calibration inputs, as many as the program takes at once; None where there are none, or too few."""
-    shape = program.graph.inputs[0].shape
-    if calibration is None or not shape:
+    if calibration is None:
         return None
-    inputs = calibration[: shape[0] or COMPARED]
-    return [inputs] if shape[0] in (None, len(inputs)) else None
+    return next(calibration.batches(min(COMPARED, calibration.sizes[0])), None)
 
 
 def simplified(

@@ -10,21 +10,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from rightrank.models.master.master import Master
 from rightrank.models.master.variant import variant
 from rightrank.models.measure.nearness import TINY, nearness
 from rightrank.models.plan.planner import Planner
-from rightrank.models.program import execute
 from rightrank.models.program.program import Program
+from rightrank.models.program.samples import Samples
 
 CANDIDATES = ("logit", "fisher")
 INPUTS, BATCH, LEAST = 512, 64, 16
 BUDGETS = (0.5, 0.3, 0.2)
 
 
-def possible(program: Program, inputs: Tensor) -> bool:
+def possible(program: Program, inputs: Samples) -> bool:
     """Whether there is a choice: one output (N, classes) at a free batch size, and inputs enough to try and decide."""
     graph = program.graph
     if len(graph.outputs) != 1 or graph.batch is not None or _held(inputs) < LEAST:
@@ -33,19 +32,19 @@ def possible(program: Program, inputs: Tensor) -> bool:
     return len(shape) == 2 and shape[1] > 1
 
 
-def split(inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of calibration inputs (N, …): what candidates are made from, what decides between them (the last fifth of the
+def split(inputs: Samples) -> tuple[Samples, Samples, Samples]:
+    """Of calibration inputs: what candidates are made from, what decides between them (the last fifth of the
     first 512), and all but the first of these."""
     tried = min(len(inputs), INPUTS) - _held(inputs)
     return inputs[:tried], inputs[tried:INPUTS], inputs[tried:]
 
 
 def choose(
-    candidates: Sequence[str], held: Tensor, folder: Path, make: Callable[[str, Path], None]
+    candidates: Sequence[str], held: Samples, folder: Path, make: Callable[[str, Path], None]
 ) -> dict[str, float]:
     """How far cuts by each candidate are from the original, the nearest first.
 
-    `make(criterion, out)` builds a master by it from inputs that were not `held` back (N, …); `folder` is for these.
+    `make(criterion, out)` builds a master by it from inputs that were not `held` back; `folder` is for these.
     The answer is the mean over budgets of the divergence of the classes' probabilities (see `nearness`), as a share of
     that of outputs that are the same for every input, and no more than 1: between two networks that know nothing there
     is nothing to choose (ResNet-56 cut to a fifth, where both are lost, outweighed 0.5 and 0.3). Not of its logarithm,
@@ -59,11 +58,11 @@ def choose(
     return dict(sorted(found.items(), key=lambda pair: pair[1]))
 
 
-def _held(inputs: Tensor) -> int:
+def _held(inputs: Samples) -> int:
     return min(len(inputs), INPUTS) // 5
 
 
-def _far(folder: Path, held: Tensor) -> float:
+def _far(folder: Path, held: Samples) -> float:
     planner, master = Planner.open(folder), Master.open(folder)
     template, stored = planner.template, master.tensors()
     sizes = [max(int(budget * template.params), planner.smallest.params) for budget in BUDGETS]
@@ -73,6 +72,6 @@ def _far(folder: Path, held: Tensor) -> float:
     measure = nearness(original, held, batch, classes=True)
     errors = measure.distances(original, programs, held, batch)
     with torch.no_grad():
-        wanted = torch.cat([original.run([x])[0] for x in execute.batches(held, batch)])
+        wanted = torch.cat([original.run(each)[0] for each in held.batches(batch)])
     nothing = max(float(measure.distance(wanted.mean(0).expand_as(wanted), wanted)), TINY)
     return sum(error / nothing if error < nothing else 1.0 for error in errors) / len(errors)

@@ -1,12 +1,15 @@
-"""Evaluation and calibration data: `inputs`, and `targets` where there are any."""
+"""Evaluation and calibration data: an array for each input of the program, by its name, and `targets` where there are
+any. Samples whose sizes differ come in groups: `input_ids.0`, `targets.0`, `input_ids.1` and so on."""
 
 from __future__ import annotations
 
 import io
 import lzma
 import math
+import re
 import zipfile
 import zlib
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +21,10 @@ from rightrank.models.checkpoint.limits import MIB, Limits
 from rightrank.models.errors import CheckpointError, DataError
 from rightrank.models.program.dtypes import DTYPES
 from rightrank.models.program.graph import Graph, Input
+from rightrank.models.program.samples import INPUTS, TARGETS, Data, Samples
 
 _HINT = "Send a .safetensors or .npz file with `inputs` (n, …) and, to measure accuracy, `targets` (n)."
-_NAMES = ("inputs", "targets")
+_GROUPED = re.compile(r"(.+)\.(0|[1-9]\d{0,5})\Z")
 # What an .npz may unpack to, next to its own size: images of 8 bits compress well, zeros infinitely.
 _UNPACKED = 64
 _HEADER = 4096
@@ -30,55 +34,120 @@ _DAMAGED = (
 )
 # Exact, or (float64) what torch itself does when it makes a tensor from Python numbers.
 _FLOATS = frozenset(getattr(torch, dtype.name) for dtype in DTYPES.values() if dtype.floating)
-_CONVERTED = ("uint8", "float16", "bfloat16", "float64")
+_CONVERTED = ("uint8", "float16", "bfloat16", "float32", "float64")
 
 
-def read_data(path: Path, graph: Graph, limits: Limits | None = None) -> dict[str, Tensor | None]:
-    """`{"inputs": (n, …) of the program's input type, "targets": (n, …) or None}`. Raises DataError.
+def read_data(path: Path, graph: Graph, limits: Limits | None = None) -> Data:
+    """The samples in a file, and their targets. Raises DataError.
 
     Integer and boolean targets become int64, where -100 stands for what is not to count (in a mask of uint8, of more
-    than one dimension, 255); float targets become float32. Inputs of uint8,
-    float16, bfloat16 or float64 are converted to the program's float type, values unchanged: uint8 images
-    stay in 0…255, so a network that expects 0…1 has to be given floats.
+    than one dimension, 255); float targets become float32. Inputs of uint8 and of other float types are converted to
+    the program's float type, values unchanged: uint8 images stay in 0…255, so a network that expects 0…1 has to be
+    given floats.
     """
     limits = limits or Limits()
     try:
-        found = _read(path, limits)
+        found = _read(path, limits, {*(spec.name for spec in graph.inputs), INPUTS, TARGETS})
     except CheckpointError as error:
         raise DataError(error.detail, _HINT) from error
-    if "inputs" not in found or not set(found) <= set(_NAMES):
-        raise DataError(f"The data hold {', '.join(sorted(found)) or 'nothing'}.", _HINT)
-    inputs, targets = inputs_for(graph, found["inputs"]), found.get("targets")
-    return {"inputs": inputs, "targets": None if targets is None else targets_for(targets, len(inputs))}
+    return data_of(graph, found)
 
 
-def inputs_for(graph: Graph, found: Tensor) -> Tensor:
-    """Inputs (n, …) as a program takes them (see `read_data`). Raises DataError."""
-    if len(graph.inputs) != 1:
-        raise DataError(f"The model takes {len(graph.inputs)} inputs; data can be given for one.", "Leave them out.")
-    return _inputs(found, graph.inputs[0])
+def data_of(graph: Graph, found: Mapping[str, Tensor]) -> Data:
+    """The samples that arrays by name make for a program, and their targets (see `read_data`). Raises DataError."""
+    names = [spec.name for spec in graph.inputs]
+    if TARGETS in names:
+        raise DataError(
+            "An input of the model is itself called targets, so that data cannot be told from their targets.",
+            "Export the model with another name for that argument of forward.",
+        )
+    if not any(graph.batched):
+        raise DataError("No input of the model has a dimension that counts samples.", "Leave the data out.")
+    arrays: dict[str, dict[int | None, Tensor]] = {}
+    for name, each in found.items():
+        grouped = _GROUPED.match(name)
+        arrays.setdefault(grouped[1] if grouped else name, {})[int(grouped[2]) if grouped else None] = each
+    if len(names) == 1 and INPUTS in arrays and names[0] not in arrays:
+        arrays[names[0]] = arrays.pop(INPUTS)
+    unknown, missing = sorted({*arrays} - {*names, TARGETS}), [name for name in names if name not in arrays]
+    if unknown or missing:
+        raise DataError(f"The data hold {_list(found) or 'nothing'}; the model takes {_list(names)}.", _wanted(graph))
+    # The number of each group; None where there is one and its arrays have none.
+    first = names[graph.batched.index(True)]
+    numbers: list[int | None] = sorted(arrays[first], key=lambda number: -1 if number is None else number)
+    if None in numbers and len(numbers) > 1:
+        raise DataError(
+            f"There are groups of {first}, and one without a number.", f"Call it {first}.{len(numbers) - 1}."
+        )
+    groups, targets = [], []
+    for number in numbers:
+        group, count = [], None
+        for spec, batched in zip(graph.inputs, graph.batched, strict=True):
+            given = arrays[spec.name]
+            if {*given} != {*numbers} and (batched or {*given} != {None}):
+                raise DataError(
+                    f"The groups of {spec.name} are not those of {first}.",
+                    f"Give for each {first}.0, {first}.1, … the others with the same number.",
+                )
+            each = _input(given[number if number in given else None], spec, batched, len(names) == 1)
+            if batched and count is not None and len(each) != count:
+                raise DataError(
+                    f"There are {count} samples of {first} but {len(each)} of {spec.name}.",
+                    "Give every input for the same samples, in the same order.",
+                )
+            count = len(each) if batched else count
+            group.append(each)
+        groups.append(tuple(group))
+        if TARGETS in arrays:
+            if {*arrays[TARGETS]} != {*numbers}:
+                raise DataError(
+                    "The targets do not come in the groups of the inputs.", "Give targets.0 beside the inputs' .0, …"
+                )
+            targets.append(targets_for(arrays[TARGETS][number], count or 0))
+    if len({(each.dtype, each.dim()) for each in targets}) > 1:
+        raise DataError("The targets of the groups are not of one type.", "Give all of them alike.")
+    return Data(Samples(tuple(groups), graph.batched, graph.batch), tuple(targets) or None)
 
 
-def _read(path: Path, limits: Limits) -> dict[str, Tensor]:
+def _list(names: Collection[str]) -> str:
+    shown = sorted(names)[:8] if not isinstance(names, list) else names
+    return ", ".join(name[:60] for name in shown) + (", …" if len(shown) < len(names) else "")
+
+
+def _wanted(graph: Graph) -> str:
+    """What to send for this program."""
+    if len(graph.inputs) == 1:
+        return _HINT
+    arrays = ", ".join(f"`{spec.name}`" for spec in graph.inputs)
+    return f"Send a .safetensors or .npz file with an array for each input, {arrays}, and, to measure, `targets`."
+
+
+def _read(path: Path, limits: Limits, known: Collection[str]) -> dict[str, Tensor]:
     with path.open("rb") as file:
         head = file.read(9)
     if not head:
         raise DataError("The file is empty.", _HINT)
     if head.startswith(b"PK"):
-        return _npz(path, limits)
+        return _npz(path, limits, known)
     if statedict.is_safetensors(head):
         return statedict.from_safetensors(path, limits)
     raise DataError("The data are neither safetensors nor .npz.", _HINT)
 
 
-def _npz(path: Path, limits: Limits) -> dict[str, Tensor]:
+def _npz(path: Path, limits: Limits, known: Collection[str]) -> dict[str, Tensor]:
     """The arrays of an .npz: no pickles, no more bytes than a bound, headers read as literals only."""
     most = min(limits.memory, _UNPACKED * path.stat().st_size + MIB)
     try:
         with zipfile.ZipFile(path) as archive:
             infos = archive.infolist()
-            if {info.filename for info in infos} - {f"{name}.npy" for name in _NAMES} or len(infos) > 2:
-                raise DataError("The .npz holds something else than inputs and targets.", _HINT)
+            names = [info.filename.removesuffix(".npy") for info in infos]
+            others = [name for name in names if _GROUPED.sub(r"\1", name) not in known]
+            if others or len({*names}) < len(names) or len(names) > limits.tensors:
+                inputs = ", ".join(sorted({*known} - {INPUTS, TARGETS}))
+                raise DataError(
+                    f"The .npz holds something else than inputs and targets: {', '.join(map(repr, others[:8]))[:300]}.",
+                    f"{_HINT} Instead of `inputs` the names of the model's own may stand: {inputs}.",
+                )
             if sum(info.file_size for info in infos) > most:
                 raise DataError("The .npz unpacks to far more bytes than it has.", "Save it with numpy.savez.")
             return {info.filename.removesuffix(".npy"): _npy(archive, info) for info in infos}
@@ -106,25 +175,39 @@ def _npy(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array.astype(dtype.newbyteorder("="))))
 
 
-def _inputs(found: Tensor, spec: Input) -> Tensor:
-    shape = ", ".join("n" if size is None or dim == 0 else str(size) for dim, size in enumerate(spec.shape))
-    fits = found.dim() == len(spec.shape) and all(
-        have == want for have, want in list(zip(found.shape, spec.shape, strict=True))[1:]
-    )
-    if not fits:
-        raise DataError(f"The inputs are {tuple(found.shape)}; the model takes ({shape}).", _HINT)
-    _check(found, "inputs")
+def _input(found: Tensor, spec: Input, batched: bool, only: bool) -> Tensor:
+    """Values of an input as the program takes them; of the `only` one errors speak as of the inputs."""
+    said = "inputs are" if only else f"{spec.name} are"
+    sizes = [
+        "n" if batched and dim == 0 else "any" if size is None else str(size) for dim, size in enumerate(spec.shape)
+    ]
+    takes = f"the model takes ({', '.join(sizes)})"
+    if not _fits(found.shape, spec, batched):
+        last = (*found.shape[:1], *found.shape[-1:], *found.shape[1:-1])
+        hint = "The channels come first there: numpy.moveaxis(x, -1, 1)." if _fits(last, spec, batched) else _HINT
+        raise DataError(f"The {said} {tuple(found.shape)}; {takes}.", hint)
+    _check(found, "inputs" if only else spec.name)
     have, want = str(found.dtype).removeprefix("torch."), spec.dtype
     if have == want:
         return found
     wanted = getattr(torch, want)
     if wanted.is_floating_point and have in _CONVERTED:
         found = found.to(wanted)
-        _check(found, "inputs")
+        _check(found, f"{spec.name}, as {want},")
         return found
+    if want == "bool" and not found.is_floating_point() and bool(((found == 0) | (found == 1)).all()):
+        return found.to(wanted)
     if not wanted.is_floating_point and not found.is_floating_point() and want in ("int32", "int64"):
         return found.to(wanted)
-    raise DataError(f"The inputs are {have}; the model takes {want}.", f"Convert them to {want}.")
+    raise DataError(f"The {said} {have}; the model takes {want}.", f"Convert them to {want}.")
+
+
+def _fits(shape: Collection[int], spec: Input, batched: bool) -> bool:
+    """Whether a value of this shape can be what `spec` says, with any number of samples."""
+    if len(shape) != len(spec.shape):
+        return False
+    pairs = enumerate(zip(shape, spec.shape, strict=True))
+    return all(want is None or have == want or (batched and dim == 0) for dim, (have, want) in pairs)
 
 
 def targets_for(found: Tensor, n: int) -> Tensor:

@@ -50,6 +50,9 @@ _OUTPUTS = {
     **dict.fromkeys(("as_int", "as_float", "as_bool", "as_sym_int", "as_sym_float", "as_sym_bool"), "a plain number"),
     "as_string": "a text",
 }
+# A length, a height or a width.
+_LARGEST = 1 << 24
+_FIXED = ("as_none", "as_bool", "as_int", "as_float", "as_string")
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
@@ -221,6 +224,11 @@ class _Signature:
                 self._tensor(value, "tensor_constant_name")
             elif kind == "user_input":
                 self.inputs.append(self._user_input(value))
+            elif kind == "constant_input":
+                # The export has put it wherever it is read; whoever calls the file does not give it again.
+                text(value.get("name"), "the name of an input")
+                if choice(value.get("value"), "constant input")[0] not in _FIXED:
+                    raise MalformedCheckpoint("An argument that the export fixed is no plain value.", _HINT)
             else:
                 raise UnsupportedCheckpoint(
                     f"The program takes an input of kind {kind[:40]!r}, which is not read.",
@@ -250,7 +258,7 @@ class _Signature:
         dtype = BY_SCHEMA.get(integer(meta.get("dtype"), f"the dtype of {name}"))
         if dtype is None:
             raise UnsupportedCheckpoint(f"The input {name} has a number type that is not read.")
-        return Input(name, dtype.name, tuple(_sizes(name, meta["sizes"])))
+        return _input(name, dtype.name, meta["sizes"])
 
     def outputs(self, module: Mapping[str, Any]) -> tuple[str, ...]:
         signature = mapping(module.get("signature"), "the signature")
@@ -290,22 +298,37 @@ def _is_statistic(mutation: Mapping[str, Any]) -> bool:
     return text(mutation.get("buffer_name"), "a buffer").rpartition(".")[2] in _STATISTICS
 
 
-def _sizes(name: str, sizes: Iterable[Any]) -> Iterable[int | None]:
+def _input(name: str, dtype: str, sizes: Iterable[Any]) -> Input:
+    """An input of these sizes. Of those that are free it has what the export took for an example: any other could be
+    one that the program does not take."""
+    shape: list[int | None] = []
+    example: list[int] = []
     for index, size in enumerate(sizes):
         kind, value = choice(size, "size")
         if kind == "as_int":
             if type(value) is not int or value < 0:
                 raise MalformedCheckpoint(f"The input {name} has a negative size.", _HINT)
-            yield value
-        elif index == 0:
-            if not expressions.is_symbol(text(mapping(value, "an expression").get("expr_str"), "an expression")):
-                raise UnsupportedCheckpoint(
-                    f"The program takes only some batch sizes of {name}, such as multiples of a number.",
-                    'Export it for any batch size, torch.export.Dim("batch"), or for one that is fixed.',
-                )
-            yield None
-        else:
+            shape.append(value)
+            example.append(value)
+            continue
+        value = mapping(value, "an expression")
+        if index == 0 and not expressions.is_symbol(text(value.get("expr_str"), "an expression")):
             raise UnsupportedCheckpoint(
-                f"The input {name} has a free size in dimension {index}.",
-                "Only the batch, dimension 0, may be dynamic.",
+                f"The program takes only some batch sizes of {name}, such as multiples of a number.",
+                'Export it for any batch size, torch.export.Dim("batch"), or for one that is fixed.',
             )
+        usual = 1 if index == 0 else _example(name, index, value.get("hint"))
+        shape.append(None)
+        example.append(usual)
+    return Input(name, dtype, tuple(shape), tuple(example) if None in shape[1:] else ())
+
+
+def _example(name: str, index: int, hint: Any) -> int:
+    """The size that a free one had in the export."""
+    kind, value = choice(hint, "hint") if hint is not None else ("", None)
+    if kind != "as_int" or type(value) is not int or not 0 < value <= _LARGEST:
+        raise UnsupportedCheckpoint(
+            f"The file does not say which size dimension {index} of {name} had when it was exported.",
+            "Export the model with torch.export.Dim for what is free, and save it with torch.export.save.",
+        )
+    return value

@@ -70,7 +70,7 @@ def prepare(
 
         program.json             the graph (`Graph.to_json`)
         weights.safetensors      its tensors by qualified name, each once
-        evaluation.safetensors   `inputs`, and `targets` if given
+        evaluation.safetensors   the samples, and their targets if given (`Data.tensors`)
         calibration.safetensors  likewise
 
     required: whether to refuse where a required layer of confinement (`layers.REQUIRED`) does not hold. Otherwise the

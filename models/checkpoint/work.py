@@ -8,7 +8,6 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from torch import Tensor
 
 from rightrank.models.checkpoint.data import read_data
 from rightrank.models.checkpoint.limits import Limits
@@ -28,9 +27,6 @@ def do(request: Mapping[str, Any]) -> None:
     program.save(out)
     for name in ("evaluation", "calibration"):
         if request[name] is not None:
-            _save(read_data(Path(request[name]), program.graph, limits), out / f"{name}.safetensors")
-
-
-def _save(tensors: Mapping[str, Tensor | None], path: Path) -> None:
-    given = {name: tensor.contiguous() for name, tensor in tensors.items() if tensor is not None}
-    safetensors.torch.save_file(given, path)
+            data = read_data(Path(request[name]), program.graph, limits)
+            names = [spec.name for spec in program.graph.inputs]
+            safetensors.torch.save_file(data.tensors(names), out / f"{name}.safetensors")

@@ -25,6 +25,7 @@ from rightrank.models.factor.patches import finite, single
 from rightrank.models.program.calls import Linear, layer_call
 from rightrank.models.program.graph import Node
 from rightrank.models.program.program import Program
+from rightrank.models.program.samples import Batch, Samples
 
 BATCH, SEED = 64, 0
 # A batch is smaller where the values of a pass, all of which are kept for the way back, would be more than these.
@@ -117,9 +118,6 @@ class Gathering:
         self._program = program
         self._batch = program.graph.batch
         self._weighed, self._blind = weighed, False
-        stored = program.graph.tensors
-        values = sum(math.prod(shape[1:]) for name, shape in program.shapes.items() if name not in stored)
-        self._at_once = self._batch or max(1, min(BATCH, VALUES // max(values, 1)))
         self._generators = {kind: torch.Generator().manual_seed(SEED) for kind in gradients}
         self._sums = [_Sums(layer.outputs, gradients) for layer in layers]
         self._inner = [_gatherers(layer, forms) for layer in layers]
@@ -133,18 +131,29 @@ class Gathering:
         for sums in self._sums:
             sums.gradients = {kind: sums.gradients[kind]}
 
-    def add(self, inputs: Tensor, tell: Callable[[int], None]) -> None:
-        """`inputs` (N, …) as the program takes them; `tell` hears how many it has had of all that were added."""
-        batch = self._at_once
-        for start in range(0, len(inputs) - (batch - 1 if self._batch else 0), batch):
-            tell(self._given + start)
-            self._add(inputs[start : start + batch])
-        self._given += len(inputs)
+    def add(self, inputs: Samples, tell: Callable[[int], None]) -> None:
+        """`inputs` as the program takes them; `tell` hears how many it has had of all that were added."""
+        for group in inputs.apart():
+            at_once, done = self._at_once(group), 0
+            for batch in group.batches(at_once) if self._batch else group.parts(at_once):
+                tell(self._given + done)
+                self._add(batch, min(at_once, len(group) - done))
+                done += at_once
+            self._given += len(group)
         tell(self._given)
 
-    def _add(self, data: Tensor) -> None:
+    def _at_once(self, group: Samples) -> int:
+        """How many samples of a group go through in one pass."""
+        if self._batch or not len(group):
+            return self._batch or 1
+        program = self._program
+        shapes = program.shapes_for(next(group.parts(2))) if program.graph.free else program.shapes
+        values = sum(math.prod(shape[1:]) for name, shape in shapes.items() if name not in program.graph.tensors)
+        return max(1, min(BATCH, VALUES // max(values, 1)))
+
+    def _add(self, data: Batch, count: int) -> None:
         with torch.enable_grad():
-            outputs = self._program.run([data], visit=self._watch)
+            outputs = self._program.run(data, visit=self._watch)
             last = next(reversed(self._generators))
             for kind, generator in self._generators.items():
                 if self._blind:
@@ -160,7 +169,7 @@ class Gathering:
                     if "derivative for" not in str(error):
                         raise
                     self._without_gradient(str(error))
-        self._samples += len(data)
+        self._samples += count
 
     def _without_gradient(self, reason: str) -> None:
         if self._weighed:

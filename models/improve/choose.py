@@ -27,6 +27,7 @@ from rightrank.models.master.template import Template
 from rightrank.models.master.variant import Variant, changes, variant
 from rightrank.models.measure.nearness import nearness
 from rightrank.models.program.program import Program
+from rightrank.models.program.samples import Samples
 from rightrank.models.progress import Progress
 
 BATCH = 64
@@ -53,7 +54,7 @@ def improve(
     master = Master.open(folder)
     template, stored = master.template, master.tensors()
     kept = load_file(folder / entries.REFIT)
-    inputs = kept[entries.INPUTS]
+    inputs = Samples.stored(template.graph, kept)
     count = min(len(inputs) // 5, max(INPUTS // 5, template.graph.batch or 0))
     batch = template.graph.batch or min(BATCH, max(count, 1))
     plain = dataclasses.replace(template, tuned=None)
@@ -97,7 +98,7 @@ def _fitted(
     ranks: Sequence[int],
     original: Program,
     gradients: Mapping[str, Tensor],
-    data: Tensor,
+    data: Samples,
     progress: Progress,
 ) -> dict[str, Variant]:
     """The refit of a plan, and the cut and the refit with batch norms taken anew."""
@@ -105,7 +106,7 @@ def _fitted(
     fits = refit(original, template.layers, by_weight, gradients, cut.program(), data, progress)
     bases = {CUT: cut, REFIT: variant(template, stored, ranks, fits)}
     found = {REFIT: bases[REFIT]}
-    few = data[: affordable(original, data)]
+    few = next(data[: affordable(original, data)].largest().parts(len(data)))
     for name, base in bases.items():
         if moved := renorm(original, base.program(), few):
             found[f"{name}+bn"] = base.with_(moved)

@@ -17,6 +17,7 @@ from torch import Tensor
 from rightrank.models.errors import DataError
 from rightrank.models.improve.muon import Muon
 from rightrank.models.improve.student import Student
+from rightrank.models.program.samples import Batch, Samples
 
 LARGEST_GRADIENT = 1.0
 MUON, MOMENTUM = 4.0, 0.9
@@ -71,7 +72,7 @@ class Training:
 
     def go(
         self,
-        data: Tensor,
+        data: Samples,
         batch: int,
         draw: Callable[[torch.Generator], Draw],
         progress: Callable[[int], None],
@@ -97,10 +98,9 @@ class Training:
             for group, rate in self._rates:
                 group["lr"] = rate * height
             generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + self.done)
-            images = _mix(data[torch.randint(len(data), (batch,), generator=generator)], generator)
-            lesson = student.teach(images, layers=recipe.hint > 0)
+            lesson = student.teach(_mix(data, data.draw(batch, generator), generator), layers=recipe.hint > 0)
             if student.graph.batch is None and not bool((rows := lesson.sound(recipe.classes)).all()) and rows.any():
-                lesson = student.teach(lesson.images[rows], layers=recipe.hint > 0)
+                lesson = student.teach(data.choose(lesson.inputs, rows), layers=recipe.hint > 0)
             for optimizer in self.optimizers:
                 optimizer.zero_grad()
             for _ in range(recipe.students):
@@ -123,12 +123,20 @@ def device_of(name: str | None) -> torch.device:
     return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
-def _mix(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Half of the samples mixed with another one: inputs that the teacher can label and nobody uploaded. Of what cannot
-    be mixed, such as tokens, the samples as they are."""
-    if not images.is_floating_point():
-        return images
-    share = torch.rand(len(images), generator=generator)
-    share = torch.where(torch.rand(len(images), generator=generator) < 0.5, share, torch.ones(()))
-    share = share.reshape(-1, *(1,) * (images.dim() - 1))
-    return share * images + (1 - share) * images[torch.randperm(len(images), generator=generator)]
+def _mix(data: Samples, batch: Batch, generator: torch.Generator) -> Batch:
+    """Half of a batch of `data` mixed with another sample of it: inputs that the teacher can label and nobody uploaded.
+    Where one of them cannot be mixed, such as tokens, the batch as it is."""
+    drawn = [x for x, batched in zip(batch, data.batched, strict=True) if batched]
+    if not all(x.is_floating_point() for x in drawn):
+        return batch
+    count = len(drawn[0])
+    share = torch.rand(count, generator=generator)
+    share = torch.where(torch.rand(count, generator=generator) < 0.5, share, torch.ones(()))
+    others = data.choose(batch, torch.randperm(count, generator=generator))
+
+    def mixed(one: Tensor, other: Tensor) -> Tensor:
+        each = share.reshape(-1, *(1,) * (one.dim() - 1))
+        return each * one + (1 - each) * other
+
+    pairs = zip(batch, others, data.batched, strict=True)
+    return tuple(mixed(one, other) if batched else one for one, other, batched in pairs)

@@ -10,13 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from torch import Tensor
-
 from rightrank.models.improve.distill import Recipe, Training, device_of
 from rightrank.models.improve.student import Student
 from rightrank.models.master.template import Template
 from rightrank.models.master.variant import Variant
 from rightrank.models.program.program import Program
+from rightrank.models.program.samples import Samples
 from rightrank.models.progress import Progress
 
 STEPS, STUDENTS, RATE = 300, 1, 5e-3
@@ -33,12 +32,12 @@ def polish(
     original: Program,
     ranks: Sequence[int],
     start: Variant,
-    data: Tensor,
+    data: Samples,
     recipe: Recipe,
     progress: Progress,
     device: str | None = None,
 ) -> list[Variant]:
-    """What training makes of the variant `start`, on calibration inputs `data` (N, …), with each rate.
+    """What training makes of the variant `start`, on calibration inputs `data`, with each rate.
 
     `original` is the program that teaches. Raises DataError where the program is not float32.
     """

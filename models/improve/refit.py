@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ from rightrank.models.program.calls import BatchNorm, Call, Convolution, layer_c
 from rightrank.models.program.graph import Node, Ref
 from rightrank.models.program.norms import statistics_of
 from rightrank.models.program.program import Program
+from rightrank.models.program.samples import Samples
 from rightrank.models.progress import Progress
 
 # The ridge, as a share of the inputs' mean variance, and what is added to it for each unknown a row.
@@ -48,7 +50,7 @@ def refit(
     ranks: Mapping[str, int],
     gradients: Mapping[str, Tensor],
     cut: Program,
-    inputs: Tensor,
+    inputs: Samples,
     progress: Progress,
 ) -> dict[str, Tensor]:
     """For one plan new entries of its factors and of what corrects them, and of the weights and biases of layers that
@@ -56,7 +58,7 @@ def refit(
 
     `layers` are all of the program's, `ranks` those of the plan by weight (0, or none: whole), `gradients` (n, n)
     the second moments of the output gradients of each layer with a rank, by weight, `cut` the plain cut, `inputs`
-    (N, …) calibration inputs. Layers called more than once keep their cut.
+    calibration inputs. Layers called more than once keep their cut.
     """
     fitted = {
         layer.calls[0]: layer
@@ -84,24 +86,38 @@ def refit(
     return found
 
 
-class _Walk:
-    """The values of both networks at the point that the walk has reached."""
+@dataclass(frozen=True)
+class _Values:
+    """Of one group of samples, at the point that the walk has reached, the values of the `whole` network and those of
+    the `cut` one."""
 
-    def __init__(self, program: Program, cut: Program, inputs: Tensor) -> None:
+    whole: dict[str, Any]
+    cut: dict[str, Any]
+
+    def same(self, node: Node) -> bool:
+        """Whether both networks do the same here, on the same values."""
+        return all(self.cut[name] is self.whole[name] for name in node.inputs())
+
+
+class _Walk:
+    """Both networks, side by side, on each group of samples."""
+
+    def __init__(self, program: Program, cut: Program, inputs: Samples) -> None:
         self._program, graph = program, program.graph
-        self._whole: dict[str, Any] = {value: program.tensors[name] for value, name in graph.tensors.items()}
-        self._cut: dict[str, Any] = {value: cut.tensors[name] for value, name in graph.tensors.items()}
-        self._whole[graph.inputs[0].name] = self._cut[graph.inputs[0].name] = inputs
+        self._groups: list[_Values] = []
+        for group in inputs.groups:
+            given = {spec.name: value for spec, value in zip(graph.inputs, group, strict=True)}
+            one, other = (
+                {value: each.tensors[name] for value, name in graph.tensors.items()} for each in (program, cut)
+            )
+            self._groups.append(_Values(one | given, other | given))
         self._expiring = execute.last_uses(graph)
 
     def step(self, node: Node) -> None:
         """Perform a call as it is, in both networks; once where both see the same."""
-        whole = self._call(node, self._whole)
-        self._keep(node, whole, whole if self.same(node) else self._call(node, self._cut))
-
-    def same(self, node: Node) -> bool:
-        """Whether both networks do the same here, on the same values."""
-        return all(self._cut[name] is self._whole[name] for name in node.inputs())
+        for values in self._groups:
+            whole = self._call(node, values.whole)
+            self._keep(node, values, whole, whole if values.same(node) else self._call(node, values.cut))
 
     def fit(self, node: Node, layer: Layer, rank: int, gradient: Tensor | None) -> dict[str, Tensor]:
         """Perform a layer's call: fit its factors, or all of it where `rank` is 0, and what they leave to correct.
@@ -111,18 +127,20 @@ class _Walk:
         call = layer_call(node)
         assert call is not None and isinstance(call.input, Ref) and isinstance(call.weight, Ref)
         data, weight = call.input.name, call.weight.name
-        stored: Tensor = self._whole[weight]
-        whole = self._call(node, self._whole)
+        stored: Tensor = self._groups[0].whole[weight]
         original = stored.reshape(layer.outputs, layer.inputs).double()
-        bias = execute.evaluate(call.bias, self._whole, whole.device)
-        missing = self._missing(node, whole)
-        if not rank and missing is None and self.same(node):
-            self._keep(node, whole, whole)
+        bias = execute.evaluate(call.bias, self._groups[0].whole, stored.device)
+        wholes = [self._call(node, values.whole) for values in self._groups]
+        lacking = [self._missing(node, values, whole) for values, whole in zip(self._groups, wholes, strict=True)]
+        if not rank and all(each is None for each in lacking) and all(each.same(node) for each in self._groups):
+            for values, whole in zip(self._groups, wholes, strict=True):
+                self._keep(node, values, whole, whole)
             return {}
-        wanted = whole if missing is None else whole + missing
-        normal, cross, mean_in, mean_out, count = _equations(call, layer, self._cut[data], wanted, bias)
+        wanted = [whole if more is None else whole + more for whole, more in zip(wholes, lacking, strict=True)]
+        pairs = _pairs(call, layer, [values.cut[data] for values in self._groups], wanted)
+        normal, cross, mean_in, mean_out, count = _equations(layer, pairs, bias)
         if not count or not all(bool(each.isfinite().all()) for each in (normal, cross, mean_in, mean_out)):
-            self._keep(node, whole, self._call(node, self._cut))
+            self._advance(node, wholes)
             return {}
         solved = _solve(normal, cross, original, count)
         found = {}
@@ -139,14 +157,22 @@ class _Walk:
         for each in corrections(self._program, layer):
             value = next(v for v, name in self._program.graph.tensors.items() if name == each.tensor)
             moved = {"mean": shift, "bias": -shift, "variance": torch.zeros_like(shift)}[each.role]
-            self._cut[value] = (self._whole[value].double() + moved).to(stored.dtype)
             entry = entries.corrected(each.tensor) if rank else entries.dense(each.tensor)
-            found[entry] = self._cut[value]
-        self._cut[weight] = kept.reshape(stored.shape)
-        self._keep(node, whole, self._call(node, self._cut))
+            found[entry] = (self._groups[0].whole[value].double() + moved).to(stored.dtype)
+            for values in self._groups:
+                values.cut[value] = found[entry]
+        kept = kept.reshape(stored.shape)
+        for values in self._groups:
+            values.cut[weight] = kept
+        self._advance(node, wholes)
         return found
 
-    def _missing(self, node: Node, whole: Tensor) -> Tensor | None:
+    def _advance(self, node: Node, wholes: Sequence[Tensor]) -> None:
+        """Performs a call of the cut network, where those of the whole one gave `wholes`."""
+        for values, whole in zip(self._groups, wholes, strict=True):
+            self._keep(node, values, whole, self._call(node, values.cut))
+
+    def _missing(self, node: Node, values: _Values, whole: Tensor) -> Tensor | None:
         """What the cut network lacks in the sum that the call's output is added to, as seen before a batch norm.
 
         Where the other term is there already and is off, the layer can make that good: the next layers
@@ -160,7 +186,7 @@ class _Walk:
         if len(users) != 1 or users[0].op != ADD or users[0].kwargs or {node.outputs[0], value} & {*graph.outputs}:
             return None
         others = [a.name for a in users[0].args if isinstance(a, Ref) and a.name != value]
-        there, here = (values.get(others[0]) if len(others) == 1 else None for values in (self._whole, self._cut))
+        there, here = (each.get(others[0]) if len(others) == 1 else None for each in (values.whole, values.cut))
         if here is there or not (isinstance(there, Tensor) and isinstance(here, Tensor)):
             return None
         if (there.shape, there.dtype) != (whole.shape, whole.dtype):
@@ -170,7 +196,7 @@ class _Walk:
             return missing
         if norm.weight is not None and graph.stored(norm.weight) is None:
             return None
-        weight, variance = (execute.evaluate(a, self._whole, missing.device) for a in (norm.weight, norm.running_var))
+        weight, variance = (execute.evaluate(a, values.whole, missing.device) for a in (norm.weight, norm.running_var))
         deviation = (variance + norm.eps).sqrt()
         scale = (torch.ones_like(deviation) if weight is None else weight) / deviation
         inverse = torch.where(scale.abs() > SMALLEST * scale.abs().max(), 1 / scale, torch.zeros_like(scale))
@@ -182,17 +208,17 @@ class _Walk:
         keywords = {key: execute.evaluate(value, values, device) for key, value in node.kwargs}
         return execute.resolve(node.op)(*arguments, **keywords)
 
-    def _keep(self, node: Node, whole: Any, cut: Any) -> None:
-        execute.store(node, whole, self._whole)
-        execute.store(node, cut, self._cut)
+    def _keep(self, node: Node, values: _Values, whole: Any, cut: Any) -> None:
+        execute.store(node, whole, values.whole)
+        execute.store(node, cut, values.cut)
         for name in self._expiring.get(node.name, ()):
-            del self._whole[name], self._cut[name]
+            del values.whole[name], values.cut[name]
 
 
 def _equations(
-    call: Call, layer: Layer, data: Tensor, outputs: Tensor, bias: Tensor | None
+    layer: Layer, pairs: Iterator[tuple[Tensor, Tensor]], bias: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
-    """Centred normal equations over a sample of positions, the means of inputs and outputs, and how many they were:
+    """Centred normal equations over `pairs` (see `_pairs`), the means of inputs and outputs, and how many they were:
     those where both are finite."""
     normal = torch.zeros(layer.inputs, layer.inputs, dtype=torch.float64)
     cross = torch.zeros(layer.inputs, layer.outputs, dtype=torch.float64)
@@ -200,7 +226,7 @@ def _equations(
     total_in = torch.zeros(layer.inputs, dtype=torch.float64)
     total_out = torch.zeros(layer.outputs, dtype=torch.float64)
     count = 0
-    for x, y in _pairs(call, layer, data, outputs):
+    for x, y in pairs:
         x, y = single(x), single(y if bias is None else y - bias)
         if not bool((x.sum() + y.sum()).isfinite()):
             rows = x.isfinite().all(1) & y.isfinite().all(1)
@@ -225,12 +251,23 @@ def _equations(
     )
 
 
-def _pairs(call: Call, layer: Layer, data: Tensor, outputs: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Rows of layer inputs (k, inputs) and outputs (k, outputs), about `ROWS` in all, a part at a time."""
-    generator = torch.Generator().manual_seed(0)
+def _pairs(
+    call: Call, layer: Layer, several: Sequence[Tensor], wanted: Sequence[Tensor]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Rows of layer inputs (k, inputs) and outputs (k, outputs) of each group's, about `ROWS` in all, a part at a
+    time."""
+    generator, total = torch.Generator().manual_seed(0), sum(map(len, several))
+    for data, outputs in zip(several, wanted, strict=True):
+        yield from _pairs_of(call, layer, data, outputs, max(1, ROWS * len(data) // max(total, 1)), generator)
+
+
+def _pairs_of(
+    call: Call, layer: Layer, data: Tensor, outputs: Tensor, most: int, generator: torch.Generator
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """About `most` of those rows of one group."""
     if not isinstance(call, Convolution):
         x, y = data.reshape(-1, layer.inputs), outputs.reshape(-1, layer.outputs)
-        for chosen in torch.split(torch.randperm(len(x), generator=generator)[:ROWS], PART):
+        for chosen in torch.split(torch.randperm(len(x), generator=generator)[:most], PART):
             yield x[chosen], y[chosen]
         return
     stride, padding, dilation = call.geometry
@@ -238,7 +275,7 @@ def _pairs(call: Call, layer: Layer, data: Tensor, outputs: Tensor) -> Iterator[
     if len(kernel) == 1:
         data, outputs = data.unsqueeze(2), outputs.unsqueeze(2)
         kernel, stride, padding, dilation = (1, *kernel), (1, *stride), (0, *padding), (1, *dilation)
-    positions = max(1, ROWS // len(data))
+    positions = max(1, most // max(len(data), 1))
     for x, y in zip(torch.split(data, CHUNK), torch.split(outputs, CHUNK), strict=True):
         chosen = torch.randperm(math.prod(y.shape[2:]), generator=generator)[:positions]
         # All patches of a few samples at a time: of a chunk they could be gigabytes.
@@ -257,8 +294,13 @@ def _solve(normal: Tensor, cross: Tensor, original: Tensor, count: int) -> Tenso
     return original + solve(normal, cross - normal @ original.T, ridge).T
 
 
-def affordable(program: Program, inputs: Tensor) -> int:
+def affordable(program: Program, inputs: Samples) -> int:
     """How many samples keep the largest value of the walk within `VALUES` numbers."""
+    several = [program.shapes]
+    if program.graph.free:
+        several = [program.shapes_for(next(group.parts(2))) for group in inputs.apart() if len(group)]
     stored = program.graph.tensors
-    largest = max(math.prod(shape[1:]) for name, shape in program.shapes.items() if shape and name not in stored)
+    largest = max(
+        math.prod(each[1:]) for shapes in several for name, each in shapes.items() if each and name not in stored
+    )
     return max(1, min(len(inputs), VALUES // largest))

@@ -16,6 +16,7 @@ from rightrank.models.program import execute
 from rightrank.models.program.graph import Node
 from rightrank.models.program.norms import moments, statistics_of
 from rightrank.models.program.program import Program
+from rightrank.models.program.samples import Batch
 
 # A channel that varies less than this share of what is stored tells nothing of its variance.
 NEGLIGIBLE = 1e-6
@@ -23,10 +24,10 @@ MEAN, VARIANCE = 3, 4
 
 
 @torch.no_grad()
-def renorm(original: Program, cut: Program, inputs: Tensor, relative: bool = True) -> dict[str, Tensor]:
+def renorm(original: Program, cut: Program, inputs: Batch, relative: bool = True) -> dict[str, Tensor]:
     """New statistics for the program `cut`, by tensor name, of batch norms called once; empty where it has none.
 
-    `original` is the uploaded program, `inputs` (N, …) one batch.
+    `original` is the uploaded program, `inputs` one batch.
     Each batch norm sees what those before it, already renewed, make of the inputs.
     """
     graph = original.graph
@@ -43,7 +44,7 @@ def renorm(original: Program, cut: Program, inputs: Tensor, relative: bool = Tru
         return result
 
     if relative:
-        original.run([inputs], visit=note)
+        original.run(inputs, visit=note)
     found: dict[str, Tensor] = {}
 
     def renew(node: Node, arguments: list[Any], result: Any) -> Any:
@@ -61,5 +62,5 @@ def renorm(original: Program, cut: Program, inputs: Tensor, relative: bool = Tru
         arguments[MEAN], arguments[VARIANCE] = found[pair[0]], found[pair[1]]
         return execute.resolve(node.op)(*arguments)
 
-    cut.run([inputs], visit=renew)
+    cut.run(inputs, visit=renew)
     return found

@@ -31,6 +31,7 @@ from rightrank.models.program.calls import BatchNorm
 from rightrank.models.program.graph import Graph, Node, Ref
 from rightrank.models.program.norms import Norm, moments, norms
 from rightrank.models.program.program import Program
+from rightrank.models.program.samples import Batch, Samples
 
 TINY = 1e-12
 
@@ -40,17 +41,17 @@ Statistics: TypeAlias = dict[str, tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Lesson:
-    """What the teacher makes of a batch of `images`: `outputs`, the `moments` before each batch norm, and what
+    """What the teacher makes of a batch of `inputs`: `outputs`, the `moments` before each batch norm, and what
     each layer that is cut puts out, by the name of its call, with that one's variance."""
 
-    images: Tensor
+    inputs: Batch
     outputs: list[Tensor]
     moments: Statistics
     layers: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def sound(self, classes: bool) -> Tensor:
-        """Which of the images have outputs that are numbers, (N,)."""
-        rows = torch.ones(len(self.images), dtype=torch.bool, device=self.images.device)
+        """Which of the samples have outputs that are numbers, (N,)."""
+        rows = torch.ones(len(self.outputs[0]), dtype=torch.bool, device=self.outputs[0].device)
         for outputs in self.outputs:
             if outputs.is_floating_point():
                 rows &= sound(outputs, classes and outputs.ndim == 2)
@@ -82,8 +83,7 @@ class Student:
         self.watched = frozenset(call for layer in template.decomposed for call in layer.calls)
         self.original = Program(self.graph, {name: original.tensors[name].to(device) for name in template.tensors})
         stored = self.original.tensors
-        if any(t.is_floating_point() and t.dtype != torch.float32 for t in stored.values()):
-            raise DataError("Only float32 networks can be tuned.", "Export the network in float32.")
+        check_types(self.original)
         # Factors learn as matrices, a basis a row, where they have such rows: those are the `bases`.
         self.parameters: dict[str, Tensor] = {}
         self.bases: set[str] = set()
@@ -159,8 +159,8 @@ class Student:
         return {key: value.detach().cpu().contiguous() for key, value in self.parameters.items()}
 
     @torch.no_grad()
-    def teach(self, images: Tensor, layers: bool = False) -> Lesson:
-        """The teacher's lesson on `images`; what its layers put out only with `layers`."""
+    def teach(self, inputs: Batch, layers: bool = False) -> Lesson:
+        """The teacher's lesson on `inputs`; what its layers put out only with `layers`."""
         before: Statistics = {}
         seen: dict[str, tuple[Tensor, Tensor]] = {}
 
@@ -171,9 +171,9 @@ class Student:
                 seen[node.name] = result, spread
             return result
 
-        images = images.to(self.device)
-        outputs = self.original.run([images], visit=watch)
-        return Lesson(images, outputs, before, seen)
+        inputs = tuple(x.to(self.device) for x in inputs)
+        outputs = self.original.run(inputs, visit=watch)
+        return Lesson(inputs, outputs, before, seen)
 
     def run(self, ranks: Mapping[str, int] | None, lesson: Lesson, visit: execute.Visitor) -> list[Tensor]:
         """The outputs at these ranks (see `program`), each of the `norms`' input brought to the teacher's moments.
@@ -196,7 +196,7 @@ class Student:
             scale = weight / (stored_variance + norm.epsilon).sqrt()
             tensors[f"scale of {name}"] = scale * (variance + norm.epsilon).sqrt()
             tensors[f"shift of {name}"] = bias + scale * (mean - stored_mean)
-        return execute.run(_factored(self.learning, split), tensors, [lesson.images], visit=visit)
+        return execute.run(_factored(self.learning, split), tensors, lesson.inputs, visit=visit)
 
     def loss(self, ranks: Mapping[str, int] | None, lesson: Lesson, measure: Nearness, hint: float) -> Tensor:
         """How far the outputs are from the teacher's, and `hint` times how far the layers' are: the squared
@@ -214,18 +214,22 @@ class Student:
         return found.sum() + (hint * torch.stack(missed).mean() if missed else 0.0)
 
     @torch.no_grad()
-    def answered(self, inputs: Tensor, batch: int, classes: bool) -> Tensor:
-        """Of `inputs` (N, …), taken `batch` at a time, those to which the teacher's outputs are numbers. Raises
+    def answered(self, inputs: Samples, batch: int, classes: bool) -> Samples:
+        """Of `inputs`, taken `batch` at a time, those to which the teacher's outputs are numbers. Raises
         DataError where these do not fill a batch."""
-        lessons = [self.teach(images) for images in execute.batches(inputs, batch)]
-        found = torch.cat([lesson.images[lesson.sound(classes)] for lesson in lessons]).to(inputs.device)
+        kept = []
+        for group in inputs.apart():
+            at_once = batch if len(inputs.groups) == 1 else min(batch, len(group))
+            sound = [self.teach(each).sound(classes).cpu() for each in group.batches(at_once)]
+            kept.append(group.of_rows(torch.cat(sound).nonzero().squeeze(1)) if sound else group[:0])
+        found = Samples.together(kept)
         if len(found) < batch:
             raise DataError(
                 f"The network's outputs are numbers for {len(found)} of {len(inputs)} calibration inputs only.", USABLE
             )
         return found
 
-    def measure(self, data: Tensor, batch: int, classes: bool) -> Nearness:
+    def measure(self, data: Samples, batch: int, classes: bool) -> Nearness:
         """What nearness to this teacher is, by some of the inputs."""
         return nearness(self.original, data[: max(SAMPLES, batch)].to(self.device), batch, classes)
 
@@ -253,6 +257,12 @@ class Student:
             found[norm.mean] = mean - (teachers_mean - stored_mean) * ratio.sqrt()
             found[norm.variance] = (stored_variance + norm.epsilon) * ratio - norm.epsilon
         return {name: value.float().cpu() for name, value in found.items()}
+
+
+def check_types(program: Program) -> None:
+    """Raises DataError where the program's numbers are of a type in which it is not trained."""
+    if any(t.is_floating_point() and t.dtype != torch.float32 for t in program.tensors.values()):
+        raise DataError("Only float32 networks can be tuned.", "Export the network in float32.")
 
 
 def _norms(graph: Graph) -> dict[str, Norm]:

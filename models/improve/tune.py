@@ -27,7 +27,8 @@ from rightrank.models.master.template import Template, Tuned
 from rightrank.models.master.variant import all_factors, variant
 from rightrank.models.measure.nearness import nearness
 from rightrank.models.plan.planner import Plan, Planner
-from rightrank.models.program import execute
+from rightrank.models.program.graph import Graph
+from rightrank.models.program.samples import Samples
 from rightrank.models.progress import Progress
 
 STEPS, STUDENTS, RATE = 600, 2, 5e-3
@@ -47,7 +48,7 @@ RECIPE = Recipe(steps=STEPS, students=STUDENTS, rate=RATE)
 
 def tune(
     folder: Path,
-    inputs: Tensor,
+    inputs: Samples,
     recipe: Recipe,
     *,
     state: Path,
@@ -57,7 +58,7 @@ def tune(
     sizes: int = KNOTS,
     device: str | None = None,
 ) -> list[dict[str, float]]:
-    """Tune the master in `folder` on calibration `inputs` (N, …); what each knot came to.
+    """Tune the master in `folder` on calibration `inputs`; what each knot came to.
 
     A deep network learns at a lower rate than the recipe's (`slower`). `state` is where the training is kept from
     time to time, and `saved` called each time; if it exists already, the training is taken up there. `sizes` is how
@@ -67,7 +68,7 @@ def tune(
     """
     planner, master = Planner.open(folder), Master.open(folder)
     template, stored = planner.template, master.tensors()
-    held, data, batch = divided(template, inputs, recipe)
+    held, data, batch = divided(template.graph, inputs, recipe)
     original = master.program(stored)
     factors = all_factors(template, stored)
     student = Student(template, original, factors, device_of(device))
@@ -90,8 +91,7 @@ def tune(
     knots = _knots(planner, sizes)
     measure = nearness(original, held, batch, recipe.classes)
     lessons = [
-        student.teach(images)
-        for images in execute.batches(student.answered(data[:STATISTICS], batch, recipe.classes), batch)
+        student.teach(images) for images in student.answered(data[:STATISTICS], batch, recipe.classes).batches(batch)
     ]
     tables: list[dict[str, Tensor]] = []
     curve = []
@@ -142,13 +142,13 @@ def slower(depth: int) -> float:
     return min(1.0, (DEEP / max(depth, 1)) ** 2)
 
 
-def divided(template: Template, inputs: Tensor, recipe: Recipe) -> tuple[Tensor, Tensor, int]:
+def divided(graph: Graph, inputs: Samples, recipe: Recipe) -> tuple[Samples, Samples, int]:
     """Calibration inputs that are held back, those to learn from, and how many of them make a batch.
 
     Raises DataError where they are too few for a training.
     """
     count = min(len(inputs) // 5, HELD)
-    batch = template.graph.batch or recipe.batch
+    batch = graph.batch or recipe.batch
     if batch < 2:
         raise DataError("A program for single samples cannot be tuned.", "Export it with a dynamic batch size.")
     if len(inputs) - count < batch or count < batch:

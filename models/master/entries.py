@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 MASTER, TEMPLATE, PLANS, REFIT = "master.safetensors", "template.json", "plans.npz", "refit.safetensors"
-# Calibration inputs that are kept with a master (in `REFIT`), and those of an upload.
-INPUTS = "inputs"
 
 
 def dense(tensor: str) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -18,13 +18,15 @@ from rightrank.models.measure.measure import Measure
 from rightrank.models.measure.measures import MEASURES, check
 from rightrank.models.measure.shapes import class_axis
 from rightrank.models.measure.tally import Tally
+from rightrank.models.program.graph import Graph
+from rightrank.models.program.samples import INPUTS, TARGETS, Batch, Data, Samples
 from rightrank.models.progress import Progress, silent
 
 BATCH = 128
+# The input that says by zeros which positions of a sample are filled up, as transformers call it.
+MASK = "attention_mask"
 # What is kept of the original's outputs is no larger than this, nor than the evaluation data.
 KEPT = 64 * 2**20
-# Inputs by their place, and targets where there are any.
-Batch: TypeAlias = tuple[tuple[Tensor, ...], Tensor | None]
 
 
 @dataclass(frozen=True)
@@ -62,11 +64,12 @@ def measure(
     reference: Path | None = None,
     keep: Path | None = None,
     output: Output = FIRST,
+    graph: Graph | None = None,
     batch: int | None = None,
     progress: Progress = silent,
 ) -> Measurement:
-    """Run the file `artifact` in the runtime of its format, which `output` names, over the data in `evaluation`
-    (`inputs`, maybe `targets`).
+    """Run the file `artifact` in the runtime of its format, which `output` names, over the data in `evaluation`, which
+    are for a program of this `graph` (None: one with a single input).
 
     It is compared with the original by what `reference` has of that (see below), or by running the file `original`;
     with neither, the record does not say what changed. With `keep` the artifact is the original: its outputs have to be
@@ -81,18 +84,22 @@ def measure(
     model = runtime.load(artifact)
     known = None if reference is None else load_file(reference)
     teacher = runtime.load(original) if original is not None and known is None else None
-    data, every, total = read(evaluation, batch or BATCH)
+    data = read(evaluation, graph)
+    samples, total = data.samples, len(data.samples)
+    masked = None if graph is None else mask_of(graph)
     tallies: list[Tally] = []
     changes: list[Tensor] = []
     kept: dict[str, Tensor] = {}
     found: Measure | None = None
     start = 0
     with torch.inference_mode():
-        for index, (inputs, targets) in enumerate(data):
+        for index, (group, inputs, targets) in enumerate(_batches(data, batch or BATCH)):
             progress("measure", start, total, "samples")
-            outputs = _forward(model, inputs, batch)
-            if found is None:
-                found = MEASURES[check(metric, outputs, every, inputs)]
+            outputs = _forward(model, inputs, samples.batched, batch)
+            if group is not None:
+                every = None if data.targets is None else data.targets[group]
+                found = MEASURES[check(found.name if found else metric, outputs, every, inputs)]
+            assert found is not None
             facts_of = found.metric
             of_classes = targets if facts_of.classes and not facts_of.original else None
             axis = class_axis(outputs, inputs, of_classes)
@@ -103,14 +110,15 @@ def measure(
             elif known is not None:
                 theirs = {name: known[f"{name}.{index}"] for name in ("answers", "truth") if f"{name}.{index}" in known}
             elif teacher is not None and (facts_of.original or facts_of.answers):
-                theirs = _reference(found, _forward(teacher, inputs, batch), axis, start)
+                theirs = _reference(found, _forward(teacher, inputs, samples.batched, batch), axis, start)
             truth = theirs.get("truth", theirs.get("answers")) if facts_of.original else targets
             if truth is None:
                 raise DataError(f"The metric {found.name} needs the original.", "Give its file.")
-            tallies.append(found.tally(outputs, truth, axis))
+            weights = inputs[masked] if masked is not None and targets is None else None
+            tallies.append(found.tally(outputs, truth, axis, weights))
             if keep is None and "answers" in theirs:
                 goal = found.wanted(outputs, targets, axis) if targets is not None and not facts_of.original else None
-                changes.append(found.changes(found.answers(outputs, axis), theirs["answers"], goal))
+                changes.append(found.changes(found.answers(outputs, axis), theirs["answers"], goal, weights))
             start += len(outputs)
     progress("measure", total, total, "samples")
     assert found is not None
@@ -120,17 +128,30 @@ def measure(
     low, high = found.interval(tally)
     changed = None
     if changes:
-        changed = found.changed(torch.stack(changes).sum(0), every is not None and not found.metric.original)
+        changed = found.changed(torch.stack(changes).sum(0), data.targets is not None and not found.metric.original)
     return Measurement(found.name, found.value(tally), tally.n, low, high, found.worst(tally), changed)
 
 
-def read(evaluation: Path, size: int) -> tuple[Iterator[Batch], Tensor | None, int]:
-    """The evaluation data in batches of at most `size` samples, all their targets, and how many samples there are.
-    Samples of different batches may differ in shape."""
-    data = load_file(evaluation)
-    inputs, targets = data["inputs"], data.get("targets")
-    parts = [slice(start, start + size) for start in range(0, len(inputs), size)]
-    return (((inputs[part],), None if targets is None else targets[part]) for part in parts), targets, len(inputs)
+def read(evaluation: Path, graph: Graph | None) -> Data:
+    """The evaluation data in a file, for a program of this graph, or of a single input."""
+    found = load_file(evaluation)
+    if graph is not None:
+        return Data.stored(graph, found)
+    return Data(Samples.of(found[INPUTS]), (found[TARGETS],) if TARGETS in found else None)
+
+
+def _batches(data: Data, size: int) -> Iterator[tuple[int | None, Batch, Tensor | None]]:
+    """All samples, at most `size` at once, with their targets; before the first of each group its number."""
+    for number, group in enumerate(data.samples.apart()):
+        targets = None if data.targets is None else data.targets[number]
+        for index, inputs in enumerate(group.parts(size)):
+            part = slice(index * size, (index + 1) * size)
+            yield number if index == 0 else None, inputs, None if targets is None else targets[part]
+
+
+def mask_of(graph: Graph) -> int | None:
+    """Which input says what of a sample counts: the `attention_mask`, by its place."""
+    return next((index for index, spec in enumerate(graph.inputs) if spec.name == MASK), None)
 
 
 def _reference(found: Measure, outputs: Tensor, axis: int, start: int) -> dict[str, Tensor]:
@@ -160,12 +181,16 @@ def _small(answers: Tensor) -> Tensor:
     return answers.to(dtype).contiguous()
 
 
-def _forward(model: Network, inputs: tuple[Tensor, ...], batch: int | None) -> Tensor:
+def _forward(model: Network, inputs: Batch, batched: Sequence[bool], batch: int | None) -> Tensor:
     """The first output for `inputs`, row by row. Where the program takes `batch` rows at once and there are fewer,
     the last one is repeated, and what comes of that is dropped."""
-    rows = len(inputs[0])
+    rows = len(inputs[batched.index(True)])
     if batch is not None and rows < batch:
-        inputs = tuple(torch.cat([each, each[-1:].expand(batch - rows, *each.shape[1:])]) for each in inputs)
+        inputs = tuple(
+            torch.cat([each, each[-1:].expand(batch - rows, *each.shape[1:])]) if many else each
+            for each, many in zip(inputs, batched, strict=True)
+        )
+    count = rows if batch is None else batch
     shapes = " and ".join(str(tuple(each.shape)) for each in inputs)
     try:
         found = model(*inputs)
@@ -176,9 +201,9 @@ def _forward(model: Network, inputs: tuple[Tensor, ...], batch: int | None) -> T
             "Give inputs of the shape that the model was exported with.",
         ) from error
     outputs: Tensor = found[0] if isinstance(found, tuple) else found
-    if outputs.shape[:1] != inputs[0].shape[:1]:
+    if outputs.shape[:1] != (count,):
         raise DataError(
-            f"The model's output {tuple(outputs.shape)} does not have a row for each of {len(inputs[0])} inputs.",
+            f"The model's output {tuple(outputs.shape)} does not have a row for each of {count} inputs.",
             "Accuracy needs one: export the model with the batch as its first output's first dimension, or leave "
             "the evaluation data out.",
         )

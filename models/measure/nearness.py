@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from rightrank.models.program import execute
 from rightrank.models.program.program import Program
+from rightrank.models.program.samples import Samples
 
 TINY = 1e-12
 # Of the logarithm of a probability that is zero, as of a class that is masked.
@@ -61,29 +61,29 @@ class Nearness:
         self,
         original: Program,
         programs: Sequence[Program],
-        inputs: Tensor,
+        inputs: Samples,
         batch: int,
     ) -> list[float]:
         """How far each program's outputs are from the original's: summed over outputs, the mean over whole batches.
         Infinitely far where they are not numbers."""
         totals, count = [0.0] * len(programs), 0
-        for images in execute.batches(inputs, batch):
-            wanted = original.run([images])
+        for each in inputs.batches(batch):
+            wanted = original.run(each)
             count += 1
             for index, program in enumerate(programs):
-                outputs = program.run([images])
+                outputs = program.run(each)
                 totals[index] += sum(float(self.distance(*pair)) for pair in zip(outputs, wanted, strict=True))
         return [max(total, 0.0) / max(count, 1) if math.isfinite(total) else math.inf for total in totals]
 
 
 @torch.no_grad()
-def nearness(original: Program, inputs: Tensor, batch: int, classes: bool) -> Nearness:
+def nearness(original: Program, inputs: Samples, batch: int, classes: bool) -> Nearness:
     """The measure for a network: of the lowest temperature, from 1 up, at which it is unsure enough on `inputs`."""
     if not classes:
         return Nearness(False)
     logits: list[Tensor] = []
-    for images in execute.batches(inputs[: max(SAMPLES, batch)], batch):
-        found = [each for each in original.run([images]) if _tells_apart(each)]
+    for part in inputs[: max(SAMPLES, batch)].batches(batch):
+        found = [each for each in original.run(part) if _tells_apart(each)]
         if not found:
             break
         found = [each[sound(each, classes=True)] for each in found]

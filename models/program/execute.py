@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -77,8 +77,11 @@ def last_uses(graph: Graph) -> dict[str, list[str]]:
     return expiring
 
 
-def shapes(graph: Graph, tensors: Mapping[str, Tensor], batch: int = 2) -> dict[str, tuple[int, ...]]:
-    """The shape of every tensor value when the free batch dimension is `batch`, without computing any."""
+def shapes(
+    graph: Graph, tensors: Mapping[str, Tensor], batch: int = 2, inputs: Sequence[Tensor] | None = None
+) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor value for `inputs`, or when the free batch dimension is `batch`, without computing
+    any."""
     found: dict[str, tuple[int, ...]] = {}
 
     def note(node: Node, arguments: list[Any], result: Any) -> Any:
@@ -89,7 +92,7 @@ def shapes(graph: Graph, tensors: Mapping[str, Tensor], batch: int = 2) -> dict[
         return result
 
     meta = without_data(graph, tensors)
-    inputs = example_inputs(graph, batch, device="meta")
+    inputs = example_inputs(graph, batch, device="meta") if inputs is None else [x.to("meta") for x in inputs]
     found.update((spec.name, tuple(value.shape)) for spec, value in zip(graph.inputs, inputs, strict=True))
     with torch.no_grad():
         run(graph, meta, inputs, visit=note)
@@ -116,10 +119,9 @@ def example_inputs(graph: Graph, batch: int, device: str = "cpu") -> list[Tensor
     """Standard normal (for integers: zero) inputs of the declared shapes."""
     made = []
     for spec in graph.inputs:
-        shape = [batch if size is None else size for size in spec.shape]
         dtype = getattr(torch, spec.dtype)
         fill = torch.randn if dtype.is_floating_point else torch.zeros
-        made.append(fill(shape, dtype=dtype, device=device))
+        made.append(fill(spec.sizes(batch), dtype=dtype, device=device))
     return made
 
 
@@ -132,9 +134,3 @@ def evaluate(argument: Argument, values: Mapping[str, Any], device: torch.device
     if isinstance(argument, Constant):
         return device if argument.type == "device" else getattr(torch, argument.value)
     return argument
-
-
-def batches(inputs: Tensor, batch: int) -> Iterator[Tensor]:
-    """Whole batches in order; what does not fill one is left out."""
-    for start in range(0, len(inputs) // batch * batch, batch):
-        yield inputs[start : start + batch]

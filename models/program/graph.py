@@ -60,11 +60,19 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """A tensor the caller passes. `shape` has None where any size will do (only the batch, dim 0)."""
+    """A tensor the caller passes. `shape` has None where any size will do: in dimension 0 that is the batch, in others
+    a length, height or width, of which `example` has a size that goes with those of the other inputs."""
 
     name: str
     dtype: str
     shape: tuple[int | None, ...]
+    example: tuple[int, ...] = ()
+
+    def sizes(self, batch: int) -> tuple[int, ...]:
+        """A shape that the program takes, with `batch` samples where any number will do."""
+        example = self.example or (batch,) * len(self.shape)
+        pairs = enumerate(zip(self.shape, example, strict=True))
+        return tuple((batch if dim == 0 else usual) if size is None else size for dim, (size, usual) in pairs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +101,20 @@ class Graph:
 
     @property
     def batch(self) -> int | None:
-        """The batch size that the program was exported for, by its first input; None where any will do."""
-        shape = self.inputs[0].shape if self.inputs else ()
-        return shape[0] if shape else None
+        """The batch size that the program was exported for, by its first input that has dimensions; None where any will
+        do."""
+        sizes = [spec.shape[0] for spec in self.inputs if spec.shape]
+        return None if None in sizes or not sizes else sizes[0]
+
+    @property
+    def free(self) -> bool:
+        """Whether sizes besides the batch are free, so that shapes differ from sample to sample."""
+        return any(None in spec.shape[1:] for spec in self.inputs)
+
+    @property
+    def batched(self) -> tuple[bool, ...]:
+        """Which inputs have the batch as their first dimension; others, such as a scale, are for all samples."""
+        return tuple(bool(spec.shape) and spec.shape[0] == self.batch for spec in self.inputs)
 
     def replace(self, **changes: Any) -> Graph:
         return dataclasses.replace(self, **changes)
@@ -135,7 +154,7 @@ class Graph:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "inputs": [[i.name, i.dtype, list(i.shape)] for i in self.inputs],
+            "inputs": [[i.name, i.dtype, list(i.shape), *([list(i.example)] * bool(i.example))] for i in self.inputs],
             "tensors": dict(self.tensors),
             "parameters": sorted(self.parameters),
             "nodes": [
@@ -156,7 +175,7 @@ class Graph:
     def from_json(data: Mapping[str, Any]) -> Graph:
         """The inverse of `to_json`; for JSON that this project wrote, not for uploaded JSON."""
         return Graph(
-            inputs=tuple(Input(n, d, tuple(s)) for n, d, s in data["inputs"]),
+            inputs=tuple(Input(n, d, tuple(s), *map(tuple, example)) for n, d, s, *example in data["inputs"]),
             tensors=dict(data["tensors"]),
             parameters=frozenset(data["parameters"]),
             nodes=tuple(

@@ -38,6 +38,10 @@ class Program:
         stored = {value: tuple(self.tensors[name].shape) for value, name in self.graph.tensors.items()}
         return execute.shapes(self.graph, self.tensors) | stored
 
+    def shapes_for(self, inputs: Sequence[Tensor]) -> Mapping[str, tuple[int, ...]]:
+        """The shape of every value that is computed from these inputs, found without computing any."""
+        return execute.shapes(self.graph, self.tensors, inputs=inputs)
+
     @cached_property
     def users(self) -> Mapping[str, Sequence[Node]]:
         """Each value name with the nodes that read it, in order, without repeats."""

@@ -88,7 +88,7 @@ class Cutter:
         evaluation, reference = self.folder / EVALUATION, self.folder / REFERENCE
         if not evaluation.exists():
             return None
-        first = self.first and plan.original
+        first, graph = self.first and plan.original, Template.open(self.folder).graph
         with self._original(plan, path, not first and not reference.exists()) as original:
             found = measure(
                 path,
@@ -98,7 +98,8 @@ class Cutter:
                 reference=reference if reference.exists() else None,
                 keep=reference if first else None,
                 output=plan.output,
-                batch=Template.open(self.folder).graph.batch,
+                graph=graph,
+                batch=graph.batch,
                 progress=self.progress,
             )
         if not math.isfinite(found.value):

@@ -9,34 +9,35 @@ polish  that; then, for each size when it is first asked for, the best of all th
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
-from safetensors.torch import load_file
-
 from rightrank.models.errors import DataError
 from rightrank.models.improve import polish, refit, tune
 from rightrank.models.improve.choose import improve
 from rightrank.models.improve.distill import Recipe
+from rightrank.models.improve.student import check_types
 from rightrank.models.measure.metrics import METRICS
 from rightrank.models.plan.planner import Plan
-from rightrank.models.program.graph import Graph
+from rightrank.models.program.program import Program
+from rightrank.models.program.samples import Samples
 from rightrank.service.jobs.attempt import Job
-from rightrank.service.registry.layout import CALIBRATION, EVALUATION, improved_key, tuning_key
+from rightrank.service.registry.layout import improved_key, tuning_key
 
 
 def of(options: Mapping[str, Any]) -> str:
     return str(options.get("effort", "cut"))
 
 
-def check(options: Mapping[str, Any], program: Path) -> None:
-    """Raises DataError where nothing would come of the effort."""
-    graph = Graph.from_json(json.loads((program / "program.json").read_bytes()))
+def check(options: Mapping[str, Any], program: Program, inputs: Samples | None) -> None:
+    """Raises DataError where nothing would come of the effort, for a program and its calibration inputs."""
+    graph = program.graph
+    if tunes(options) and inputs is not None:
+        tune.divided(graph, inputs, recipe(options, tune.RECIPE, True))
+        check_types(program)
     if of(options) == "refit" and graph.batch is not None:
         raise DataError(
             "A network for a fixed number of samples cannot be refit.",
@@ -60,21 +61,16 @@ def recipe(options: Mapping[str, Any], basis: Recipe, tells_classes: bool) -> Re
     return replace(basis, steps=max(steps, 1), seconds=options.get("tune_seconds"), classes=tells_classes)
 
 
-def classes(options: Mapping[str, Any], evaluation: Path, metric: str | None = None) -> bool:
-    """Whether the network tells classes apart, by the `metric` that its accuracy is, as far as that is known, or by
-    what its targets look like: else its outputs are numbers."""
+def classes(options: Mapping[str, Any], metric: str | None) -> bool:
+    """Whether the network tells classes apart, by the `metric` that it is measured by (None: by none)."""
     metric = metric or options.get("metric")
-    if metric is not None:
-        return METRICS[metric].classes
-    if not evaluation.exists():
-        return True
-    with safe_open(evaluation, "pt") as file:
-        targets = file.get_tensor("targets") if "targets" in file.keys() else None  # noqa: SIM118 (no mapping)
-    return targets is None or not targets.is_floating_point()
+    return metric is None or METRICS[metric].classes
 
 
-def tuned(job: Job, options: Mapping[str, Any], program: Path, out: Path, state: Path) -> list[dict[str, float]]:
-    """Trains the master in `out`, going on where a killed worker left off; the curve.
+def tuned(
+    job: Job, options: Mapping[str, Any], inputs: Samples, tells_classes: bool, out: Path, state: Path
+) -> list[dict[str, float]]:
+    """Trains the master in `out` on calibration inputs, going on where a killed worker left off; the curve.
 
     What the training has come to stays in the store until the model is there (`forget`).
     """
@@ -89,8 +85,8 @@ def tuned(job: Job, options: Mapping[str, Any], program: Path, out: Path, state:
 
     return tune.tune(
         out,
-        load_file(program / CALIBRATION)["inputs"],
-        recipe(options, tune.RECIPE, classes(options, program / EVALUATION)),
+        inputs,
+        recipe(options, tune.RECIPE, tells_classes),
         state=state,
         progress=job.progress,
         saved=keep,
@@ -110,7 +106,7 @@ def improvement(job: Job, plan: Plan, folder: Path, scratch: Path) -> Iterator[P
         made = scratch / "improved.safetensors"
         manifest = job.parts.catalogue.open(job.model).manifest
         options, baseline = manifest["options"], manifest.get("baseline") or {}
-        tells_classes = classes(options, folder / EVALUATION, baseline.get("metric"))
+        tells_classes = classes(options, baseline.get("metric"))
         training = recipe(options, polish.RECIPE, tells_classes) if of(options) == "polish" else None
         job.allow(options.get("tune_seconds", 0))
         improve(folder, plan.ranks, made, job.progress, tells_classes, training)

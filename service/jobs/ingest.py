@@ -16,15 +16,16 @@ from typing import Any
 
 from safetensors.torch import load_file
 
+from rightrank.models.assemble import early
 from rightrank.models.assemble.build import build
 from rightrank.models.checkpoint import sandbox
 from rightrank.models.checkpoint.limits import Limits
 from rightrank.models.emit import formats
 from rightrank.models.emit.format import FIRST, Output
 from rightrank.models.errors import Cancelled
-from rightrank.models.master import entries
 from rightrank.models.plan.planner import Planner
 from rightrank.models.program.program import Program
+from rightrank.models.program.samples import Data
 from rightrank.service.jobs import cut, effort
 from rightrank.service.jobs.attempt import Job
 from rightrank.service.problems import Problem
@@ -82,24 +83,29 @@ def temporary_files_in(folder: Path) -> Iterator[None]:
 
 
 def _build(job: Job, upload: Mapping[str, Any], folder: Path) -> None:
-    program, out, options = folder / "program", folder / "master", upload["options"]
-    effort.check(options, program)
+    folder_of_program, out, options = folder / "program", folder / "master", upload["options"]
+    program = Program.open(folder_of_program)
+    evaluation, calibration = (_data(program, folder_of_program / name) for name in (EVALUATION, CALIBRATION))
+    effort.check(options, program, None if calibration is None else calibration.samples)
+    metric = early.check(program, evaluation, calibration, options.get("metric"))
+    tells_classes = effort.classes(options, metric)
     keep = effort.kept(options)
-    calibration = program / CALIBRATION
     description = build(
-        Program.open(program),
+        program,
         out,
-        load_file(calibration)[entries.INPUTS] if calibration.exists() else None,
+        None if calibration is None else calibration.samples,
         criterion=options.get("criterion"),
         keep=keep,
-        classes=effort.classes(options, program / EVALUATION),
+        classes=tells_classes,
         progress=job.progress,
     )
     if effort.tunes(options):
-        description["tuned"] = effort.tuned(job, options, program, out, folder / "tuning.safetensors")
-    has_data = (program / EVALUATION).exists()
+        assert calibration is not None  # uploads without are refused
+        state = folder / "tuning.safetensors"
+        description["tuned"] = effort.tuned(job, options, calibration.samples, tells_classes, out, state)
+    has_data = evaluation is not None
     if has_data:
-        (program / EVALUATION).rename(out / EVALUATION)
+        (folder_of_program / EVALUATION).rename(out / EVALUATION)
     planner = Planner.open(out, Output(writer=formats.newest()[FIRST.format]))
     cutter = cut.Cutter(out, options.get("metric"), job.progress, first=True)
     original = cutter.cut(planner.plan(budget=1), folder / "original.pt")
@@ -118,6 +124,11 @@ def _build(job: Job, upload: Mapping[str, Any], folder: Path) -> None:
         "writers": formats.newest(),
     }
     _store(job, manifest, out, original, folder / "original.pt")
+
+
+def _data(program: Program, file: Path) -> Data | None:
+    """The data that the reader left in a file, if it left any."""
+    return Data.stored(program.graph, load_file(file)) if file.exists() else None
 
 
 def _store(job: Job, manifest: Mapping[str, Any], out: Path, original: Record, file: Path) -> None:

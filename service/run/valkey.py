@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import subprocess
 import threading
 import time
@@ -45,7 +46,7 @@ class Embedded:
     def __enter__(self) -> Embedded:
         self.folder.mkdir(parents=True, exist_ok=True)
         _private_folder(self.socket.parent, self.folder)
-        if not self.answers():
+        if not self._adopt():
             self._start()
         self._watcher.start()
         return self
@@ -58,7 +59,22 @@ class Embedded:
         with contextlib.suppress(redis.RedisError, OSError):
             self._client().execute_command("SHUTDOWN", "NOSAVE", "NOW")
         self._reap()
+        self._end_left()
         self.socket.unlink(missing_ok=True)
+
+    def _adopt(self) -> bool:
+        """Whether a server that was left behind answers. One that is there and does not may be frozen: it is given as
+        long as a start may take, and then ended, since beside another it would keep the clients that it has."""
+        deadline = time.monotonic() + START_SECONDS
+        while not self.answers():
+            if self._left() is None:
+                return False
+            if time.monotonic() > deadline:
+                log.error("The Valkey that was left behind does not answer; starting another")
+                self._end_left()
+                return False
+            time.sleep(CHECK_SECONDS)
+        return True
 
     def answers(self) -> bool:
         """Whether a server answers on the socket."""
@@ -110,13 +126,23 @@ class Embedded:
     def _runs(self) -> bool:
         """Whether there is a process, own or adopted. One that does not answer may be frozen: beside it a second one
         would take new connections while the first keeps those that it has."""
-        if self._process is not None:
-            return self._process.poll() is None
+        return self._left() is not None if self._process is None else self._process.poll() is None
+
+    def _left(self) -> int | None:
+        """The process that serves the socket, by what it wrote down itself."""
         try:
             pid = int((self.folder / "valkey.pid").read_text())
-            return os.fsencode(self.socket) in Path(f"/proc/{pid}/cmdline").read_bytes()
+            return pid if os.fsencode(self.socket) in Path(f"/proc/{pid}/cmdline").read_bytes() else None
         except (OSError, ValueError):
-            return False
+            return None
+
+    def _end_left(self) -> None:
+        """Ends a server that another service started, if there is one still; it is gone when this returns."""
+        deadline = time.monotonic() + START_SECONDS
+        while (pid := self._left()) is not None and time.monotonic() < deadline:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            time.sleep(0.02)
 
     def _reap(self) -> None:
         if self._process is None:

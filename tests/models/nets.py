@@ -16,6 +16,7 @@ from rightrank.models.factor.layer import Form, Layer
 from rightrank.models.factor.moments import Gathering, Gradient, Moments
 from rightrank.models.plan.planner import Planner
 from rightrank.models.program.program import Program
+from rightrank.models.program.samples import Data, Samples
 
 
 class Small(nn.Module):
@@ -157,8 +158,9 @@ def source(module: nn.Module, shape: tuple[int, ...], folder: Path, calibration:
 def build(folder: Path, out: Path, **options: Any) -> dict[str, Any]:
     """A master in `out` of what `source` left in a folder."""
     calibration = folder / "calibration.safetensors"
-    inputs = load_file(calibration)["inputs"] if calibration.exists() else None
-    return assemble.build(Program.open(folder), out, inputs, **options)
+    program = Program.open(folder)
+    inputs = Samples.stored(program.graph, load_file(calibration)) if calibration.exists() else None
+    return assemble.build(program, out, inputs, **options)
 
 
 def planner(
@@ -179,5 +181,49 @@ def gather(
 ) -> list[Moments]:
     """The moments of inputs that are added at once."""
     gathering = Gathering(program, layers, [gradient], forms or {})
-    gathering.add(inputs, lambda done: None)
+    gathering.add(Samples.of(inputs), lambda done: None)
     return gathering.moments(gradient)
+
+
+WORDS, LENGTHS = 20, (3, 5, 8)
+
+
+class Encoder(nn.Module):
+    """A classifier of texts of any length, with a mask that says what of them is filled up."""
+
+    def __init__(self, classes: int = 3) -> None:
+        super().__init__()
+        self.words, self.inner, self.last = nn.Embedding(WORDS, 24), nn.Linear(24, 48), nn.Linear(48, classes)
+        self.over, self.under = nn.Linear(48, 48), nn.Linear(48, 48)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        weight = attention_mask.unsqueeze(2).float()
+        x = torch.tanh(3 * self.inner(self.words(input_ids)))
+        x = x + torch.tanh(self.under(torch.relu(self.over(x))))
+        return self.last((x * weight).sum(1) / weight.sum(1).clamp_min(1))
+
+
+def encoder(folder: Path) -> tuple[Encoder, Program]:
+    """It, and its program, whose batch and length are free."""
+    torch.manual_seed(0)
+    module = Encoder().eval()
+    free = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length", min=2)}
+    example = tuple(torch.ones(4, 6, dtype=torch.int64) for _ in range(2))
+    torch.export.save(torch.export.export(module, example, dynamic_shapes=(free, free)), folder / "encoder.pt2")
+    return module, checkpoint.read(folder / "encoder.pt2")
+
+
+def encoded(count: int, seed: int = 1) -> Data:
+    """So many samples of each length, a group for each, the last word of every second one filled up; and what they are
+    to be, by the module itself."""
+    torch.manual_seed(0)
+    module, generator = Encoder().eval(), torch.Generator().manual_seed(seed)
+    groups, targets = [], []
+    for length in LENGTHS:
+        ids = torch.randint(0, WORDS, (count, length), generator=generator)
+        mask = torch.ones(count, length, dtype=torch.int64)
+        mask[::2, -1] = 0
+        groups.append((ids, mask))
+        with torch.no_grad():
+            targets.append(module(ids, mask).argmax(1))
+    return Data(Samples(tuple(groups), (True, True)), tuple(targets))

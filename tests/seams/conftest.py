@@ -18,6 +18,7 @@ from rightrank.models.assemble.build import build
 from rightrank.models.emit import formats
 from rightrank.models.plan.planner import Plan
 from rightrank.models.program.program import Program
+from rightrank.models.program.samples import Samples
 from tests.models.nets import make, read
 
 
@@ -61,7 +62,7 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
 @pytest.fixture
 def folder(case: Case, tmp_path: Path) -> Path:
     """The network's master."""
-    build(case.program, tmp_path / "master", case.inputs, criterion="logit")
+    build(case.program, tmp_path / "master", Samples.of(case.inputs), criterion="logit")
     return tmp_path / "master"
 
 

@@ -24,6 +24,7 @@ from rightrank.models.measure.accuracy import measure
 from rightrank.models.plan.planner import Planner
 from rightrank.models.program.calls import LINEAR, Call, Linear
 from rightrank.models.program.graph import Node, Ref
+from rightrank.models.program.samples import Samples
 from rightrank.models.progress import silent
 from tests.seams.conftest import Case, added
 
@@ -84,7 +85,9 @@ def threefold() -> Iterator[None]:
 
 @pytest.fixture
 def folder(case: Case, tmp_path: Path) -> Path:
-    described = build(case.program, tmp_path / "master", case.inputs, criterion="logit", keep=240, forms=["threefold"])
+    described = build(
+        case.program, tmp_path / "master", Samples.of(case.inputs), criterion="logit", keep=240, forms=["threefold"]
+    )
     forms = {layer["name"]: layer["form"] for layer in described["layers"]}
     assert forms == {"stem": "channel", "inner": "threefold", "head": "threefold"}
     return tmp_path / "master"

@@ -20,8 +20,7 @@ from rightrank.models.improve.choose import improve
 from rightrank.models.improve.refit import INPUTS
 from rightrank.models.master.tensorfile import TensorFile
 from rightrank.models.plan.planner import Plan, Planner
-from rightrank.models.program.graph import Graph, Input
-from rightrank.models.program.program import Program
+from rightrank.models.program.samples import Samples
 from rightrank.models.progress import silent
 from rightrank.models.simplify import zeros
 from tests.models.nets import SHAPES, Halved, Small, build, make, planner, source
@@ -234,11 +233,10 @@ def test_where_too_little_is_left_to_be_cut_there_are_two_sizes(tmp_path: Path) 
 
 
 def test_calibration_inputs_that_do_not_fill_a_batch_are_not_compared_on() -> None:
-    program = Program(Graph((Input("x", "float32", (8, 3)),), {}, frozenset(), (), ()), {})
-    found = comparable(program, torch.randn(10, 3))
+    found = comparable(Samples(((torch.randn(10, 3),),), fixed=8))
     assert found is not None and found[0].shape == (8, 3)
-    assert comparable(program, torch.randn(7, 3)) is None
-    assert comparable(program, None) is None
+    assert comparable(Samples(((torch.randn(7, 3),),), fixed=8)) is None
+    assert comparable(None) is None
 
 
 def test_building_an_eliminated_network_twice_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -308,7 +306,7 @@ def test_its_refit_is_nearer_still(tokenised: tuple[Path, dict[str, object]], tm
 def test_it_can_be_tuned(tokenised: tuple[Path, dict[str, object]]) -> None:
     folder, _ = tokenised
     recipe = dataclasses.replace(tune.RECIPE, steps=60, batch=32)
-    curve = tune.tune(folder, tokens(400), recipe, state=folder / "state", progress=silent)
+    curve = tune.tune(folder, Samples.of(tokens(400)), recipe, state=folder / "state", progress=silent)
     assert curve[0]["tuned"] < curve[0]["cut"]
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from rightrank.models.assemble import trial
 from rightrank.models.plan.planner import Planner
+from rightrank.models.program.samples import Samples
 from tests.models.nets import SHAPES, Small, build, make, read, source
 
 
@@ -77,7 +78,7 @@ def test_outputs_that_are_not_classes_leave_no_choice(folder: Path, tmp_path: Pa
     described = build(folder, tmp_path / "numbers", classes=False)
     assert described["tried"] == {} and described["criterion"] == "logit"
     program = read(nn.Conv2d(3, 4, 3), (3, 8, 8), tmp_path)
-    assert not trial.possible(program, torch.randn(200, 3, 8, 8))
+    assert not trial.possible(program, Samples.of(torch.randn(200, 3, 8, 8)))
 
 
 def test_too_few_inputs_leave_no_choice(tmp_path: Path) -> None:

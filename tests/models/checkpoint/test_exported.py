@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from rightrank.models.checkpoint import Limits, read
 from rightrank.models.errors import UnsafeCheckpoint, UnsupportedCheckpoint
+from rightrank.models.program.graph import Graph
 from rightrank.models.program.program import Program
 from tests.hostile import corpus
 
@@ -147,11 +149,75 @@ def test_a_batch_that_may_be_only_a_multiple_is_refused_with_what_to_export(tmp_
         read(path)
 
 
-def test_a_free_size_other_than_the_batch_is_refused(tmp_path: Path) -> None:
+def test_a_free_length_stays_free_and_has_the_exports_for_an_example(tmp_path: Path) -> None:
     free = ({0: torch.export.Dim("batch"), 2: torch.export.Dim("width")},)
-    path = saved(nn.Conv1d(3, 2, 1), (torch.zeros(2, 3, 8),), tmp_path / "a.pt2", free)
+    module = nn.Conv1d(3, 2, 1)
+    program = read(saved(module, (torch.zeros(2, 3, 8),), tmp_path / "a.pt2", free))
+    assert program.graph.inputs[0].shape == (None, 3, None)
+    assert program.shapes[program.graph.outputs[0]] == (2, 2, 8)
+    assert Graph.from_json(program.graph.to_json()) == program.graph
+    for shape in ((1, 3, 5), (4, 3, 11)):
+        assert same(module, (torch.randn(shape),), program)
+
+
+class Pooled(nn.Module):
+    """Its sizes are multiples, and its paddings depend on them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(8, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        small = nn.functional.max_pool2d(x, 4)
+        return self.last(torch.cat([x, nn.functional.interpolate(small, size=x.shape[-2:])], 1))
+
+
+def test_free_heights_and_widths_may_be_multiples(tmp_path: Path) -> None:
+    height, width = (torch.export.Dim(name, min=1, max=64) for name in ("height", "width"))
+    free = ({0: torch.export.Dim("batch"), 2: 4 * height, 3: 4 * width},)
+    module = Pooled().eval()
+    program = read(saved(module, (torch.zeros(2, 3, 8, 16),), tmp_path / "a.pt2", free))
+    assert program.graph.inputs[0].shape == (None, 3, None, None)
+    assert same(module, (torch.randn(3, 3, 12, 20),), program)
+
+
+@pytest.mark.parametrize("hint", [None, {"as_int": 0}, {"as_int": 1 << 40}, {"as_int": "8"}, {"as_float": 8.0}])
+def test_a_free_size_without_a_usable_example_is_refused(hint: object, tmp_path: Path) -> None:
+    free = ({0: torch.export.Dim("batch"), 2: torch.export.Dim("width")},)
+    buffer = io.BytesIO()
+    torch.export.save(torch.export.export(nn.Conv1d(3, 2, 1), (torch.zeros(2, 3, 8),), dynamic_shapes=free), buffer)
+
+    def change(program: dict[str, Any]) -> None:
+        name = program["graph_module"]["signature"]["input_specs"][-1]["user_input"]["arg"]["as_tensor"]["name"]
+        program["graph_module"]["graph"]["tensor_values"][name]["sizes"][2]["as_expr"]["hint"] = hint
+
+    (tmp_path / "a").write_bytes(corpus.edited(corpus.entries(buffer.getvalue()), corpus.GRAPH, change))
     with pytest.raises(UnsupportedCheckpoint, match="dimension 2"):
-        read(path)
+        read(tmp_path / "a")
+
+
+class Optional(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(3, 4), nn.Linear(4, 2)
+
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None, scale: Tensor | None = None, flag: bool = False, times: float = 1
+    ) -> Tensor:
+        x = self.first(x) if mask is None else self.first(x) * mask
+        return self.last(torch.relu(x) if flag else x * times)
+
+
+def test_arguments_that_the_export_fixed_are_none_of_the_files(tmp_path: Path) -> None:
+    module, x, scale = Optional().eval(), torch.randn(2, 3), torch.ones(())
+    given = {"mask": None, "scale": scale, "flag": True, "times": 0.5}
+    path = tmp_path / "a.pt2"
+    torch.export.save(torch.export.export(module, (x,), given), path)
+    program = read(path)
+    assert [spec.name for spec in program.graph.inputs] == ["x", "scale"]
+    with torch.no_grad():
+        assert torch.equal(program.run([x, scale])[0], module(x, **given))
 
 
 def test_an_input_that_is_no_tensor_is_refused(tmp_path: Path) -> None:
@@ -159,8 +225,8 @@ def test_an_input_that_is_no_tensor_is_refused(tmp_path: Path) -> None:
         def forward(self, x: Tensor, factor: int) -> Tensor:
             return x * factor
 
-    with pytest.raises(UnsupportedCheckpoint, match="input"):
-        read(saved(Scaled(), (torch.zeros(2), 3), tmp_path / "a.pt2"))
+    with pytest.raises(UnsupportedCheckpoint, match="input that is not a tensor"):
+        read(saved(Scaled(), (torch.zeros(2), 3), tmp_path / "a.pt2", (None, torch.export.Dim.DYNAMIC)))
 
 
 def test_control_flow_is_refused_by_name(tmp_path: Path) -> None:

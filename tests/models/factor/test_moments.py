@@ -16,6 +16,7 @@ from rightrank.models.factor.layer import Layer
 from rightrank.models.factor.moments import Gathering, Moments, NoGradient
 from rightrank.models.factor.patches import Columns, ColumnSums, columns_of
 from rightrank.models.program.program import Program
+from rightrank.models.program.samples import Samples
 from tests.models.nets import SHAPES, Small, build, gather, make, read, source
 
 
@@ -179,12 +180,12 @@ def test_two_kinds_of_gradient_gathered_together_are_each_as_alone(tmp_path: Pat
     _, program, found = prepared(tmp_path)
     x = torch.randn(150, 6)
     gathering = Gathering(program, found, ("logits", "loss"), {})
-    gathering.add(x[:128], lambda done: None)
+    gathering.add(Samples.of(x[:128]), lambda done: None)
     both = [moments.gradient for moments in gathering.moments("loss")]
     assert all(map(torch.equal, both, [moments.gradient for moments in gather(program, found, x[:128], "loss")]))
     gathering.only("logits")
     heard: list[int] = []
-    gathering.add(x[128:], heard.append)
+    gathering.add(Samples.of(x[128:]), heard.append)
     assert heard == [128, 150]
     expected = gather(program, found, x)
     for one, other in zip(gathering.moments("logits"), expected, strict=True):
@@ -260,7 +261,7 @@ def test_a_network_without_gradients_is_refused_in_words_where_they_count(
     with pytest.raises(NoGradient, match="gradients"):
         gather(program, found, x)
     gathering = Gathering(program, found, ["logits"], {}, weighed=False)
-    gathering.add(x, lambda done: None)
+    gathering.add(Samples.of(x), lambda done: None)
     assert all(torch.equal(each.gradient, torch.eye(len(each.mean)).double()) for each in gathering.moments("logits"))
     folder = source(make(kind), (6,), tmp_path / "source", x)
     assert build(folder, tmp_path / "master")["criterion"] == "whitened"
@@ -274,7 +275,7 @@ def test_what_is_kept_of_a_pass_is_bounded(tmp_path: Path, monkeypatch: pytest.M
     expected = gather(program, found, x)
     monkeypatch.setattr("rightrank.models.factor.moments.VALUES", 100)
     gathering = Gathering(program, found, ["logits"], {})
-    gathering.add(x, told.append)
+    gathering.add(Samples.of(x), told.append)
     assert 1 < told[1] - told[0] < 10
     for each, wanted in zip(gathering.moments("logits"), expected, strict=True):
         torch.testing.assert_close(each.covariance, wanted.covariance)

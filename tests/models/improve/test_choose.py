@@ -22,6 +22,7 @@ from rightrank.models.master.template import Template
 from rightrank.models.measure.nearness import Nearness
 from rightrank.models.plan.planner import Plan, Planner
 from rightrank.models.program.program import Program
+from rightrank.models.program.samples import Samples
 from rightrank.models.progress import silent
 from tests.models.nets import SHAPES, Halved, Small, build, make, source
 
@@ -140,7 +141,7 @@ def test_it_is_trained_at_each_rate_from_the_same_start(kept: tuple[nn.Module, P
     start = variant.variant(template, stored, ranks)
     recipe = dataclasses.replace(TRAINING, steps=3)
     x = torch.randn(64, *SHAPES[Small]).cumsum(2)
-    fast, slow = polish.polish(template, original, ranks, start, x, recipe, watch, device=device)
+    fast, slow = polish.polish(template, original, ranks, start, Samples.of(x), recipe, watch, device=device)
     assert steps == list(range(7))
 
     def moved(polished: variant.Variant) -> float:
@@ -174,7 +175,7 @@ def tuned(kept: tuple[nn.Module, Path, Tensor], tmp_path: Path) -> tuple[nn.Modu
     module, folder, unseen = kept
     inputs = load_file(folder / "refit.safetensors")["inputs"]
     recipe = dataclasses.replace(TRAINING, steps=120, students=2)
-    tune.tune(folder, inputs, recipe, state=tmp_path / "state", progress=silent, largest=1.0, device="cpu")
+    tune.tune(folder, Samples.of(inputs), recipe, state=tmp_path / "state", progress=silent, largest=1.0, device="cpu")
     return module, folder, unseen
 
 
@@ -226,6 +227,6 @@ def test_a_program_for_many_samples_at_once_is_compared_too(
     inputs = load_file(folder / "refit.safetensors")["inputs"]
     assert len(inputs) // 5 > 40
     recipe = dataclasses.replace(TRAINING, steps=120, students=2)
-    tune.tune(folder, inputs, recipe, state=tmp_path / "state", progress=silent, largest=1.0, device="cpu")
+    tune.tune(folder, Samples.of(inputs), recipe, state=tmp_path / "state", progress=silent, largest=1.0, device="cpu")
     plan = Planner.open(folder).smallest
     assert improve(folder, plan.ranks, tmp_path / "own", silent, False) == "tuned"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -10,15 +11,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from rightrank.models.assemble import build as assemble
 from rightrank.models.assemble.survey import survey
+from rightrank.models.emit import formats
 from rightrank.models.errors import DataError
 from rightrank.models.factor.factors import by_basis
 from rightrank.models.factor.layer import Layer
 from rightrank.models.factor.moments import Moments
-from rightrank.models.improve import refit
+from rightrank.models.improve import refit, tune
+from rightrank.models.improve.choose import improve
+from rightrank.models.master.master import Master
+from rightrank.models.plan.planner import Planner
 from rightrank.models.program.program import Program
+from rightrank.models.program.samples import Samples
 from rightrank.models.progress import silent
-from tests.models.nets import SHAPES, Small, build, gather, make, read, source
+from tests.models.nets import SHAPES, Small, build, encoded, encoder, gather, make, read, source
 
 
 def prepared(
@@ -43,7 +50,7 @@ def refitted(program: Program, ranks: Sequence[int], moments: Sequence[Moments],
     for layer, rank, moment in zip(template.decomposed, ranks, moments, strict=True):
         if rank:
             cut = substituted(cut, (layer,), plainly(layer, program, moment, rank))
-    return refit.refit(program, template.layers, template.by_weight(ranks), gradients, cut, x, silent)
+    return refit.refit(program, template.layers, template.by_weight(ranks), gradients, cut, Samples.of(x), silent)
 
 
 def substituted(program: Program, decomposed: tuple[Layer, ...], found: dict[str, Tensor]) -> Program:
@@ -131,7 +138,7 @@ def test_a_branch_makes_good_what_its_shortcut_lacks(
 
     with_it = error()
     assert refitted(program, [2, 0], moments, seen).keys() >= {"dense/branch.weight"}
-    monkeypatch.setattr(refit._Walk, "_missing", lambda walk, node, whole: None)
+    monkeypatch.setattr(refit._Walk, "_missing", lambda walk, node, values, whole: None)
     assert with_it < 0.9 * error()
 
 
@@ -305,3 +312,30 @@ def test_patches_are_the_same_however_few_are_made_at_a_time(tmp_path: Path, mon
     at_once = refitted(program, ranks, moments, x)
     monkeypatch.setattr(refit, "PATCHES", 1)
     assert all(torch.equal(value, at_once[name]) for name, value in refitted(program, ranks, moments, x).items())
+
+
+def test_samples_of_several_lengths_and_inputs_are_refit_and_tuned_alike(tmp_path: Path) -> None:
+    module, program = encoder(tmp_path)
+    data, unseen = encoded(200).samples, encoded(200, seed=2).samples
+    assemble.build(program, tmp_path / "master", data, criterion="logit", keep=600)
+    planner = Planner.open(tmp_path / "master")
+    plan = planner.plan(max_params=int(0.6 * planner.template.params))
+    assert any(plan.ranks)
+    won = improve(tmp_path / "master", plan.ranks, tmp_path / "own", silent)
+    assert won == "refit"
+    files = {}
+    for name, changes in (("cut", None), ("refit", tmp_path / "own")):
+        with (tmp_path / name).open("wb") as file:
+            formats.write(tmp_path / "master", plan, file, changes)
+        files[name] = torch.jit.load(tmp_path / name)
+    errors = dict.fromkeys(files, 0.0)
+    for group in unseen.groups:
+        with torch.no_grad():
+            wanted = module(*group)
+            for name, file in files.items():
+                errors[name] += float((file(*group) - wanted).square().sum())
+    assert errors["refit"] < 0.8 * errors["cut"]
+    recipe = dataclasses.replace(tune.RECIPE, steps=30, batch=32)
+    curve = tune.tune(tmp_path / "master", data, recipe, state=tmp_path / "state", progress=silent, device="cpu")
+    assert curve[0]["tuned"] < curve[0]["cut"]
+    assert Master.open(tmp_path / "master").template.tuned is not None

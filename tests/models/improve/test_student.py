@@ -16,6 +16,7 @@ from rightrank.models.master.master import Master
 from rightrank.models.master.variant import all_factors
 from rightrank.models.measure.nearness import Nearness
 from rightrank.models.program.program import Program
+from rightrank.models.program.samples import Samples
 from tests.models.nets import SHAPES, Small, build, make, source
 
 PLAIN = Nearness(classes=False)
@@ -54,7 +55,7 @@ def test_a_student_of_nothing_but_factors_learns_by_muon_alone(tmp_path: Path) -
     x = torch.randn(200, 12)
     build(source(make(Bare), (12,), tmp_path / "source", x), tmp_path / "master")
     training = Training(student_of(tmp_path / "master"), Recipe(2, 1, 1e-3, batch=32, classes=False))
-    training.go(x, 32, lambda generator: ({"only.weight": 2}, 0.3), lambda done: None)
+    training.go(Samples.of(x), 32, lambda generator: ({"only.weight": 2}, 0.3), lambda done: None)
     assert training.done == 2 and len(training.optimizers) == 1
 
 
@@ -64,7 +65,7 @@ def ignore(node: object, arguments: list[Any], result: Any) -> Any:
 
 def test_at_full_size_nothing_is_left_to_learn(folder: Path) -> None:
     student = student_of(folder)
-    lesson = student.teach(images(64), layers=True)
+    lesson = student.teach((images(64),), layers=True)
     assert lesson.layers.keys() == student.watched
     assert student.loss(None, lesson, PLAIN, hint=5.0).item() < 1e-6
 
@@ -74,19 +75,19 @@ def test_with_the_statistics_stored_a_program_does_what_was_learnt(folder: Path,
     """Layers as two factors or as their product, batch norms on the batch's moments or on stored ones."""
     student = student_of(folder)
     ranks = {layer.weight: min(rank, layer.rank) for layer in student.factored}
-    lesson = student.teach(images(64))
+    lesson = student.teach((images(64),))
     with torch.no_grad():
         learnt = student.run(ranks, lesson, ignore)[0]
         program = student.program(ranks)
         program = program.with_tensors({**program.tensors, **student.statistics(ranks, [lesson])})
-        stored = program.run([lesson.images])[0]
+        stored = program.run(lesson.inputs)[0]
     torch.testing.assert_close(stored, learnt, rtol=1e-3, atol=1e-4)
 
 
 def test_what_layers_put_out_counts_as_much_as_the_hint_says(folder: Path) -> None:
     student = student_of(folder)
     ranks = {layer.weight: 1 for layer in student.factored}
-    lesson = student.teach(images(64), layers=True)
+    lesson = student.teach((images(64),), layers=True)
     losses = [student.loss(ranks, lesson, PLAIN, hint=hint).item() for hint in (0.0, 1.0, 3.0)]
     assert 0 < losses[0] < losses[1]
     assert losses[2] - losses[0] == pytest.approx(3 * (losses[1] - losses[0]), rel=1e-3)
@@ -99,7 +100,7 @@ def test_a_layer_that_always_puts_out_the_same_gives_no_hint(folder: Path) -> No
     name = next(iter(student.factored)).weight
     tensors = student.original.tensors
     student.original = Program(student.graph, {**tensors, name: torch.zeros_like(tensors[name])})
-    lesson: Lesson = student.teach(images(64), layers=True)
+    lesson: Lesson = student.teach((images(64),), layers=True)
     assert len(lesson.layers) < len(student.watched)
 
 
@@ -107,10 +108,10 @@ def test_steps_and_seconds_bound_a_training(folder: Path) -> None:
     seen: list[int] = []
     recipe = Recipe(steps=3, students=1, rate=1e-3, batch=32, classes=False)
     training = Training(student_of(folder), recipe)
-    training.go(images(100), 32, lambda generator: (None, 1.0), seen.append)
+    training.go(Samples.of(images(100)), 32, lambda generator: (None, 1.0), seen.append)
     assert seen == [0, 1, 2] and training.done == 3 and training.spent > 0
     late = Training(student_of(folder), replace(recipe, steps=10**6, seconds=0.2))
-    late.go(images(100), 32, lambda generator: (None, 1.0), seen.append)
+    late.go(Samples.of(images(100)), 32, lambda generator: (None, 1.0), seen.append)
     assert 0 < late.done < 10**6
 
 
@@ -125,14 +126,14 @@ def test_a_settled_student_learns_with_the_statistics_it_came_with(folder: Path)
         for layer in template.decomposed
     }
     student = Student(template, master.program(stored), factors, CPU, settled=True)
-    lesson = student.teach(images(64))
+    lesson = student.teach((images(64),))
     with torch.no_grad():
         learnt = student.run(None, lesson, ignore)[0]
-        torch.testing.assert_close(student.program().run([lesson.images])[0], learnt)
+        torch.testing.assert_close(student.program().run(lesson.inputs)[0], learnt)
         before = student.loss(None, lesson, PLAIN, hint=0.0).item()
     start = {key: value.clone() for key, value in student.learnt().items()}
     Training(student, Recipe(steps=40, students=1, rate=3e-3, batch=32, classes=False)).go(
-        images(200), 32, lambda generator: (None, 0.3), lambda done: None
+        Samples.of(images(200)), 32, lambda generator: (None, 0.3), lambda done: None
     )
     assert student.loss(None, lesson, PLAIN, hint=0.0).item() < before
     assert all(not torch.equal(start[key], student.learnt()[key]) for key in start)
@@ -162,18 +163,18 @@ def test_an_input_that_nothing_can_be_learnt_from_does_not_ruin_the_rest(
     ranks = {layer.weight: 2 for layer in student.factored}
     before = {key: value.clone() for key, value in student.learnt().items()}
     training = Training(student, Recipe(1, 1, 1e-2, classes=False))
-    training.go(torch.zeros(8, 6), 8, lambda generator: (ranks, 0.3), lambda done: None)
+    training.go(Samples.of(torch.zeros(8, 6)), 8, lambda generator: (ranks, 0.3), lambda done: None)
     assert training.done == 1 and all(torch.equal(before[key], value) for key, value in student.learnt().items())
     training = Training(student, Recipe(30, 1, 1e-2, classes=False))
-    training.go(bad, 8, lambda generator: (ranks, 0.3), lambda done: None)
+    training.go(Samples.of(bad), 8, lambda generator: (ranks, 0.3), lambda done: None)
     learnt = student.learnt()
     assert all(bool(value.isfinite().all()) for value in learnt.values())
     assert not all(torch.equal(before[key], learnt[key]) for key in learnt)
-    assert len(student.answered(bad, 5, classes=False)) == (64 if dropped else 65)
+    assert len(student.answered(Samples.of(bad), 5, classes=False)) == (64 if dropped else 65)
 
 
 def test_inputs_without_answers_are_refused_in_words(tmp_path: Path) -> None:
     x = torch.randn(64, 6)
     build(source(Unit(0.0), (6,), tmp_path / "source", x), tmp_path / "master")
     with pytest.raises(DataError, match="numbers for 7 of 16"):
-        student_of(tmp_path / "master").answered(torch.cat([x[:7], torch.zeros(9, 6)]), 8, classes=False)
+        student_of(tmp_path / "master").answered(Samples.of(torch.cat([x[:7], torch.zeros(9, 6)])), 8, classes=False)

@@ -17,6 +17,7 @@ from rightrank.models.improve import distill, tune
 from rightrank.models.improve.distill import Recipe
 from rightrank.models.master import variant
 from rightrank.models.plan.planner import Plan, Planner
+from rightrank.models.program.samples import Samples
 from rightrank.models.progress import silent
 from tests.models.nets import SHAPES, Halved, Small, build, make, source
 
@@ -45,7 +46,7 @@ def copied(untuned: tuple[nn.Module, Path, Tensor], folder: Path) -> Path:
 def tuned(untuned: tuple[nn.Module, Path, Tensor], tmp_path_factory: pytest.TempPathFactory, device: str) -> Path:
     folder = tmp_path_factory.mktemp("tuned")
     out = copied(untuned, folder / "master")
-    tune.tune(out, untuned[2], RECIPE, state=folder / "state.safetensors", progress=silent, device=device)
+    tune.tune(out, Samples.of(untuned[2]), RECIPE, state=folder / "state.safetensors", progress=silent, device=device)
     return out
 
 
@@ -110,7 +111,15 @@ def test_a_training_that_was_killed_goes_on_and_ends_the_same(
 
     saved: list[int] = []
     with pytest.raises(Cancelled):
-        tune.tune(out, untuned[2], RECIPE, state=state, progress=killed, saved=lambda: saved.append(1), device=device)
+        tune.tune(
+            out,
+            Samples.of(untuned[2]),
+            RECIPE,
+            state=state,
+            progress=killed,
+            saved=lambda: saved.append(1),
+            device=device,
+        )
     assert len(saved) == 5
     steps: list[int] = []
 
@@ -118,7 +127,7 @@ def test_a_training_that_was_killed_goes_on_and_ends_the_same(
         if phase == "tune":
             steps.append(completed)
 
-    tune.tune(out, untuned[2], RECIPE, state=state, progress=watch, device=device)
+    tune.tune(out, Samples.of(untuned[2]), RECIPE, state=state, progress=watch, device=device)
     assert steps[0] == 125
     once, twice = load_file(tuned / "master.safetensors"), load_file(out / "master.safetensors")
     assert once.keys() == twice.keys()
@@ -135,7 +144,13 @@ def test_a_training_with_another_recipe_starts_anew(untuned: tuple[nn.Module, Pa
                 seen.append(completed)
 
         recipe = dataclasses.replace(RECIPE, steps=steps)
-        tune.tune(copied(untuned, tmp_path / f"{steps}{expected}"), untuned[2], recipe, state=state, progress=watch)
+        tune.tune(
+            copied(untuned, tmp_path / f"{steps}{expected}"),
+            Samples.of(untuned[2]),
+            recipe,
+            state=state,
+            progress=watch,
+        )
         assert next(iter(seen), None) == expected
 
 
@@ -151,7 +166,7 @@ def test_a_training_of_another_network_or_optimizer_starts_anew(
 
     def training(out: Path, data: Tensor) -> list[int]:
         steps.clear()
-        tune.tune(out, data, recipe, state=state, progress=watch, device="cpu")
+        tune.tune(out, Samples.of(data), recipe, state=state, progress=watch, device="cpu")
         return [*steps]
 
     other = torch.randn(400, 12)
@@ -166,14 +181,16 @@ def test_a_training_of_another_network_or_optimizer_starts_anew(
 def test_a_time_limit_ends_the_training_early(untuned: tuple[nn.Module, Path, Tensor], tmp_path: Path) -> None:
     out = copied(untuned, tmp_path / "master")
     recipe = dataclasses.replace(RECIPE, steps=10**6, seconds=0.3)
-    curve = tune.tune(out, untuned[2], recipe, state=tmp_path / "s.safetensors", progress=silent, device="cpu")
+    curve = tune.tune(
+        out, Samples.of(untuned[2]), recipe, state=tmp_path / "s.safetensors", progress=silent, device="cpu"
+    )
     assert curve and Planner.open(out).template.tuned is not None
 
 
 def test_too_few_inputs_are_refused(untuned: tuple[nn.Module, Path, Tensor], tmp_path: Path) -> None:
     out = copied(untuned, tmp_path / "master")
     with pytest.raises(DataError, match="at least"):
-        tune.tune(out, untuned[2][:100], RECIPE, state=tmp_path / "s", progress=silent)
+        tune.tune(out, Samples.of(untuned[2][:100]), RECIPE, state=tmp_path / "s", progress=silent)
 
 
 def test_a_program_for_single_samples_is_refused(untuned: tuple[nn.Module, Path, Tensor], tmp_path: Path) -> None:
@@ -182,7 +199,7 @@ def test_a_program_for_single_samples_is_refused(untuned: tuple[nn.Module, Path,
     template["graph"]["inputs"][0][2][0] = 1
     (out / "template.json").write_text(json.dumps(template))
     with pytest.raises(DataError, match="single samples"):
-        tune.tune(out, untuned[2], RECIPE, state=tmp_path / "s", progress=silent)
+        tune.tune(out, Samples.of(untuned[2]), RECIPE, state=tmp_path / "s", progress=silent)
 
 
 class Double(nn.Module):
@@ -204,7 +221,7 @@ def test_a_network_that_lost_its_zero_channels_can_be_tuned(tmp_path: Path) -> N
     with torch.no_grad():
         expected = module(x)
     error = float((outputs(folder, plan, x) - expected).norm())
-    tune.tune(folder, data, RECIPE, state=tmp_path / "state.safetensors", progress=silent, device="cpu")
+    tune.tune(folder, Samples.of(data), RECIPE, state=tmp_path / "state.safetensors", progress=silent, device="cpu")
     after = Planner.open(folder)
     assert [after.plan(1.0), after.plan(0.99)] == [whole, reduced] and reduced.reduced
     assert float((outputs(folder, plan, x) - expected).norm()) < error
@@ -216,7 +233,7 @@ def test_other_precisions_are_refused(tmp_path: Path) -> None:
     data = torch.randn(400, 64)
     build(source(Double(), (64,), tmp_path / "source", data), tmp_path / "master")
     with pytest.raises(DataError, match="float32"):
-        tune.tune(tmp_path / "master", data, RECIPE, state=tmp_path / "s", progress=silent)
+        tune.tune(tmp_path / "master", Samples.of(data), RECIPE, state=tmp_path / "s", progress=silent)
 
 
 def test_the_threshold_is_where_the_errors_are_least() -> None:
@@ -258,7 +275,7 @@ def test_deep_networks_learn_at_a_lower_rate(
         out = copied(untuned, tmp_path / name)
         recipe = dataclasses.replace(RECIPE, steps=2, rate=rate)
         state = tmp_path / f"{name}.safetensors"
-        tune.tune(out, untuned[2], recipe, state=state, progress=silent, device="cpu")
+        tune.tune(out, Samples.of(untuned[2]), recipe, state=state, progress=silent, device="cpu")
         return {key: value for key, value in load_file(state).items() if key.startswith("value/")}
 
     quarter, whole = learnt("quarter", 1e-3), learnt("whole", 4e-3)

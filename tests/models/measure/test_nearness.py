@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from rightrank.models.master import variant
 from rightrank.models.measure.nearness import ENTROPY, HOTTEST, Nearness, nearness
+from rightrank.models.program.samples import Samples
 from tests.models.nets import SHAPES, Small, planner, read
 
 
@@ -20,7 +21,7 @@ def test_a_program_is_as_far_from_itself_as_nothing(tmp_path: Path) -> None:
     flat = original.with_tensors({**original.tensors, "head.weight": original.tensors["head.weight"] * 0})
     x = torch.randn(70, *SHAPES[Small])
     for classes in (True, False):
-        same, off = Nearness(classes).distances(original, [original, flat], x, 32)
+        same, off = Nearness(classes).distances(original, [original, flat], Samples.of(x), 32)
         assert abs(same) < 1e-7 and off > 1e-6
 
 
@@ -68,7 +69,7 @@ def test_the_surer_the_original_the_higher_the_temperature(
     torch.manual_seed(0)
     program = read(Logits(spread, probabilities).eval(), (10,), tmp_path)
     x = torch.randn(256, 10)
-    found = nearness(program, x, 64, classes=True)
+    found = nearness(program, Samples.of(x), 64, classes=True)
     assert least <= found.temperature <= most
     if 1 < found.temperature < HOTTEST and spread < 100:  # smaller probabilities are as good as none
         logs = (spread * x / found.temperature).log_softmax(1)
@@ -78,8 +79,8 @@ def test_the_surer_the_original_the_higher_the_temperature(
 
 def test_what_tells_nothing_apart_has_no_temperature(tmp_path: Path) -> None:
     program = read(Logits(9.0, False).eval(), (10,), tmp_path)
-    assert nearness(program, torch.randn(64, 10), 32, classes=False) == Nearness(classes=False)
-    assert nearness(program, torch.randn(8, 10), 32, classes=True) == Nearness()  # not one batch
+    assert nearness(program, Samples.of(torch.randn(64, 10)), 32, classes=False) == Nearness(classes=False)
+    assert nearness(program, Samples.of(torch.randn(8, 10)), 32, classes=True) == Nearness()  # not one batch
 
 
 def test_masked_classes_count_for_nothing() -> None:
@@ -97,7 +98,7 @@ def test_outputs_that_are_no_floating_point_numbers_are_not_compared() -> None:
 def test_what_is_not_a_number_is_infinitely_far(tmp_path: Path) -> None:
     program = read(nn.Linear(4, 3).eval(), (4,), tmp_path)
     broken = program.with_tensors({name: value * math.nan for name, value in program.tensors.items()})
-    found = Nearness().distances(program, [broken, program], torch.randn(8, 4), 4)
+    found = Nearness().distances(program, [broken, program], Samples.of(torch.randn(8, 4)), 4)
     assert found == [math.inf, 0.0]
 
 
@@ -107,8 +108,8 @@ def test_samples_that_the_original_gives_no_numbers_for_count_for_nothing(classe
     other = program.with_tensors({name: value + torch.randn_like(value) for name, value in program.tensors.items()})
     x = torch.randn(64, 10)
     with_bad = torch.cat([x[:1] * math.nan, x[:40], x[:1] * math.nan, x[40:]])
-    measure = nearness(program, x, 64, classes)
-    assert nearness(program, with_bad, 66, classes) == measure
-    expected = measure.distances(program, [other], x, 64)
-    assert measure.distances(program, [other], with_bad, 66) == pytest.approx(expected)
-    assert measure.distances(program, [other], x * math.nan, 64) == [0.0]
+    measure = nearness(program, Samples.of(x), 64, classes)
+    assert nearness(program, Samples.of(with_bad), 66, classes) == measure
+    expected = measure.distances(program, [other], Samples.of(x), 64)
+    assert measure.distances(program, [other], Samples.of(with_bad), 66) == pytest.approx(expected)
+    assert measure.distances(program, [other], Samples.of(x * math.nan), 64) == [0.0]

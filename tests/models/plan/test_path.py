@@ -10,6 +10,7 @@ import torch
 from rightrank.models.improve import tune
 from rightrank.models.plan.path import DENSE, PlanPath, order
 from rightrank.models.plan.planner import Planner
+from rightrank.models.program.samples import Samples
 from rightrank.models.progress import silent
 from tests.models.nets import SHAPES, Small, build, make, planner, source
 
@@ -60,6 +61,6 @@ def test_a_tuned_master_has_one_path(found: Planner, tmp_path: Path) -> None:
     data = torch.randn(200, *SHAPES[Small])
     build(source(make(Small), SHAPES[Small], tmp_path / "source", data), tmp_path / "master")
     recipe = replace(tune.RECIPE, steps=1, batch=32)
-    tune.tune(tmp_path / "master", data, recipe, state=tmp_path / "state", progress=silent, device="cpu")
+    tune.tune(tmp_path / "master", Samples.of(data), recipe, state=tmp_path / "state", progress=silent, device="cpu")
     tuned = Planner.open(tmp_path / "master")
     assert tuned._path_by_macs is tuned._path

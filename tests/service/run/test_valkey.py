@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -76,6 +77,32 @@ def test_an_adopted_one_that_is_frozen_is_waited_for_and_one_that_died_is_replac
         while second._process is None or not second.answers():
             assert time.monotonic() < deadline
             time.sleep(0.02)
+
+
+def test_no_second_one_is_started_beside_one_that_is_frozen(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path)
+    first = Embedded(settings)
+    first._start()
+    assert first._process is not None
+    first._process.send_signal(signal.SIGSTOP)
+    threading.Timer(1.0, first._process.send_signal, [signal.SIGCONT]).start()
+    with Embedded(settings) as second:
+        assert second._process is None and second.answers()
+    assert first._process.wait(10) is not None
+
+
+def test_one_that_stays_frozen_is_ended_and_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(valkey, "START_SECONDS", 1.0)
+    settings = settings_in(tmp_path)
+    first = Embedded(settings)
+    first._start()
+    assert first._process is not None
+    first._process.send_signal(signal.SIGSTOP)
+    threading.Thread(target=first._process.wait).start()
+    with Embedded(settings) as second:
+        assert second._process is not None and second.answers()
+        assert first._process.wait(10) == -signal.SIGKILL
+    assert not second.answers()
 
 
 def test_a_socket_without_a_server_is_no_obstacle(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from rightrank.models.master.master import Master
 from rightrank.models.master.variant import variant
 from rightrank.models.plan.planner import Planner
 from rightrank.models.program.program import Program
+from rightrank.models.program.samples import Samples
 from rightrank.models.progress import silent
 from tests.models.nets import SHAPES, Separable, Small, build, make, read, source
 
@@ -153,7 +154,7 @@ def test_spatial_factors_are_tuned_and_polished_in_their_form(tmp_path: Path) ->
     out = tmp_path / "master"
     build(data, out, criterion="logit", keep=600)
     recipe = Recipe(steps=30, students=1, rate=3e-3, classes=False)
-    tune.tune(out, images(600), recipe, state=tmp_path / "state", progress=silent)
+    tune.tune(out, Samples.of(images(600)), recipe, state=tmp_path / "state", progress=silent)
     found = Planner.open(out)
     plan = found.plan(max_params=found.smallest.params * 3 // 2)
     polish = Recipe(steps=40, students=1, rate=3e-3, classes=False)
