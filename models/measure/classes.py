@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from rightrank.models.errors import DataError
-from rightrank.models.measure.interval import Interval, normal, of_share, wilson
+from rightrank.models.measure.interval import Interval, of_share, skewed, wilson
 from rightrank.models.measure.measure import Measure, counts_of
 from rightrank.models.measure.shapes import IGNORED, counted, positions, squeezed, without
 from rightrank.models.measure.tally import Tally, by_group
@@ -113,7 +113,11 @@ class Overlap(Classes):
         return tally.by_sample((mine[0] - values[group] * mine[1]) / both[group]) / there
 
     def interval(self, tally: Tally) -> Interval:
-        return normal(self.value(tally), self.influence(tally))
+        """Around the value less its bias: what classes of few samples have in common varies with how many there are."""
+        group, (common, both) = tally.kept[0], self._sums(tally)
+        mine = self._rows(tally)
+        off = by_group(group, mine[1] * (common / both)[group] * mine[1] - mine[1] * mine[0], len(both)) / both**2
+        return skewed(self.value(tally) - float(off.nanmean()), self.influence(tally), 0.0, 1.0)
 
     def _rows(self, tally: Tally) -> tuple[Tensor, Tensor]:
         _, hits, predicted, actual = tally.kept

@@ -32,6 +32,8 @@ class Vectors(Measure):
 class Cosine(Vectors):
     """The mean cosine between a file's vectors and the original's: of one for each sample, or for each token."""
 
+    least = -1.0
+
     def tally(self, outputs: Tensor, truth: Tensor, axis: int, weights: Tensor | None = None) -> Tally:
         mine, theirs = (positions(each, axis).double() for each in (outputs, truth))
         alike = functional.cosine_similarity(mine, theirs, dim=-1).nan_to_num(nan=0.0)

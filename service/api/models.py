@@ -156,8 +156,8 @@ def curve(asked: ToFetch, parts: TheParts) -> dict[str, Any]:
             "n": record.measurement["n"],
             "low": record.measurement["low"],
             "high": record.measurement["high"],
-            "worst": record.measurement.get("worst"),
-            "changed": record.measurement.get("changed"),
+            # Older records have neither.
+            **{name: record.measurement[name] for name in ("worst", "changed") if name in record.measurement},
         }
         for record in parts.catalogue.records(model.id)
         if record.measurement
