@@ -90,6 +90,13 @@ def vectors(n: int, g: torch.Generator, width: int = 24) -> Samples:
     return original + off * torch.randn(n, width, generator=g), original
 
 
+def spread(n: int, g: torch.Generator, width: int = 24) -> Samples:
+    """Embeddings that vary more in some directions than in others, of a cut and of the original."""
+    original = torch.randn(n, width, generator=g) * torch.linspace(2, 0.2, width)
+    off = 0.2 * torch.exp(0.6 * torch.randn(n, 1, generator=g))
+    return original + off * torch.randn(n, width, generator=g), original
+
+
 def numbers(n: int, g: torch.Generator) -> Samples:
     """Numbers (n, 1) whose errors have heavy tails: normal, but of a spread that varies from sample to sample."""
     right = torch.randn(n, 1, generator=g) * 2
@@ -113,7 +120,8 @@ WORLDS = (
     World("perplexity", "24 tokens of 40", tokens, 8_000),
     World("divergence", "24 tokens of 40", cut_tokens, 8_000),
     World("cosine", "24 numbers", vectors),
-    World("overlap", "24 numbers", vectors, of_sets=True),
+    World("overlap", "24 numbers in clusters", vectors, of_sets=True),
+    World("overlap", "24 numbers, no clusters", spread, of_sets=True),
     World("mse", "heavy tails", numbers),
     World("mae", "heavy tails", numbers),
     World("r2", "heavy tails", numbers),

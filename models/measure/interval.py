@@ -22,8 +22,8 @@ def wilson(share: float, n: float) -> Interval:
 def of_share(share: float, influence: Tensor) -> Interval:
     """Of a share of answers of which each sample may have several: Wilson's, for as many independent answers as would
     vary as much. Where every sample has one answer these are the samples."""
-    error = deviation(influence)
-    answers = share * (1 - share) / error**2 if error > 0 else float(len(influence))
+    variance = float(influence.square().sum())
+    answers = share * (1 - share) / variance if variance > 0 else float(len(influence))
     return wilson(share, answers)
 
 
