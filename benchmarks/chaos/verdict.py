@@ -238,7 +238,7 @@ def spare(setup: Setup, objects: Iterable[str], uploads: Iterable[Accepted]) -> 
         partial = ".partial-" in key or "#" in rest.rsplit("/", 1)[-1]
         wanted = top == "models" and "/wanted/" in key and rest.split("/")[0] not in kept
         unused = top == "checkpoints" and rest not in needed
-        if partial or wanted or unused or top not in ("models", "checkpoints", "names", "aliases"):
+        if partial or wanted or unused or top not in ("models", "checkpoints", "names", "aliases", "refused"):
             leftovers.add(key)
     return sorted(leftovers)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from rightrank.models.factor.layer import Layer
 from rightrank.models.plan.planner import Planner
+from rightrank.models.program.graph import Input
 
 
 def describe(planner: Planner) -> dict[str, Any]:
@@ -15,14 +16,18 @@ def describe(planner: Planner) -> dict[str, Any]:
         "params": template.original.params,
         "macs": template.original.macs,
         "bytes": planner.plan(budget=1).bytes,
-        "inputs": [
-            {"name": spec.name, "dtype": spec.dtype, "shape": list(spec.shape)} for spec in template.graph.inputs
-        ],
+        "inputs": [_input(spec) for spec in template.graph.inputs],
         "outputs": len(template.graph.outputs),
         "min_budget": {"params": planner.least(), "macs": planner.least("macs")},
         "plans": len(planner),
         "layers": [_layer(layer) for layer in template.layers],
     }
+
+
+def _input(spec: Input) -> dict[str, Any]:
+    """An input as a caller has to give it, and where sizes besides the batch are free, those of which MACs are told."""
+    found = {"name": spec.name, "dtype": spec.dtype, "shape": list(spec.shape)}
+    return {**found, "example": list(spec.sizes(1))} if spec.example else found
 
 
 def _layer(layer: Layer) -> dict[str, Any]:

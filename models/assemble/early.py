@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rightrank.models.errors import DataError
 from rightrank.models.measure import measures
+from rightrank.models.measure.shapes import class_axis
 from rightrank.models.program.program import Program
 from rightrank.models.program.samples import Batch, Data, Samples
 
@@ -33,7 +34,17 @@ def check(program: Program, evaluation: Data | None, calibration: Data | None, m
             if data is evaluation:
                 targets = None if data.targets is None else data.targets[number]
                 metric = measures.check(metric, outputs, targets, inputs)
+                _check_finite(metric, outputs, inputs, rows)
     return metric
+
+
+def _check_finite(metric: str, outputs: Tensor, inputs: Batch, rows: Tensor) -> None:
+    sound = measures.MEASURES[metric].sound(outputs, class_axis(outputs, inputs))
+    if not bool(sound.all()):
+        raise DataError(
+            f"The model's own output for evaluation input {int(rows[~sound][0])}, counted from 0, is NaN or infinite.",
+            "Leave such inputs out, or export a model that has numbers for them.",
+        )
 
 
 def _tried(samples: Samples) -> Iterator[tuple[int, Tensor]]:
@@ -98,7 +109,7 @@ def _failing(program: Program, group: Samples, rows: Tensor) -> Tensor:
             try:
                 program.run(group.of_rows(row.reshape(1)).groups[0])
             except _REFUSALS:
-                return row.reshape(1)
+                return torch.tensor([int(row)])
     return rows
 
 

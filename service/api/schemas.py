@@ -129,6 +129,9 @@ class Input(BaseModel):
     name: str
     dtype: str
     shape: list[int | None] = Field(description="null: any.")
+    example: list[int] | None = Field(
+        default=None, description="Where lengths, heights or widths are free: a shape, which the MACs are those of."
+    )
 
 
 class Layer(BaseModel):

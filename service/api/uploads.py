@@ -25,6 +25,7 @@ from rightrank.service.registry.layout import (
     checkpoint_key,
     failure_key,
     model_id,
+    refusal_key,
     upload_key,
     wanted_key,
 )
@@ -149,7 +150,7 @@ def begin(parts: Parts, intent: dict[str, Any], form: Form, name: str | None, ke
                 raise
             # In place of one that was there before: no attempt at that one can take this one along.
             store.replace_json(upload_key(id), intent)
-            store.delete(failure_key(id))
+            store.delete(failure_key(id), refusal_key(id))
         store.create_json(upload_key(id), intent)
         # Once more: since then, somebody may have deleted another model with the same files.
         for file in form.files.values():

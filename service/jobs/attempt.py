@@ -278,6 +278,7 @@ class Runner:
                 if at_fault and upload and again:
                     return self.parts.engine.give_back(job.attempt, FIRST_PAUSE)  # it has come again meanwhile
                 if at_fault:
+                    catalogue.refuse(job.model, document, upload.get("owner", ""))
                     catalogue.discard(job.model, token)
                 else:
                     store.create_json(failure_key(job.model), dict(document))

@@ -15,7 +15,7 @@ from rightrank.service.jobs.operations import ID, IDLE, Operation, cut_id, inges
 from rightrank.service.problems import Problem, describe
 from rightrank.service.registry.cache import Cache
 from rightrank.service.registry.catalogue import Catalogue, Model, no_model
-from rightrank.service.registry.layout import failure_key, upload_key
+from rightrank.service.registry.layout import failure_key, refusal_key, upload_key
 from rightrank.service.registry.store import Store
 from rightrank.service.settings import Settings
 
@@ -90,6 +90,7 @@ class Parts:
                 return None
             if purge:
                 self.catalogue.discard(id)
+                self.store.delete(refusal_key(id))
                 # Its ingest may be at its last steps; the same upload again is not to wait for that one.
                 self.engine.cancel(ingest_id(id), CANCELLED)
                 return None
@@ -133,6 +134,8 @@ class Parts:
     def recover(self, finished: bool = True) -> None:
         """Takes up what a lost Redis or a killed process left undone, and removes what nothing refers to; of `finished`
         models what was to be measured."""
+        if finished:
+            self.catalogue.forget_refusals()
         for id in self.catalogue.ids():
             try:
                 if finished or not self.catalogue.exists(id):
@@ -179,6 +182,9 @@ class Parts:
             if self.store.exists(upload_key(model)):
                 self.ingest(model)
                 return self.engine.get(id)
+            if (refusal := self.catalogue.refusal(model)) is not None:
+                error, owner = refusal["error"], refusal["owner"]
+                return Operation(id, "failed", {"model": model}, IDLE, error=error, owner=owner)
         elif (record := self.catalogue.record(model, plan)) is not None:
             return _ended(id, {"model": model}, cut_result(model, record.plan, record.sha256, record.size))
         elif self.catalogue.exists(model) and self.engine.length(WAITING) < self.settings.queue_limit:

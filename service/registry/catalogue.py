@@ -38,6 +38,7 @@ from rightrank.service.registry.layout import (
     manifest_key,
     name_key,
     record_key,
+    refusal_key,
     upload_key,
     where,
 )
@@ -425,6 +426,23 @@ class Catalogue:
     def failure(self, id: str) -> Mapping[str, Any] | None:
         """The problem for which the ingest of an upload was given up that is kept, if it was."""
         return self.store.read_json(failure_key(id))
+
+    def refuse(self, id: str, error: Mapping[str, Any], owner: str) -> None:
+        """Keeps for a day why an upload was refused that is not kept itself: Redis may forget it."""
+        self.store.replace_json(
+            refusal_key(id), {"error": dict(error), "owner": owner, "until": time.time() + UNDO_SECONDS}
+        )
+
+    def refusal(self, id: str) -> Mapping[str, Any] | None:
+        """The `error` for which an upload was refused, and whose it was, while that is known."""
+        return self.store.read_json(refusal_key(id))
+
+    def forget_refusals(self) -> None:
+        """Removes those whose day is over."""
+        for key in self.store.keys("refused"):
+            kept = self.store.read_json(key)
+            if kept is not None and time.time() > kept["until"]:
+                self.store.delete(key)
 
     def _token(self, id: str) -> str | None:
         """Which upload this is: the same files can be deleted and come again."""

@@ -19,6 +19,7 @@ from typing import Any
 from rightrank.service.registry.layout import (
     EVALUATION,
     MASTER,
+    REFERENCE,
     REFIT,
     digests_of,
     manifest_key,
@@ -34,7 +35,7 @@ DAY = 24 * 3600
 # What versions before this one called a file that is not whole yet.
 OLD_PARTIAL = re.compile(r"\.partial-[0-9a-f]{32}$")
 # A model's files, and what belongs to it besides, by the first part of its key.
-FILES = frozenset({*MASTER, EVALUATION, REFIT, "tuning.safetensors"})
+FILES = frozenset({*MASTER, EVALUATION, REFERENCE, REFIT, "tuning.safetensors"})
 OWN = frozenset(
     {"upload.json", "manifest.json", "deleted.json", "failure.json", "wanted", "measurements", "improved", "artifacts"}
 )
@@ -76,7 +77,7 @@ class Fsck:
                 yield Finding(NOTE, key, "It was set aside: it could not be read.", "Look into it, then remove it.")
             elif top == STAGED:
                 yield self._leftover(key, "It was on its way into the store.")
-            elif top not in ("checkpoints", "names", "aliases"):
+            elif top not in ("checkpoints", "names", "aliases", "refused"):
                 yield Finding(NOTE, key, "It is no part of a store.", "Find out whose it is.")
         for id, keys in sorted(models.items()):
             yield from self._model(id, keys)
@@ -101,7 +102,9 @@ class Fsck:
         """Reads every JSON file."""
         for key in sorted(self._there):
             top, id, name, *_ = (*key.split("/"), "", "")
-            if not key.endswith(".json") or not (top in ("names", "aliases") or (top == "models" and name in OWN)):
+            if not key.endswith(".json") or not (
+                top in ("names", "aliases", "refused") or (top == "models" and name in OWN)
+            ):
                 continue  # of a model's own files its manifest says what they are
             try:
                 data = self.store.read(key)

@@ -11,6 +11,7 @@ models/<id>/deleted.json                the model was deleted, and can be had ba
 models/<id>/measurements/<plan>.json    what is known of a cut
 models/<id>/improved/<plan>.safetensors what a plan has of its own
 models/<id>/artifacts/<plan>.pt         a cut that is too large for the cache
+refused/<id>.json                       why an upload was refused that is not kept, for a day
 names/<name>/<version>.json             what a name stands for
 aliases/<name>/<alias>/<move>.json      to which version an operator has moved an alias
 """
@@ -81,6 +82,10 @@ def deleted_key(id: str) -> str:
 
 def failure_key(id: str) -> str:
     return f"models/{id}/failure.json"
+
+
+def refusal_key(id: str) -> str:
+    return f"refused/{id}.json"
 
 
 def record_key(id: str, digest: str) -> str:

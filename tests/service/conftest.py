@@ -70,6 +70,11 @@ class Running:
         raise AssertionError(f"{operation} has not ended: {state}")
 
 
+def left(parts: Parts) -> list[str]:
+    """What lies in the store, but for why uploads were refused."""
+    return [key for key in parts.store.keys("") if not key.startswith("refused/")]
+
+
 @pytest.fixture(scope="session")
 def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     """Settings whose Valkey runs."""

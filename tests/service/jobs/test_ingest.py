@@ -4,6 +4,7 @@ import hashlib
 import io
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,8 @@ from rightrank.service.problems import Problem
 from rightrank.service.registry import cache
 from rightrank.service.registry.layout import MADE, manifest_key, record_key, where
 from rightrank.service.settings import Settings
-from tests.service.conftest import Files, Running, at_work
+from tests.models.nets import WORDS, encoded, encoder
+from tests.service.conftest import Files, Running, at_work, left
 
 
 def test_a_model_is_decomposed_measured_and_named(shared: Running, demo: str) -> None:
@@ -74,7 +76,7 @@ def test_budgets_have_one_spelling_and_are_for_what_can_be_measured(web: Running
 def test_budgets_that_are_none_are_refused(web: Running, files: Files, budgets: str) -> None:
     answer = web.push({"checkpoint": files.checkpoint}, options=f'{{"budgets": {budgets}}}')
     assert answer.status_code == 422 and "budgets" in answer.json()["detail"]
-    assert web.parts.store.keys("") == []
+    assert left(web.parts) == []
 
 
 def test_a_file_that_is_no_model_leaves_nothing(service: Running, files: Files, tmp_path: Path) -> None:
@@ -83,9 +85,25 @@ def test_a_file_that_is_no_model_leaves_nothing(service: Running, files: Files, 
     error = service.end(answer.json()["operation"])["error"]
     assert error["type"].startswith("/problems/checkpoint-")
     assert error["hint"]
-    assert service.parts.store.keys("") == []
+    assert left(service.parts) == []
     assert service.client.get("/models/bad").status_code == 404
     assert list(service.parts.store.scratch.iterdir()) == []
+
+
+def test_why_an_upload_was_refused_is_known_for_a_day_even_if_redis_forgets_it(
+    service: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save(nn.Linear(3, 2).state_dict(), tmp_path / "bad.pt")
+    operation = service.push({"checkpoint": tmp_path / "bad.pt"}).json()["operation"]
+    error = service.end(operation)["error"]
+    service.parts.cache.redis.flushdb()
+    assert service.end(operation)["error"] == error
+    service.parts.recover()
+    assert service.end(operation)["error"] == error
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 25 * 3600)
+    service.parts.recover()
+    assert service.parts.store.keys("") == []
 
 
 def test_evaluation_data_that_do_not_fit_fail_the_whole_upload(service: Running, files: Files, tmp_path: Path) -> None:
@@ -93,7 +111,7 @@ def test_evaluation_data_that_do_not_fit_fail_the_whole_upload(service: Running,
     save_file({"inputs": torch.zeros(4, 3, 9), "targets": targets}, tmp_path / "e.safetensors")
     answer = service.push({"checkpoint": files.checkpoint, "evaluation": tmp_path / "e.safetensors"})
     assert service.end(answer.json()["operation"])["error"]["type"] == "/problems/data-unusable"
-    assert service.parts.store.keys("") == []
+    assert left(service.parts) == []
 
 
 @pytest.mark.parametrize("batch", [1, 2])
@@ -131,7 +149,72 @@ def test_an_original_that_gives_no_numbers_is_refused(
     answer = service.push({"checkpoint": tmp_path / "model.pt2", "evaluation": tmp_path / "e.st"})
     error = service.end(answer.json()["operation"])["error"]
     assert error["type"] == "/problems/data-unusable" and "NaN" in error["detail"] and error["hint"]
-    assert service.parts.store.keys("") == []
+    assert left(service.parts) == []
+
+
+def test_an_encoder_of_any_length_is_measured_cut_and_refit_by_its_inputs_names(
+    service: Running, tmp_path: Path
+) -> None:
+    module, _ = encoder(tmp_path)
+    for name, data in (("e", encoded(40)), ("c", encoded(100, seed=2))):
+        arrays = {}
+        for number, group in enumerate(data.samples.groups):
+            arrays |= {f"input_ids.{number}": group[0], f"attention_mask.{number}": group[1]}
+            if name == "e" and data.targets is not None:
+                arrays[f"targets.{number}"] = data.targets[number]
+        np.savez(tmp_path / f"{name}.npz", **{key: each.numpy() for key, each in arrays.items()})
+    paths = {
+        "checkpoint": tmp_path / "encoder.pt2",
+        "evaluation": tmp_path / "e.npz",
+        "calibration": tmp_path / "c.npz",
+    }
+    answer = service.push(paths, options='{"effort": "refit", "budgets": []}')
+    assert service.end(answer.json()["operation"])["error"] is None
+    url = f"/models/{answer.json()['id']}"
+    described = service.client.get(url).json()
+    assert [each["shape"] for each in described["inputs"]] == [[None, None], [None, None]]
+    assert (described["baseline"]["metric"], described["baseline"]["value"], described["baseline"]["n"]) == (
+        "top1",
+        1,
+        120,
+    )
+    file = service.client.get(url, params={"budget": 0.7})
+    assert file.status_code == 200 and file.headers["RightRank-Method"] in ("cut", "refit")
+    net = torch.jit.load(io.BytesIO(file.content))
+    samples, right = encoded(40), 0
+    assert samples.targets is not None
+    for group, targets in zip(samples.samples.groups, samples.targets, strict=True):
+        right += int((net(*group).argmax(1) == targets).sum())
+    assert float(file.headers["RightRank-Accuracy"]) == right / 120
+    whole = torch.jit.load(io.BytesIO(service.client.get(url, params={"budget": 1}).content))
+    other = (torch.randint(0, WORDS, (3, 11)), torch.ones(3, 11, dtype=torch.int64))
+    with torch.no_grad():
+        assert torch.equal(whole(*other), module(*other))
+
+
+@pytest.mark.parametrize("what", ["labels", "evaluation", "calibration", "few"])
+def test_data_that_do_not_fit_are_refused_before_any_work(
+    service: Running, tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: Any, **__: Any) -> None:
+        raise AssertionError("the model is decomposed all the same")
+
+    monkeypatch.setattr(ingest, "build", never)
+    encoder(tmp_path)
+    ids, mask = torch.arange(2000).reshape(-1, 5) % WORDS, torch.ones(400, 5, dtype=torch.int64)
+    few = 80 if what == "few" else 400
+    bad = ids.clone()
+    bad[61, 2] = WORDS
+    evaluation = {"input_ids": bad if what == "evaluation" else ids, "attention_mask": mask}
+    calibration = {"input_ids": bad if what == "calibration" else ids, "attention_mask": mask}
+    save_file(evaluation | {"targets": torch.arange(400) % 3 + (what == "labels")}, tmp_path / "e.safetensors")
+    save_file({name: each[:few].clone() for name, each in calibration.items()}, tmp_path / "c.safetensors")
+    files = {"evaluation": tmp_path / "e.safetensors", "calibration": tmp_path / "c.safetensors"}
+    answer = service.push({"checkpoint": tmp_path / "encoder.pt2", **files}, options='{"effort": "tune"}')
+    error = service.end(answer.json()["operation"])["error"]
+    words = {what: f"{what} input 61", "labels": "from 1 to 3", "few": "at least 320"}
+    assert error["type"] == "/problems/data-unusable" and words[what] in error["detail"] and error["hint"]
+    assert left(service.parts) == []
 
 
 def test_an_upload_whose_files_never_arrived_is_taken_back(service: Running, files: Files) -> None:
@@ -140,7 +223,7 @@ def test_an_upload_whose_files_never_arrived_is_taken_back(service: Running, fil
     service.parts.store.create_json(f"models/{model}/upload.json", upload)
     error = service.end(service.parts.ingest(model))["error"]
     assert error["type"] == "/problems/upload-incomplete"
-    assert service.parts.store.keys("") == []
+    assert left(service.parts) == []
 
 
 def test_weights_with_an_architecture_are_a_model(service: Running, tmp_path: Path) -> None:
@@ -193,7 +276,7 @@ def test_a_running_ingest_can_be_cancelled_and_leaves_nothing(service: Running, 
         pass
     service.client.delete(f"/operations/{operation}")
     assert service.end(operation)["error"]["type"] == "/problems/cancelled"
-    assert service.parts.store.keys("") == []
+    assert left(service.parts) == []
 
 
 def test_the_metrics_on_offer_are_those_that_can_be_measured() -> None:
@@ -374,7 +457,7 @@ def test_a_model_deleted_between_the_check_and_the_writing_of_its_manifest_is_go
         assert web.end(answer["operation"])["error"] is None and complete(web.parts, answer["id"])
     else:
         assert web.client.get(f"/models/{answer['id']}").status_code == 404
-        assert web.parts.store.keys("") == []
+        assert left(web.parts) == []
 
 
 def test_a_worker_killed_right_after_it_wrote_a_manifest_of_a_deleted_upload_leaves_no_model(
