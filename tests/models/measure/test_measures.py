@@ -28,6 +28,7 @@ def test_every_metric_has_a_measure_by_its_name() -> None:
         (SIX, (MANY > 0.5).long(), "accuracy"),
         (SIX, (MANY > 0.5).float(), "accuracy"),
         (SIX, MANY, "mse"),
+        (SIX, torch.zeros(20, 6), "mse"),
         (SIX, None, "agreement"),
         (SIX[:, :1], CLASS % 2, "accuracy"),
         (SIX[:, :1], (CLASS % 2).float(), "accuracy"),
