@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
 import os
 import signal
 import socket
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -19,7 +21,7 @@ import typer
 from rich.console import Console
 from rich.filesize import decimal
 
-from rightrank.service.client import tables
+from rightrank.service.client import script, tables
 from rightrank.service.client.bars import Bars
 from rightrank.service.client.http import Client, ClientError, Problem
 from rightrank.service.run.processes import StartError, die_with_parent
@@ -44,6 +46,11 @@ Reference = Annotated[str, typer.Argument(metavar="MODEL", help="A name, name@ve
 Data = Annotated[Path | None, typer.Option(help="The data folder.  [default: RIGHTRANK_DATA or ./data]")]
 File = Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help=".safetensors or .npz")]
 KeysFile = Annotated[Path, typer.Option(envvar="RIGHTRANK_KEYS_FILE", dir_okay=False)]
+Budget = Annotated[float | None, typer.Option(help="A fraction of the original, 0.3.")]
+Of = Annotated[str | None, typer.Option(help="What the budget is a fraction of: params or macs.")]
+MaxBytes = Annotated[int | None, typer.Option(help="Of the file.")]
+MaxParams = Annotated[int | None, typer.Option()]
+MaxMacs = Annotated[int | None, typer.Option()]
 GRACE_SECONDS = 5
 LOCAL = "http://127.0.0.1:8000"
 
@@ -138,12 +145,18 @@ def push(
 @app.command()
 def pull(
     reference: Reference,
-    budget: Annotated[float | None, typer.Option(help="A fraction of the original, 0.3.")] = None,
-    of: Annotated[str | None, typer.Option(help="What the budget is a fraction of: params or macs.")] = None,
-    max_bytes: Annotated[int | None, typer.Option(help="Of the file.")] = None,
-    max_params: Annotated[int | None, typer.Option()] = None,
-    max_macs: Annotated[int | None, typer.Option()] = None,
+    budget: Budget = None,
+    of: Of = None,
+    max_bytes: MaxBytes = None,
+    max_params: MaxParams = None,
+    max_macs: MaxMacs = None,
     min_accuracy: Annotated[float | None, typer.Option(help="The smallest that reaches it.")] = None,
+    max_error: Annotated[
+        float | None, typer.Option(help="With --metric: the smallest of which at most this is reported.")
+    ] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="What --min-accuracy or --max-error is of, as the publisher reported it.")
+    ] = None,
     ready: Annotated[
         bool, typer.Option("--ready", help="What is ready of that, at once; nothing is waited for.")
     ] = False,
@@ -152,15 +165,16 @@ def pull(
     as_json: Json = False,
 ) -> None:
     """Fetch a model at a size, within one limit or several. Without any, the original."""
-    asked = {
-        "budget": budget,
-        "of": of,
-        "max_bytes": max_bytes,
-        "max_params": max_params,
-        "max_macs": max_macs,
-        "min_accuracy": min_accuracy,
-    }
-    size = {key: value for key, value in asked.items() if value is not None} or {"budget": 1}
+    size = size_of(
+        budget=budget,
+        of=of,
+        max_bytes=max_bytes,
+        max_params=max_params,
+        max_macs=max_macs,
+        min_accuracy=min_accuracy,
+        max_error=max_error,
+        metric=metric,
+    )
     if ready:
         size["ready"] = 1
     file = output or Path(f"{reference.replace('/', '_')}.pt")
@@ -171,6 +185,64 @@ def pull(
         out.print_json(data={"file": str(file), "bytes": file.stat().st_size, "etag": headers["etag"], **facts})
     else:
         out.print(f"{file}: {decimal(file.stat().st_size)}, {tables.sentence(facts, of or 'params')}")
+
+
+@app.command()
+def measure(
+    reference: Reference,
+    own: Annotated[
+        Path, typer.Argument(exists=True, dir_okay=False, metavar="SCRIPT", help="Is run as: python SCRIPT FILE")
+    ],
+    budget: Budget = None,
+    of: Of = None,
+    max_bytes: MaxBytes = None,
+    max_params: MaxParams = None,
+    max_macs: MaxMacs = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(help="What is measured, where the script does not say.  [default: the script's name]"),
+    ] = None,
+    higher_is_better: Annotated[
+        bool | None,
+        typer.Option("--higher-is-better/--lower-is-better", help="Where the script does not say.", show_default=False),
+    ] = None,
+    python: Annotated[str | None, typer.Option(help="The Python to run it with.  [default: that of the shell]")] = None,
+    url: Url = LOCAL,
+    as_json: Json = False,
+) -> None:
+    """Measure a model's file at a size with a script of your own, and report the number. Without a size, the original.
+
+    The last line that the script prints is its number, or JSON: {"metric": "wer", "value": 0.083, "n": 2000,
+    "low": 0.07, "high": 0.1, "higher_is_better": false}; all but the value may be left out.
+    """
+    size = size_of(budget=budget, of=of, max_bytes=max_bytes, max_params=max_params, max_macs=max_macs)
+    with plainly(as_json), connect(url) as client, tempfile.TemporaryDirectory(prefix="rightrank-") as folder:
+        path = Path(folder, f"{reference.replace('/', '_')}.pt")
+        with Bars(err) as bars:
+            headers = client.pull(reference, size, path, bars)
+        number = script.run(python or script.own_python(), own, path, lambda text: err.file.write(text))
+        answer = report(client, headers, path, script.named(number, own, metric, higher_is_better))
+    if as_json:
+        out.print_json(data=answer)
+    else:
+        out.print(
+            f"{answer['model']} at {float(headers['rightrank-budget']):.3f}: {tables.reported([answer])}, reported"
+        )
+
+
+def report(client: Client, headers: dict[str, str], path: Path, number: dict[str, Any]) -> dict[str, Any]:
+    """Reports a number of the file at `path`, which came with these headers; by the model's id, since a name may have
+    moved on meanwhile. Raises `ClientError`, which has the number: it may have taken hours."""
+    said = {key: value for key, value in number.items() if key != "metric"}
+    sha256 = headers["etag"].strip('"')
+    try:
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+                raise ClientError("The script changed the file that it was given; fetched anew, it is whole.")
+        return client.report(headers["rightrank-model"], sha256, number["metric"], said)
+    except ClientError as error:
+        tell(f"{number['metric']} is {json.dumps(said)} of the file {sha256}; it is not reported:")
+        raise error
 
 
 @app.command()
@@ -368,6 +440,11 @@ def revoke_key(
     else:
         for key in gone:
             out.print(f"The key {key['name']} ({key['digest']}) is revoked")
+
+
+def size_of(**limits: float | str | None) -> dict[str, Any]:
+    """The query for these limits; without any, for the original."""
+    return {key: value for key, value in limits.items() if value is not None} or {"budget": 1}
 
 
 def tell(text: str) -> None:

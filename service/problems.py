@@ -60,6 +60,13 @@ KINDS: Mapping[str, Kind] = {
         503, "The size is not ready", "It is being cut and measured: ask again, or follow its `operation`."
     ),
     "precondition-failed": Kind(412, "Another version", "The file has none of the ETags in `If-Match`."),
+    "file-unknown": Kind(
+        409,
+        "The file is none of this model's",
+        "No size of it that has been made is the file with this SHA-256.",
+    ),
+    "report-not-found": Kind(404, "Nothing is reported", "Nobody has reported this metric of this file."),
+    "too-many-reports": Kind(409, "Too many metrics are reported", "A file has as many reported metrics as it may."),
     "operation-not-found": Kind(404, "There is no such operation", "No operation has this id, or it is long past."),
     "method-not-allowed": Kind(405, "Method not allowed", "This address does not answer to this method."),
     "name-taken": Kind(409, "The name is taken", "The name could not be given a new version just now; try again."),

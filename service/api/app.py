@@ -16,7 +16,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rightrank.service import problems
-from rightrank.service.api import health, models, names, operations, pages, schemas
+from rightrank.service.api import health, models, names, operations, pages, reports, schemas
 from rightrank.service.api.access import Names
 from rightrank.service.api.auth import Gate
 from rightrank.service.api.metrics import Tally
@@ -27,7 +27,7 @@ from rightrank.service.settings import Settings
 
 log = logging.getLogger("rightrank")
 
-RESOURCES = (models, names, operations, health, pages)
+RESOURCES = (models, reports, names, operations, health, pages)
 TEND_SECONDS = 1.0
 # Requests wait for Redis and the store in threads, a few milliseconds each.
 THREADS = 64

@@ -33,6 +33,7 @@ from rightrank.service.registry.cache import Evicted
 from rightrank.service.registry.catalogue import Model, Record
 from rightrank.service.registry.layout import ID, artifact_key
 from rightrank.service.registry.pieces import Damaged
+from rightrank.service.registry.reports import Report
 
 LONGEST_WAIT = 120.0
 FIRST_LOOK, LAST_LOOK = 0.02, 0.25
@@ -61,7 +62,12 @@ HEADERS = {
     "RightRank-Cache": "hit, or miss where the file is made for this request (with HEAD: would be).",
 }
 _FILE = {versions[-1].media_type: {"schema": {"type": "string", "format": "binary"}} for versions in FORMATS.values()}
-_HEADERS = described(HEADERS)
+# Where there is something.
+REPORTED = {
+    "RightRank-Reported": "What the publisher measured of this very file, by metric, its numbers as strings: a "
+    "dictionary (RFC 9651). No measurement of the service's.",
+}
+_HEADERS = described(HEADERS | REPORTED)
 _READY = described(
     {
         "RightRank-Ready": "With `ready=1`: `exact`, or `nearest` where what was asked for is yet being made.",
@@ -151,9 +157,9 @@ class Service:
             return await run_in_threadpool(self._ready, reference, model, plan, ask, headers)
         deadline = time.monotonic() + self._patience()
         for attempt in range(PATIENCE):
-            record = await run_in_threadpool(self.parts.catalogue.record, model.id, plan.digest)
+            record, reports = await run_in_threadpool(self._known, model, plan)
             if record is not None:
-                headers |= facts(reference, model, record, ask)
+                headers |= facts(reference, model, record, ask, reports)
                 if had := self._had(headers):
                     return had
                 if reply := await run_in_threadpool(self._reply, model, record, headers, attempt == 0):
@@ -174,13 +180,22 @@ class Service:
         model = self.parts.catalogue.open(asked.id())
         return model, choose(self.parts, model, ask)
 
+    def _known(self, model: Model, plan: Plan) -> tuple[Record | None, Mapping[str, Report]]:
+        """What is known of a cut, and what is reported of its file."""
+        record = self.parts.catalogue.record(model.id, plan.digest)
+        reports = self.parts.catalogue.reports.lately(model.id) if record else {}
+        return record, reports.get(record.sha256, {}) if record else {}
+
     def _ready(self, reference: str, model: Model, plan: Plan, ask: Ask, headers: dict[str, str]) -> Response:
         """What is ready of what is asked, at once. Where that is not the plan itself, the plan is queued, and where
         nothing is, the answer is that of a size that is not ready."""
+        reports = self.parts.catalogue.reports.lately(model.id)
         for record in ready_first(self.parts, model, plan, ask):
             exact = record.plan.digest == plan.digest
             found = (
-                headers | facts(reference, model, record, ask) | {"RightRank-Ready": "exact" if exact else "nearest"}
+                headers
+                | facts(reference, model, record, ask, reports.get(record.sha256, {}))
+                | {"RightRank-Ready": "exact" if exact else "nearest"}
             )
             # What the client has is as good as ready.
             if not self._matched(found["ETag"]) and self._body(model, record, 0, 1) is None:
@@ -299,12 +314,13 @@ class Service:
         fixed = (
             (ID.fullmatch(reference) or reference.rpartition("@")[2].isdecimal())
             and ask.min_accuracy is None
+            and ask.max_error is None
             and not ask.ready
         )
         return f"{who}, max-age={DAY}" if fixed else f"{who}, no-cache"
 
 
-def facts(reference: str, model: Model, record: Record, ask: Ask) -> dict[str, str]:
+def facts(reference: str, model: Model, record: Record, ask: Ask, reports: Mapping[str, Report]) -> dict[str, str]:
     """The headers that say what the artifact is."""
     manifest, plan, measurement = model.manifest, record.plan, record.measurement
     baseline = manifest["baseline"]
@@ -331,7 +347,20 @@ def facts(reference: str, model: Model, record: Record, ask: Ask) -> dict[str, s
             headers["RightRank-Accuracy-Interval"] = f"{measurement['low']!r}, {measurement['high']!r}"
     if baseline and baseline["value"] is not None:
         headers["RightRank-Baseline-Accuracy"] = repr(baseline["value"])
+    if reports:
+        headers["RightRank-Reported"] = ", ".join(map(field, reports.values()))
     return headers
+
+
+def field(report: Report) -> str:
+    """A report as a member of a dictionary (RFC 9651, 3.2). Its numbers are strings, since a decimal there has three
+    places."""
+    words = [f'{report.metric}="{report.value!r}"']
+    words += [f"n={report.n}"] if report.n is not None else []
+    words += [f'low="{report.low!r}";high="{report.high!r}"'] if report.low is not None else []
+    if report.higher_is_better is not None:
+        words.append(f"better={'higher' if report.higher_is_better else 'lower'}")
+    return ";".join(words)
 
 
 def accepted(operation: Operation) -> Response:

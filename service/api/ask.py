@@ -10,11 +10,13 @@ from typing import Annotated, Any, Literal
 from fastapi import Query, Request
 
 from rightrank.models.errors import BudgetError
-from rightrank.models.measure.metrics import METRICS
 from rightrank.models.plan.planner import Limit, Plan
+from rightrank.service.api.goal import Goal, measured, reported
+from rightrank.service.api.reports import MetricQuery
 from rightrank.service.jobs.dispatch import Parts
 from rightrank.service.problems import Problem
-from rightrank.service.registry.catalogue import Model, Recent, Record
+from rightrank.service.registry.catalogue import Model, Record
+from rightrank.service.registry.recent import Recent
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,8 @@ class Ask:
     max_params: int | None = None
     max_macs: int | None = None
     min_accuracy: float | None = None
+    max_error: float | None = None
+    metric: str | None = None
     ready: bool = field(default=False, compare=False)  # the plan is the same
 
     def limits(self, model: Model) -> list[Limit]:
@@ -63,9 +67,22 @@ async def ask_of(
     min_accuracy: Annotated[
         float | None,
         Query(
-            ge=0, le=1, allow_inf_nan=False, description="The smallest measured cut that reaches this.", examples=[0.5]
+            allow_inf_nan=False,
+            description="The smallest measured cut that reaches this, from 0 to 1; with `metric`, the smallest of "
+            "which the publisher reported at least this.",
+            examples=[0.5],
         ),
     ] = None,
+    max_error: Annotated[
+        float | None,
+        Query(
+            allow_inf_nan=False,
+            description="Of a model whose measure is better the lower it is: the smallest measured cut that has at "
+            "most this; with such a `metric`, the smallest of which the publisher reported at most this.",
+            examples=[0.5],
+        ),
+    ] = None,
+    metric: MetricQuery = None,
     ready: Annotated[
         bool | None,
         Query(description="Whether to have at once the nearest size within the limits that is ready, if any is."),
@@ -83,54 +100,66 @@ async def ask_of(
         if ready is not None:
             raise Problem("invalid-request", "`ready` says how a size is wanted, and there is none.", "Give a limit.")
         return None
-    return Ask(budget, of or "params", max_bytes, max_params, max_macs, min_accuracy, bool(ready))
+    if max_error is not None and min_accuracy is not None:
+        raise Problem("invalid-request", "`max_error` and `min_accuracy` are both given, and a measure goes one way.")
+    if metric is not None and max_error is None and min_accuracy is None:
+        raise Problem(
+            "invalid-request", "`metric` says of what `min_accuracy` or `max_error` is, and there is neither."
+        )
+    if metric is None and min_accuracy is not None and not 0 <= min_accuracy <= 1:
+        raise Problem("invalid-request", f"`min_accuracy` is a share from 0 to 1, and not {min_accuracy:g}.")
+    return Ask(budget, of or "params", max_bytes, max_params, max_macs, min_accuracy, max_error, metric, bool(ready))
 
 
 def choose(parts: Parts, model: Model, ask: Ask) -> Plan:
     """The plan for what is asked. Raises `BudgetError` where there is none."""
-    if ask.min_accuracy is not None:
-        return smallest_accurate(parts.catalogue.records(model.id), ask.min_accuracy, model, ask)
+    if (goal := goal_of(parts, model, ask)) is not None:
+        return smallest_accurate(parts.catalogue.records(model.id), goal, model, ask)
     plan = PLANS.get((model.id, model.tag, ask), lambda: model.planner.plan(**ask.size()))
     assert plan is not None
     return plan
 
 
-def smallest_accurate(records: list[Record], least: float, model: Model, ask: Ask) -> Plan:
-    """The smallest cut whose measured accuracy is at least `least`, and that is within the limits asked for besides.
-    Raises `BudgetError`."""
+def goal_of(parts: Parts, model: Model, ask: Ask) -> Goal | None:
+    """What the size is to reach, if anything. Raises `Problem`."""
+    parameter = "min_accuracy" if ask.max_error is None else "max_error"
+    if ask.metric is None:
+        threshold = getattr(ask, parameter)
+        return None if threshold is None else measured(parameter, threshold, parts.catalogue.records(model.id))
+    return reported(parameter, getattr(ask, parameter), ask.metric, parts.catalogue.reports.of(model.id))
+
+
+def smallest_accurate(records: list[Record], goal: Goal, model: Model, ask: Ask) -> Plan:
+    """The smallest cut that reaches the goal, and that is within the limits asked for besides. Raises
+    `BudgetError`."""
     limits = ask.limits(model)
     if limits:
         model.planner.plan(**ask.size())  # where no size at all is within them, that is the answer
-    measured = [record for record in records if accuracy(record) is not None]
-    if not measured:
-        lower = next((record.measurement["metric"] for record in records if record.measurement), None)
-        raise BudgetError(
-            "No accuracy of this model has been measured.",
-            f"Ask for a budget: its {lower} is better the lower it is."
-            if lower
-            else "Publish it with evaluation data, or ask for a budget.",
-        )
-    reaching = [record.plan for record in measured if reaches(record, least)]
+    known = [record for record in records if goal.of(record) is not None]
+    if not known:
+        raise goal.unknown
+    reaching = [record.plan for record in known if goal.reached(record)]
     for plan in reaching:
         if within(plan, limits):
             return plan
     if not reaching:
-        best = max(accuracy(record) or 0.0 for record in measured)
+        best = goal.best(known)
         raise BudgetError(
-            f"No measured cut of this model reaches an accuracy of {least:g}.", f"The best has {best:g}.", nearest=best
+            f"No {goal.cuts} of this model reaches {goal.words}.", f"The best has {best:g}.", nearest=best
         )
-    accuracies = [accuracy(record) or 0.0 for record in measured if within(record.plan, limits)]
-    if accuracies:
+    inside = [record for record in known if within(record.plan, limits)]
+    if inside:
+        best = goal.best(inside)
         raise BudgetError(
-            f"No measured cut within the other limits reaches an accuracy of {least:g}.",
-            f"The best of them has {max(accuracies):g}.",
-            nearest=max(accuracies),
-            limit="min_accuracy",
+            f"No {goal.cuts} within the other limits reaches {goal.words}.",
+            f"The best of them has {best:g}.",
+            nearest=best,
+            limit=goal.parameter,
         )
     limit = next(limit for limit in limits if not limit.holds(reaching[0]))
     nearest = needed(limit, reaching[0], model)
     raise BudgetError(
-        f"No measured cut that reaches an accuracy of {least:g} is within {limit.name}={limit.asked}.",
+        f"No {goal.cuts} that reaches {goal.words} is within {limit.name}={limit.asked}.",
         f"The smallest that reaches it needs {limit.name}={nearest:.10g}.",
         nearest=nearest,
         limit=limit.name,
@@ -145,35 +174,23 @@ def needed(limit: Limit, plan: Plan, model: Model) -> float:
     return math.ceil(share * 10**6) / 10**6
 
 
-def accuracy(record: Record) -> float | None:
-    """What was measured of a cut, where that is better the higher it is."""
-    measured = record.measurement
-    return float(measured["value"]) if measured is not None and METRICS[measured["metric"]].higher else None
-
-
-def reaches(record: Record, least: float) -> bool:
-    return (found := accuracy(record)) is not None and found >= least
-
-
 def within(plan: Plan, limits: Iterable[Limit]) -> bool:
     return all(limit.holds(plan) for limit in limits)
 
 
 def ready_first(parts: Parts, model: Model, plan: Plan, ask: Ask) -> Iterator[Record]:
     """What may be ready of what is asked: the plan itself, and then the others within the limits, the largest first;
-    where an accuracy is to be reached the smallest."""
+    where something is to be reached the smallest."""
     exact = parts.catalogue.record(model.id, plan.digest)
     if exact is not None:
         yield exact
-    limits, least = ask.limits(model), ask.min_accuracy
+    limits, goal = ask.limits(model), goal_of(parts, model, ask)
     found = [
         record
         for record in parts.catalogue.records(model.id)
-        if record.plan.digest != plan.digest
-        and within(record.plan, limits)
-        and (least is None or reaches(record, least))
+        if record.plan.digest != plan.digest and within(record.plan, limits) and (goal is None or goal.reached(record))
     ]
-    if least is None:
+    if goal is None:
         by_macs = all(limit.by_macs for limit in limits)
         found.sort(key=lambda record: record.plan.macs if by_macs else record.plan.params, reverse=True)
     cached = parts.cache.among(model.id, [record.plan.digest for record in found])

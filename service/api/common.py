@@ -134,6 +134,10 @@ async def model_to_fetch(reference: ModelPath, request: Request) -> AskedModel:
     return AskedModel(reference, "fetch", admitted(request, "fetch"))
 
 
+async def model_to_report(reference: ModelPath, request: Request) -> AskedModel:
+    return AskedModel(reference, "publish", admitted(request, "publish"))
+
+
 async def model_to_delete(reference: ModelPath, request: Request) -> AskedModel:
     return AskedModel(reference, "admin", admitted(request, "admin"))
 
@@ -156,6 +160,7 @@ async def name_to_move(name: NamePath, request: Request) -> AskedName:
 
 # A route with `{reference}`, `{name}` or `{id}` in its path takes one of these; a test goes through all of them.
 ToFetch = Annotated[AskedModel, Depends(model_to_fetch)]
+ToReport = Annotated[AskedModel, Depends(model_to_report)]
 ToDelete = Annotated[AskedModel, Depends(model_to_delete)]
 NameToFetch = Annotated[AskedName, Depends(name_to_fetch)]
 NameToMove = Annotated[AskedName, Depends(name_to_move)]

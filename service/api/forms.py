@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
 import hashlib
@@ -16,8 +15,8 @@ from fastapi import Request
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import ClientDisconnect
 
+from rightrank.service.api.bodies import chunks
 from rightrank.service.problems import Problem
 from rightrank.service.settings import Settings
 
@@ -170,8 +169,6 @@ async def receive(
     try:
         async for piece in _pieces(request, limit + FORM_OVERHEAD, settings.body_seconds):
             await run_in_threadpool(write, piece)
-    except ClientDisconnect as error:
-        raise Problem("upload-incomplete", "The connection ended before the form did.") from error
     except FormParserError as error:
         raise Problem("upload-incomplete", "The body is not a valid multipart form.") from error
     finally:
@@ -185,17 +182,7 @@ async def receive(
 async def _pieces(request: Request, limit: int, patience: float) -> AsyncIterator[bytes]:
     """The body in pieces that are worth a thread's time."""
     gathered, total = bytearray(), 0
-    stream = aiter(request.stream())
-    while True:
-        try:
-            async with asyncio.timeout(patience):
-                chunk = await anext(stream)
-        except StopAsyncIteration:
-            break
-        except TimeoutError as error:
-            raise Problem(
-                "request-too-slow", f"Nothing more of the upload came for {patience:g} s.", "Upload it again."
-            ) from error
+    async for chunk in chunks(request, patience):
         total += len(chunk)
         if total > limit:
             raise too_large(limit - FORM_OVERHEAD)

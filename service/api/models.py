@@ -26,6 +26,7 @@ from rightrank.service.api.common import (
     in_threads,
 )
 from rightrank.service.api.forms import receive, storing
+from rightrank.service.api.reports import brief
 from rightrank.service.api.router import Router
 from rightrank.service.api.schemas import (
     GATE,
@@ -46,6 +47,7 @@ from rightrank.service.jobs.dispatch import Parts
 from rightrank.service.jobs.engine import INGEST
 from rightrank.service.problems import Problem
 from rightrank.service.registry.layout import ID
+from rightrank.service.registry.reports import ByFile
 
 router = Router(tags=["models"], responses=PROBLEMS)
 # From an upload to its operation, to the model to be, and to a size of it; from the list to its first model.
@@ -141,8 +143,9 @@ async def fetch(
 
 @router.get("/models/{reference}/curve", responses=answers(Curve) | problems(*MODEL))
 def curve(asked: ToFetch, parts: TheParts) -> dict[str, Any]:
-    """What has been measured: size against accuracy, the smallest first."""
+    """What has been measured: size against accuracy, the smallest first. `reported` is what the publisher says."""
     model = parts.catalogue.open(asked.id())
+    reports = parts.catalogue.reports.of(model.id)
     points = [
         {
             "plan": record.plan.digest,
@@ -151,16 +154,18 @@ def curve(asked: ToFetch, parts: TheParts) -> dict[str, Any]:
             "macs": record.plan.macs,
             "bytes": record.size,
             "method": record.method,
-            "metric": record.measurement["metric"],
-            "accuracy": record.measurement["value"],
-            "n": record.measurement["n"],
-            "low": record.measurement["low"],
-            "high": record.measurement["high"],
-            # Older records have neither.
-            **{name: record.measurement[name] for name in ("worst", "changed") if name in record.measurement},
+            "metric": measured.get("metric"),
+            "accuracy": measured.get("value"),
+            "n": measured.get("n"),
+            "low": measured.get("low"),
+            "high": measured.get("high"),
+            "worst": measured.get("worst"),
+            "changed": measured.get("changed"),
+            "reported": brief(reported.values()),
         }
         for record in parts.catalogue.records(model.id)
-        if record.measurement
+        for measured, reported in [(record.measurement or {}, reports.get(record.sha256, {}))]
+        if measured or reported
     ]
     return {"id": model.id, "baseline": model.manifest["baseline"], "points": points}
 
@@ -206,6 +211,7 @@ def describe(parts: Parts, asked: AskedModel) -> Mapping[str, Any]:
         **public,
         "sha256": model.manifest["checkpoint"],
         "measured": model.manifest["evaluation"] is not None,
+        "reported": summary(parts.catalogue.reports.lately(model.id)),
         "names": asked.access.seen(parts.catalogue.names_of(model.id)),
         "links": {
             "self": f"/models/{model.id}",
@@ -213,6 +219,18 @@ def describe(parts: Parts, asked: AskedModel) -> Mapping[str, Any]:
             "importance": f"/models/{model.id}/importance",
         },
     }
+
+
+def summary(reports: ByFile) -> list[Mapping[str, Any]]:
+    """Which metrics are reported of a model's files."""
+    by_metric: dict[str, list[bool | None]] = {}
+    for metrics in reports.values():
+        for report in metrics.values():
+            by_metric.setdefault(report.metric, []).append(report.higher_is_better)
+    return [
+        {"metric": metric, "files": len(ways), "higher_is_better": ways[0] if len(set(ways)) == 1 else None}
+        for metric, ways in sorted(by_metric.items())
+    ]
 
 
 def write_cursor(manifest: Mapping[str, Any]) -> str:

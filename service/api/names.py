@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import Body, Path
+from fastapi import Depends, Path
+from pydantic import BaseModel, Field
 
+from rightrank.service.api.bodies import BODY, json_body, json_of
 from rightrank.service.api.common import AskedName, NameToFetch, NameToMove, TheParts
 from rightrank.service.api.router import Router
 from rightrank.service.api.schemas import GATE, PROBLEMS, Name, answers, problems
@@ -18,9 +20,10 @@ AliasPath = Annotated[
     str,
     Path(pattern=f"^{ALIAS.pattern}$", description="Small letters, digits, dots and dashes.", examples=["stable"]),
 ]
-Version = Annotated[
-    int, Body(embed=True, ge=1, le=999_999_999, description="The version that the alias is to stand for.")
-]
+
+
+class Moving(BaseModel):
+    version: int = Field(ge=1, le=999_999_999, description="The version that the alias is to stand for.")
 
 
 FOUND = answers(Name) | problems(*GATE, "model-not-found", "invalid-request", "name-taken")
@@ -32,9 +35,16 @@ def show(asked: NameToFetch, parts: TheParts) -> dict[str, Any]:
     return describe(asked)
 
 
-@router.put("/names/{name}/aliases/{alias}", responses=FOUND)
-def move(asked: NameToMove, alias: AliasPath, version: Version, parts: TheParts) -> dict[str, Any]:
+@router.put(
+    "/names/{name}/aliases/{alias}",
+    responses=FOUND | problems(*GATE, "model-not-found", "name-taken", *BODY),
+    openapi_extra=json_body(Moving),
+)
+def move(
+    asked: NameToMove, alias: AliasPath, moving: Annotated[Moving, Depends(json_of(Moving))], parts: TheParts
+) -> dict[str, Any]:
     """Have an alias stand for a version: from the next request on `name@alias` is that one."""
+    version = moving.version
     asked.check()
     id = parts.catalogue.version(asked.name, version)
     if id is None or not parts.catalogue.exists(id):

@@ -109,6 +109,35 @@ class Measurement(BaseModel):
     )
 
 
+class Reported(BaseModel):
+    """A number that the publisher measured outside, of the file that it stands with. It is the publisher's word; the
+    service's own measurement is beside it."""
+
+    metric: str
+    value: float
+    n: int | None = Field(description="Samples, where that was said.")
+    low: float | None = Field(description="The 95 % interval, where that was said.")
+    high: float | None
+    higher_is_better: bool | None = Field(description="null: nobody said.")
+    reported: float = Field(description="When (seconds since 1970).")
+
+
+class Report(Reported):
+    """What is reported of a file, and what was before."""
+
+    model: str = Field(description="The model's id.")
+    sha256: str = Field(description="Of the file.")
+    plan: str | None = Field(description="Of the size that is this file; null where none is any more.")
+    by: str | None = Field(description="Whose key it was; null where this one may not know.")
+    before: list[Reported] = Field(description="What was reported before, the latest first.")
+
+
+class ReportedMetric(BaseModel):
+    metric: str
+    files: int = Field(description="Of how many files it is reported.")
+    higher_is_better: bool | None = Field(description="null: nobody said, or not always the same.")
+
+
 class Brief(BaseModel):
     id: str
     created: float = Field(description="Seconds since 1970.")
@@ -220,11 +249,12 @@ class Description(Brief):
     computed: Computed
     eliminated: Eliminated
     tuned: list[Tuned] | None = Field(None, description="With effort tune or polish: what it is worth at which size.")
+    reported: list[ReportedMetric] = Field(description="What the publisher reported of its files; the curve has it.")
     links: Links
 
 
 class Point(BaseModel):
-    """A measured cut."""
+    """A measured cut, or one that the publisher reported something of."""
 
     plan: str
     budget: float
@@ -232,13 +262,14 @@ class Point(BaseModel):
     macs: int
     bytes: int
     method: str
-    metric: str
+    metric: str | None = Field(description="What the service measured; null, as what follows, where it did not.")
     accuracy: float | None
-    n: int
+    n: int | None
     low: float | None
     high: float | None
     worst: Worst | None = None
     changed: Changed | None = None
+    reported: list[Reported] = Field(description="What the publisher reported.")
 
 
 class Curve(BaseModel):

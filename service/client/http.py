@@ -4,7 +4,8 @@ ClientError
 ├── Problem        the server refused, in its own words (RFC 9457)
 ├── Unreachable    no answer could be had
 ├── Damaged        what arrived is not what the server says it sent
-└── Unwritable     the file cannot be written
+├── Unwritable     the file cannot be written
+└── ScriptError    a script that was to measure it did not (`script.py`)
 """
 
 from __future__ import annotations
@@ -228,6 +229,13 @@ class Client:
         """What has been measured of a model, the smallest first."""
         points: list[dict[str, Any]] = self._patiently("GET", f"{_path(reference)}/curve").json()["points"]
         return points
+
+    def report(self, reference: str, sha256: str, metric: str, number: Mapping[str, Any]) -> dict[str, Any]:
+        """Reports what was measured of the file with this SHA-256: `value`, and as far as they are known `n`, `low`,
+        `high` and `higher_is_better`. The report as it stands then."""
+        path = f"{_path(reference)}/reports/{quote(sha256, safe='')}/{quote(metric, safe='')}"
+        found: dict[str, Any] = self._patiently("PUT", path, json=dict(number)).json()
+        return found
 
     def delete(self, reference: str, purge: bool = False) -> dict[str, Any]:
         """Deletes a model; its id, its names, and until when it can be had back (seconds since 1970; None: it is

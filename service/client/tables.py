@@ -14,11 +14,12 @@ def sentence(facts: dict[str, str], of: str) -> str:
     share = f"{float(facts['budget']):.1%} of the original's {'MACs' if of == 'macs' else 'parameters'}"
     if facts.get("ready") == "nearest":
         share += "; what was asked for is being made"
+    told = f"; its publisher reports {facts['reported']}" if "reported" in facts else ""
     if facts["accuracy"] == "unmeasured":
-        return f"{size} ({share}), accuracy unmeasured"
+        return f"{size} ({share}), accuracy unmeasured{told}"
     found = f"{facts['metric']} {float(facts['accuracy']):.4f} on {facts['accuracy-samples']} samples"
     original = f"; the original {float(facts['baseline-accuracy']):.4f}" if "baseline-accuracy" in facts else ""
-    return f"{size} ({share}), {found}{original}"
+    return f"{size} ({share}), {found}{original}{told}"
 
 
 def summary_of(model: dict[str, Any]) -> Table:
@@ -39,7 +40,9 @@ def summary_of(model: dict[str, Any]) -> Table:
 
 
 def table_of_sizes(curve: list[dict[str, Any]]) -> Table:
-    table = Table("Budget", "Parameters", "MACs", "File", "Accuracy", "95 %", "By", box=None)
+    some = any(point.get("reported") for point in curve)
+    columns = ["Budget", "Parameters", "MACs", "File", "Accuracy", "95 %", "By", *(["Reported"] if some else [])]
+    table = Table(*columns, box=None)
     for point in curve:
         table.add_row(
             f"{point['budget']:.3f}",
@@ -49,6 +52,7 @@ def table_of_sizes(curve: list[dict[str, Any]]) -> Table:
             accuracy_of(point["accuracy"], point["metric"]),
             "" if point["low"] is None else f"{point['low']:.4f} to {point['high']:.4f}",
             point["method"],
+            *([reported(point["reported"])] if some else []),
         )
     return table
 
@@ -75,5 +79,15 @@ def table_of_keys(rows: list[dict[str, Any]]) -> Table:
     return table
 
 
-def accuracy_of(value: float | None, metric: str) -> str:
+def reported(reports: list[dict[str, Any]]) -> str:
+    """What a publisher reported: `wer 0.083 (n=2000)`."""
+    words = []
+    for each in reports:
+        more = [] if each.get("n") is None else [f"n={each['n']}"]
+        more += [] if each.get("low") is None else [f"{each['low']:.6g} to {each['high']:.6g}"]
+        words.append(f"{each['metric']} {each['value']:.6g}" + (f" ({', '.join(more)})" if more else ""))
+    return ", ".join(words)
+
+
+def accuracy_of(value: float | None, metric: str | None) -> str:
     return "unmeasured" if value is None else f"{value:.4f} {metric}"

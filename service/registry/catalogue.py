@@ -11,12 +11,11 @@ import logging
 import math
 import re
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from rightrank.models.emit.format import FIRST, Output
 from rightrank.models.errors import Cancelled
@@ -43,6 +42,8 @@ from rightrank.service.registry.layout import (
     where,
 )
 from rightrank.service.registry.lock import Lock
+from rightrank.service.registry.recent import Recent
+from rightrank.service.registry.reports import Reports
 from rightrank.service.registry.store import DAMAGED, Store
 from rightrank.service.settings import Settings
 
@@ -57,39 +58,7 @@ RECHECK_SECONDS = 1.0
 # How long a model can be had back that was deleted.
 UNDO_SECONDS = 24 * 3600.0
 
-K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
-
-
-class Recent(Generic[K, V]):
-    """The last `size` values used, by key."""
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self._values: OrderedDict[K, V] = OrderedDict()
-
-    def get(self, key: K, make: Callable[[], V | None]) -> V | None:
-        """The value of `key`, made and kept where it is not there and can be made."""
-        value = self._values.get(key)
-        if value is None:
-            value = make()
-            if value is None:
-                return None
-        self.put(key, value)
-        return value
-
-    def put(self, key: K, value: V) -> None:
-        self._values[key] = value
-        try:
-            self._values.move_to_end(key)
-            while len(self._values) > self.size:
-                self._values.popitem(last=False)
-        except KeyError:  # another thread was faster
-            pass
-
-    def drop(self, unwanted: Callable[[K], bool]) -> None:
-        for key in [key for key in list(self._values) if unwanted(key)]:
-            self._values.pop(key, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +113,7 @@ class Catalogue:
         self.store = store
         self.cache = cache
         self.aliases = Aliases(store)
+        self.reports = Reports(store)
         self._models: Recent[str, Model] = Recent(64)
         self._manifests: Recent[str, Mapping[str, Any]] = Recent(4096)
         self._listed: Recent[tuple[str, tuple[int, float]], Mapping[str, Any]] = Recent(4096)
@@ -279,6 +249,15 @@ class Catalogue:
                 continue
             found += [record] if record is not None else []
         return sorted(found, key=lambda record: record.size)
+
+    def record_of(self, id: str, sha256: str) -> Record | None:
+        """What is known of the cut whose file has this SHA-256; None where no size that has been made is that file."""
+        for _ in range(2):
+            for record in self.records(id):
+                if record.sha256 == sha256:
+                    return record
+            self._records.drop(lambda key: key[0] == id)  # another process may have cut it anew
+        return None
 
     def versions(self, name: str) -> list[int]:
         """The versions of a name, rising."""
@@ -455,6 +434,7 @@ class Catalogue:
         self._models.drop(lambda key: key == id)
         self._manifests.drop(lambda key: key == id)
         self._records.drop(lambda key: key[0] == id)
+        self.reports.forget(id)
 
     def forget_record(self, id: str, digest: str) -> None:
         """Drops what this process keeps of a cut."""

@@ -26,6 +26,7 @@ from rightrank.service.registry.layout import (
     tuning_key,
     upload_key,
 )
+from rightrank.service.registry.reports import KEY as REPORT
 from rightrank.service.registry.store import DAMAGED, PARTIAL, STAGED, Store
 
 # Something is gone for good; something is damaged that the service makes again; something is there for nothing;
@@ -37,9 +38,11 @@ OLD_PARTIAL = re.compile(r"\.partial-[0-9a-f]{32}$")
 # A model's files, and what belongs to it besides, by the first part of its key.
 FILES = frozenset({*MASTER, EVALUATION, REFERENCE, REFIT, "tuning.safetensors"})
 OWN = frozenset(
-    {"upload.json", "manifest.json", "deleted.json", "failure.json", "wanted", "measurements", "improved", "artifacts"}
+    {"upload.json", "manifest.json", "deleted.json", "failure.json"}
+    | {"wanted", "measurements", "reported", "improved", "artifacts"}
 )
 AGAIN = "Restore it from a backup, or delete the model and publish it again."
+REPORT_AGAIN = "Have its publisher report it again."
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +128,7 @@ class Fsck:
                 REMADE if remade else LOST,
                 key,
                 f"Its {len(data)} bytes are not a JSON object.",
-                "The service makes it again." if remade else AGAIN,
+                "The service makes it again." if remade else REPORT_AGAIN if name == "reported" else AGAIN,
                 self.repair,
             )
 
@@ -154,6 +157,7 @@ class Fsck:
                 elif "files" in manifest:
                     yield Finding(NOTE, key, "The model's manifest does not name it.", "Find out whose it is.")
         yield from self._artifacts(id, keys)
+        yield from self._reports(keys)
 
     def _file(self, key: str, file: Mapping[str, Any]) -> Iterator[Finding]:
         """Whether a file of a model is what its manifest says, as far as it says."""
@@ -180,6 +184,26 @@ class Fsck:
                         self.store.drop_artifact(artifact)
                     what = "Its bytes are not those that were measured."
                     yield Finding(REMADE, artifact, what, "The service cuts it again.", self.repair)
+
+    def _reports(self, keys: list[str]) -> Iterator[Finding]:
+        """What publishers have reported, of which only the last of each metric of a file counts."""
+        reports = sorted(key for key in keys if key.split("/")[2] == "reported")
+        found = {key: match for key in reports if (match := REPORT.fullmatch(key))}
+        last: dict[tuple[str, str], int] = {}
+        for match in found.values():
+            place = match["file"], match["metric"]
+            last[place] = max(last.get(place, 0), int(match["number"]))
+        files = {
+            self._json[key].get("sha256") for key in keys if key.split("/")[2] == "measurements" and key in self._json
+        }
+        for key in reports:
+            match = found.get(key)
+            if match is None:
+                yield Finding(NOTE, key, "It is no report.", "Find out whose it is.")
+            elif int(match["number"]) < last[match["file"], match["metric"]]:
+                yield self._leftover(key, "A later report has taken its place.")
+            elif match["file"] not in files:
+                yield Finding(NOTE, key, "No size of the model is the file that it is of.", "Nothing: it is not shown.")
 
     def _checkpoints(self) -> Iterator[Finding]:
         # An upload that was set aside may have been the one that refers to a checkpoint.

@@ -9,6 +9,8 @@ models/<id>/manifest.json               written last: names the attempt, and the
 models/<id>/failure.json                why an ingest was given up whose upload is kept
 models/<id>/deleted.json                the model was deleted, and can be had back
 models/<id>/measurements/<plan>.json    what is known of a cut
+models/<id>/reported/<sha256>/<metric>/<number>.json
+                                        what the publisher measured of the file with this SHA-256
 models/<id>/improved/<plan>.safetensors what a plan has of its own
 models/<id>/artifacts/<plan>.pt         a cut that is too large for the cache
 refused/<id>.json                       why an upload was refused that is not kept, for a day
@@ -90,6 +92,12 @@ def refusal_key(id: str) -> str:
 
 def record_key(id: str, digest: str) -> str:
     return f"models/{id}/measurements/{digest}.json"
+
+
+def reported_key(id: str, sha256: str = "", metric: str = "", number: int = 0) -> str:
+    """A report's key; with less given, what those of a metric, a file or a model have in common."""
+    parts = [f"models/{id}/reported", *filter(None, (sha256, metric)), *([f"{number}.json"] if number else [])]
+    return "/".join(parts)
 
 
 def improved_key(id: str, digest: str) -> str:

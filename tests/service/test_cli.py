@@ -3,6 +3,7 @@ import hashlib
 import json
 import os
 import stat
+import sys
 
 import httpx
 import pytest
@@ -50,7 +51,7 @@ def server(monkeypatch):
 
 def test_every_command_explains_itself():
     assert run("--help").exit_code == 0
-    for command in ("serve", "worker", "push", "pull", "models", "show", "delete", "key"):
+    for command in ("serve", "worker", "push", "pull", "models", "show", "measure", "delete", "key"):
         shown = run(command, "--help")
         assert shown.exit_code == 0, command
         assert command in run("--help").stdout
@@ -184,6 +185,88 @@ def test_what_is_ready_is_pulled_and_said_to_be_so(server, tmp_path):
     result = run("pull", "net", "--budget", "0.3", "--ready", "-o", str(tmp_path / "f"))
     assert result.exit_code == 1 and "Being cut." in result.stderr
     assert (tmp_path / "f").read_bytes() == body
+
+
+@pytest.fixture
+def measured(server, tmp_path, monkeypatch):
+    """A server that has the file `artifact` at every size, a script that prints what it is told, and how it is run."""
+    body = b"artifact"
+    digest = hashlib.sha256(body)
+    facts = {"Model": f"m{'a' * 24}", "Params": "5", "Macs": "9", "Budget": "0.2987", "Accuracy": "unmeasured"}
+    headers = {"ETag": f'"{digest.hexdigest()}"'}
+    headers |= {"Repr-Digest": f"sha-256=:{base64.b64encode(digest.digest()).decode()}:"}
+    headers |= {f"RightRank-{name}": value for name, value in facts.items()}
+    server.answers["GET", "/models/net"] = lambda: httpx.Response(200, stream=httpx.ByteStream(body), headers=headers)
+    place = f"/models/{facts['Model']}/reports/{digest.hexdigest()}/wer"
+
+    def reported():
+        number = json.loads(server.requests[-1].read())
+        return httpx.Response(200, json={"metric": "wer", "model": facts["Model"], **number})
+
+    server.answers["PUT", place] = reported
+    monkeypatch.chdir(tmp_path)
+
+    def measure(source, *arguments, name="script.py"):
+        (tmp_path / name).write_text(source)
+        return run("measure", "net", "--budget", ".3", name, "--python", sys.executable, *arguments)
+
+    return measure
+
+
+def test_measure_runs_the_script_on_the_fetched_file_and_reports_its_number(server, measured):
+    number = {"value": 0.083, "n": 2000, "low": 0.07, "high": 0.1, "higher_is_better": False}
+    source = "import pathlib, sys\nassert pathlib.Path(sys.argv[1]).read_bytes() == b'artifact'\nprint('reading')\n"
+    result = measured(source + f"print({json.dumps({'metric': 'wer', **number})!r})")
+    assert result.exit_code == 0, result.stderr
+    fetch, report = server.requests
+    assert dict(fetch.url.params) == {"budget": "0.3"}
+    assert (report.method, json.loads(report.read())) == ("PUT", number)
+    assert "29.9% of the original: wer 0.083 (n=2000, 0.07 to 0.1); it is reported" in result.stdout
+    assert "reading" in result.stderr
+
+
+@pytest.mark.parametrize(("name", "more"), [("wer.py", []), ("script.py", ["--metric", "wer"])])
+def test_a_bare_number_is_called_as_the_command_says_or_as_the_script_is(server, measured, name, more):
+    result = measured("print(0.5)", "--lower-is-better", "--json", *more, name=name)
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(server.requests[-1].read()) == {"value": 0.5, "higher_is_better": False}
+    assert json.loads(result.stdout)["value"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        ("print('NaN')", "no number"),
+        ("raise SystemExit(1)", "ended with status 1"),
+        ("import sys; open(sys.argv[1], 'a').write('x'); print(0.5)", "changed the file"),
+    ],
+)
+def test_what_is_no_measure_of_the_file_is_not_reported(server, measured, source, told):
+    result = measured(source, name="wer.py")
+    assert result.exit_code == 1 and told in result.stderr
+    assert [request.method for request in server.requests] == ["GET"]
+
+
+def test_a_number_that_is_not_taken_is_not_lost(server, measured):
+    result = measured("print(0.5)", "--metric", "cer")
+    assert result.exit_code == 1
+    assert 'cer is {"value": 0.5} of the file' in result.stderr and "There is no model 'x'." in result.stderr
+
+
+def test_pull_asks_by_what_is_reported(server, measured, tmp_path):
+    result = run("pull", "net", "--max-error", "0.1", "--metric", "wer", "-o", str(tmp_path / "f"))
+    assert result.exit_code == 0, result.stderr
+    assert dict(server.requests[0].url.params) == {"max_error": "0.1", "metric": "wer"}
+
+
+def test_what_is_reported_is_told_as_the_publishers():
+    facts = {"params": "5", "macs": "9", "budget": "0.5", "accuracy": "unmeasured", "reported": 'wer="0.083"'}
+    assert tables.sentence(facts, "params").endswith('unmeasured; its publisher reports wer="0.083"')
+    point = {"budget": 0.3, "params": 5, "macs": 9, "bytes": 88666, "metric": None, "accuracy": None, "low": None}
+    point |= {"method": "cut", "reported": [{"metric": "wer", "value": 0.083, "n": 20}, {"metric": "cer", "value": 2}]}
+    with cli.out.capture() as captured:
+        cli.out.print(tables.table_of_sizes([point, {**point, "reported": []}]))
+    assert "wer 0.083 (n=20), cer 2" in captured.get() and "None" not in captured.get()
 
 
 def test_an_accuracy_that_nobody_measured_is_not_shown_as_a_number():

@@ -110,13 +110,15 @@ def test_every_route_to_a_model_or_an_operation_asks_what_the_key_reaches(city: 
     """A new one that forgets to shows here: it answers about what is not there for this key."""
     hidden = copied(city, both, "m" + "a" * 24, "other", "other.net")
     placed = {"reference": hidden, "id": ingest_id(hidden), "name": "other.net", "alias": "stable"}
+    placed |= {"sha256": "0" * 64, "metric": "wer"}
+    bodies = {"{alias}": {"version": 1}, "{metric}": {"value": 1.0}}
     walked = set()
     for route in (route for resource in RESOURCES for route in resource.router.routes):
         if not isinstance(route, APIRoute) or "{" not in route.path or "{kind}" in route.path:
             continue
         for method in route.methods:
             walked.add((method, route.path))
-            body = {"version": 1} if method == "PUT" else None
+            body = next(bodies[last] for last in bodies if last in route.path) if method == "PUT" else None
             answer = ask(city, "boss", route.path.format(**placed), method, json=body)
             assert answer.status_code == 404, (method, route.path)
     assert walked >= {
@@ -128,6 +130,7 @@ def test_every_route_to_a_model_or_an_operation_asks_what_the_key_reaches(city: 
         ("POST", "/models/{reference}/undelete"),
         ("GET", "/names/{name}"),
         *((method, "/names/{name}/aliases/{alias}") for method in ("PUT", "DELETE")),
+        *((method, "/models/{reference}/reports/{sha256}/{metric}") for method in ("GET", "HEAD", "PUT", "DELETE")),
     }
     assert status(city, "root", f"/models/{hidden}") == 200
 

@@ -20,7 +20,7 @@ from rightrank.service.jobs import cut
 from rightrank.service.jobs.attempt import Job
 from rightrank.service.jobs.engine import BACKGROUND, WAITING
 from rightrank.service.jobs.operations import cut_id
-from rightrank.service.registry import cache, catalogue, layout, reach
+from rightrank.service.registry import cache, catalogue, layout, reach, reports
 from rightrank.service.registry.cache import NEARBY, Artifact, Cache
 from rightrank.service.registry.nearby import Nearby
 from rightrank.service.registry.pieces import digest as digest_of
@@ -113,13 +113,21 @@ def test_a_budget_below_the_smallest_names_the_smallest(shared: Running, demo: s
     ["budget=0", "budget=-1", "budget=1.01", "budget=nan", "budget=inf", "budget=much", "budget=", "max_bytes=0",
      "max_bytes=1.5", "max_params=-3", "budget=0.3&budget=0.4", "max_macs=5&budget=0.3&max_macs=5", "of=macs",
      "budget=0.3&of=bytes", "of=params&max_bytes=5", "budgt=0.3", "min_accuracy=2", "ready=1", "ready=1&of=macs",
-     "budget=0.3&ready=soon", "budget=0.3&ready=1&ready=1"],
+     "budget=0.3&ready=soon", "budget=0.3&ready=1&ready=1", "min_accuracy=-1", "min_accuracy=nan",
+     "metric=wer", "budget=0.3&metric=wer", "max_error=0.1&metric=WER", "max_error=inf&metric=wer",
+     "max_error=0.1&min_accuracy=0.1&metric=wer", "min_accuracy=0.5&metric=top1", "max_error=1&metric=mse"],
 )  # fmt: skip
 def test_what_cannot_be_meant_is_refused(shared: Running, demo: str, query: str) -> None:
     answer = shared.client.get(f"/models/{demo}?{query}")
     assert answer.status_code == 422
     assert answer.json()["type"] == "/problems/invalid-request"
     assert answer.json()["detail"]
+
+
+def test_an_error_is_asked_of_what_is_better_the_lower_it_is_only(shared: Running, demo: str) -> None:
+    answer = shared.client.get(f"/models/{demo}?max_error=0.1")
+    assert answer.status_code == 422 and answer.json()["type"] == "/problems/budget-unreachable"
+    assert answer.json()["hint"] == "Ask for min_accuracy."
 
 
 def test_a_second_request_is_a_hit_with_the_same_bytes(shared: Running, demo: str) -> None:
@@ -588,6 +596,7 @@ def test_what_is_warm_is_served_while_valkey_is_frozen(valkey: Settings, stocked
 def test_what_is_warm_is_served_while_the_bucket_fails(
     in_bucket: Settings, bucket: Bucket, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(reports, "RECHECK_SECONDS", 0.0)
     monkeypatch.setattr(catalogue, "RECHECK_SECONDS", 0.0)  # each request asks the bucket whether the model is there
     with serving(in_bucket) as running:
         with at_work(in_bucket):
@@ -603,6 +612,7 @@ def test_a_bucket_that_vanished_takes_no_model_with_it(
     in_bucket: Settings, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(catalogue, "RECHECK_SECONDS", 0.0)
+    monkeypatch.setattr(reports, "RECHECK_SECONDS", 0.0)
     with serving(in_bucket) as running, at_work(in_bucket):
         before = warmed(running)
         with bucket.failing(ABSENT):

@@ -6,7 +6,7 @@ import pytest
 
 from rightrank.service.jobs.dispatch import Parts
 from rightrank.service.problems import Problem
-from rightrank.service.registry.catalogue import Catalogue, Recent
+from rightrank.service.registry.catalogue import Catalogue
 from rightrank.service.registry.layout import checkpoint_key, manifest_key, model_id, record_key, upload_key, wanted_key
 from rightrank.service.settings import Settings
 
@@ -134,24 +134,6 @@ def test_models_are_listed_newest_first(parts: Parts) -> None:
         finished(parts, id)
     parts.store.create_json(upload_key(f"m{'d' * 24}"), upload())
     assert [manifest["id"] for manifest in parts.catalogue.manifests()] == [C, B, A]
-
-
-def test_the_least_recently_used_is_dropped_first() -> None:
-    recent: Recent[str, int] = Recent(2)
-    made: list[str] = []
-
-    def use(key: str) -> None:
-        recent.get(key, lambda: made.append(key) or len(made))
-
-    for key in ("a", "b", "a", "c", "a", "b"):
-        use(key)
-    assert made == ["a", "b", "c", "b"]
-
-
-def test_what_cannot_be_made_is_tried_again() -> None:
-    recent: Recent[str, int] = Recent(2)
-    assert recent.get("a", lambda: None) is None
-    assert recent.get("a", lambda: 1) == 1
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"[]", b"torn"])

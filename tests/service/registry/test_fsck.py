@@ -17,6 +17,7 @@ ID, OTHER = f"m{'a' * 24}", f"m{'b' * 24}"
 BLOB = b"what was uploaded"
 SHA256 = hashlib.sha256(BLOB).hexdigest()
 PLAN = "f" * 32
+REPORT = f"models/{ID}/reported/{SHA256}/wer/2.json"
 FILES = {"master.safetensors": b"master", "template.json": b"{}", "plans.npz": b"plans"}
 
 
@@ -36,6 +37,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path, bucket: Bucket) -> Sto
     store.create_json(f"models/{ID}/measurements/{PLAN}.json", record)
     store.create_json(f"models/{ID}/manifest.json", {**upload, "created": 1.0, "folder": "attempt-1", "files": files})
     store.create_json("names/net.partial-2/1.json", {"id": ID})
+    store.create_json(REPORT, {"reports": []})
     return store
 
 
@@ -83,6 +85,7 @@ def test_a_file_that_is_gone_or_empty_is_found_at_once(store: Store, data: bytes
         (f"models/{ID}/manifest.json", REMADE),
         (f"models/{ID}/upload.json", LOST),
         (f"models/{ID}/measurements/{PLAN}.json", REMADE),
+        (REPORT, LOST),
         ("names/net.partial-2/1.json", LOST),
     ],
 )
@@ -108,11 +111,12 @@ def test_leftovers_are_removed_when_they_are_old_and_only_then(store: Store, mon
         f"checkpoints/{'0' * 64}",
         f"models/{ID}/attempt-0/master.safetensors",
         f"models/{ID}/artifacts/{'e' * 32}.pt",
+        REPORT.replace("2.json", "1.json"),
         f"models/{OTHER}/wanted/net",
         "staged/x",
     ]
     for key in leftovers:
-        store.create(key, b"x")
+        store.create(key, b"{}")
     wanted = sorted((LEFTOVER, key) for key in leftovers)
     before = store.keys("")
     assert sorted(found(store)) == sorted(found(store, repair=True)) == wanted
@@ -131,6 +135,14 @@ def test_what_an_upload_that_cannot_be_read_may_refer_to_is_kept(store: Store, m
     monkeypatch.setattr("rightrank.service.registry.fsck.time.time", lambda: later)
     assert (NOTE, f"checkpoints/{'0' * 64}") in found(store, repair=True)
     assert store.exists(f"checkpoints/{'0' * 64}")
+
+
+def test_a_report_of_a_file_that_is_no_size_any_more_is_noted_and_kept(store: Store) -> None:
+    other, none = REPORT.replace(SHA256, "0" * 64), f"models/{ID}/reported/x"
+    for key in (other, none):
+        store.create(key, b"{}")
+    assert sorted(found(store, repair=True)) == sorted([(NOTE, other), (NOTE, none)])
+    assert store.exists(other)
 
 
 def test_what_a_model_of_an_earlier_version_has_is_no_leftover(store: Store) -> None:
