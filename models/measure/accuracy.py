@@ -22,6 +22,7 @@ from rightrank.models.program.graph import Graph
 from rightrank.models.program.samples import INPUTS, TARGETS, Batch, Data, Samples
 from rightrank.models.progress import Progress, silent
 
+# What is kept of the original in a store is by batches of so many.
 BATCH = 128
 # The input that says by zeros which positions of a sample are filled up, as transformers call it.
 MASK = "attention_mask"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rightrank.models.measure.interval import Interval, normal
+from rightrank.models.measure.interval import Interval, skewed
 from rightrank.models.measure.metrics import METRICS, Metric
 from rightrank.models.measure.tally import Tally
 
@@ -21,6 +22,9 @@ class Measure(ABC):
     `outputs` are (n, …) with classes along `axis`; `truth` the targets (n, …), or of a measure against the original
     its `reference`. Where `weights` (n, …) has a number for each position, those at zero do not count.
     """
+
+    # The least that its value can be.
+    least = 0.0
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -47,8 +51,9 @@ class Measure(ABC):
         their sum is the value's error."""
 
     def interval(self, tally: Tally) -> Interval:
-        """Of 95 %."""
-        return normal(self.value(tally), self.influence(tally))
+        """Of 95 %; (None, None) where the samples tell of no spread."""
+        most = 1.0 if self.metric.higher else math.inf
+        return skewed(self.value(tally), self.influence(tally), self.least, most)
 
     def classes(self, tally: Tally) -> Tensor | None:
         """The measure of each class or label (C,), NaN where there is none of it; None where there are no classes."""
