@@ -225,9 +225,8 @@ def measure(
     if as_json:
         out.print_json(data=answer)
     else:
-        out.print(
-            f"{answer['model']} at {float(headers['rightrank-budget']):.3f}: {tables.reported([answer])}, reported"
-        )
+        share = f"{float(headers['rightrank-budget']):.1%} of the original"
+        out.print(f"{answer['model']}, {share}: {tables.reported([answer])}; it is reported")
 
 
 def report(client: Client, headers: dict[str, str], path: Path, number: dict[str, Any]) -> dict[str, Any]:

@@ -266,7 +266,7 @@ def test_what_is_reported_is_told_as_the_publishers():
     point |= {"method": "cut", "reported": [{"metric": "wer", "value": 0.083, "n": 20}, {"metric": "cer", "value": 2}]}
     with cli.out.capture() as captured:
         cli.out.print(tables.table_of_sizes([point, {**point, "reported": []}]))
-    assert "wer 0.083 (n=20), cer 2" in captured.get() and "None" not in captured.get()
+    assert "wer 0.083 (n=20)," in captured.get() and "cer 2" in captured.get() and "None" not in captured.get()
 
 
 def test_an_accuracy_that_nobody_measured_is_not_shown_as_a_number():

@@ -481,7 +481,8 @@ def test_one_sample_has_a_squared_error_without_an_interval(service: Running, fi
     assert float(headers["RightRank-Accuracy"]) > 0 and headers["RightRank-Accuracy-Samples"] == "1"
     assert headers["RightRank-Metric"] == "mse" and "RightRank-Accuracy-Interval" not in headers
     refused = service.client.get(f"/models/{id}?min_accuracy=0.1").json()
-    assert "mse is better the lower it is" in refused["hint"]
+    assert "is better the lower it is" in refused["detail"] and refused["hint"] == "Ask for max_error."
+    assert service.client.get(f"/models/{id}?max_error=1000").status_code == 200
     curve = service.client.get(f"/models/{id}/curve").json()
     assert {(each["low"], each["high"]) for each in (curve["baseline"], *curve["points"])} == {(None, None)}
     assert service.client.get(f"/models/{id}").json()["baseline"]["high"] is None
