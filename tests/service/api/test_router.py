@@ -174,6 +174,13 @@ def test_links_lead_to_what_they_say(digits: Running, halved: Files) -> None:
         ("models_fetch", {"reference": "halved"}, digits.client.get(
             "/models/halved?budget=0.41", headers={"Prefer": "respond-async"})),
     ]  # fmt: skip
+    whole = digits.client.get("/models/halved?budget=1").headers["ETag"].strip('"')
+    place = {"reference": "halved", "sha256": whole, "metric": "wer"}
+    address = f"/models/halved/reports/{whole}/wer"
+    waiting += [
+        ("reports_report", place, digits.client.put(address, json={"value": 0.5, "higher_is_better": False})),
+        ("reports_show", place, digits.client.get(address)),
+    ]
     assert waiting[2][2].status_code == 202
     digits.end(waiting[2][2].json()["id"])
     seen: set[str] = set()
