@@ -70,6 +70,7 @@ def prepare(
 
         program.json             the graph (`Graph.to_json`)
         weights.safetensors      its tensors by qualified name, each once
+        notes.json               a list of sentences, where something of the file was left out or read otherwise
         evaluation.safetensors   `inputs`, and `targets` if given
         calibration.safetensors  likewise
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rightrank.models.checkpoint.data import read_data
-from rightrank.models.checkpoint.limits import Limits
+from rightrank.models.checkpoint.limits import NOTES, Limits
 from rightrank.models.checkpoint.reader import read
 
 
@@ -24,8 +25,11 @@ def do(request: Mapping[str, Any]) -> None:
     """Read the files that the request names and write what `sandbox.prepare` promises."""
     limits = Limits(**request["limits"])
     out = Path(request["out"])
-    program = read(Path(request["checkpoint"]), request["architecture"], limits)
+    notes: list[str] = []
+    program = read(Path(request["checkpoint"]), request["architecture"], limits, notes.append)
     program.save(out)
+    if notes:
+        (out / NOTES).write_text(json.dumps(notes))
     for name in ("evaluation", "calibration"):
         if request[name] is not None:
             _save(read_data(Path(request[name]), program.graph, limits), out / f"{name}.safetensors")
