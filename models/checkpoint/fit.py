@@ -48,12 +48,17 @@ class Place:
     def only(self, others: Iterable[Place]) -> str:
         """The line that keeps this place and none of the others."""
         state = f'torch.load("checkpoint.pt"){self._keys}'
+        depth, tests = len(self.keys), []
+        inside = [other.keys[depth] for other in others if other.keys[:depth] == self.keys and len(other.keys) > depth]
         beside = [other.prefix for other in others if other.keys == self.keys and other.prefix and other != self]
         if self.prefix:
-            state = f"{{k: v for k, v in {state}.items() if k.startswith({_short(self.prefix)})}}"
+            tests.append(f"k.startswith({_short(self.prefix)})")
         elif beside:
-            ends = ", ".join(map(_short, beside))
-            state = f"{{k: v for k, v in {state}.items() if not k.startswith(({ends},))}}"
+            tests.append(f"not k.startswith(({''.join(f'{_short(prefix)}, ' for prefix in beside)}))")
+        if inside:
+            tests.append(f"k not in ({''.join(f'{_short(key)}, ' for key in inside)})")
+        if tests:
+            state = f"{{k: v for k, v in {state}.items() if {' and '.join(tests)}}}"
         return f'torch.save({state}, "weights.pt")'
 
     @property

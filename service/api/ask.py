@@ -104,7 +104,7 @@ def smallest_accurate(records: list[Record], least: float, model: Model, ask: As
     if not measured:
         raise BudgetError(
             "No accuracy of this model has been measured.",
-            "Publish it with evaluation data whose targets are classes, or ask for a budget.",
+            "Publish it with `evaluation` data whose targets are classes, or ask for a `budget`.",
         )
     reaching = [record.plan for record in measured if reaches(record, least)]
     for plan in reaching:
@@ -126,8 +126,8 @@ def smallest_accurate(records: list[Record], least: float, model: Model, ask: As
     limit = next(limit for limit in limits if not limit.holds(reaching[0]))
     nearest = needed(limit, reaching[0], model)
     raise BudgetError(
-        f"No measured cut that reaches an accuracy of {least:g} is within {limit.name}={limit.asked}.",
-        f"The smallest that reaches it needs {limit.name}={nearest:.10g}.",
+        f"No measured cut that reaches an accuracy of {least:g} is within `{limit.name}={limit.asked}`.",
+        f"The smallest that reaches it needs `{limit.name}={nearest:.10g}`.",
         nearest=nearest,
         limit=limit.name,
     )

@@ -46,6 +46,9 @@ class Problem(BaseModel):
     limit: int | None = Field(None, description="Of an upload that is too large, how many bytes one may have.")
 
 
+NOTES = Field(None, description="What of the upload was left out, or read otherwise than it stands there.")
+
+
 class Result(BaseModel):
     """What an operation came to: where to fetch it. Of an ingest the name, if it has one; of a cut the file."""
 
@@ -56,6 +59,7 @@ class Result(BaseModel):
     plan: str | None = None
     sha256: str | None = None
     size: int | None = Field(None, description="Bytes.")
+    notes: list[str] | None = NOTES
 
 
 class Operation(BaseModel):
@@ -194,6 +198,7 @@ class Description(Brief):
     computed: Computed
     eliminated: Eliminated
     tuned: list[Tuned] | None = Field(None, description="With effort tune or polish: what it is worth at which size.")
+    notes: list[str] | None = NOTES
     links: Links
 
 

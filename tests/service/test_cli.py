@@ -64,7 +64,7 @@ def test_the_command_that_serve_uses_for_itself_is_not_advertised():
 def test_a_refusal_is_told_in_the_servers_words_and_fails(server, command):
     result = run(*command)
     assert result.exit_code == 1
-    assert "There is no model 'x'. See GET /models." in result.stderr
+    assert "There is no model 'x'. See rightrank models." in result.stderr
     assert result.stdout == ""
 
 
