@@ -37,12 +37,14 @@ def resolve(name: str, architectures: Mapping[str, Architecture]) -> Architectur
         try:
             # Imported here: timm is optional, and slow to import for everybody else.
             from rightrank.models.architectures import timm_models
-        except ImportError as error:
+        except (ImportError, RuntimeError, OSError) as error:
+            # Besides being away, a part of it may be made for another torch.
+            missing = isinstance(error, ImportError) and error.name
             raise UnsupportedCheckpoint(
-                f"timm's models are made where uploads are read, by a service in its workers' environment, and there "
-                f"{f'is no module {error.name}' if error.name else f'timm cannot be imported: {error}'}.",
-                "Whoever runs it installs timm there (pip install timm). Or export the model where timm is, and upload "
-                "the .pt2 file (torch.export.save).",
+                "timm's models are made where uploads are read, of a service in its workers' environment, and there "
+                f"{f'is no module {missing}' if missing else f'timm cannot be imported: {str(error)[:200]}'}.",
+                "Whoever runs it installs timm there, with the torchvision that fits its torch. Or export the model "
+                "where timm is, and upload the .pt2 file (torch.export.save).",
             ) from error
         return timm_models.find(name.removeprefix("timm:"))
     raise UnsupportedCheckpoint(
