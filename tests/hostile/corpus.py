@@ -217,7 +217,7 @@ def _older(base: bytes, canary: Path) -> Iterator[Raw]:
         top = "" if flat else "archive/"
         for name in ("data/weights/weight_0", "data/aotinductor/model/model.so", "data.pkl", "code/x.py"):
             yield f"{name.replace('/', ' ')} in {torch_}", pack({**found, f"{top}{name}": evil}), UnsafeCheckpoint
-        other = GRAPH if flat else "archive/serialized_exported_program.json"
+        other = "models/model.json" if flat else "archive/serialized_exported_program.json"
         yield f"two layouts in {torch_}", pack({**found, other: entries(base)[GRAPH]}), UnsupportedCheckpoint
 
 
