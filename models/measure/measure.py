@@ -65,7 +65,7 @@ class Measure(ABC):
         if values is None or len(values) < 2 or bool(values.isnan().all()):
             return None
         index = int(values.nan_to_num(nan=torch.inf).argmin())
-        return {"class": index, "value": float(values[index])}
+        return {"index": index, "value": float(values[index])}
 
     def reference(self, outputs: Tensor, axis: int) -> Tensor:
         """What a measure against the original needs of its outputs: (n, …)."""

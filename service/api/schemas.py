@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from rightrank.models.measure.metrics import METRICS
 from rightrank.service.problems import KINDS
@@ -82,9 +82,7 @@ class Accepted(BaseModel):
 
 
 class Worst(BaseModel):
-    model_config = ConfigDict(populate_by_name=True)
-
-    index: int = Field(alias="class", description="The class or label, counted from 0.")
+    index: int = Field(description="The class or label, counted from 0.")
     value: float = Field(description="Of classes their recall, of miou, f1, accuracy and auc that of the class alone.")
 
 

@@ -74,10 +74,10 @@ def test_scores_that_are_not_finite_are_wrong_and_given_to_no_class() -> None:
 def test_the_worst_class_is_that_of_the_lowest_recall_or_of_the_measure() -> None:
     scores, targets = drawn(300, 6)
     recall = recall_score(targets, scores.argmax(1), average=None)
-    assert MEASURES["top1"].worst(tally("top1", scores, targets)) == {"class": recall.argmin(), "value": recall.min()}
+    assert MEASURES["top1"].worst(tally("top1", scores, targets)) == {"index": recall.argmin(), "value": recall.min()}
     each = jaccard_score(targets, scores.argmax(1), average=None)
     worst = MEASURES["miou"].worst(tally("miou", scores, targets))
-    assert worst is not None and worst["class"] == each.argmin() and worst["value"] == pytest.approx(each.min())
+    assert worst is not None and worst["index"] == each.argmin() and worst["value"] == pytest.approx(each.min())
 
 
 def test_pixels_of_few_images_tell_less_than_as_many_of_many() -> None:

@@ -31,7 +31,7 @@ def test_several_labels_are_as_scikit_learn_has_them() -> None:
     assert AUC.value(found) == pytest.approx(roc_auc_score(right, scores, average="macro"), rel=1e-14)
     each = roc_auc_score(right, scores, average=None)
     worst = AUC.worst(found)
-    assert worst is not None and worst["class"] == each.argmin() and worst["value"] == pytest.approx(each.min())
+    assert worst is not None and worst["index"] == each.argmin() and worst["value"] == pytest.approx(each.min())
 
 
 @pytest.mark.parametrize("column", [True, False])
