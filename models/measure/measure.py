@@ -29,6 +29,9 @@ class Measure(ABC):
     def __init__(self, name: str) -> None:
         self.name = name
 
+    def enough(self, n: int) -> None:
+        """Raises DataError where so many samples are too few to be measured by."""
+
     @property
     def metric(self) -> Metric:
         return METRICS[self.name]

@@ -59,12 +59,15 @@ class Retrieval(Vectors):
     def tally(self, outputs: Tensor, truth: Tensor, axis: int, weights: Tensor | None = None) -> Tally:
         return Tally.of(*(unit(each) for each in (outputs, truth)))
 
-    def value(self, tally: Tally) -> float:
-        if tally.n < NEAREST + 2:
+    def enough(self, n: int) -> None:
+        if n < NEAREST + 2:
             raise DataError(
-                f"Of {tally.n} samples the {NEAREST} nearest to each are all the others, or fewer.",
+                f"Of {n} samples the {NEAREST} nearest to each are all the others, or fewer.",
                 f"Give {NEAREST + 2} or more, some hundred at best.",
             )
+
+    def value(self, tally: Tally) -> float:
+        self.enough(tally.n)
         mine, theirs = (nearest(each, NEAREST) for each in tally.kept)
         return float(common(mine, theirs).double().mean() / mine.shape[1])
 
