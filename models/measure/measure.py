@@ -10,9 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rightrank.models.errors import DataError
 from rightrank.models.measure.interval import Interval, skewed
 from rightrank.models.measure.metrics import METRICS, Metric
 from rightrank.models.measure.tally import Tally
+
+MORE = "Give some hundred at best."
 
 
 class Measure(ABC):
@@ -23,14 +26,16 @@ class Measure(ABC):
     its `reference`. Where `weights` (n, …) has a number for each position, those at zero do not count.
     """
 
-    # The least that its value can be.
-    least = 0.0
+    # The least that its value can be, and of how many samples it can be taken.
+    least, fewest = 0.0, 1
 
     def __init__(self, name: str) -> None:
         self.name = name
 
     def enough(self, n: int) -> None:
         """Raises DataError where so many samples are too few to be measured by."""
+        if n < self.fewest:
+            raise DataError(f"The metric {self.name} wants {self.fewest} samples or more, and there are {n}.", MORE)
 
     @property
     def metric(self) -> Metric:

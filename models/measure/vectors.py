@@ -59,12 +59,8 @@ class Retrieval(Vectors):
     def tally(self, outputs: Tensor, truth: Tensor, axis: int, weights: Tensor | None = None) -> Tally:
         return Tally.of(*(unit(each) for each in (outputs, truth)))
 
-    def enough(self, n: int) -> None:
-        if n < NEAREST + 2:
-            raise DataError(
-                f"Of {n} samples the {NEAREST} nearest to each are all the others, or fewer.",
-                f"Give {NEAREST + 2} or more, some hundred at best.",
-            )
+    # Of fewer, the nearest to each are all the others.
+    fewest = NEAREST + 2
 
     def value(self, tally: Tally) -> float:
         self.enough(tally.n)

@@ -79,7 +79,7 @@ def test_every_groups_labels_are(program: Program) -> None:
 
 
 def test_too_few_samples_for_a_measure_are_found_too(program: Program) -> None:
-    with pytest.raises(DataError, match="Of 9 samples the 10 nearest"):
+    with pytest.raises(DataError, match="wants 12 samples or more, and there are 9"):
         early.check(program, Data(words().samples[:9]), None, "overlap")
 
 

@@ -52,7 +52,7 @@ def test_no_vector_is_its_own_neighbour() -> None:
 def test_what_is_the_same_overlaps_wholly_and_too_few_are_refused() -> None:
     mine, _ = drawn(20)
     assert OVERLAP.value(OVERLAP.tally(mine, mine, 1)) == 1
-    with pytest.raises(DataError, match="Of 11 samples"):
+    with pytest.raises(DataError, match="there are 11"):
         OVERLAP.value(OVERLAP.tally(mine[:11], mine[:11], 1))
 
 
