@@ -31,7 +31,7 @@ from typing import Any
 
 from torch import Tensor
 
-from rightrank.models.checkpoint import expressions, payload, pickled, regions, strictjson, unread
+from rightrank.models.checkpoint import expressions, memory, payload, pickled, regions, strictjson, unread
 from rightrank.models.checkpoint.advice import EXPORT
 from rightrank.models.checkpoint.archive import Archive
 from rightrank.models.checkpoint.calls import Calls
@@ -95,18 +95,15 @@ def read(archive: Archive, limits: Limits) -> Exported:
     signature.read_inputs(module)
     nodes = signature.calls.nodes(graph.get("nodes"))
     outputs = signature.outputs(module)
-    return Exported(
-        Graph(
-            inputs=tuple(signature.inputs),
-            tensors=signature.tensors,
-            parameters=frozenset(signature.parameters),
-            nodes=nodes,
-            outputs=outputs,
-        ),
-        weights.load(sorted(set(signature.tensors.values()))),
-        _metas(values),
-        frozenset(signature.statistics),
+    plain = Graph(
+        inputs=tuple(signature.inputs),
+        tensors=signature.tensors,
+        parameters=frozenset(signature.parameters),
+        nodes=nodes,
+        outputs=outputs,
     )
+    stored, tensors = memory.as_stored(plain, weights.load(sorted(set(signature.tensors.values()))))
+    return Exported(stored, tensors, _metas(values), frozenset(signature.statistics))
 
 
 @dataclass(frozen=True)
@@ -162,7 +159,7 @@ def _weights(archive: Archive, layout: _Layout, limits: Limits) -> _Weights:
         for name, tensor in pickled.read(archive, entry, limits).items():
             _check_name(name, found)
             found[name] = tensor
-    return _Weights(pickled.places(found), lambda names: {name: pickled.contiguous(found[name]) for name in names})
+    return _Weights(pickled.places(found), lambda names: {name: pickled.alone(found[name]) for name in names})
 
 
 def _payloads(archive: Archive, layout: _Layout, limits: Limits) -> dict[str, Payload]:

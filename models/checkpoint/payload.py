@@ -14,6 +14,7 @@ from rightrank.models.checkpoint.advice import CUT
 from rightrank.models.checkpoint.archive import Archive
 from rightrank.models.checkpoint.fields import integer, mapping, only, sequence, text, truth
 from rightrank.models.checkpoint.limits import DIMENSIONS, OVERLAP_BYTES
+from rightrank.models.checkpoint.memory import dense
 from rightrank.models.errors import MalformedCheckpoint, UnsafeCheckpoint, UnsupportedCheckpoint
 from rightrank.models.program.dtypes import BY_SCHEMA, DTYPES
 
@@ -52,14 +53,14 @@ def parse(config: Any, folder: str, most: int) -> dict[str, Payload]:
 
 
 def load(archive: Archive, payloads: Mapping[str, Payload]) -> dict[str, Tensor]:
-    """The tensors by qualified name, contiguous; names with one payload share one tensor."""
+    """The tensors by qualified name, each alone and dense (see `memory`); names with one payload share one tensor."""
     _check_sizes(archive, payloads.values())
     made: dict[Payload, Tensor] = {}
     for entry, group in _by_entry(payloads.values()).items():
         data = archive.read(entry)
         for payload in group:
             window = _window(data, payload)
-            made[payload] = window.clone() if len(group) > 1 else window
+            made[payload] = dense(window.clone() if len(group) > 1 else window)
     return {name: made[payload] for name, payload in payloads.items()}
 
 
@@ -133,4 +134,4 @@ def _window(data: bytearray, payload: Payload) -> Tensor:
         flat = torch.frombuffer(data, dtype=torch.uint8, count=payload.reach).ne(0)
     else:
         flat = torch.frombuffer(data, dtype=dtype, count=payload.reach)
-    return flat.as_strided(payload.sizes, payload.strides, payload.offset).contiguous()
+    return flat.as_strided(payload.sizes, payload.strides, payload.offset)

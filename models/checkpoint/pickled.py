@@ -14,6 +14,7 @@ from rightrank.models.checkpoint import statedict
 from rightrank.models.checkpoint.advice import EXPORT
 from rightrank.models.checkpoint.archive import Archive
 from rightrank.models.checkpoint.limits import DIMENSIONS, OTHER_ENTRIES, Limits
+from rightrank.models.checkpoint.memory import dense
 from rightrank.models.errors import CheckpointError, UnsupportedCheckpoint
 from rightrank.models.program.dtypes import DTYPES
 
@@ -40,10 +41,11 @@ def places(tensors: Mapping[str, Tensor]) -> dict[str, Hashable]:
     return {name: (t.data_ptr(), t.dtype, t.shape, t.stride()) for name, t in tensors.items()}
 
 
-def contiguous(tensor: Tensor) -> Tensor:
-    """The tensor alone in a storage of its own."""
-    alone = tensor.untyped_storage().nbytes() == tensor.nelement() * tensor.element_size()
-    return tensor if alone and tensor.is_contiguous() else tensor.clone(memory_format=torch.contiguous_format)
+def alone(tensor: Tensor) -> Tensor:
+    """The tensor dense (see `memory`), in a storage of its own."""
+    tensor = dense(tensor)
+    whole = tensor.untyped_storage().nbytes() == tensor.nelement() * tensor.element_size()
+    return tensor if whole else tensor.clone()
 
 
 def _is_read(name: object, value: object) -> bool:

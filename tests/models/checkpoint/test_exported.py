@@ -272,14 +272,14 @@ def test_weights_keep_their_type(dtype: torch.dtype, tmp_path: Path) -> None:
     assert same(module, (x,), program)
 
 
-def test_weights_that_are_views_are_stored_on_their_own(tmp_path: Path) -> None:
+def test_weights_that_lie_the_other_way_round_are_stored_as_they_lie(tmp_path: Path) -> None:
     module = nn.Linear(3, 4, bias=False)
     module.weight = nn.Parameter(torch.randn(3, 4).t(), requires_grad=False)
     x = torch.randn(2, 3)
     program = read(saved(module, (x,), tmp_path / "a.pt2"))
     assert program.tensors["weight"].is_contiguous()
-    assert torch.equal(program.tensors["weight"], module.weight)
-    assert torch.allclose(program.run([x])[0], module(x))
+    assert torch.equal(program.tensors["weight"], module.weight.t())
+    assert same(module, (x,), program)
 
 
 class Observer(nn.Module):
@@ -336,7 +336,7 @@ def test_another_major_version_of_torchs_schema_is_refused_with_the_torch_to_use
 
     path = tmp_path / "m.pt2"
     path.write_bytes(corpus.edited(corpus.entries(corpus.honest()), corpus.GRAPH, edit))
-    with pytest.raises(UnsupportedCheckpoint, match=rf"version {major} of.*version 8 is read.*torch 2\.10 to 2\.13"):
+    with pytest.raises(UnsupportedCheckpoint, match=rf"version {major} of.*version 8 is read.*torch 2\.6 to 2\.13"):
         read(path)
 
 
