@@ -282,7 +282,7 @@ def test_of_several_limits_the_one_that_fails_is_named_with_the_nearest_it_can_b
 ) -> None:
     with pytest.raises(BudgetError) as refused:
         two_paths.plan(**first, max_macs=1)
-    assert refused.value.limit == "max_macs" and "max_macs=1 is below" in refused.value.detail
+    assert refused.value.limit == "max_macs" and "`max_macs=1` is below" in refused.value.detail
     assert refused.value.nearest is not None
     two_paths.plan(**first, max_macs=int(refused.value.nearest))
     with pytest.raises(BudgetError):

@@ -349,7 +349,7 @@ def test_an_accuracy_within_limits_is_one_that_was_measured_there(stocked: Setti
             assert none["parameter"] == limit
             assert ask(min_accuracy=best, **{limit: none["nearest"]})["rightrank-plan"] == reaching["plan"]
         impossible = ask(min_accuracy=0.1, max_macs=1)
-        assert impossible["type"] == "/problems/budget-unreachable" and "max_macs=1 is below" in impossible["detail"]
+        assert impossible["type"] == "/problems/budget-unreachable" and "`max_macs=1` is below" in impossible["detail"]
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
