@@ -23,6 +23,7 @@ from rightrank.service.api.metrics import Tally
 from rightrank.service.api.router import operation_id
 from rightrank.service.jobs import reading
 from rightrank.service.jobs.dispatch import SEARCH_SECONDS, Parts
+from rightrank.service.registry.store import UNFINISHED_SECONDS
 from rightrank.service.settings import Settings
 
 log = logging.getLogger("rightrank")
@@ -84,12 +85,16 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
 async def tend(parts: Parts, tally: Tally) -> None:
     """Shares the counters, and takes up what is left undone at the start and whenever Redis has lost its memory.
 
-    Uploads now and then besides, for what slipped through.
+    Uploads now and then besides, for what slipped through; and what killed processes had begun to write goes away.
     """
     known: str | None = None
     again = math.inf
+    tidied = -math.inf
     while True:
         try:
+            if time.monotonic() > tidied + UNFINISHED_SECONDS:
+                await run_in_threadpool(parts.store.tidy)
+                tidied = time.monotonic()
             run = await run_in_threadpool(lambda: str(parts.cache.redis.info("server")["run_id"]))
             if run != known:
                 await run_in_threadpool(parts.recover)

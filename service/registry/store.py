@@ -19,6 +19,7 @@ import re
 import shutil
 import tempfile
 import threading
+import time
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
@@ -45,6 +46,8 @@ PART = 8 * 1024 * 1024
 # The name of a file that is not whole yet, which no key has and obstore never lists.
 PARTIAL = re.compile(r"#\d+$")
 DAMAGED, STAGED = "damaged", "staged"
+# What is not finished after so long is nobody's any more: one that goes on all the same begins again.
+UNFINISHED_SECONDS = 60.0
 # Of so many large artifacts this process keeps the digests of their pieces.
 KEPT_PIECES = 64
 
@@ -382,6 +385,17 @@ class Store:
             for folder in dead:
                 shutil.rmtree(folder, ignore_errors=True)
 
+    def tidy(self, prefix: str = "") -> None:
+        """Removes what processes that were killed had not finished writing below a key into a folder of this
+        machine."""
+        if self.root is None:
+            return
+        for folder, _, names in os.walk(self.root / prefix):
+            for name in names:
+                path = Path(folder, name)
+                if PARTIAL.search(name) and time.time() + disk.age(path) > UNFINISHED_SECONDS:
+                    path.unlink(missing_ok=True)
+
     def _download(self, key: str, path: Path, sha256: str | None = None) -> Path:
         """Fetches an object, and verifies it where its SHA-256 is known. Raises `FileNotFoundError` and `Problem`."""
         partial, found = disk.beside(path), hashlib.sha256()
@@ -424,10 +438,11 @@ class Store:
         if target.exists() and not replace:
             raise FileExistsError(key)
         while True:
-            partial = disk.beside(target)
+            partial, made = disk.beside(target), False
             try:
                 disk.make(target.parent)
                 make(partial)
+                made = True
                 if replace:
                     os.replace(partial, target)
                 else:
@@ -435,9 +450,10 @@ class Store:
                 disk.sync(target.parent)
                 return
             except FileNotFoundError:
-                if target.parent.is_dir():
+                if target.parent.is_dir() and not made:
                     raise
-                # The folder was empty and has just been cleaned away.
+                # The folder was empty and has just been cleaned away; or this process stood still, and what it had
+                # made was taken for a dead one's (`tidy`).
             finally:
                 partial.unlink(missing_ok=True)
 

@@ -15,7 +15,9 @@ from pathlib import Path
 import pytest
 from obstore.store import MemoryStore
 
+from rightrank.service.jobs.dispatch import Parts
 from rightrank.service.problems import Problem
+from rightrank.service.registry import disk
 from rightrank.service.registry.pieces import Damaged, digest
 from rightrank.service.registry.store import KEPT_FOLDERS, Store
 from rightrank.service.settings import Settings
@@ -433,3 +435,31 @@ def test_a_sweep_that_takes_long_keeps_nobody_from_working(tmp_path: Path, monke
         assert mine.is_dir()
     go_on.set()
     sweep.join()
+
+
+def test_what_a_killed_process_was_writing_is_removed_and_one_that_stood_still_begins_again(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = parts.store
+    assert store.root is not None
+    store.create("models/a/b", b"whole")
+    left = disk.beside(store.root / "models/a/b")
+    left.write_bytes(b"half")
+    store.tidy()
+    assert left.exists()  # it may be under way
+    os.utime(left, (0, 0))
+    store.tidy()
+    assert not left.exists() and store.read("models/a/b") == b"whole"
+    swept: list[str] = []
+
+    def slow(partial: Path, data: bytes, write: Callable[[Path, bytes], None] = disk.write) -> None:
+        write(partial, data)
+        if not swept:
+            swept.append(partial.name)
+            os.utime(partial, (0, 0))
+            store.tidy()
+
+    monkeypatch.setattr(disk, "write", slow)
+    assert store.create("models/a/c", b"again") and swept
+    assert store.read("models/a/c") == b"again"
+    assert sorted(path.name for path in (store.root / "models/a").iterdir()) == ["b", "c"]
