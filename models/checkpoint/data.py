@@ -4,13 +4,15 @@ any. Samples whose sizes differ come in groups: `input_ids.0`, `targets.0`, `inp
 from __future__ import annotations
 
 import io
+import itertools
 import lzma
 import math
 import re
 import zipfile
 import zlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -21,9 +23,11 @@ from rightrank.models.checkpoint.limits import MIB, Limits
 from rightrank.models.errors import CheckpointError, DataError
 from rightrank.models.program.dtypes import DTYPES
 from rightrank.models.program.graph import Graph, Input
-from rightrank.models.program.samples import INPUTS, TARGETS, Data, Samples
+from rightrank.models.program.samples import INPUTS, TARGETS, Batch, Data, Samples
 
 _HINT = "Send a .safetensors or .npz file with `inputs` (n, …) and, to measure accuracy, `targets` (n)."
+# By the name of an input, or of the targets, and the number of a group.
+_Arrays: TypeAlias = dict[str, dict[int | None, Tensor]]
 _GROUPED = re.compile(r"(.+)\.(0|[1-9]\d{0,5})\Z")
 # What an .npz may unpack to, next to its own size: images of 8 bits compress well, zeros infinitely.
 _UNPACKED = 64
@@ -63,50 +67,73 @@ def data_of(graph: Graph, found: Mapping[str, Tensor]) -> Data:
         )
     if not any(graph.batched):
         raise DataError("No input of the model has a dimension that counts samples.", "Leave the data out.")
-    arrays: dict[str, dict[int | None, Tensor]] = {}
+    arrays = _by_name(found, names)
+    unknown, missing = sorted({*arrays} - {*names, TARGETS}), [name for name in names if name not in arrays]
+    if unknown or missing:
+        raise DataError(f"The data hold {_list(found) or 'nothing'}; the model takes {_list(names)}.", _wanted(graph))
+    first = names[graph.batched.index(True)]
+    numbers: list[int | None] = sorted(arrays[first], key=lambda number: -1 if number is None else number)
+    _check_groups(graph, arrays, first)
+    groups, targets = [], []
+    for number in numbers:
+        groups.append(_group(graph, arrays, number))
+        if TARGETS in arrays:
+            count = len(groups[-1][graph.batched.index(True)])
+            targets.append(targets_for(arrays[TARGETS][number], count))
+    if len({(each.dtype, each.dim()) for each in targets}) > 1:
+        raise DataError("The targets of the groups are not of one type.", "Give all of them alike.")
+    return Data(Samples(tuple(groups), graph.batched, graph.batch), tuple(targets) or None)
+
+
+def _by_name(found: Mapping[str, Tensor], names: Sequence[str]) -> _Arrays:
+    """The arrays by the name of the input and the number of the group (None: it has none). The only input may be
+    called `inputs`."""
+    arrays: _Arrays = {}
     for name, each in found.items():
         grouped = _GROUPED.match(name)
         arrays.setdefault(grouped[1] if grouped else name, {})[int(grouped[2]) if grouped else None] = each
     if len(names) == 1 and INPUTS in arrays and names[0] not in arrays:
         arrays[names[0]] = arrays.pop(INPUTS)
-    unknown, missing = sorted({*arrays} - {*names, TARGETS}), [name for name in names if name not in arrays]
-    if unknown or missing:
-        raise DataError(f"The data hold {_list(found) or 'nothing'}; the model takes {_list(names)}.", _wanted(graph))
-    # The number of each group; None where there is one and its arrays have none.
-    first = names[graph.batched.index(True)]
-    numbers: list[int | None] = sorted(arrays[first], key=lambda number: -1 if number is None else number)
+    return arrays
+
+
+def _check_groups(graph: Graph, arrays: _Arrays, first: str) -> None:
+    """Every input, and the targets, come in the groups of the `first`; what has no samples may come once."""
+    numbers = {*arrays[first]}
     if None in numbers and len(numbers) > 1:
         raise DataError(
             f"There are groups of {first}, and one without a number.", f"Call it {first}.{len(numbers) - 1}."
         )
-    groups, targets = [], []
-    for number in numbers:
-        group, count = [], None
-        for spec, batched in zip(graph.inputs, graph.batched, strict=True):
-            given = arrays[spec.name]
-            if {*given} != {*numbers} and (batched or {*given} != {None}):
-                raise DataError(
-                    f"The groups of {spec.name} are not those of {first}.",
-                    f"Give for each {first}.0, {first}.1, … the others with the same number.",
-                )
-            each = _input(given[number if number in given else None], spec, batched, len(names) == 1)
-            if batched and count is not None and len(each) != count:
-                raise DataError(
-                    f"There are {count} samples of {first} but {len(each)} of {spec.name}.",
-                    "Give every input for the same samples, in the same order.",
-                )
-            count = len(each) if batched else count
-            group.append(each)
-        groups.append(tuple(group))
-        if TARGETS in arrays:
-            if {*arrays[TARGETS]} != {*numbers}:
-                raise DataError(
-                    "The targets do not come in the groups of the inputs.", "Give targets.0 beside the inputs' .0, …"
-                )
-            targets.append(targets_for(arrays[TARGETS][number], count or 0))
-    if len({(each.dtype, each.dim()) for each in targets}) > 1:
-        raise DataError("The targets of the groups are not of one type.", "Give all of them alike.")
-    return Data(Samples(tuple(groups), graph.batched, graph.batch), tuple(targets) or None)
+    for spec, batched in zip(graph.inputs, graph.batched, strict=True):
+        given = {*arrays[spec.name]}
+        if given != numbers and (batched or given != {None}):
+            raise DataError(
+                f"The groups of {spec.name} are not those of {first}.",
+                f"Give for each {first}.0, {first}.1, … the others with the same number.",
+            )
+    if TARGETS in arrays and {*arrays[TARGETS]} != numbers:
+        raise DataError(
+            "The targets do not come in the groups of the inputs.", "Give targets.0 beside the inputs' .0, …"
+        )
+
+
+def _group(graph: Graph, arrays: _Arrays, number: int | None) -> Batch:
+    """The inputs of one group, as many samples of each."""
+    found: list[Tensor] = []
+    counts: dict[str, int] = {}
+    for spec, batched in zip(graph.inputs, graph.batched, strict=True):
+        given = arrays[spec.name]
+        each = _input(given[number if number in given else None], spec, batched, len(graph.inputs) == 1)
+        if batched:
+            counts[spec.name] = len(each)
+        found.append(each)
+    if len({*counts.values()}) > 1:
+        (one, n), (other, m) = next((a, b) for a, b in itertools.pairwise(counts.items()) if a[1] != b[1])
+        raise DataError(
+            f"There are {n} samples of {one} but {m} of {other}.",
+            "Give every input for the same samples, in the same order.",
+        )
+    return tuple(found)
 
 
 def _list(names: Collection[str]) -> str:

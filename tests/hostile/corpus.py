@@ -364,9 +364,9 @@ def _graphs(base: bytes, canary: Path) -> Iterator[Raw]:
     )
     yield "token input", spec("token", {"arg": {"name": "t"}}), UnsupportedCheckpoint
     yield (
-        "constant input",
-        spec("constant_input", {"name": "n", "value": {"as_int": 1}}),
-        UnsupportedCheckpoint,
+        "constant input of a graph",
+        spec("constant_input", {"name": "n", "value": {"as_graph": {}}}),
+        MalformedCheckpoint,
     )
     yield (
         "parameter without data",
@@ -716,8 +716,11 @@ def _data(canary: Path) -> Iterator[tuple[str, bytes]]:
     yield "NaN", npz(inputs=np.full_like(inputs, np.nan))
     yield "too large for the type", npz(inputs=np.full_like(inputs, 1e300, np.float64))
     yield "other number of targets", npz(inputs=inputs, targets=np.zeros(3, np.int64))
-    yield "negative class", npz(inputs=inputs, targets=np.array([0, 1, -1, 2]))
-    yield "classes in two dimensions", npz(inputs=inputs, targets=np.zeros((4, 2), np.int64))
+    yield "targets of other groups", npz(inputs=inputs, **{"targets.0": np.zeros(4, np.int64)})
+    yield "groups with and without number", npz(inputs=inputs, **{"inputs.0": inputs})
+    yield "a group of a huge number", npz(**{f"inputs.{'9' * 300}": inputs})
+    yield "groups of nothing", npz(**{"inputs.0": inputs, "inputs.1": inputs[:0]})
+    yield "the only input twice", npz(inputs=inputs, **{"inputs.0.0": inputs})
     yield "targets without dimension", npz(inputs=inputs, targets=np.array(3))
     yield "targets with NaN", npz(inputs=inputs, targets=np.full(4, np.nan, np.float32))
     yield "cut", honest_npz[:-40]
