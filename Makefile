@@ -8,7 +8,7 @@ STAMP := .venv/.installed-$(RIGHTRANK_TORCH)
 
 .DEFAULT_GOAL := help
 .PHONY: help install run test test-lowest test-api test-faults hostile verify bench bench-compression bench-cifar \
-	bench-learning bench-sparsity bench-latency bench-cost bench-engine chaos clean
+	bench-learning bench-sparsity bench-latency bench-cost bench-engine bench-tasks chaos clean
 
 help:
 	@echo "make run      install, train a small model, serve it on http://127.0.0.1:8000"
@@ -30,6 +30,7 @@ help:
 	@echo "make bench-latency   whether a smaller model is a faster one, on one core; minutes"
 	@echo "make bench-cost      what statistics, decomposition, refit and tuning cost; minutes"
 	@echo "make bench-engine  what the job engine is chosen for: order, kills, cancels; minutes"
+	@echo "make bench-tasks  networks for eight kinds of task, published and measured, against a plain script; 40 minutes"
 	@echo "make chaos    200 kills and freezes of the service's processes under load, on one machine and as a cluster, and"
 	@echo "              what came of every promise; an hour; needs redis-server, installs an S3 server into build/chaos"
 	@echo "make clean    remove .venv and caches; data stays"
@@ -125,6 +126,9 @@ bench-latency: install
 
 bench-cost: install
 	$(BIN)/python -m benchmarks.cost
+
+bench-tasks: install
+	$(BIN)/python -m benchmarks.tasks
 
 # Its own arguments: make chaos CHAOS='--setup machine --events 30 --seed 7'
 bench-engine: install

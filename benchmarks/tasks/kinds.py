@@ -355,15 +355,11 @@ TASKS: Mapping[str, Task] = {
         ("input_ids", "attention_mask"),
         text_classifier,
     ),
-    "tagger": Task(
-        "lines of Python source: what each character is part of", ("top1", "f1"), ("input_ids",), tagger
-    ),
+    "tagger": Task("lines of Python source: what each character is part of", ("top1", "f1"), ("input_ids",), tagger),
     "U-Net": Task("digits on noisy canvases: which one each pixel belongs to", ("miou",), ("images",), unet),
     "multi-label": Task("digits on noisy canvases: which are there", ("accuracy", "auc"), ("images",), multi_label),
     "one logit": Task("breast cancer: whether a tumour is malignant", ("auc",), ("input",), one_logit),
     "regression": Task("diabetes: how far it has got a year later", ("r2", "mae"), ("input",), regression),
     "embedding": Task("digits as vectors, trained by triplets", ("overlap", "cosine"), ("input",), embedding),
-    "decoder": Task(
-        "Python source: which character comes next", ("perplexity", "divergence"), ("input_ids",), decoder
-    ),
+    "decoder": Task("Python source: which character comes next", ("perplexity", "divergence"), ("input_ids",), decoder),
 }

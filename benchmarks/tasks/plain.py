@@ -77,7 +77,8 @@ def perplexity(outputs: Sequence[Array], targets: Sequence[Array]) -> float:
 
 
 def divergence(outputs: Sequence[Array], originals: Sequence[Array]) -> float:
-    mine, theirs = (torch.from_numpy(np.concatenate(each)).flatten(0, 1).log_softmax(1) for each in (outputs, originals))
+    pair = (torch.from_numpy(np.concatenate(each)) for each in (outputs, originals))
+    mine, theirs = (each.flatten(0, 1).log_softmax(1) for each in pair)
     return float(functional.kl_div(mine, theirs, reduction="batchmean", log_target=True))
 
 
@@ -120,4 +121,5 @@ AGAINST: Mapping[str, Callable[[Sequence[Array], Sequence[Array]], float]] = {
 if __name__ == "__main__":
     torch.set_num_threads(1)
     chosen, paths = sys.argv[1], [Path(text) for text in sys.argv[2:]]
-    print(repr(figure(chosen, *paths[:2], paths[2] if len(paths) > 2 else None, ["input_ids", "attention_mask", "images"])))
+    names = ["input_ids", "attention_mask", "images"]
+    print(repr(figure(chosen, paths[0], paths[1], paths[2] if len(paths) > 2 else None, names)))
