@@ -5,14 +5,12 @@ The service does the same by the same functions below these.
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from rightrank.models import checkpoint
@@ -26,7 +24,7 @@ from rightrank.models.measure.accuracy import Measurement
 from rightrank.models.measure.metrics import METRICS
 from rightrank.models.plan.planner import Plan, Planner
 from rightrank.models.program.program import Program
-from rightrank.models.program.samples import INPUTS
+from rightrank.models.program.samples import INPUTS, Data, Samples
 from rightrank.models.progress import Progress, silent
 
 File: TypeAlias = str | PathLike[str]
@@ -112,20 +110,24 @@ def write(master: Master, plan: Plan, file: File) -> Path:
 
 
 def measure(
-    file: File, inputs: Tensor, targets: Tensor, *, metric: str | None = None, batch: int | None = None
+    file: File,
+    inputs: Tensor | Sequence[Tensor],
+    targets: Tensor,
+    *,
+    metric: str | None = None,
+    batch: int | None = None,
 ) -> Measurement:
-    """How good a file is on `inputs` (N, …): by `metric` (`measure.metrics` has them; those against the original
-    are not for this), or what the targets look like: class indices (N, …), labels of 0 and 1, or the numbers that the
-    outputs should be. `batch` is how many a program takes at once that was exported for a fixed
-    number. Raises DataError where they do not fit."""
+    """How good a file is on `inputs` (N, …), several for a network that takes several, in its order.
+
+    By `metric` (`measure.metrics` has them; those against the original are not for this), or what the targets look
+    like: class indices (N, …), labels of 0 and 1, or the numbers that the outputs should be. `batch` is how many a
+    program takes at once that was exported for a fixed number. Raises DataError where they do not fit.
+    """
     known = [name for name, facts in METRICS.items() if not facts.original]
     if metric is not None and metric not in known:
         raise DataError(f"{metric!r} is no metric to measure a file by.", f"Choose one of {', '.join(known)}.")
-    inputs, targets = torch.as_tensor(inputs), torch.as_tensor(targets)
-    if not inputs.ndim or not len(inputs):
+    given = [torch.as_tensor(each) for each in (inputs if isinstance(inputs, (tuple, list)) else [inputs])]
+    if len({len(each) if each.ndim else 0 for each in given} - {0}) != 1 or not all(each.ndim for each in given):
         raise DataError("There are no inputs to measure the file on.", "Give some, the first dimension counting them.")
-    targets = targets_for(targets, len(inputs))
-    with tempfile.TemporaryDirectory() as folder:
-        data = Path(folder, "evaluation.safetensors")
-        save_file({"inputs": inputs.clone().contiguous(), "targets": targets.clone().contiguous()}, data)
-        return accuracy.measure(Path(file), data, metric=metric, batch=batch)
+    data = Data(Samples.of(*given), (targets_for(torch.as_tensor(targets), len(given[0])),))
+    return accuracy.measure_on(Path(file), data, metric=metric, batch=batch)

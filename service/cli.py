@@ -23,6 +23,7 @@ from rich.filesize import decimal
 
 from rightrank.service.client import script, tables
 from rightrank.service.client.bars import Bars
+from rightrank.service.client.flags import spoken
 from rightrank.service.client.http import Client, ClientError, Problem
 from rightrank.service.run.processes import StartError, die_with_parent
 
@@ -134,12 +135,14 @@ def push(
             options=options,
             progress=bars,
         )
-        if wait:
-            client.wait(str(answer["operation"]), bars)
+        done = client.wait(str(answer["operation"]), bars) if wait else {}
+    notes = (done.get("result") or {}).get("notes") or []
     if as_json:
-        out.print_json(data=answer)
+        out.print_json(data={**answer, **({"notes": notes} if notes else {})})
     else:
         out.print(f"{name or answer['id']} is {'ready' if wait else 'being prepared'}: model {answer['id']}")
+        for note in notes:
+            tell(f"Note: {note}")
 
 
 @app.command()
@@ -225,9 +228,8 @@ def measure(
     if as_json:
         out.print_json(data=answer)
     else:
-        out.print(
-            f"{answer['model']} at {float(headers['rightrank-budget']):.3f}: {tables.reported([answer])}, reported"
-        )
+        share = f"{float(headers['rightrank-budget']):.1%} of the original"
+        out.print(f"{answer['model']}, {share}: {tables.reported([answer])}; it is reported")
 
 
 def report(client: Client, headers: dict[str, str], path: Path, number: dict[str, Any]) -> dict[str, Any]:
@@ -502,7 +504,7 @@ def plainly(as_json: bool = False) -> Iterator[None]:
             print(json.dumps(document), file=err.file)
         else:
             err.print("Error:", style="bold red", end=" ")
-            err.print(str(error))
+            err.print(spoken(str(error)) if isinstance(error, Problem) else str(error))
         raise typer.Exit(1) from error
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -35,14 +34,22 @@ def resolve(name: str, architectures: Mapping[str, Architecture]) -> Architectur
     if isinstance(name, str) and name in architectures:
         return architectures[name]
     if isinstance(name, str) and name.startswith("timm:"):
-        # Imported here: timm is optional, and slow to import for everybody else.
-        with contextlib.suppress(ImportError):
+        try:
+            # Imported here: timm is optional, and slow to import for everybody else.
             from rightrank.models.architectures import timm_models
-
-            return timm_models.find(name.removeprefix("timm:"))
+        except (ImportError, RuntimeError, OSError) as error:
+            # Besides being away, a part of it may be made for another torch.
+            missing = isinstance(error, ImportError) and error.name
+            raise UnsupportedCheckpoint(
+                "timm's models are made where uploads are read, of a service in its workers' environment, and there "
+                f"{f'is no module {missing}' if missing else f'timm cannot be imported: {str(error)[:200]}'}.",
+                "Whoever runs it installs timm there, with the torchvision that fits its torch. Or export the model "
+                "where timm is, and upload the .pt2 file (torch.export.save).",
+            ) from error
+        return timm_models.find(name.removeprefix("timm:"))
     raise UnsupportedCheckpoint(
         f"There is no architecture called {str(name)[:60]!r}.",
-        f"Known: {', '.join(architectures)}, and timm:<name> where timm is installed. "
+        f"Known: {', '.join(architectures)}, and timm:<name> where the service's workers have timm. "
         "A network of any other kind can be uploaded as a .pt2 file (torch.export.save).",
     )
 

@@ -35,6 +35,8 @@ def check(program: Program, evaluation: Data | None, calibration: Data | None, m
                 targets = None if data.targets is None else data.targets[number]
                 metric = measures.check(metric, outputs, targets, inputs)
                 _check_finite(metric, outputs, inputs, rows)
+    if metric is not None and evaluation is not None:
+        measures.MEASURES[metric].enough(len(evaluation.samples))
     return metric
 
 

@@ -12,7 +12,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from rightrank.models.checkpoint.advice import CUT, EXPORT
 from rightrank.models.errors import MalformedCheckpoint, UnsafeCheckpoint, UnsupportedCheckpoint
@@ -25,6 +25,7 @@ _NAME_BYTES = 1024
 # A directory record: 46 bytes, the name, and extra fields that torch leaves nearly empty.
 _RECORD_BYTES = 46 + 2 * _NAME_BYTES
 _ENCRYPTED = 0x1 | 0x40 | 0x2000
+_PIECE = 1 << 20
 
 
 class Archive:
@@ -61,10 +62,49 @@ class Archive:
             raise MalformedCheckpoint(f"The archive's {name} does not match its checksum.", CUT)
         return data
 
+    def open(self, name: str) -> BinaryIO:
+        """The entry as a file of its own, for one that is an archive itself; its checksum is checked first."""
+        offset, size, checksum = self._span(name)
+        window = _Window(self._file, offset, size)
+        found = 0
+        while piece := window.read(_PIECE):
+            found = zlib.crc32(piece, found)
+        if window.tell() != size or found != checksum:
+            raise MalformedCheckpoint(f"The archive's {name} does not match its checksum.", CUT)
+        window.seek(0)
+        return window  # type: ignore[return-value]
+
     def _span(self, name: str) -> tuple[int, int, int]:
         if name not in self._spans:
             raise MalformedCheckpoint(f"The archive has no {name}.", CUT)
         return self._spans[name]
+
+
+class _Window(io.RawIOBase):
+    """A part of a file, to be read as if it were the whole of one."""
+
+    def __init__(self, file: BinaryIO, start: int, size: int) -> None:
+        self._file, self._start, self._size, self._at = file, start, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence])
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")[: max(0, self._size - self._at)]
+        self._file.seek(self._start + self._at)
+        count: int = self._file.readinto(view)  # type: ignore[attr-defined]
+        self._at += count
+        return count
 
 
 def _directory(file: BinaryIO, size: int, entries: int) -> dict[str, tuple[int, int, int]]:

@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 
+from rightrank.models.checkpoint import unread
 from rightrank.models.checkpoint.fields import choice, integer, mapping, only, sequence, text, truth
 from rightrank.models.checkpoint.limits import NODES
 from rightrank.models.errors import MalformedCheckpoint, UnsafeCheckpoint, UnsupportedCheckpoint
 from rightrank.models.program.dtypes import BY_SCHEMA
 from rightrank.models.program.graph import TEXT, Argument, Constant, Node, Ref
-from rightrank.models.program.operators import ALLOWED, VANISHING
+from rightrank.models.program.operators import ALLOWED, SYMBOLIC, VANISHING
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}\Z")
 _MEMORY_FORMATS = {1: "contiguous_format", 2: "channels_last", 3: "channels_last_3d", 4: "preserve_format"}
@@ -69,8 +70,7 @@ class Calls:
         kind, value = choice(data, "argument")
         if kind not in _READERS:
             raise UnsupportedCheckpoint(
-                f"The program passes an argument of kind {kind[:40]!r}, which is not read.",
-                "Control flow, custom objects, complex numbers and nested graphs are not supported.",
+                f"The program passes an argument of kind {kind[:40]!r}, which is not read.", unread.argument(kind)
             )
         return _READERS[kind](self, value)  # type: ignore[no-any-return]
 
@@ -122,19 +122,22 @@ def identifier(value: Any) -> str:
     return name
 
 
+# Of arithmetic on sizes, what torch.export writes by another name.
+_SPELLED = {"math.trunc": "torch.sym_int", "torch._sym_sqrt": "torch.sym_sqrt"}
+
+
 def operator_name(target: str) -> str:
     """`torch.ops.aten.add.Tensor` → `aten.add.Tensor`, if such a call is allowed."""
     op = target.removeprefix("torch.ops.")
     if op.startswith("_operator."):
         op = op.removeprefix("_")
-    if op in ALLOWED and op != target:
+    op = _SPELLED.get(op, op)
+    if op in ALLOWED and (op != target or op in SYMBOLIC):
         return op
-    shown = op if re.fullmatch(r"[\w.]{1,80}", op) else "an operator without a plain name"
-    raise UnsupportedCheckpoint(
-        f"The program calls {shown}, which is not on the list of operators that are run.",
-        "Call model.eval() before torch.export.export, and .run_decompositions() after it: "
-        "that removes random numbers and spells most operators in known ones.",
-    )
+    if not re.fullmatch(r"[\w.]{1,80}", op):
+        raise UnsupportedCheckpoint("The program calls an operator without a plain name.", unread.OTHERWISE)
+    why, advice = unread.explain(op)
+    raise UnsupportedCheckpoint(f"The program calls {op}, {why}.", advice)
 
 
 @functools.cache
@@ -251,7 +254,7 @@ def _string(calls: Calls, value: Any) -> str:
 def _dtype(calls: Calls, value: Any) -> Constant:
     dtype = BY_SCHEMA.get(integer(value, "a number type"))
     if dtype is None:
-        raise UnsupportedCheckpoint("The program uses a number type that is not read.", "Complex numbers are not.")
+        raise UnsupportedCheckpoint("The program uses a number type that is not read.", unread.NUMBERS)
     return Constant("dtype", dtype.name)
 
 

@@ -12,19 +12,26 @@ entries below; the graph is plain JSON turned into `program.graph.Graph`; sizes 
     archive_format, archive_version, byteorder      "pt2", "0", "little"             checked
     version, .data/…                                of the container                 never opened
 
+torch 2.8 has in place of the lists and raw bytes, and torch 2.6 and 2.7 as all of the archive (see `pickled`):
+
+    data/weights/<name>.pt      serialized_state_dict.pt          a dictionary by torch.save       opcodes checked
+    data/constants/<name>.pt    serialized_constants.pt           likewise
+    models/<name>.json          serialized_exported_program.json  the graph                        read
+                                serialized_example_inputs.pt, extra_files/…, version               never opened
+
 Source paths, stack traces and module names in the graph's metadata are left behind.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
-from rightrank.models.checkpoint import expressions, payload, strictjson
+from rightrank.models.checkpoint import expressions, payload, pickled, regions, strictjson, unread
 from rightrank.models.checkpoint.advice import EXPORT
 from rightrank.models.checkpoint.archive import Archive
 from rightrank.models.checkpoint.calls import Calls
@@ -39,11 +46,14 @@ _HINT = "Save the model again with torch.export.save."
 # torch/_export/serde/schema.py, SCHEMA_VERSION: the same from torch 2.6 to 2.13.
 _SCHEMA = 8
 
-_READ = re.compile(
-    r"data/(weights/(weight_\d+|[\w-]+_weights_config\.json)|constants/(tensor_\d+|[\w-]+_constants_config\.json))\Z"
+_RAW = re.compile(r"data/(weights/weight_\d+|constants/tensor_\d+)\Z")
+_UNOPENED = re.compile(
+    r"(data/sample_inputs/[\w-]+\.pt|extra/.+|\.data/(version|serialization_id)|version"
+    r"|serialized_example_inputs\.pt|extra_files/.+)\Z"
 )
-_UNOPENED = re.compile(r"(data/sample_inputs/[\w-]+\.pt|extra/.+|\.data/(version|serialization_id)|version)\Z")
 _MODEL = re.compile(r"models/([\w-]{1,100})\.json\Z")
+# The graph, weights and constants of torch 2.6 and 2.7, without a folder.
+_FLAT = ("serialized_exported_program.json", "serialized_state_dict.pt", "serialized_constants.pt")
 _CONSTANTS = {"archive_format": b"pt2", "archive_version": b"0", "byteorder": b"little"}
 _QUALIFIED = re.compile(r"[A-Za-z0-9_.-]{1,512}\Z")
 _OUTPUTS = {
@@ -68,24 +78,23 @@ class Exported:
 
 
 def is_exported(archive: Archive) -> bool:
-    return "archive_format" in archive or any(name.startswith("models/") for name in archive)
+    return any(name in ("archive_format", _FLAT[0]) or name.startswith("models/") for name in archive)
 
 
 def read(archive: Archive, limits: Limits) -> Exported:
     """Raises UnsafeCheckpoint, UnsupportedCheckpoint, MalformedCheckpoint."""
-    name = _check_layout(archive)
-    payloads = _payloads(archive, name, limits)
-    program = mapping(strictjson.loads(archive.read(f"models/{name}.json", JSON_BYTES), "The graph"), "the program")
+    layout = _check_layout(archive)
+    weights = _weights(archive, layout, limits)
+    program = mapping(strictjson.loads(archive.read(layout.graph, JSON_BYTES), "The graph"), "the program")
     _check_version(program)
     module = mapping(program.get("graph_module"), "the graph module")
-    graph = mapping(module.get("graph"), "the graph")
+    graph = regions.flat(module.get("graph"))
     _check_expressions(program, graph)
     values = mapping(graph.get("tensor_values"), "the tensor values")
-    signature = _Signature(payloads, values)
+    signature = _Signature(weights.places, values)
     signature.read_inputs(module)
     nodes = signature.calls.nodes(graph.get("nodes"))
     outputs = signature.outputs(module)
-    used = {name: payloads[name] for name in sorted(set(signature.tensors.values()))}
     return Exported(
         Graph(
             inputs=tuple(signature.inputs),
@@ -94,50 +103,90 @@ def read(archive: Archive, limits: Limits) -> Exported:
             nodes=nodes,
             outputs=outputs,
         ),
-        payload.load(archive, used),
+        weights.load(sorted(set(signature.tensors.values()))),
         _metas(values),
         frozenset(signature.statistics),
     )
 
 
-def _check_layout(archive: Archive) -> str:
-    """The model's name; every entry has to be one that torch.export.save writes for a single plain model."""
-    models = []
+@dataclass(frozen=True)
+class _Layout:
+    """The entries of one plain model: its graph, and its weights and constants, each a list of raw entries (.json) or
+    a dictionary by torch.save (.pt)."""
+
+    graph: str
+    tensors: tuple[str, str]
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """Where each tensor lies, by qualified name: the same for two names of one. `load` takes some of the names."""
+
+    places: Mapping[str, Hashable]
+    load: Callable[[Iterable[str]], dict[str, Tensor]]
+
+
+def _check_layout(archive: Archive) -> _Layout:
+    """Every entry has to be one that torch.export.save writes for a single plain model."""
+    models = [model[1] for entry in archive if (model := _MODEL.match(entry))]
+    flat = _FLAT[0] in archive
+    if len(models) + flat != 1:
+        raise UnsupportedCheckpoint(f"The archive holds {len(models) + flat} models.", "Save one model per file.")
+    if flat:
+        layout = _Layout(_FLAT[0], _FLAT[1:])
+    else:
+        folders = ("data/weights/", "data/constants/")
+        pickles = (f"{folders[0]}{models[0]}.pt", f"{folders[1]}{models[0]}.pt")
+        lists = (f"{folders[0]}{models[0]}_weights_config.json", f"{folders[1]}{models[0]}_constants_config.json")
+        layout = _Layout(f"models/{models[0]}.json", pickles if pickles[0] in archive else lists)
+    raw = layout.tensors[0].endswith(".json")
     for entry in archive:
-        model = _MODEL.match(entry)
-        if model:
-            models.append(model[1])
-        elif entry in _CONSTANTS:
+        if entry in _CONSTANTS:
             found = bytes(archive.read(entry, 64)).strip()
             if found != _CONSTANTS[entry]:
                 raise UnsupportedCheckpoint(f"The archive's {entry} is {found[:20]!r}, which is not read.", EXPORT)
-        elif not _READ.match(entry) and not _UNOPENED.match(entry):
+        elif not (entry in (layout.graph, *layout.tensors) or _UNOPENED.match(entry) or (raw and _RAW.match(entry))):
             raise UnsafeCheckpoint(
                 f"The archive has an entry {entry[:80]!r} that a plain exported model does not have.",
                 "Compiled code, pickled objects and extra records are refused; upload what torch.export.save writes.",
             )
-    if len(models) != 1:
-        raise UnsupportedCheckpoint(f"The archive holds {len(models)} models.", "Save one model per file.")
-    return models[0]
+    return layout
 
 
-def _payloads(archive: Archive, name: str, limits: Limits) -> dict[str, Payload]:
+def _weights(archive: Archive, layout: _Layout, limits: Limits) -> _Weights:
+    if layout.tensors[0].endswith(".json"):
+        payloads = _payloads(archive, layout, limits)
+        return _Weights(payloads, lambda names: payload.load(archive, {name: payloads[name] for name in names}))
+    found: dict[str, Tensor] = {}
+    for entry in layout.tensors:
+        for name, tensor in pickled.read(archive, entry, limits).items():
+            _check_name(name, found)
+            found[name] = tensor
+    return _Weights(pickled.places(found), lambda names: {name: pickled.contiguous(found[name]) for name in names})
+
+
+def _payloads(archive: Archive, layout: _Layout, limits: Limits) -> dict[str, Payload]:
     """Every tensor by qualified name; tensors at one place get one payload. All raw entries have to be described."""
     found: dict[str, Payload] = {}
     described = set()
-    for folder, file in (("data/weights/", "weights"), ("data/constants/", "constants")):
-        config = strictjson.loads(archive.read(f"{folder}{name}_{file}_config.json", JSON_BYTES), f"The list of {file}")
+    for entry in layout.tensors:
+        folder = entry[: entry.rindex("/") + 1]
+        config = strictjson.loads(archive.read(entry, JSON_BYTES), f"The list {entry}")
         for qualified, where in payload.parse(config, folder, limits.tensors).items():
-            if not _QUALIFIED.match(qualified) or qualified in found:
-                raise MalformedCheckpoint(f"The checkpoint has a bad tensor name, {qualified[:60]!r}.", _HINT)
-            if not _READ.match(where.entry):
+            _check_name(qualified, found)
+            if not _RAW.match(where.entry):
                 raise UnsafeCheckpoint(f"The tensor {qualified} is said to lie in {where.entry[:60]!r}.")
             found[qualified] = where
             described.add(where.entry)
     for entry in archive:
-        if re.search(r"/(weight|tensor)_\d+\Z", entry) and entry not in described:
+        if _RAW.match(entry) and entry not in described:
             raise UnsafeCheckpoint(f"The archive has an entry {entry!r} that belongs to no tensor.")
     return found
+
+
+def _check_name(qualified: str, found: Mapping[str, object]) -> None:
+    if not _QUALIFIED.match(qualified) or qualified in found:
+        raise MalformedCheckpoint(f"The checkpoint has a bad tensor name, {qualified[:60]!r}.", _HINT)
 
 
 def _check_version(program: Mapping[str, Any]) -> None:
@@ -147,7 +196,7 @@ def _check_version(program: Mapping[str, Any]) -> None:
     if major != _SCHEMA:
         raise UnsupportedCheckpoint(
             f"The program is written in version {major} of torch.export's schema; only version {_SCHEMA} is read.",
-            f"Export the model again with torch 2.10 to 2.13, which write version {_SCHEMA}.",
+            f"Export the model again with torch 2.6 to 2.13, which write version {_SCHEMA}.",
         )
 
 
@@ -201,15 +250,15 @@ def _metas(values: Mapping[str, Any]) -> dict[str, TensorMeta]:
 class _Signature:
     """What the program takes, and what it gives back."""
 
-    def __init__(self, payloads: Mapping[str, Payload], values: Mapping[str, Any]) -> None:
-        self.payloads = payloads
+    def __init__(self, places: Mapping[str, Hashable], values: Mapping[str, Any]) -> None:
+        self.places = places
         self.values = values
         self.calls = Calls()
         self.inputs: list[Input] = []
         self.tensors: dict[str, str] = {}
         self.parameters: set[str] = set()
         self.statistics: set[str] = set()
-        self._first: dict[Payload, str] = {}
+        self._first: dict[Hashable, str] = {}
 
     def read_inputs(self, module: Mapping[str, Any]) -> None:
         signature = mapping(module.get("signature"), "the signature")
@@ -229,6 +278,10 @@ class _Signature:
                 text(value.get("name"), "the name of an input")
                 if choice(value.get("value"), "constant input")[0] not in _FIXED:
                     raise MalformedCheckpoint("An argument that the export fixed is no plain value.", _HINT)
+            elif kind == "token":
+                raise UnsupportedCheckpoint(
+                    "The program's calls are ordered by tokens, which decomposing leaves in it.", unread.AS_EXPORTED
+                )
             else:
                 raise UnsupportedCheckpoint(
                     f"The program takes an input of kind {kind[:40]!r}, which is not read.",
@@ -240,10 +293,10 @@ class _Signature:
     def _tensor(self, spec: Mapping[str, Any], key: str) -> str:
         """Defines a weight's value name; returns the qualified name under which its tensor is kept."""
         qualified = text(spec.get(key), "the name of a tensor")
-        if qualified not in self.payloads:
+        if qualified not in self.places:
             raise MalformedCheckpoint(f"The checkpoint has no data for {qualified[:80]}.", _HINT)
         name = self.calls.define(mapping(spec.get("arg"), "an input").get("name"), "tensor")
-        self.tensors[name] = self._first.setdefault(self.payloads[qualified], qualified)
+        self.tensors[name] = self._first.setdefault(self.places[qualified], qualified)
         return self.tensors[name]
 
     def _user_input(self, spec: Mapping[str, Any]) -> Input:
@@ -284,7 +337,14 @@ class _Signature:
     def _user_output(self, number: int, spec: Mapping[str, Any]) -> Iterator[str]:
         kind, value = choice(spec.get("arg"), "output")
         if kind == "as_tensor":
-            yield self.calls.tensor(value).name
+            name = self.calls.tensor(value).name
+            meta = mapping(self.values.get(name), f"the output {name}")
+            if integer(meta.get("dtype"), f"the dtype of {name}") not in BY_SCHEMA:
+                raise UnsupportedCheckpoint(
+                    f"The program's output {number} has a number type that is not returned, such as a complex one.",
+                    "Return its absolute values, or torch.view_as_real of it.",
+                )
+            yield name
         elif kind != "as_none":
             # None says nothing, and goes like the dicts and lists around the tensors; a number would be missed.
             raise UnsupportedCheckpoint(

@@ -25,9 +25,14 @@ class Limits:
 JSON_BYTES = 128 * MIB
 PICKLE_BYTES = 64 * MIB
 NODES = 200_000
+# Entries of an archive apart from its tensors: the graph, two lists, the version records.
+OTHER_ENTRIES = 64
 DIMENSIONS = 8
 # Tensors may overlap inside one storage (a view of a fused weight), so their bytes may exceed the file's by this.
 OVERLAP_BYTES = 64 * MIB
+
+# What the child leaves where there is something to know of the reading.
+NOTES = "notes.json"
 
 # The files of a request, and the exit status of a child that could not even say what happened to it.
 FILES = ("checkpoint", "evaluation", "calibration")

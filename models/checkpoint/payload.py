@@ -75,7 +75,8 @@ def _payload(name: str, entry: Any, folder: str) -> Payload:
     if dtype is None or meta.get("layout") != _STRIDED:
         raise UnsupportedCheckpoint(
             f"The tensor {name} has a dtype or layout that is not read.",
-            "Dense floating point (16 to 64 bits), integer and boolean tensors are.",
+            "Dense floating point (16 to 64 bits), integer and boolean tensors are. "
+            "A complex one can be kept as torch.view_as_real of it, and made again with torch.view_as_complex.",
         )
     payload = Payload(
         entry=folder + text(entry.get("path_name"), f"the path of {name}"),

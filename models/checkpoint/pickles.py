@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
-from rightrank.models.checkpoint.advice import CUT, STATE
+from rightrank.models.checkpoint.advice import CUT, EXPORT, SAVED, STATE
 from rightrank.models.checkpoint.limits import PICKLE_BYTES
 from rightrank.models.errors import MalformedCheckpoint, UnsafeCheckpoint, UnsupportedCheckpoint
 from rightrank.models.program.dtypes import DTYPES
@@ -47,6 +47,8 @@ def check(data: bytes | bytearray) -> None:
     """Raises UnsafeCheckpoint if the pickle could do anything but build tensors, MalformedCheckpoint if it is none."""
     for name, argument in _opcodes(bytes(data)):
         if name == "GLOBAL" and argument not in _GLOBALS:
+            if str(argument).startswith("torch.export."):
+                raise UnsafeCheckpoint("The file is an exported program in a pickle, by torch.save.", SAVED)
             raise UnsafeCheckpoint(
                 f"The file is a pickle that names {str(argument)[:80]!r}: opening it could run code.", STATE
             )
@@ -65,7 +67,7 @@ def refuse_bare(path: Path) -> NoReturn:
                 raise UnsafeCheckpoint("The file is a pickle that names code: opening it could run it.", STATE)
     raise UnsupportedCheckpoint(
         "The file is a bare pickle, which torch wrote before version 1.6.",
-        f"Load and save it with a newer torch. {STATE}",
+        f'Write it with a newer torch: torch.save(torch.load("weights.pt"), "weights.pt"). Or: {EXPORT}',
     )
 
 

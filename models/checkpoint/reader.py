@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,30 +13,37 @@ import torch
 from torch import Tensor
 
 from rightrank.models import architectures
-from rightrank.models.checkpoint import exported, pickles, statedict
+from rightrank.models.checkpoint import exported, fit, pickles, statedict
 from rightrank.models.checkpoint.advice import EXPORT
 from rightrank.models.checkpoint.archive import Archive
 from rightrank.models.checkpoint.exported import Exported
-from rightrank.models.checkpoint.limits import Limits
+from rightrank.models.checkpoint.fit import States
+from rightrank.models.checkpoint.limits import OTHER_ENTRIES, Limits
 from rightrank.models.errors import MalformedCheckpoint, UnsafeCheckpoint, UnsupportedCheckpoint
+from rightrank.models.program import execute
 from rightrank.models.program.graph import Graph
+from rightrank.models.program.operators import COMPLEX
 from rightrank.models.program.program import Program
 from rightrank.models.simplify.normalize import normalize
 
 _PICKLE = b"\x80"
-# Apart from the tensors: the graph, two lists, the version records.
-_OTHER_ENTRIES = 64
 
 
-def read(path: Path, architecture: Mapping[str, Any] | None = None, limits: Limits | None = None) -> Program:
+def read(
+    path: Path,
+    architecture: Mapping[str, Any] | None = None,
+    limits: Limits | None = None,
+    tell: Callable[[str], None] = warnings.warn,
+) -> Program:
     """The normalised program in `path`, its tensors contiguous.
 
     architecture: for a state dict, `{"name": "resnet50", "arguments": {"num_classes": 10}}`.
+    tell: takes each sentence on what of the file was left out, or read otherwise than it stands there.
     Raises UnsafeCheckpoint, UnsupportedCheckpoint or MalformedCheckpoint. Nothing in the file is ever
     executed, but memory and time are only bounded by `sandbox.prepare`.
     """
     limits = limits or Limits()
-    found = _read(path, architecture, limits)
+    found = _read(path, architecture, limits, tell)
     _check_finite(found.graph, found.tensors)
     graph = normalize(found.graph, found.tensors, found.metas)
     _check_statistics(graph, found.statistics)
@@ -53,24 +61,26 @@ def _check_statistics(graph: Graph, statistics: frozenset[str]) -> None:
         )
 
 
-def _read(path: Path, architecture: Mapping[str, Any] | None, limits: Limits) -> Exported:
+def _read(path: Path, architecture: Mapping[str, Any] | None, limits: Limits, tell: Callable[[str], None]) -> Exported:
     with path.open("rb") as file:
         head = file.read(9)
         if not head:
             raise MalformedCheckpoint("The file is empty.", "Upload it again.")
         if head.startswith(b"PK"):
-            archive = Archive(file, limits.tensors + _OTHER_ENTRIES)
+            archive = Archive(file, limits.tensors + OTHER_ENTRIES)
             if exported.is_exported(archive):
                 return exported.read(archive, limits)
-            return _from_state(statedict.from_archive(archive, file, limits), architecture, limits)
+            return _from_state(statedict.from_archive(archive, file, limits), architecture, limits, tell)
     if statedict.is_safetensors(head):
-        return _from_state(statedict.from_safetensors(path, limits), architecture, limits)
+        return _from_state({(): statedict.from_safetensors(path, limits)}, architecture, limits, tell)
     if head.startswith(_PICKLE):
         pickles.refuse_bare(path)
     raise UnsupportedCheckpoint("The file is in no format that is read.", EXPORT)
 
 
-def _from_state(state: Mapping[str, Tensor], architecture: Mapping[str, Any] | None, limits: Limits) -> Exported:
+def _from_state(
+    states: States, architecture: Mapping[str, Any] | None, limits: Limits, tell: Callable[[str], None]
+) -> Exported:
     """The named architecture with these weights, exported and read back: one road for every format."""
     if architecture is None:
         raise UnsupportedCheckpoint(
@@ -79,11 +89,12 @@ def _from_state(state: Mapping[str, Tensor], architecture: Mapping[str, Any] | N
         )
     name, arguments = _checked(architecture)
     module = architectures.build(name, **arguments)
-    statedict.load_into(module, state)
-    shape = architectures.input_shape(name, **arguments)
+    for note in fit.load_into(module, states):
+        tell(note)
+    example = torch.zeros(2, *architectures.input_shape(name, **arguments), dtype=next(module.parameters()).dtype)
     buffer = io.BytesIO()
-    torch.export.save(_export(module.eval(), torch.zeros(2, *shape)), buffer)
-    return exported.read(Archive(buffer, limits.tensors + _OTHER_ENTRIES), limits)
+    torch.export.save(_export(module.eval(), example), buffer)
+    return exported.read(Archive(buffer, limits.tensors + OTHER_ENTRIES), limits)
 
 
 def _checked(architecture: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -138,10 +149,21 @@ def _check_runs(program: Program, limits: Limits) -> None:
         raise MalformedCheckpoint(
             f"The program does not run: {_first_line(error)}", "Check that it runs after torch.export.load."
         ) from error
+    if any(node.op in COMPLEX for node in program.graph.nodes):
+        _check_real(program)
     for name, shape in shapes.items():
         count = math.prod(shape)
         if name not in program.graph.tensors and 4 * count > limits.memory:
             raise UnsafeCheckpoint(f"The program computes a tensor of {count} elements ({name}).")
+
+
+def _check_real(program: Program) -> None:
+    """Complex numbers only come in between: what measures, compares and answers takes real ones."""
+    meta = program.with_tensors(execute.without_data(program.graph, program.tensors))
+    with torch.no_grad():
+        outputs = meta.run(meta.example(2, device="meta"))
+    if any(output.is_complex() for output in outputs):
+        raise MalformedCheckpoint("The program's outputs are complex, and said to be real.", EXPORT)
 
 
 def _first_line(error: Exception) -> str:

@@ -70,6 +70,7 @@ def prepare(
 
         program.json             the graph (`Graph.to_json`)
         weights.safetensors      its tensors by qualified name, each once
+        notes.json               a list of sentences, where something of the file was left out or read otherwise
         evaluation.safetensors   the samples, and their targets if given (`Data.tensors`)
         calibration.safetensors  likewise
 

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import safetensors
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rightrank.models.checkpoint import pickles, strictjson
 from rightrank.models.checkpoint.advice import CUT, EXPORT, STATE
 from rightrank.models.checkpoint.archive import Archive
+from rightrank.models.checkpoint.fit import Keys, States
 from rightrank.models.checkpoint.limits import OVERLAP_BYTES, PICKLE_BYTES, Limits
 from rightrank.models.errors import MalformedCheckpoint, UnsafeCheckpoint, UnsupportedCheckpoint
 
 _HEADER_BYTES = 100_000_000
-_WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights")
-# What DistributedDataParallel and torch.compile put before every name.
-_PREFIXES = ("module.", "_orig_mod.")
+# Of dictionaries in dictionaries: a trainer's state of a model's of a part's.
+_DEPTH = 3
 
 
 def is_safetensors(head: bytes) -> bool:
@@ -53,45 +53,39 @@ def check_safetensors(path: Path, limits: Limits) -> None:
         raise MalformedCheckpoint("The safetensors header does not fit the file.", CUT) from error
 
 
-def from_archive(archive: Archive, file: BinaryIO, limits: Limits) -> dict[str, Tensor]:
-    """The tensors by name. Raises UnsafeCheckpoint, UnsupportedCheckpoint, MalformedCheckpoint."""
+def from_archive(archive: Archive, file: BinaryIO, limits: Limits) -> States:
+    """The tensors by name, of each dictionary that has some. Raises as `unpickled`."""
+    states = _states(unpickled(archive, file))
+    tensors = [tensor for state in states.values() for tensor in state.values()]
+    check_tensors(tensors, archive, limits)
+    return states
+
+
+def unpickled(archive: Archive, file: BinaryIO) -> Any:
+    """What torch.save wrote, where that can be nothing but tensors and plain values. Its tensors' sizes are unchecked.
+    Raises UnsafeCheckpoint, UnsupportedCheckpoint, MalformedCheckpoint."""
     _check_layout(archive)
     pickles.check(archive.read("data.pkl", PICKLE_BYTES))
     for name in archive:
         archive.read(name)
     file.seek(0)
     try:
-        loaded = torch.load(file, map_location="cpu", weights_only=True)
+        return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
         # The unpickler raises whatever a crooked pickle makes it stumble over.
         raise MalformedCheckpoint("The file's pickle does not describe tensors.", CUT) from error
-    state = _tensors(loaded)
-    if len(state) > limits.tensors:
-        raise UnsafeCheckpoint(f"The file holds {len(state)} tensors; at most {limits.tensors} are read.")
-    _check_sizes(state, sum(archive.size(name) for name in archive))
-    return state
 
 
-def load_into(module: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Fill the module with the weights, whose names and shapes have to be exactly the module's."""
-    state = _without_prefixes(state)
-    wanted = module.state_dict()
-    problems = [
-        *(f"missing {name}" for name in wanted if name not in state and not name.endswith("num_batches_tracked")),
-        *(f"not in the architecture: {name}" for name in state if name not in wanted),
-        *(
-            f"{name} is {_shape(state[name])}, not {_shape(wanted[name])}"
-            for name in wanted
-            if name in state and state[name].shape != wanted[name].shape
-        ),
-    ]
-    if problems:
-        more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise MalformedCheckpoint(
-            f"The weights do not fit the architecture: {'; '.join(problems[:5])}{more}.",
-            "Check the architecture's name and arguments (num_classes, …).",
-        )
-    module.load_state_dict(dict(state), strict=False)
+def check_tensors(tensors: Collection[Tensor], archive: Archive, limits: Limits) -> None:
+    """Raises UnsafeCheckpoint where they are too many, or more than the archive can hold."""
+    if len(tensors) > limits.tensors:
+        raise UnsafeCheckpoint(f"The file holds {len(tensors)} tensors; at most {limits.tensors} are read.")
+    for tensor in tensors:
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex():
+            raise UnsupportedCheckpoint("A tensor of the file is sparse, quantised or complex.", STATE)
+    distinct = {(t.data_ptr(), t.dtype, t.shape, t.stride()): t.nelement() * t.element_size() for t in tensors}
+    if sum(distinct.values()) > OVERLAP_BYTES + sum(archive.size(name) for name in archive):
+        raise UnsafeCheckpoint("The tensors unfold to far more bytes than the file has.")
 
 
 def _check_layout(archive: Archive) -> None:
@@ -111,37 +105,20 @@ def _check_layout(archive: Archive) -> None:
         raise UnsupportedCheckpoint("The file was written on a big-endian machine.", STATE)
 
 
-def _tensors(loaded: Any) -> dict[str, Tensor]:
-    """The state dict itself, or inside the dictionary that training scripts wrap around it."""
-    if isinstance(loaded, dict):
-        inside = [loaded[key] for key in _WRAPPERS if _is_state(loaded.get(key))]
-        loaded = inside[0] if inside else loaded
-    if not isinstance(loaded, dict) or not loaded:
+def _states(loaded: Any) -> dict[Keys, dict[str, Tensor]]:
+    """The tensors of every dictionary in the file, by the keys that lead to it."""
+    found: dict[Keys, dict[str, Tensor]] = {}
+    seen = set()
+    waiting: list[tuple[Keys, Any]] = [((), loaded)]
+    while waiting:
+        keys, value = waiting.pop()
+        if not isinstance(value, dict) or len(keys) > _DEPTH or id(value) in seen:
+            continue
+        seen.add(id(value))
+        named = {name: each for name, each in value.items() if isinstance(name, str)}
+        if tensors := {name: each for name, each in named.items() if isinstance(each, Tensor)}:
+            found[keys] = tensors
+        waiting += [((*keys, name), each) for name, each in named.items()]
+    if not found:
         raise MalformedCheckpoint("The file holds no state dict.", STATE)
-    for name, value in loaded.items():
-        if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise MalformedCheckpoint(f"The state dict's {str(name)[:60]!r} is not a tensor.", STATE)
-        if value.layout != torch.strided or value.is_quantized or value.is_complex():
-            raise UnsupportedCheckpoint(f"The tensor {name[:60]} is sparse, quantised or complex.", STATE)
-    return loaded
-
-
-def _is_state(value: Any) -> bool:
-    return isinstance(value, dict) and any(isinstance(each, Tensor) for each in value.values())
-
-
-def _check_sizes(state: Mapping[str, Tensor], stored: int) -> None:
-    distinct = {(t.data_ptr(), t.dtype, t.shape, t.stride()): t.nelement() * t.element_size() for t in state.values()}
-    if sum(distinct.values()) > stored + OVERLAP_BYTES:
-        raise UnsafeCheckpoint("The tensors unfold to far more bytes than the file has.")
-
-
-def _without_prefixes(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    for prefix in _PREFIXES:
-        if state and all(name.startswith(prefix) for name in state):
-            return _without_prefixes({name.removeprefix(prefix): value for name, value in state.items()})
-    return state
-
-
-def _shape(tensor: Tensor) -> str:
-    return "×".join(map(str, tensor.shape)) or "a scalar"
+    return found

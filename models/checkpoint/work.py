@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import safetensors.torch
 import torch
 
 from rightrank.models.checkpoint.data import read_data
-from rightrank.models.checkpoint.limits import Limits
+from rightrank.models.checkpoint.limits import NOTES, Limits
 from rightrank.models.checkpoint.reader import read
 
 
@@ -23,8 +24,11 @@ def do(request: Mapping[str, Any]) -> None:
     """Read the files that the request names and write what `sandbox.prepare` promises."""
     limits = Limits(**request["limits"])
     out = Path(request["out"])
-    program = read(Path(request["checkpoint"]), request["architecture"], limits)
+    notes: list[str] = []
+    program = read(Path(request["checkpoint"]), request["architecture"], limits, notes.append)
     program.save(out)
+    if notes:
+        (out / NOTES).write_text(json.dumps(notes))
     for name in ("evaluation", "calibration"):
         if request[name] is not None:
             data = read_data(Path(request[name]), program.graph, limits)

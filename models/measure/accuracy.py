@@ -22,6 +22,7 @@ from rightrank.models.program.graph import Graph
 from rightrank.models.program.samples import INPUTS, TARGETS, Batch, Data, Samples
 from rightrank.models.progress import Progress, silent
 
+# What is kept of the original in a store is by batches of so many.
 BATCH = 128
 # The input that says by zeros which positions of a sample are filled up, as transformers call it.
 MASK = "attention_mask"
@@ -59,17 +60,47 @@ def measure(
     artifact: Path,
     evaluation: Path,
     *,
+    graph: Graph | None = None,
     metric: str | None = None,
     original: Path | None = None,
     reference: Path | None = None,
     keep: Path | None = None,
     output: Output = FIRST,
-    graph: Graph | None = None,
     batch: int | None = None,
     progress: Progress = silent,
 ) -> Measurement:
-    """Run the file `artifact` in the runtime of its format, which `output` names, over the data in `evaluation`, which
-    are for a program of this `graph` (None: one with a single input).
+    """`measure_on` the data in the file `evaluation`, which are for a program of this `graph` (None: one with a single
+    input)."""
+    masked = None if graph is None else mask_of(graph)
+    return measure_on(
+        artifact,
+        read(evaluation, graph),
+        masked=masked,
+        metric=metric,
+        original=original,
+        reference=reference,
+        keep=keep,
+        output=output,
+        batch=batch,
+        progress=progress,
+    )
+
+
+def measure_on(
+    artifact: Path,
+    data: Data,
+    *,
+    masked: int | None = None,
+    metric: str | None = None,
+    original: Path | None = None,
+    reference: Path | None = None,
+    keep: Path | None = None,
+    output: Output = FIRST,
+    batch: int | None = None,
+    progress: Progress = silent,
+) -> Measurement:
+    """Run the file `artifact` in the runtime of its format, which `output` names, over `data`. Of samples without
+    targets the places count where the input number `masked` is not zero.
 
     It is compared with the original by what `reference` has of that (see below), or by running the file `original`;
     with neither, the record does not say what changed. With `keep` the artifact is the original: its outputs have to be
@@ -84,9 +115,7 @@ def measure(
     model = runtime.load(artifact)
     known = None if reference is None else load_file(reference)
     teacher = runtime.load(original) if original is not None and known is None else None
-    data = read(evaluation, graph)
     samples, total = data.samples, len(data.samples)
-    masked = None if graph is None else mask_of(graph)
     tallies: list[Tally] = []
     changes: list[Tensor] = []
     kept: dict[str, Tensor] = {}
@@ -122,7 +151,7 @@ def measure(
             start += len(outputs)
     progress("measure", total, total, "samples")
     assert found is not None
-    if keep is not None and 0 < sum(each.nbytes for each in kept.values()) <= min(KEPT, evaluation.stat().st_size):
+    if keep is not None and 0 < sum(each.nbytes for each in kept.values()) <= min(KEPT, data.nbytes):
         save_file(kept, keep)
     tally = Tally.join(tallies)
     low, high = found.interval(tally)

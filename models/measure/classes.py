@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from rightrank.models.errors import DataError
-from rightrank.models.measure.interval import Interval, normal, of_share, wilson
+from rightrank.models.measure.interval import Interval, of_share, skewed, wilson
 from rightrank.models.measure.measure import Measure, counts_of
 from rightrank.models.measure.shapes import IGNORED, counted, positions, squeezed, without
 from rightrank.models.measure.tally import Tally, by_group
@@ -113,7 +113,14 @@ class Overlap(Classes):
         return tally.by_sample((mine[0] - values[group] * mine[1]) / both[group]) / there
 
     def interval(self, tally: Tally) -> Interval:
-        return normal(self.value(tally), self.influence(tally))
+        """Around the value less its bias: what classes of few samples have in common varies with how many there are."""
+        value, influence = self.value(tally), self.influence(tally)
+        if not bool(influence.any()):
+            return wilson(value, tally.n)
+        group, (common, both) = tally.kept[0], self._sums(tally)
+        mine = self._rows(tally)
+        off = by_group(group, mine[1] * (common / both)[group] * mine[1] - mine[1] * mine[0], len(both)) / both**2
+        return skewed(value - float(off.nanmean()), influence, 0.0, 1.0)
 
     def _rows(self, tally: Tally) -> tuple[Tensor, Tensor]:
         _, hits, predicted, actual = tally.kept
@@ -143,8 +150,8 @@ def check_classes(name: str, outputs: Tensor, targets: Tensor, axis: int) -> Non
     if squeezed(targets.shape)[1:] != squeezed((1, *want))[1:]:
         looks = have[:1] == want[-1:] and len(have) == len(want)
         raise DataError(
-            f"The targets are {shown(targets)}; {name} takes a class index for each of {('n', *want)!r} places that "
-            f"the model's output {shown(outputs)} has.".replace("'", ""),
+            f"The targets are {shown(targets)}; {name} takes ({', '.join(('n', *map(str, want)))}): a class index "
+            f"for each place of the model's output {shown(outputs)}.",
             "Give one class index for each input, pixel or token, in the outputs' order of axes"
             + (" (these look transposed)." if looks else "."),
         )

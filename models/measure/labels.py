@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rightrank.models.errors import DataError
 from rightrank.models.measure.classes import shown
-from rightrank.models.measure.interval import Interval, normal, of_share, wilson
+from rightrank.models.measure.interval import Interval, by_odds, of_share, wilson
 from rightrank.models.measure.measure import Measure, counts_of
 from rightrank.models.measure.shapes import IGNORED, squeezed
 from rightrank.models.measure.tally import Tally, by_group
@@ -111,7 +111,7 @@ class Auc(Labels):
         return found / max(there, 1)
 
     def interval(self, tally: Tally) -> Interval:
-        return normal(self.value(tally), self.influence(tally))
+        return by_odds(self.value(tally), self.influence(tally))
 
 
 def area(scores: Tensor, wanted: Tensor) -> tuple[float, Tensor]:

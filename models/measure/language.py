@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from rightrank.models.measure.classes import Classes
-from rightrank.models.measure.interval import Interval, normal
+from rightrank.models.measure.interval import Interval, skewed
 from rightrank.models.measure.shapes import IGNORED, counted, positions
 from rightrank.models.measure.tally import Tally
 
@@ -46,7 +46,7 @@ class Perplexity(Mean):
 
     def interval(self, tally: Tally) -> Interval:
         mean = Mean.value(self, tally)
-        low, high = normal(mean, Mean.influence(self, tally))
+        low, high = skewed(mean, Mean.influence(self, tally))
         return (None, None) if low is None or high is None else (math.exp(low), math.exp(min(high, 700)))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -9,9 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rightrank.models.measure.interval import Interval, normal
+from rightrank.models.errors import DataError
+from rightrank.models.measure.interval import Interval, skewed
 from rightrank.models.measure.metrics import METRICS, Metric
 from rightrank.models.measure.tally import Tally
+
+MORE = "Give some hundred at best."
 
 
 class Measure(ABC):
@@ -22,8 +26,16 @@ class Measure(ABC):
     its `reference`. Where `weights` (n, …) has a number for each position, those at zero do not count.
     """
 
+    # The least that its value can be, and of how many samples it can be taken.
+    least, fewest = 0.0, 1
+
     def __init__(self, name: str) -> None:
         self.name = name
+
+    def enough(self, n: int) -> None:
+        """Raises DataError where so many samples are too few to be measured by."""
+        if n < self.fewest:
+            raise DataError(f"The metric {self.name} wants {self.fewest} samples or more, and there are {n}.", MORE)
 
     @property
     def metric(self) -> Metric:
@@ -47,8 +59,9 @@ class Measure(ABC):
         their sum is the value's error."""
 
     def interval(self, tally: Tally) -> Interval:
-        """Of 95 %."""
-        return normal(self.value(tally), self.influence(tally))
+        """Of 95 %; (None, None) where the samples tell of no spread."""
+        most = 1.0 if self.metric.higher else math.inf
+        return skewed(self.value(tally), self.influence(tally), self.least, most)
 
     def classes(self, tally: Tally) -> Tensor | None:
         """The measure of each class or label (C,), NaN where there is none of it; None where there are no classes."""
@@ -60,7 +73,7 @@ class Measure(ABC):
         if values is None or len(values) < 2 or bool(values.isnan().all()):
             return None
         index = int(values.nan_to_num(nan=torch.inf).argmin())
-        return {"class": index, "value": float(values[index])}
+        return {"index": index, "value": float(values[index])}
 
     def reference(self, outputs: Tensor, axis: int) -> Tensor:
         """What a measure against the original needs of its outputs: (n, …)."""

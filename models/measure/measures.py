@@ -58,7 +58,7 @@ def default(outputs: Tensor, targets: Tensor | None) -> str:
                 "Give class indices as integers (`targets.argmax(1)`), or say what they are by the option metric: mse "
                 "for numbers, accuracy for labels of which each is yes or no.",
             )
-        if same and binary(targets):
+        if same and binary(targets) and bool((targets == 1).any()):
             return "accuracy"
         if len(squeezed(targets.shape)) == 1 and classes > 1 and bool((targets == targets.round()).all()):
             raise DataError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -48,6 +50,8 @@ class Error(Numbers):
 class Explained(Numbers):
     """R²: the share of the targets' variance that is explained, the mean over outputs (n, outputs); of outputs with
     more axes all numbers together."""
+
+    least = -math.inf
 
     def tally(self, outputs: Tensor, truth: Tensor, axis: int, weights: Tensor | None = None) -> Tally:
         truth = truth.reshape(outputs.shape)

@@ -21,8 +21,9 @@ def class_axis(outputs: Tensor, inputs: Sequence[Tensor] = (), targets: Tensor |
     )
     usual = last if by_token else min(1, last)
     if targets is not None and not targets.is_floating_point():
-        shape = squeezed(targets.shape)
-        fits = [axis for axis in dict.fromkeys((usual, 1, last)) if squeezed(without(outputs.shape, axis)) == shape]
+        # There may be more targets than outputs: those of all batches.
+        shape = squeezed(targets.shape)[1:]
+        fits = [axis for axis in dict.fromkeys((usual, 1, last)) if squeezed(without(outputs.shape, axis))[1:] == shape]
         if fits:
             return fits[0]
     return usual

@@ -33,6 +33,17 @@ class Tally:
         columns = zip(*(part.kept for part in parts), strict=True)
         return Tally(starts[-1], sample, tuple(torch.cat(each) for each in columns))
 
+    def take(self, samples: Tensor) -> Tally:
+        """These of its samples (k,), which may be some of them several times."""
+        ordered = bool((self.sample[1:] >= self.sample[:-1]).all())
+        order = torch.arange(len(self.sample)) if ordered else self.sample.argsort(stable=True)
+        lengths = torch.bincount(self.sample, minlength=self.n)
+        starts, counts = (lengths.cumsum(0) - lengths)[samples], lengths[samples]
+        sample = torch.arange(len(samples)).repeat_interleave(counts)
+        within = torch.arange(len(sample)) - (counts.cumsum(0) - counts)[sample]
+        rows = order[starts[sample] + within]
+        return Tally(len(samples), sample, tuple(each[rows] for each in self.kept))
+
     def by_sample(self, rows: Tensor) -> Tensor:
         """Of numbers for the rows (m,) their sums for the samples (n,)."""
         return torch.zeros(self.n, dtype=torch.float64).index_add_(0, self.sample, rows.double())

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from rightrank.models.errors import DataError
+from rightrank.models.measure.interval import Interval
 from rightrank.models.measure.measure import Measure
 from rightrank.models.measure.shapes import counted, positions
 from rightrank.models.measure.tally import Tally
@@ -32,6 +35,8 @@ class Vectors(Measure):
 class Cosine(Vectors):
     """The mean cosine between a file's vectors and the original's: of one for each sample, or for each token."""
 
+    least = -1.0
+
     def tally(self, outputs: Tensor, truth: Tensor, axis: int, weights: Tensor | None = None) -> Tally:
         mine, theirs = (positions(each, axis).double() for each in (outputs, truth))
         alike = functional.cosine_similarity(mine, theirs, dim=-1).nan_to_num(nan=0.0)
@@ -54,15 +59,24 @@ class Retrieval(Vectors):
     def tally(self, outputs: Tensor, truth: Tensor, axis: int, weights: Tensor | None = None) -> Tally:
         return Tally.of(*(unit(each) for each in (outputs, truth)))
 
+    # Of fewer, the nearest to each are all the others.
+    fewest = NEAREST + 2
+
     def value(self, tally: Tally) -> float:
+        self.enough(tally.n)
         mine, theirs = (nearest(each, NEAREST) for each in tally.kept)
         return float(common(mine, theirs).double().mean() / mine.shape[1])
 
+    def interval(self, tally: Tally) -> Interval:
+        return super().interval(tally) if tally.n > NEAREST + 2 else (None, None)
+
     def influence(self, tally: Tally) -> Tensor:
-        """What would change without each sample: for the others the next takes its place where it was among them."""
+        """What would change without each sample: for the others the next takes its place where it was among them.
+
+        That is the jackknife, which counts twice what two samples do together (Efron and Stein, Ann. Statist. 9, 1981),
+        and here it is always two: one is among the other's nearest or is not. So its variance is halved.
+        """
         n = tally.n
-        if n < NEAREST + 3:
-            return torch.zeros(n, dtype=torch.float64)
         mine, theirs = (nearest(each, NEAREST + 1) for each in tally.kept)
         a, b = mine[:, :NEAREST], theirs[:, :NEAREST]
         shared = common(a, b)
@@ -78,7 +92,7 @@ class Retrieval(Vectors):
                     new_a, new_b, once = without(lists, gone), without(other, gone), torch.ones_like(there)
                 change.index_add_(0, gone[once], (common(new_a, new_b) - shared)[once].double())
         left_out = (total - shared + change) / ((n - 1) * NEAREST)
-        return (left_out.mean() - left_out) * (n - 1) / n
+        return (left_out.mean() - left_out) * (n - 1) / n / math.sqrt(2)
 
 
 def unit(vectors: Tensor) -> Tensor:

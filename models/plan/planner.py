@@ -281,7 +281,7 @@ def _refusal(limits: Sequence[Limit], paths: Sequence[PlanPath]) -> BudgetError:
     nearest = min(limit.least(path, steps) for path, steps in before)
     others = ", together with the limits before it" if len(limits) > 1 else ""
     return BudgetError(
-        f"{limit.name}={limit.asked} is below what this model can be cut to{others}.",
+        f"`{limit.name}={limit.asked}` is below what this model can be cut to{others}.",
         f"The smallest that can be met is {nearest if isinstance(nearest, int) else f'{nearest:g}'}.",
         nearest=nearest,
         limit=limit.name if len(limits) > 1 else None,

@@ -22,8 +22,8 @@ def resolve(op: str) -> Callable[..., Any]:
     if namespace == "aten":
         name, overload = rest.rsplit(".", 1)
         return getattr(getattr(torch.ops.aten, name), overload)  # type: ignore[no-any-return]
-    assert namespace == "operator"
-    return getattr(operator, rest)  # type: ignore[no-any-return]
+    assert namespace in ("operator", "torch")
+    return getattr(operator if namespace == "operator" else torch, rest)  # type: ignore[no-any-return]
 
 
 def run(

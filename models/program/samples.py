@@ -157,6 +157,11 @@ class Data:
     samples: Samples
     targets: tuple[Tensor, ...] | None = None
 
+    @property
+    def nbytes(self) -> int:
+        """The bytes of all numbers."""
+        return sum(x.nbytes for group in (*self.samples.groups, self.targets or ()) for x in group)
+
     def tensors(self, names: Sequence[str]) -> dict[str, Tensor]:
         """For a file: the tensors by name, for inputs called `names`."""
         found = self.samples.tensors(names)

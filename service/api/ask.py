@@ -159,8 +159,8 @@ def smallest_accurate(records: list[Record], goal: Goal, model: Model, ask: Ask)
     limit = next(limit for limit in limits if not limit.holds(reaching[0]))
     nearest = needed(limit, reaching[0], model)
     raise BudgetError(
-        f"No {goal.cuts} that reaches {goal.words} is within {limit.name}={limit.asked}.",
-        f"The smallest that reaches it needs {limit.name}={nearest:.10g}.",
+        f"No {goal.cuts} that reaches {goal.words} is within `{limit.name}={limit.asked}`.",
+        f"The smallest that reaches it needs `{limit.name}={nearest:.10g}`.",
         nearest=nearest,
         limit=limit.name,
     )

@@ -46,12 +46,12 @@ def measured(parameter: str, threshold: float, records: Iterable[Record]) -> Goa
     metric = next((record.measurement["metric"] for record in records if record.measurement), None)
     if metric is None:
         unknown = BudgetError(
-            "No accuracy of this model has been measured.", "Publish it with evaluation data, or ask for a budget."
+            "No accuracy of this model has been measured.", "Publish it with `evaluation` data, or ask for a `budget`."
         )
     else:
         way, right = ("higher", "min_accuracy") if METRICS[metric].higher else ("lower", "max_error")
         unknown = BudgetError(
-            f"The {metric} that this model is measured by is better the {way} it is.", f"Ask for {right}."
+            f"The {metric} that this model is measured by is better the {way} it is.", f"Ask for `{right}`."
         )
 
     def number(record: Record) -> float | None:
@@ -86,7 +86,7 @@ def reported(parameter: str, threshold: float, metric: str, reports: ByFile) -> 
         raise Problem(
             "invalid-request",
             f"A {metric} is better the {better} it is, as its publisher says.",
-            f"Ask for {right}={threshold:g}&metric={metric}.",
+            f"Ask for `{right}={threshold:g}` and `metric={metric}`.",
         )
     known = sorted({name for metrics in reports.values() for name in metrics})
     unknown = BudgetError(

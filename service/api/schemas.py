@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from rightrank.models.measure.metrics import METRICS
 from rightrank.service.problems import KINDS
@@ -47,6 +47,9 @@ class Problem(BaseModel):
     limit: int | None = Field(None, description="Of an upload that is too large, how many bytes one may have.")
 
 
+NOTES = Field(None, description="What of the upload was left out, or read otherwise than it stands there.")
+
+
 class Result(BaseModel):
     """What an operation came to: where to fetch it. Of an ingest the name, if it has one; of a cut the file."""
 
@@ -57,6 +60,7 @@ class Result(BaseModel):
     plan: str | None = None
     sha256: str | None = None
     size: int | None = Field(None, description="Bytes.")
+    notes: list[str] | None = NOTES
 
 
 class Operation(BaseModel):
@@ -78,9 +82,7 @@ class Accepted(BaseModel):
 
 
 class Worst(BaseModel):
-    model_config = ConfigDict(populate_by_name=True)
-
-    index: int = Field(alias="class", description="The class or label, counted from 0.")
+    index: int = Field(description="The class or label, counted from 0.")
     value: float = Field(description="Of classes their recall, of miou, f1, accuracy and auc that of the class alone.")
 
 
@@ -250,6 +252,7 @@ class Description(Brief):
     eliminated: Eliminated
     tuned: list[Tuned] | None = Field(None, description="With effort tune or polish: what it is worth at which size.")
     reported: list[ReportedMetric] = Field(description="What the publisher reported of its files; the curve has it.")
+    notes: list[str] | None = NOTES
     links: Links
 
 

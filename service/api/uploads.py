@@ -215,11 +215,11 @@ def options_of(form: Form) -> dict[str, Any]:
         if option in words:
             if value not in words[option]:
                 raise Problem(
-                    "invalid-request", f"{option} {value!r} is not known.", f"Known: {', '.join(words[option])}."
+                    "invalid-request", f"`{option}` {value!r} is not known.", f"Known: {', '.join(words[option])}."
                 )
         elif option in numbers:
             if type(value) is not int or not 1 <= value <= numbers[option]:
-                raise Problem("invalid-request", f"{option} is not a whole number from 1 to {numbers[option]}.")
+                raise Problem("invalid-request", f"`{option}` is not a whole number from 1 to {numbers[option]}.")
         elif option == "budgets":
             options[option] = budgets_of(value)
         else:
@@ -228,12 +228,15 @@ def options_of(form: Form) -> dict[str, Any]:
     effort = options.get("effort", "cut")
     if effort != "cut" and "calibration" not in form.files:
         raise Problem(
-            "invalid-request", f"effort {effort} needs calibration inputs.", "curl -F calibration=@inputs.safetensors …"
+            "invalid-request",
+            f"`effort={effort}` needs calibration inputs.",
+            "curl -F calibration=@inputs.safetensors …",
         )
     if numbers.keys() & options.keys() and effort not in ("tune", "polish"):
-        raise Problem("invalid-request", f"{', '.join(numbers)} go with effort tune or polish.")
+        named = ", ".join(f"`{number}`" for number in numbers)
+        raise Problem("invalid-request", f"{named} go with `effort=tune` or `effort=polish`.")
     if "budgets" in options and "evaluation" not in form.files:
-        raise Problem("invalid-request", "budgets to measure need evaluation data.", "curl -F evaluation=@test.npz …")
+        raise Problem("invalid-request", "`budgets` to measure need evaluation data.", "curl -F evaluation=@test.npz …")
     return options
 
 
@@ -243,7 +246,7 @@ def budgets_of(value: Any) -> list[float]:
     if not listed or not all(type(each) in (int, float) and 0 < each <= 1 for each in value):
         raise Problem(
             "invalid-request",
-            f"budgets is not a list of at most {AHEAD} numbers above 0, up to 1.",
+            f"`budgets` is not a list of at most {AHEAD} numbers above 0, up to 1.",
             "For example [0.5, 0.3].",
         )
     return sorted({float(each) for each in value}, reverse=True)

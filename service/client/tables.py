@@ -36,6 +36,8 @@ def summary_of(model: dict[str, Any]) -> Table:
         table.add_row("Removed", f"{lost}, without loss")
     table.add_row("Layers", f"{decomposed} of {len(model['layers'])} can be cut, by {model['criterion']}")
     table.add_row("Smallest", f"budget={model['min_budget']['params']:.4f}")
+    for note in model.get("notes") or []:
+        table.add_row("Note", note)
     return table
 
 

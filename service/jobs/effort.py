@@ -41,7 +41,7 @@ def check(options: Mapping[str, Any], program: Program, inputs: Samples | None) 
     if of(options) == "refit" and graph.batch is not None:
         raise DataError(
             "A network for a fixed number of samples cannot be refit.",
-            "Export it with a dynamic batch size, or choose effort tune or polish.",
+            "Export it with a dynamic batch size, or choose `effort=tune` or `effort=polish`.",
         )
 
 

@@ -7,6 +7,7 @@ start, in a folder of its own; one that fails takes what it wrote away with it.
 from __future__ import annotations
 
 import contextlib
+import json
 import tempfile
 import time
 import uuid
@@ -19,7 +20,7 @@ from safetensors.torch import load_file
 from rightrank.models.assemble import early
 from rightrank.models.assemble.build import build
 from rightrank.models.checkpoint import sandbox
-from rightrank.models.checkpoint.limits import Limits
+from rightrank.models.checkpoint.limits import NOTES, Limits
 from rightrank.models.emit import formats
 from rightrank.models.emit.format import FIRST, Output
 from rightrank.models.errors import Cancelled
@@ -66,10 +67,13 @@ def run(job: Job) -> Mapping[str, Any]:
             _build(job, upload, folder)
     effort.forget(job)
     published = catalogue.publish_wanted(id)
+    notes = {}
     if catalogue.exists(id):
-        job.parts.measure_ahead(catalogue.open(id))
+        model = catalogue.open(id)
+        job.parts.measure_ahead(model)
+        notes = {key: model.manifest[key] for key in ("notes",) if key in model.manifest}
     versions = [{"name": name, "version": version} for name, version in published.items()]
-    return {"model": id, "url": f"/models/{id}", **(versions[0] if versions else {})}
+    return {"model": id, "url": f"/models/{id}", **(versions[0] if versions else {}), **notes}
 
 
 @contextlib.contextmanager
@@ -116,6 +120,7 @@ def _build(job: Job, upload: Mapping[str, Any], folder: Path) -> None:
     manifest = {
         **upload,
         **description,
+        **_notes(folder_of_program),
         TOKEN: upload.get(TOKEN, ""),
         "folder": f"{MADE}/{uuid.uuid4().hex}",
         "files": {name: {"sha256": digest(out / name), "size": (out / name).stat().st_size} for name in names},
@@ -129,6 +134,12 @@ def _build(job: Job, upload: Mapping[str, Any], folder: Path) -> None:
 def _data(program: Program, file: Path) -> Data | None:
     """The data that the reader left in a file, if it left any."""
     return Data.stored(program.graph, load_file(file)) if file.exists() else None
+
+
+def _notes(program: Path) -> dict[str, list[str]]:
+    """What there is to know of the reading, as a member of the manifest; nothing where there is nothing."""
+    path = program / NOTES
+    return {"notes": [str(note) for note in json.loads(path.read_bytes())]} if path.exists() else {}
 
 
 def _store(job: Job, manifest: Mapping[str, Any], out: Path, original: Record, file: Path) -> None:

@@ -88,9 +88,40 @@ def edited(base: Entries, name: str, edit: Callable[[Any], Any]) -> bytes:
     return pack({**base, name: json.dumps(data if result is None else result).encode()})
 
 
+OLD_GRAPH, OLD_WEIGHTS = "archive/models/model.json", "archive/data/weights/model.pt"
+OLD_CONSTANTS, OLD_EXAMPLES = "archive/data/constants/model.pt", "archive/data/sample_inputs/model.pt"
+# The same of torch 2.6 and 2.7, which have no folder around them.
+FLAT = {
+    OLD_GRAPH: "serialized_exported_program.json",
+    OLD_WEIGHTS: "serialized_state_dict.pt",
+    OLD_CONSTANTS: "serialized_constants.pt",
+    OLD_EXAMPLES: "serialized_example_inputs.pt",
+}
+
+
+def saved(value: Any) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()
+
+
+def older(base: bytes, flat: bool, **changes: bytes) -> Entries:
+    """The same program in the layout of torch 2.8, or 2.7; `weights`, `constants` and `examples` in place of its."""
+    exported = torch.export.load(io.BytesIO(base))
+    found = {
+        OLD_GRAPH: entries(base)[GRAPH],
+        OLD_WEIGHTS: changes.get("weights", saved(exported.state_dict)),
+        OLD_CONSTANTS: changes.get("constants", saved(exported.constants)),
+        OLD_EXAMPLES: changes.get("examples", saved(exported.example_inputs)),
+    }
+    if flat:
+        return {**{FLAT[name]: data for name, data in found.items()}, "version": b"8.7"}
+    return {**found, "archive/archive_format": b"pt2", "archive/archive_version": b"0", "archive/byteorder": b"little"}
+
+
 def checkpoints(folder: Path, canary: Path) -> Iterator[Case]:
     base = honest()
-    sources = (_pickles, _graphs, _sizes, _archives, _cuts, _states)
+    sources = (_pickles, _older, _graphs, _sizes, _archives, _cuts, _states)
     for source in sources:
         for name, data, error in source(base, canary):
             path = folder / f"{name.replace(' ', '_')}.bin"
@@ -155,6 +186,39 @@ def _pickles(base: bytes, canary: Path) -> Iterator[Raw]:
         config["config"]["0.weight"]["path_name"] = "../sample_inputs/model.pt"
 
     yield "weight from another folder", edited(found, WEIGHTS, elsewhere), UnsafeCheckpoint
+
+
+def _older(base: bytes, canary: Path) -> Iterator[Raw]:
+    """What the dictionaries of tensors may carry in which torch before 2.9 kept weights and constants."""
+    evil = saved({"0.weight": Touch(canary)})
+    for flat, torch_ in ((False, "torch 2.8"), (True, "torch 2.7")):
+        for what in ("weights", "constants"):
+            yield f"{what} of {torch_} with code", pack(older(base, flat, **{what: evil})), UnsafeCheckpoint
+        found = older(base, flat)
+        weights, constants = (FLAT[name] if flat else name for name in (OLD_WEIGHTS, OLD_CONSTANTS))
+        for name, data, error in (
+            ("a module", saved({"0.weight": nn.Linear(2, 2)}), UnsafeCheckpoint),
+            ("a list", saved([torch.ones(2)]), UnsupportedCheckpoint),
+            ("a number", saved({"0.weight": 1.0}), UnsupportedCheckpoint),
+            ("a stretched tensor", saved({"0.weight": torch.ones(1).expand(1 << 20, 1 << 20)}), UnsafeCheckpoint),
+            ("a name with code", saved({"__import__('os')": torch.ones(2)}), MalformedCheckpoint),
+            ("a bare pickle", pickle.dumps({"0.weight": 1}, 2), MalformedCheckpoint),
+            ("no archive", b"PK" + bytes(100), MalformedCheckpoint),
+            ("an archive that is compressed", pack(entries(found[weights]), zipfile.ZIP_DEFLATED), UnsafeCheckpoint),
+            ("an archive cut short", found[weights][:-30], MalformedCheckpoint),
+            ("no tensors", saved({}), MalformedCheckpoint),
+            ("no bytes", b"", MalformedCheckpoint),
+        ):
+            yield f"{name} for weights of {torch_}", pack({**found, weights: data}), error
+        doubled = {**found, constants: found[weights]}
+        yield f"weights that are constants too of {torch_}", pack(doubled), MalformedCheckpoint
+        without = {name: data for name, data in found.items() if name != constants}
+        yield f"no constants of {torch_}", pack(without), MalformedCheckpoint
+        top = "" if flat else "archive/"
+        for name in ("data/weights/weight_0", "data/aotinductor/model/model.so", "data.pkl", "code/x.py"):
+            yield f"{name.replace('/', ' ')} in {torch_}", pack({**found, f"{top}{name}": evil}), UnsafeCheckpoint
+        other = "models/model.json" if flat else "archive/serialized_exported_program.json"
+        yield f"two layouts in {torch_}", pack({**found, other: entries(base)[GRAPH]}), UnsupportedCheckpoint
 
 
 def opened_never(folder: Path, canary: Path) -> list[Path]:

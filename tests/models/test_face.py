@@ -10,7 +10,7 @@ import torch
 import rightrank
 from rightrank.models.errors import BudgetError, DataError
 from rightrank.models.master.master import Master
-from tests.models.nets import SHAPES, Attending, Small, export, make
+from tests.models.nets import SHAPES, Attending, Small, encoded, encoder, export, make
 
 README = Path(__file__).parents[2] / "README.md"
 
@@ -100,3 +100,15 @@ def test_what_cannot_be_measured_is_refused_in_words(master: Master, tmp_path: P
     ):
         with pytest.raises(DataError, match=words):
             rightrank.measure(file, inputs, targets, metric=metric)
+
+
+def test_a_network_of_several_inputs_and_lengths_is_calibrated_and_measured(tmp_path: Path) -> None:
+    module, program = encoder(tmp_path)
+    groups = encoded(40).samples.groups
+    names = ("input_ids", "attention_mask")
+    named = {f"{name}.{k}": x for k, group in enumerate(groups) for name, x in zip(names, group, strict=True)}
+    small = rightrank.build(program, tmp_path / "master", named, criterion="logit")
+    file = rightrank.write(small, rightrank.plan(small, 1.0), tmp_path / "net.pt")
+    with torch.no_grad():
+        labels = module(*groups[2]).argmax(1)
+    assert rightrank.measure(file, groups[2], labels).value == 1

@@ -65,7 +65,7 @@ def test_the_command_that_serve_uses_for_itself_is_not_advertised():
 def test_a_refusal_is_told_in_the_servers_words_and_fails(server, command):
     result = run(*command)
     assert result.exit_code == 1
-    assert "There is no model 'x'. See GET /models." in result.stderr
+    assert "There is no model 'x'. See rightrank models." in result.stderr
     assert result.stdout == ""
 
 
@@ -100,6 +100,17 @@ def test_push_waits_for_the_model_unless_told_not_to(server, tmp_path):
     server.requests.clear()
     assert run("push", str(tmp_path / "net.pt2"), "--no-wait").exit_code == 0
     assert [request.method for request in server.requests] == ["POST"]
+
+
+def test_push_tells_what_of_the_file_was_left_out(server, tmp_path):
+    (tmp_path / "net.pt").write_bytes(b"net")
+    notes = ["Left out: loss.weight."]
+    server.answers = {
+        ("POST", "/models"): lambda: httpx.Response(202, json={"id": "abc", "operation": "ingest-abc"}),
+        ("GET", "/operations/ingest-abc"): lambda: httpx.Response(200, json={"done": True, "result": {"notes": notes}}),
+    }
+    assert "Note: Left out: loss.weight." in run("push", str(tmp_path / "net.pt")).stderr
+    assert json.loads(run("push", str(tmp_path / "net.pt"), "--json").stdout)["notes"] == notes
 
 
 def test_push_fails_where_the_ingest_does(server, tmp_path):
@@ -266,7 +277,7 @@ def test_what_is_reported_is_told_as_the_publishers():
     point |= {"method": "cut", "reported": [{"metric": "wer", "value": 0.083, "n": 20}, {"metric": "cer", "value": 2}]}
     with cli.out.capture() as captured:
         cli.out.print(tables.table_of_sizes([point, {**point, "reported": []}]))
-    assert "wer 0.083 (n=20), cer 2" in captured.get() and "None" not in captured.get()
+    assert "wer 0.083 (n=20)," in captured.get() and "cer 2" in captured.get() and "None" not in captured.get()
 
 
 def test_an_accuracy_that_nobody_measured_is_not_shown_as_a_number():

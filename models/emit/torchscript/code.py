@@ -27,6 +27,15 @@ FUNCTIONS = {
     # TorchScript would gather a sum of four or more `mm` into one product, which rounds otherwise.
     "aten.mm.default": "matmul",
 }
+# What Python calls by no name of torch's.
+BARE = {
+    "torch.sym_float": "float",
+    "torch.sym_int": "int",
+    "torch.sym_not": "not ",
+    "torch.sym_max": "ops.prim.max",
+    "torch.sym_min": "ops.prim.min",
+    "torch.sym_sqrt": "torch.sqrt",
+}
 # Of truths about sizes, and of one size: TorchScript has no function by these names.
 INFIX = {"operator.and_": " and ", "operator.or_": " or ", "operator.pos": ""}
 # Among the names of values that of the device that the program runs on, whatever device the publisher had.
@@ -76,7 +85,7 @@ def call(node: Node, names: Mapping[str, str]) -> str:
     if node.op in INFIX:
         return _assign(node, INFIX[node.op].join(arguments), names)
     arguments += [f"{key}={render(value, names)}" for key, value in node.kwargs]
-    return _assign(node, f"torch.{_function(node.op)}({', '.join(arguments)})", names)
+    return _assign(node, f"{_function(node.op)}({', '.join(arguments)})", names)
 
 
 def render(argument: Argument, names: Mapping[str, str]) -> str:
@@ -104,7 +113,7 @@ def render(argument: Argument, names: Mapping[str, str]) -> str:
 
 
 def _function(op: str) -> str:
-    return FUNCTIONS.get(op, op.split(".")[1])
+    return BARE.get(op) or f"torch.{FUNCTIONS.get(op, op.split('.')[1])}"
 
 
 def _assign(node: Node, expression: str, names: Mapping[str, str]) -> str:

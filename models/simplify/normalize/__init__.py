@@ -24,8 +24,8 @@ __all__ = ["normalize"]
 _IDENTITIES = names(
     "aten",
     """
-    dropout feature_dropout alpha_dropout native_dropout detach alias
-    dropout_ feature_dropout_ alpha_dropout_ detach_
+    dropout feature_dropout alpha_dropout feature_alpha_dropout native_dropout detach alias
+    dropout_ feature_dropout_ alpha_dropout_ feature_alpha_dropout_ detach_
     """,
 )
 

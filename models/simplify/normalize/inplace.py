@@ -11,11 +11,18 @@ from rightrank.models.simplify.normalize.binding import bind, renamed, schema
 
 _OTHER_TWINS = {
     "aten.zero_.default": "aten.zeros_like.default",
+    "aten.floor_divide_.Tensor": "aten.floor_divide.default",
     "aten.pow_.Scalar": "aten.pow.Tensor_Scalar",
     "aten.pow_.Tensor": "aten.pow.Tensor_Tensor",
     **{f"aten.__i{n}__.{o}": f"aten.bitwise_{n}.{o}" for n in ("and", "or", "xor") for o in ("Tensor", "Scalar")},
 }
 
+
+# Views of a part of a tensor, and the calls that give it with that part exchanged.
+_PARTS = {
+    "aten.select.int": "aten.select_scatter.default",
+    "aten.slice.Tensor": "aten.slice_scatter.default",
+}
 
 # What computes in the dtype that all operands promote to.
 _PROMOTING = names(
@@ -27,6 +34,13 @@ _PROMOTING = names(
     div_: Tensor Tensor_mode
     pow_: Tensor
     clamp_: Tensor
+    clip_: Tensor
+    clamp_min_: Tensor
+    clamp_max_: Tensor
+    remainder_: Tensor
+    fmod_: Tensor
+    floor_divide_: Tensor
+    lerp_: Tensor
     addcmul_ addcdiv_
     __iand__: Tensor
     __ior__: Tensor
@@ -50,7 +64,7 @@ def functional(graph: Graph, metas: Mapping[str, TensorMeta]) -> Graph:
     """In-place calls as functional ones: whoever reads the changed tensor later reads the new value."""
     if not any(node.op in IN_PLACE for node in graph.nodes):
         return graph
-    storage = _Storage(graph)
+    storage = _Storage(graph, metas)
     taken = set(storage.owner)
     newest: dict[str, str] = {}
     kept = []
@@ -60,12 +74,16 @@ def functional(graph: Graph, metas: Mapping[str, TensorMeta]) -> Graph:
             kept.append(updated)
             continue
         owner = storage.owner[node.outputs[0]]
-        _check_unseen(storage, owner, index, node.op)
+        above = _above(graph, storage, owner, index, node.op)
+        _check_unseen(storage, owner, index, node.op, {base for _, base, _ in above})
         if storage.root(owner) in graph.tensors:
             _check_counter(graph, storage, owner, index)
             continue
         kept += _written(node, updated, metas, taken)
         newest[owner] = node.outputs[0]
+        for view, base, link in above:
+            kept.append(_put_back(link, newest.get(base, base), newest[view], fresh(f"{base}_changed", taken)))
+            newest[base] = kept[-1].outputs[0]
     outputs = tuple(newest.get(storage.owner[name], name) for name in graph.outputs)
     return graph.replace(nodes=tuple(kept), outputs=outputs)
 
@@ -83,14 +101,40 @@ def _written(node: Node, updated: Node, metas: Mapping[str, TensorMeta], taken: 
     yield Node(node.name, "aten.type_as.default", (Ref(promoted), before), (), node.outputs)
 
 
-def _check_unseen(storage: _Storage, owner: str, index: int, op: str) -> None:
-    """Nothing made before the change, other than the changed tensor itself, may be read after it."""
-    for other in storage.overlapping(owner):
+def _above(graph: Graph, storage: _Storage, owner: str, index: int, op: str) -> list[tuple[str, str, Node]]:
+    """What the changed tensor is a part of, as far up as it is read later: each view, its base, and the call between
+    them, from the changed one on."""
+    links: list[tuple[str, str, Node]] = []
+    name = owner
+    while len(bases := storage.bases(name)) == 1:
+        base, call = bases[0]
+        links.append((name, base, graph.nodes[call]))
+        name = base
+    while links and storage.last_read[links[-1][1]] <= index:
+        links.pop()
+    if any(link.op not in _PARTS for _, _, link in links):
+        raise _seen(op)
+    return links
+
+
+def _put_back(link: Node, base: str, part: str, name: str) -> Node:
+    """The base with a part of it exchanged."""
+    _, *where = bind(link).values()
+    return Node(name, _PARTS[link.op], (Ref(base), Ref(part), *where), (), (name,))
+
+
+def _seen(op: str) -> UnsupportedCheckpoint:
+    return UnsupportedCheckpoint(
+        f"The program changes a tensor in place ({op}) while a view of it is still read.",
+        "Export with torch.export.export(…).run_decompositions({}), which removes in-place calls.",
+    )
+
+
+def _check_unseen(storage: _Storage, owner: str, index: int, op: str, above: set[str]) -> None:
+    """Nothing made before the change, other than the changed tensor itself and those `above` it, may be read after."""
+    for other in storage.overlapping(owner) - above:
         if storage.made[other] < index < storage.last_read[other]:
-            raise UnsupportedCheckpoint(
-                f"The program changes a tensor in place ({op}) while a view of it is still read.",
-                "Export with torch.export.export(…).run_decompositions({}), which removes in-place calls.",
-            )
+            raise _seen(op)
 
 
 def _check_counter(graph: Graph, storage: _Storage, owner: str, index: int) -> None:
@@ -107,7 +151,8 @@ class _Storage:
     """Who shares memory with whom. The outputs of an in-place call belong to the value it changes (`owner`);
     a view is a value of its own, linked to what it looks at."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, metas: Mapping[str, TensorMeta]) -> None:
+        self._dtypes = {name: meta.dtype for name, meta in metas.items() if meta.dtype}
         self.owner: dict[str, str] = {}
         self.made: dict[str, int] = {}
         self.last_read: dict[str, int] = {}
@@ -133,12 +178,21 @@ class _Storage:
             return
         if node.op in _DISJOINT:
             self._splits.add(index)
-        bases = [self.owner[name] for name in _viewed(node)]
+        viewed = _viewed(node)
         for name in filter(None, node.outputs):
+            bases = [self.owner[each] for each in viewed if not self._differ(each, name)]
             self._make(name, index)
             self._bases[name] = [(base, index) for base in bases]
             for base in bases:
                 self._views.setdefault(base, []).append((name, index))
+
+    def _differ(self, one: str, two: str) -> bool:
+        """Whether they are of two types, so that one is a copy; a complex one, of which none is known, is not."""
+        return one in self._dtypes and two in self._dtypes and self._dtypes[one] != self._dtypes[two]
+
+    def bases(self, name: str) -> list[tuple[str, int]]:
+        """What a view looks at, and the number of the call that made it one."""
+        return self._bases.get(name, [])
 
     def root(self, name: str) -> str:
         while self._bases.get(name):
@@ -177,7 +231,7 @@ _UNMARKED_VIEWS = names(
     "aten",
     """
     _unsafe_view type_as einsum pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle
-    broadcast_tensors unsafe_chunk unsafe_split_with_sizes
+    broadcast_tensors unsafe_chunk unsafe_split_with_sizes conj_physical sum_to_size cartesian_prod
     unsafe_split: Tensor
     meshgrid: default indexing
     atleast_1d: default Sequence
@@ -190,6 +244,9 @@ _DISJOINT = names(
     """
     split_with_sizes chunk unsafe_chunk unsafe_split_with_sizes
     split: Tensor sizes
+    hsplit: int
+    vsplit: int
+    dsplit: int
     unbind: int
     tensor_split: sections
     unsafe_split: Tensor

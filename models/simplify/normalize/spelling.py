@@ -21,6 +21,7 @@ class _Context:
         self.declared: dict[str, tuple[int | None, ...]] = {name: meta.shape for name, meta in metas.items()}
         self.declared.update(self.shapes)
         self.transposed: dict[str, str] = {}
+        self.makers = {name: node for node in graph.nodes for name in node.outputs}
         self.read = {name for node in graph.nodes for name in node.inputs()} | set(graph.outputs)
 
     def shape(self, argument: Argument) -> tuple[int, ...] | None:
@@ -202,6 +203,40 @@ def _zeros(node: Node, bound: Bound, context: _Context) -> Node:
     return _placed(Node(node.name, "aten.zeros.default", node.args, kwargs, node.outputs), bound, context)
 
 
+def _filled(op: str) -> Callable[[Node, Bound, _Context], Node]:
+    """The call that makes zeros of the same shape, for one that leaves the memory as it is."""
+
+    def rewrite(node: Node, bound: Bound, context: _Context) -> Node:
+        return Node(node.name, op, node.args, node.kwargs, node.outputs)
+
+    return rewrite
+
+
+def _checked(op: str) -> Callable[[Node, Bound, _Context], Node]:
+    """An index that torch's decompositions take for sound, as one that is looked at."""
+
+    def rewrite(node: Node, bound: Bound, context: _Context) -> Node:
+        return Node(node.name, op, node.args, node.kwargs, node.outputs)
+
+    return rewrite
+
+
+def _bags(node: Node, bound: Bound, context: _Context) -> Node:
+    """Bags of one length: kernels look only at the ends of `offsets`, so these have to be a plain count."""
+    maker = context.makers.get(bound["offsets"].name) if isinstance(bound["offsets"], Ref) else None
+    start, _, step = maker.args if maker and maker.op == _COUNT and len(maker.args) == 3 else (None, None, None)
+    if start != 0 or isinstance(start, bool) or type(step) is not int or step < 1:
+        raise UnsupportedCheckpoint(
+            "The program sums embeddings in bags of any length.",
+            "Give embedding_bag its ids as a matrix, one bag a row, with padding_idx for what is to be left out.",
+        )
+    if any(name in context.read for name in node.outputs[1:]):
+        raise UnsupportedCheckpoint(
+            "The program reads more of an embedding_bag than its sums.", "Read its first result alone."
+        )
+    return node
+
+
 def _without_chance(name: str, value: Argument) -> Callable[[Node, Bound, _Context], Node]:
     """The call with the argument that makes it random in training set to what eval mode passes."""
 
@@ -221,6 +256,7 @@ def _instance_norm(node: Node, bound: Bound, context: _Context) -> Node:
     return _without_chance("use_input_stats", False)(node, bound, context)
 
 
+_COUNT = "aten.arange.start_step"
 _BATCH_NORMS = names(
     "aten",
     """
@@ -240,6 +276,12 @@ _REWRITES: dict[str, Callable[[Node, Bound, _Context], Node]] = {
     **{f"aten.__{n}__.{o}": _bitwise for n in ("and", "or", "xor") for o in ("Tensor", "Scalar")},
     **dict.fromkeys(CONSTRUCTORS, _placed),
     "aten.empty.memory_format": _zeros,
+    "aten.empty_like.default": _filled("aten.zeros_like.default"),
+    "aten.new_empty.default": _filled("aten.new_zeros.default"),
+    "aten._unsafe_index.Tensor": _checked("aten.index.Tensor"),
+    "aten._unsafe_index_put.default": _checked("aten.index_put.default"),
+    "aten.embedding_bag.default": _bags,
+    "aten.embedding_bag.padding_idx": _bags,
     "aten._convolution.default": _convolution,
     CONVOLUTION: _convolution,
     **{f"aten.conv{n}d.{o}": _convolution_of(n) for n in (1, 2, 3) for o in ("default", "padding")},

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import sys
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -178,6 +179,26 @@ def test_a_timm_model_is_built_under_its_prefix(name: str) -> None:
     module = architectures.build(name, num_classes=5, in_channels=1)
     assert architectures.input_shape(name, in_channels=1) == (1, 8, 8)
     assert module(torch.zeros(2, 1, 8, 8)).shape == (2, 5)
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("import no_such_module", "no module no_such_module"),
+        ("raise RuntimeError('operator nms does not exist')", "cannot be imported: operator nms does not exist"),
+    ],
+)
+def test_where_timm_is_looked_for_and_what_is_missing_there_is_said(
+    source: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "timm.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("timm", "rightrank.models.architectures.timm_models"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.delattr(architectures, "timm_models", raising=False)
+    with pytest.raises(UnsupportedCheckpoint, match=r"workers' environment") as caught:
+        architectures.build("timm:resnet10t")
+    assert said in caught.value.detail
 
 
 @pytest.mark.usefixtures("timm")

@@ -78,6 +78,11 @@ def test_every_groups_labels_are(program: Program) -> None:
         early.check(program, Data(data.samples, (*data.targets[:-1], data.targets[-1] * 0 + CLASSES)), None)
 
 
+def test_too_few_samples_for_a_measure_are_found_too(program: Program) -> None:
+    with pytest.raises(DataError, match="wants 12 samples or more, and there are 9"):
+        early.check(program, Data(words().samples[:9]), None, "overlap")
+
+
 def test_the_module_is_what_the_program_was_made_of(program: Program) -> None:
     assert program.graph.free and program.graph.batched == (True, True)
     torch.manual_seed(0)

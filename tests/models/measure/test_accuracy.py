@@ -198,3 +198,35 @@ def test_progress_may_stop_a_measurement(identity: Path, tmp_path: Path) -> None
 
     with pytest.raises(KeyboardInterrupt):
         measure(identity, data(tmp_path, torch.eye(4), torch.tensor([0, 1, 2, 0])), progress=stop)
+
+
+class Wide(torch.nn.Module):
+    """Scores that are far larger than what they are computed from."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.repeat(1, 50) * torch.arange(200.0)
+
+
+@pytest.mark.parametrize("metric", ["top1", "top5", "f1", "agreement", "divergence", "cosine", "overlap", "perplexity"])
+def test_what_is_kept_of_the_original_stands_for_its_file(identity: Path, tmp_path: Path, metric: str) -> None:
+    torch.manual_seed(0)
+    other, kept, inputs = tmp_path / "other.pt", tmp_path / "kept.safetensors", torch.randn(300, 4)
+    torch.jit.save(torch.jit.trace(torch.nn.Linear(4, 4), inputs), other)
+    given = data(tmp_path, inputs, torch.arange(300) % 4)
+    first = measure(identity, given, metric=metric, keep=kept)
+    assert first.changed is None and first.n == 300
+    by_file = measure(other, given, metric=metric, original=identity)
+    assert measure(other, given, metric=metric, reference=kept) == by_file
+    if by_file.changed is not None:
+        # Of four classes all are among the five best, whatever their scores.
+        assert by_file.changed["answers"] == 300 and (by_file.changed["differ"] > 0) == (metric != "top5")
+
+
+def test_what_is_larger_than_the_data_is_not_kept(tmp_path: Path) -> None:
+    path, kept = tmp_path / "wide.pt", tmp_path / "kept.safetensors"
+    torch.jit.script(Wide()).save(str(path))
+    given = data(tmp_path, torch.randn(40, 4))
+    measure(path, given, metric="divergence", keep=kept)
+    assert not kept.exists()
+    measure(path, given, metric="agreement", keep=kept)
+    assert kept.exists()

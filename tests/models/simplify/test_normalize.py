@@ -226,10 +226,25 @@ def test_every_allowed_operator_exists() -> None:
 
 
 def test_a_change_that_a_view_of_the_tensor_would_see_is_refused() -> None:
-    view = call("v", "aten.select.int", Ref("x"), 1, 0)
+    turned = call("v", "aten.t.default", Ref("x"))
     change = call("c", "aten.fill_.Scalar", Ref("v"), 1.0)
     with pytest.raises(UnsupportedCheckpoint, match="view"):
-        normalize(graph_of(view, change, call("y", "aten.relu.default", Ref("x"))), {}, {})
+        normalize(graph_of(turned, change, call("y", "aten.relu.default", Ref("x"))), {}, {})
+    part, same = call("v", "aten.select.int", Ref("x"), 1, 0), call("w", "aten.select.int", Ref("x"), 1, 0)
+    with pytest.raises(UnsupportedCheckpoint, match="view"):
+        normalize(graph_of(part, same, change, call("y", "aten.relu.default", Ref("w"))), {}, {})
+
+
+def test_a_change_of_a_part_is_put_back_into_what_it_is_a_part_of_where_that_is_read_later() -> None:
+    rows = call("r", "aten.slice.Tensor", Ref("x"), 0, 1)
+    part = call("p", "aten.select.int", Ref("r"), 1, -1)
+    change = call("c", "aten.fill_.Scalar", Ref("p"), 9.0)
+    graph = normalize(graph_of(rows, part, change, call("y", "aten.add.Tensor", Ref("x"), 0)), {}, {})
+    x = torch.zeros(2, 4)
+    assert execute.run(graph, {}, [x])[0].tolist() == [[0.0, 0, 0, 0], [0, 0, 0, 9]]
+    assert not x.any()
+    alone = normalize(graph_of(rows, part, change, call("y", "aten.neg.default", Ref("c"))), {}, {})
+    assert not any("scatter" in node.op for node in alone.nodes)
 
 
 def test_a_change_to_one_piece_of_a_split_leaves_the_others_alone() -> None:

@@ -127,7 +127,7 @@ def test_what_cannot_be_meant_is_refused(shared: Running, demo: str, query: str)
 def test_an_error_is_asked_of_what_is_better_the_lower_it_is_only(shared: Running, demo: str) -> None:
     answer = shared.client.get(f"/models/{demo}?max_error=0.1")
     assert answer.status_code == 422 and answer.json()["type"] == "/problems/budget-unreachable"
-    assert answer.json()["hint"] == "Ask for min_accuracy."
+    assert answer.json()["hint"] == "Ask for `min_accuracy`."
 
 
 def test_a_second_request_is_a_hit_with_the_same_bytes(shared: Running, demo: str) -> None:
@@ -480,6 +480,9 @@ def test_one_sample_has_a_squared_error_without_an_interval(service: Running, fi
     headers = service.client.get(f"/models/{id}?budget=0.5").headers
     assert float(headers["RightRank-Accuracy"]) > 0 and headers["RightRank-Accuracy-Samples"] == "1"
     assert headers["RightRank-Metric"] == "mse" and "RightRank-Accuracy-Interval" not in headers
+    refused = service.client.get(f"/models/{id}?min_accuracy=0.1").json()
+    assert "is better the lower it is" in refused["detail"] and refused["hint"] == "Ask for `max_error`."
+    assert service.client.get(f"/models/{id}?max_error=1000").status_code == 200
     curve = service.client.get(f"/models/{id}/curve").json()
     assert {(each["low"], each["high"]) for each in (curve["baseline"], *curve["points"])} == {(None, None)}
     assert service.client.get(f"/models/{id}").json()["baseline"]["high"] is None
