@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 import numpy
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
 
-Array = NDArray[numpy.generic]
+Array: TypeAlias = NDArray[Any]
 
 
 def texts(groups: Sequence[tuple[Array, Array, Array]]) -> None:
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for k, (ids, mask, labels) in enumerate(groups):
         arrays |= {f"input_ids.{k}": ids, f"attention_mask.{k}": mask, f"targets.{k}": labels}
-    numpy.savez("eval.npz", **arrays)  # type: ignore[arg-type]
+    numpy.savez("eval.npz", **arrays)
 
 
 def tags(ids: Array, tags: Array, lengths: Array) -> None:
@@ -25,9 +26,9 @@ def tags(ids: Array, tags: Array, lengths: Array) -> None:
 
 
 def masks(square: Array, square_masks: Array, wide: Array, wide_masks: Array) -> None:
-    arrays = {"images.0": square, "targets.0": square_masks}
+    arrays: dict[str, Any] = {"images.0": square, "targets.0": square_masks}
     arrays |= {"images.1": wide, "targets.1": wide_masks}
-    numpy.savez("eval.npz", **arrays)  # type: ignore[arg-type]
+    numpy.savez("eval.npz", **arrays)
 
 
 def labels(images: Tensor, digits: Tensor) -> None:

@@ -56,7 +56,7 @@ def run(file: Path, groups: Sequence[Mapping[str, Array]]) -> list[Array]:
         for group in groups:
             inputs = [torch.from_numpy(array) for name, array in group.items() if name != "targets"]
             inputs = [each.float() if each.is_floating_point() else each for each in inputs]
-            parts = [model(*batch) for batch in zip(*(each.split(BATCH) for each in inputs), strict=True)]
+            parts = [model(*batch) for batch in zip(*(torch.split(each, BATCH) for each in inputs), strict=True)]
             found.append(torch.cat(parts).double().numpy())
     return found
 

@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks.results import RESULTS, Table
 from benchmarks.tasks import evaluation, plain
-from benchmarks.tasks.__main__ import Row, report
+from benchmarks.tasks.__main__ import BUDGETS, EFFORTS, Row, report
 from benchmarks.tasks.kinds import TASKS
 
 ROOT = Path(__file__).parents[2]
@@ -33,13 +33,14 @@ def quick(folder: Path, *arguments: str) -> tuple[str, list[Row]]:
     return done.stdout, Table(folder / "tasks.csv", Row).rows
 
 
-def test_every_kind_of_task_is_measured_as_a_plain_script_does(tmp_path: Path) -> None:
-    printed, rows = quick(tmp_path, "--efforts", "cut", "--budgets", "1,0.5")
-    asked = [(task, metric) for task in TASKS for metric in TASKS[task].metrics for _ in range(2)]
+def test_groups_masks_and_free_sizes_are_measured_as_a_plain_script_does(tmp_path: Path) -> None:
+    tasks = ("text classifier", "U-Net", "decoder")
+    printed, rows = quick(tmp_path, "--tasks", ",".join(tasks), "--efforts", "cut", "--budgets", "1,0.7")
+    asked = [(task, metric) for task in tasks for metric in TASKS[task].metrics for _ in range(2)]
     assert sorted((row.task, row.metric) for row in rows) == sorted(asked)
     assert all(row.equal for row in rows)
     for whole, half in zip(rows[::2], rows[1::2], strict=True):
-        assert (whole.budget, whole.method, half.budget) == (1, "original", 0.5) and half.params < whole.params
+        assert (whole.budget, whole.method, half.budget) == (1, "original", 0.7) and half.params < whole.params
     assert report(rows) in printed and report(rows) == (tmp_path / "tasks.md").read_text()
 
 
@@ -63,7 +64,7 @@ def test_the_readme_shows_how_the_data_are_written() -> None:
     shown = [part.partition("\n")[2].strip() for part in block.split("\n# ")[1:]]
     functions = inspect.getmembers(evaluation, inspect.isfunction)
     writers = [each for _, each in functions if each.__module__ == evaluation.__name__]
-    run = {re.sub(r"  # type: .*", "", _body(each)) for each in writers}
+    run = {_body(each).replace(": dict[str, Any]", "") for each in writers}
     assert {*shown} == run and len(shown) == len(writers) == len(TASKS)
 
 
@@ -85,3 +86,10 @@ def test_the_page_has_the_table_of_what_was_measured() -> None:
     table = report(Table(RESULTS / "tasks.csv", Row).rows)
     assert table == (RESULTS / "tasks.md").read_text()
     assert table in (RESULTS.parent / "tasks.md").read_text()
+
+
+def test_what_is_kept_was_measured_of_every_task_and_is_the_plain_scripts() -> None:
+    rows = Table(RESULTS / "tasks.csv", Row).rows
+    asked = {(t, m, e, b) for t in TASKS for m in TASKS[t].metrics for e in EFFORTS for b in BUDGETS}
+    assert {(row.task, row.metric, row.effort, row.budget) for row in rows} == asked and len(rows) == len(asked)
+    assert all(row.equal for row in rows)
