@@ -209,7 +209,7 @@ def fetch(
         value=value,
         low=low,
         high=high,
-        worst=f"{worst['value']:.4g} (class {worst['class']})" if worst else "",
+        worst=f"{worst['value']:.4g} (class {worst['index']})" if worst else "",
         changed=f"{changed['differ']} of {changed['answers']}" if changed else "",
         plain=found,
         equal=math.isclose(value, found, rel_tol=ROUNDING, abs_tol=0.0),
