@@ -37,8 +37,9 @@ from rightrank.service.client.http import Client, Problem
 
 BUDGETS = (1.0, 0.5, 0.3, 0.2)
 EFFORTS = ("cut", "refit")
-# Sums of doubles in another order may differ by so much of themselves.
+# Sums of doubles in another order may differ by so much of themselves; shares of things that are counted by nothing.
 ROUNDING = 1e-12
+COUNTED = ("top1", "accuracy", "overlap")
 
 
 @dataclass(frozen=True)
@@ -212,7 +213,7 @@ def fetch(
         worst=f"{worst['value']:.4g} (class {worst['index']})" if worst else "",
         changed=f"{changed['differ']} of {changed['answers']}" if changed else "",
         plain=found,
-        equal=math.isclose(value, found, rel_tol=ROUNDING, abs_tol=0.0),
+        equal=math.isclose(value, found, rel_tol=0.0 if metric in COUNTED else ROUNDING),
     )
 
 
