@@ -8,7 +8,7 @@ STAMP := .venv/.installed-$(RIGHTRANK_TORCH)
 
 .DEFAULT_GOAL := help
 .PHONY: help install run test test-lowest test-api test-faults hostile verify bench bench-compression bench-cifar \
-	bench-learning bench-sparsity bench-latency bench-cost bench-engine bench-coverage chaos clean
+	bench-learning bench-sparsity bench-latency bench-cost bench-engine bench-coverage bench-tasks chaos clean
 
 help:
 	@echo "make run      install, train a small model, serve it on http://127.0.0.1:8000"
@@ -30,6 +30,7 @@ help:
 	@echo "make bench-latency   whether a smaller model is a faster one, on one core; minutes"
 	@echo "make bench-cost      what statistics, decomposition, refit and tuning cost; minutes"
 	@echo "make bench-engine  what the job engine is chosen for: order, kills, cancels; minutes"
+	@echo "make bench-tasks  networks for eight kinds of task, published and measured, against a plain script; 40 minutes"
 	@echo "make bench-coverage  how often the intervals of each measure hold the truth; minutes"
 	@echo "make chaos    200 kills and freezes of the service's processes under load, on one machine and as a cluster, and"
 	@echo "              what came of every promise; an hour; needs redis-server, installs an S3 server into build/chaos"
@@ -126,6 +127,9 @@ bench-latency: install
 
 bench-cost: install
 	$(BIN)/python -m benchmarks.cost
+
+bench-tasks: install
+	$(BIN)/python -m benchmarks.tasks
 
 bench-coverage: install
 	$(BIN)/python -m benchmarks.coverage

@@ -54,10 +54,10 @@ class Divergence(Mean):
     """The mean divergence of the original's probabilities from the file's (Kullback and Leibler), in nats."""
 
     def reference(self, outputs: Tensor, axis: int) -> Tensor:
-        return log_probabilities(outputs, axis).float()
+        return positions(outputs, axis)
 
     def tally(self, outputs: Tensor, truth: Tensor, axis: int, weights: Tensor | None = None) -> Tally:
-        theirs, mine = truth.double(), log_probabilities(outputs, axis)
+        theirs, mine = log_probabilities(truth, -1), log_probabilities(outputs, axis)
         apart = torch.where(theirs.isfinite(), theirs.exp() * (theirs - mine), 0.0).sum(-1)
         here = counted(weights, *apart.shape)
         return Tally.of(apart.masked_fill(~here, 0).sum(1), here.sum(1).double())

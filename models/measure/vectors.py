@@ -65,7 +65,7 @@ class Retrieval(Vectors):
     def value(self, tally: Tally) -> float:
         self.enough(tally.n)
         mine, theirs = (nearest(each, NEAREST) for each in tally.kept)
-        return float(common(mine, theirs).double().mean() / mine.shape[1])
+        return float(common(mine, theirs).sum().double() / mine.numel())
 
     def interval(self, tally: Tally) -> Interval:
         return super().interval(tally) if tally.n > NEAREST + 2 else (None, None)
