@@ -3,7 +3,7 @@ and targets are what its outputs can be held against."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -56,23 +56,26 @@ def _tried(samples: Samples) -> Iterator[tuple[int, Tensor]]:
     by_size = sorted(range(len(sizes)), key=sizes.__getitem__)
     drawn = torch.randperm(len(sizes), generator=generator).tolist()
     for number in list(dict.fromkeys([0, by_size[0], by_size[-1], *drawn]))[:GROUPS]:
-        group, count = samples.groups[number], samples.sizes[number]
+        count = samples.sizes[number]
         tried = TRIED if len(sizes) <= FEW else 1
         rows = [*range(min(tried, count)), *torch.randperm(count, generator=generator)[:tried].tolist()]
         yield number, torch.tensor(list(dict.fromkeys(rows)))
-    for number, group in enumerate(samples.groups):
-        # Numbers of classes or words beyond those that there are stand out.
-        rows = [row for x, batched in zip(group, samples.batched, strict=True) if batched for row in _extreme(x)]
-        if rows:
-            yield number, torch.tensor(list(dict.fromkeys(rows)))
+    # Numbers of classes or words beyond those that there are stand out.
+    extreme: dict[int, list[int]] = {}
+    for index, batched in enumerate(samples.batched):
+        for number, row in _extreme([group[index] for group in samples.groups]) if batched else ():
+            extreme.setdefault(number, []).append(row)
+    for number, few in extreme.items():
+        yield number, torch.tensor(list(dict.fromkeys(few)))
 
 
-def _extreme(x: Tensor) -> list[int]:
-    """The samples with the smallest and with the largest number of an input of whole numbers."""
-    if x.is_floating_point() or x.dtype == torch.bool or not x.numel():
+def _extreme(several: Sequence[Tensor]) -> list[tuple[int, int]]:
+    """Where the smallest and the largest number of an input of whole numbers is: the group and the sample."""
+    if several[0].is_floating_point() or several[0].dtype == torch.bool:
         return []
-    flat = x.reshape(len(x), -1)
-    return [int(flat.amin(1).argmin()), int(flat.amax(1).argmax())]
+    each = [(number, x.reshape(len(x), -1)) for number, x in enumerate(several) if x.numel()]
+    low, high = min(each, key=lambda pair: int(pair[1].min())), max(each, key=lambda pair: int(pair[1].max()))
+    return [(low[0], int(low[1].amin(1).argmin())), (high[0], int(high[1].amax(1).argmax()))]
 
 
 @torch.no_grad()

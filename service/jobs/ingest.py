@@ -89,9 +89,11 @@ def temporary_files_in(folder: Path) -> Iterator[None]:
 def _build(job: Job, upload: Mapping[str, Any], folder: Path) -> None:
     folder_of_program, out, options = folder / "program", folder / "master", upload["options"]
     program = Program.open(folder_of_program)
-    evaluation, calibration = (_data(program, folder_of_program / name) for name in (EVALUATION, CALIBRATION))
+    calibration = _data(program, folder_of_program / CALIBRATION)
     effort.check(options, program, None if calibration is None else calibration.samples)
-    metric = early.check(program, evaluation, calibration, options.get("metric"))
+    # The evaluation data may be large, and are not wanted again before there is a file to measure.
+    metric = early.check(program, _data(program, folder_of_program / EVALUATION), calibration, options.get("metric"))
+    has_data = (folder_of_program / EVALUATION).exists()
     tells_classes = effort.classes(options, metric)
     keep = effort.kept(options)
     description = build(
@@ -107,7 +109,6 @@ def _build(job: Job, upload: Mapping[str, Any], folder: Path) -> None:
         assert calibration is not None  # uploads without are refused
         state = folder / "tuning.safetensors"
         description["tuned"] = effort.tuned(job, options, calibration.samples, tells_classes, out, state)
-    has_data = evaluation is not None
     if has_data:
         (folder_of_program / EVALUATION).rename(out / EVALUATION)
     planner = Planner.open(out, Output(writer=formats.newest()[FIRST.format]))
