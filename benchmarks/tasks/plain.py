@@ -92,7 +92,7 @@ def overlap(outputs: Sequence[Array], originals: Sequence[Array]) -> float:
         NearestNeighbors(n_neighbors=NEIGHBOURS, metric="cosine").fit(np.concatenate(each)).kneighbors()[1]
         for each in (outputs, originals)
     )
-    return sum(len({*a} & {*b}) for a, b in zip(mine, theirs, strict=True)) / mine.size
+    return float(sum(len({*a} & {*b}) for a, b in zip(mine, theirs, strict=True)) / mine.size)
 
 
 def flat(outputs: Sequence[Array], targets: Sequence[Array]) -> tuple[Array, Array]:
