@@ -104,7 +104,7 @@ async def ask_of(
         raise Problem("invalid-request", "`max_error` and `min_accuracy` are both given, and a measure goes one way.")
     if metric is not None and max_error is None and min_accuracy is None:
         raise Problem(
-            "invalid-request", "`metric` says of what `min_accuracy` or `max_error` is, and there is neither."
+            "invalid-request", "A metric is of what `min_accuracy` or `max_error` asks for, and there is neither."
         )
     if metric is None and min_accuracy is not None and not 0 <= min_accuracy <= 1:
         raise Problem("invalid-request", f"`min_accuracy` is a share from 0 to 1, and not {min_accuracy:g}.")

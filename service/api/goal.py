@@ -68,8 +68,8 @@ def reported(parameter: str, threshold: float, metric: str, reports: ByFile) -> 
     if metric in METRICS:
         raise Problem(
             "invalid-request",
-            f"`metric` names what a publisher reported, and {metric} is what the service measures.",
-            "Without `metric`, `min_accuracy` is of what the service measured.",
+            f"A metric is named that a publisher reported, and {metric} is what the service measures.",
+            "Without a metric, `min_accuracy` is of what the service measured.",
         )
     found = [metrics[metric] for metrics in reports.values() if metric in metrics]
     ways = {report.higher_is_better for report in found} - {None}
@@ -86,7 +86,7 @@ def reported(parameter: str, threshold: float, metric: str, reports: ByFile) -> 
         raise Problem(
             "invalid-request",
             f"A {metric} is better the {better} it is, as its publisher says.",
-            f"Ask for `{right}={threshold:g}` and `metric={metric}`.",
+            f"Ask for `{right}={threshold:g}` of it.",
         )
     known = sorted({name for metrics in reports.values() for name in metrics})
     unknown = BudgetError(

@@ -68,7 +68,7 @@ def test_inputs_beyond_those_of_the_choice_count_as_if_there_had_been_none(
 
 def test_a_cut_at_full_size_is_nearest(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build(folder, tmp_path / "out", criterion="logit")
-    held = images(40)
+    held = Samples.of(images(40))
     far = trial._far(tmp_path / "out", held)
     monkeypatch.setattr(trial, "BUDGETS", (1.0, 0.9))
     assert trial._far(tmp_path / "out", held) < far
@@ -92,4 +92,4 @@ def test_what_is_lost_counts_as_much_as_knowing_nothing_and_no_more(folder: Path
     stored = load_file(tmp_path / "out" / "master.safetensors")
     spoilt = {name: value * scale if name.startswith("up/") else value for name, value in stored.items()}
     save_file(spoilt, tmp_path / "out" / "master.safetensors")
-    assert trial._far(tmp_path / "out", images(40)) == 1.0
+    assert trial._far(tmp_path / "out", Samples.of(images(40))) == 1.0

@@ -16,8 +16,8 @@ def files(*ways: bool | None) -> ByFile:
 @pytest.mark.parametrize(
     ("parameter", "ways", "told"),
     [
-        ("min_accuracy", [False, False], "A wer is better the lower it is.*Ask for `max_error=0.2` and `metric=wer`"),
-        ("max_error", [True, None], "A wer is better the higher it is.*Ask for `min_accuracy=0.2` and `metric=wer`"),
+        ("min_accuracy", [False, False], "A wer is better the lower it is.*Ask for `max_error=0.2` of it"),
+        ("max_error", [True, None], "A wer is better the higher it is.*Ask for `min_accuracy=0.2` of it"),
         ("max_error", [None, None], "Whether a higher wer is better was not said"),
         ("max_error", [True, False], "was said both ways"),
         ("min_accuracy", [True, False], "was said both ways"),

@@ -217,7 +217,7 @@ def test_a_size_is_asked_for_by_what_is_reported_of_it(stocked: Settings) -> Non
         assert status == 422 and problem.get("parameter", "max_params") == "max_params"
         assert plan("min_accuracy=0.5&metric=cer")[1]["type"] == "/problems/budget-unreachable"
         status, problem = plan("min_accuracy=0.1&metric=wer")
-        assert (status, problem["hint"]) == (422, "Ask for `max_error=0.1` and `metric=wer`.")
+        assert (status, problem["hint"]) == (422, "Ask for `max_error=0.1` of it.")
         answer = web.client.head("/models/demo@1?max_error=0.1&metric=wer")
         assert "no-cache" in answer.headers["Cache-Control"]
         # What the service measured is asked for as ever.
