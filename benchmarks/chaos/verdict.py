@@ -26,7 +26,7 @@ BLAME = frozenset(
 TRIED = frozenset({"worker-lost", "gave-up"})
 # Memory: this often what it was, and so many bytes on top.
 FACTOR, ALLOWANCE = 2.0, 64 << 20
-BACK_SECONDS = 90.0
+BACK_SECONDS = 60.0
 FETCH_SECONDS = 120.0
 
 

@@ -56,34 +56,11 @@ class Measurement:
         return Measurement(**data)
 
 
-def measure(
-    artifact: Path,
-    evaluation: Path,
-    *,
-    graph: Graph | None = None,
-    metric: str | None = None,
-    original: Path | None = None,
-    reference: Path | None = None,
-    keep: Path | None = None,
-    output: Output = FIRST,
-    batch: int | None = None,
-    progress: Progress = silent,
-) -> Measurement:
+def measure(artifact: Path, evaluation: Path, *, graph: Graph | None = None, **how: Any) -> Measurement:
     """`measure_on` the data in the file `evaluation`, which are for a program of this `graph` (None: one with a single
-    input)."""
+    input), with `how` for its other arguments."""
     masked = None if graph is None else mask_of(graph)
-    return measure_on(
-        artifact,
-        read(evaluation, graph),
-        masked=masked,
-        metric=metric,
-        original=original,
-        reference=reference,
-        keep=keep,
-        output=output,
-        batch=batch,
-        progress=progress,
-    )
+    return measure_on(artifact, read(evaluation, graph), masked=masked, **how)
 
 
 def measure_on(

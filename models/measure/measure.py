@@ -110,6 +110,18 @@ class Measure(ABC):
         return outputs.reshape(len(outputs), -1).isfinite().all(1)
 
 
+class Averaged:
+    """The `value` and `influence` of a measure whose tally keeps of each sample a sum and a count."""
+
+    def value(self, tally: Tally) -> float:
+        total, count = tally.kept
+        return float(total.sum() / count.sum())
+
+    def influence(self, tally: Tally) -> Tensor:
+        total, count = tally.kept
+        return (total - self.value(tally) * count) / count.sum()
+
+
 def counts_of(differ: Tensor, before: Tensor, now: Tensor, counted: Tensor) -> Tensor:
     """The counts of `changes`, from which answers differ, and which were and are right."""
     found: Sequence[Tensor] = (counted, differ & counted, before & ~now & counted, now & ~before & counted)

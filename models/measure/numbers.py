@@ -10,7 +10,7 @@ from torch import Tensor
 from rightrank.models.errors import DataError
 from rightrank.models.measure.classes import shown
 from rightrank.models.measure.labels import like
-from rightrank.models.measure.measure import Measure
+from rightrank.models.measure.measure import Averaged, Measure
 from rightrank.models.measure.tally import Tally
 
 
@@ -26,7 +26,7 @@ class Numbers(Measure):
             )
 
 
-class Error(Numbers):
+class Error(Averaged, Numbers):
     """The mean error, absolute (`mae`) or squared (`mse`)."""
 
     def __init__(self, name: str, power: int) -> None:
@@ -37,14 +37,6 @@ class Error(Numbers):
         errors = (outputs.double() - truth.reshape(outputs.shape).double()).abs() ** self.power
         flat = errors.reshape(len(errors), -1)
         return Tally.of(flat.sum(1), torch.full((len(flat),), flat.shape[1], dtype=torch.float64))
-
-    def value(self, tally: Tally) -> float:
-        total, count = tally.kept
-        return float(total.sum() / count.sum())
-
-    def influence(self, tally: Tally) -> Tensor:
-        total, count = tally.kept
-        return (total - self.value(tally) * count) / count.sum()
 
 
 class Explained(Numbers):

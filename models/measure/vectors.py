@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from rightrank.models.errors import DataError
 from rightrank.models.measure.interval import Interval
-from rightrank.models.measure.measure import Measure
+from rightrank.models.measure.measure import Averaged, Measure
 from rightrank.models.measure.shapes import counted, positions
 from rightrank.models.measure.tally import Tally
 
@@ -32,7 +32,7 @@ class Vectors(Measure):
         return outputs if outputs.is_floating_point() else outputs.float()
 
 
-class Cosine(Vectors):
+class Cosine(Averaged, Vectors):
     """The mean cosine between a file's vectors and the original's: of one for each sample, or for each token."""
 
     least = -1.0
@@ -42,14 +42,6 @@ class Cosine(Vectors):
         alike = functional.cosine_similarity(mine, theirs, dim=-1).nan_to_num(nan=0.0)
         here = counted(weights, *alike.shape)
         return Tally.of(alike.masked_fill(~here, 0).sum(1), here.sum(1).double())
-
-    def value(self, tally: Tally) -> float:
-        total, count = tally.kept
-        return float(total.sum() / count.sum())
-
-    def influence(self, tally: Tally) -> Tensor:
-        total, count = tally.kept
-        return (total - self.value(tally) * count) / count.sum()
 
 
 class Retrieval(Vectors):

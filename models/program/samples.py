@@ -100,14 +100,6 @@ class Samples:
         """The groups of all of them, which are of one program."""
         return several[0]._with([group for each in several for group in each.groups])
 
-    def sample(self, number: int) -> Batch:
-        """A batch of the one of this number, groups one after the other."""
-        for group, size in zip(self.groups, self.sizes, strict=True):
-            if number < size:
-                return self._rows(group, slice(number, number + 1))
-            number -= size
-        raise IndexError(number)
-
     def choose(self, batch: Batch, rows: Tensor) -> Batch:
         """Those rows of a batch: what `rows` is true of, or the numbers that it has."""
         return self._rows(batch, rows)

@@ -92,7 +92,7 @@ async def tend(parts: Parts, tally: Tally) -> None:
     tidied = -math.inf
     while True:
         try:
-            if time.monotonic() > tidied + UNFINISHED_SECONDS:
+            if time.monotonic() > tidied + UNFINISHED_SECONDS / 2:
                 await run_in_threadpool(parts.store.tidy)
                 tidied = time.monotonic()
             run = await run_in_threadpool(lambda: str(parts.cache.redis.info("server")["run_id"]))

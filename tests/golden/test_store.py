@@ -74,13 +74,15 @@ def check(service: Running, name: str, asked: dict[str, Any]) -> None:
         assert f'"{hashlib.sha256(answer.content).hexdigest()}"' == headers["ETag"]
 
 
-def still(answer: Any, before: Any) -> bool:
-    """Whether an answer says all that it said; members may have come since."""
-    if isinstance(before, dict):
-        return all(name in answer and still(answer[name], value) for name, value in before.items())
-    if isinstance(before, list):
-        return len(answer) == len(before) and all(still(*pair) for pair in zip(answer, before, strict=True))
-    return bool(answer == before)
+# Members that answers have got since, and what they are of a model that was published before.
+SINCE: dict[str, Any] = {"reported": [], "worst": None, "changed": None}
+
+
+def without(answer: Any) -> Any:
+    """An answer without what has come since, where it says nothing."""
+    if isinstance(answer, dict):
+        return {k: without(v) for k, v in answer.items() if k not in SINCE or v != SINCE[k]}
+    return [without(each) for each in answer] if isinstance(answer, list) else answer
 
 
 @pytest.mark.parametrize("name", EXPECTED)
@@ -89,8 +91,8 @@ def test_a_store_of_an_earlier_version_is_answered_for_as_it_was(service: Runnin
     assert store is not None
     before = contents(store)
     check(service, name, EXPECTED[name])
-    assert still(service.client.get(f"/models/{name}").json(), EXPECTED[name]["model"])
-    assert still(service.client.get(f"/models/{name}/curve").json(), EXPECTED[name]["curve"])
+    assert without(service.client.get(f"/models/{name}").json()) == EXPECTED[name]["model"]
+    assert without(service.client.get(f"/models/{name}/curve").json()) == EXPECTED[name]["curve"]
     assert contents(store) == before == contents(STORE / "objects")
 
 

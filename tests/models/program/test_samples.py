@@ -51,9 +51,3 @@ def test_what_is_drawn_is_of_one_group_and_each_comes_as_often_as_it_is_large() 
     drawn = [samples.draw(4, generator)[0] for _ in range(400)]
     assert all(each.shape in ((4, 1), (4, 2)) for each in drawn)
     assert sum(each.shape[1] == 1 for each in drawn) / 400 == pytest.approx(0.75, abs=0.08)
-
-
-def test_a_sample_is_found_by_its_number() -> None:
-    assert grouped(3, 2).sample(4)[0].tolist() == [[4, 4]]
-    with pytest.raises(IndexError):
-        grouped(3, 2).sample(5)
