@@ -175,7 +175,7 @@ def unet(scale: Scale) -> Made:
         (torch.randn(2, 1, 24, 32),),
         ({0: free("batch"), 2: 4 * free("rows", 2, 64), 3: 4 * free("columns", 2, 64)},),
         loss,
-        steps=300,
+        steps=900,
         rate=5e-3,
         write=lambda: evaluation.masks(
             square.numpy(), square_masks.to(torch.uint8).numpy(), wide.numpy(), wide_masks.to(torch.uint8).numpy()
