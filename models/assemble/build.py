@@ -24,7 +24,7 @@ from rightrank.models.factor.decompose import decompose
 from rightrank.models.factor.forms import FORMS
 from rightrank.models.factor.layer import Form, Layer
 from rightrank.models.factor.moments import Gathering, Moments, NoGradient
-from rightrank.models.master import entries
+from rightrank.models.master import entries, gradients
 from rightrank.models.master.template import Template
 from rightrank.models.plan import criteria
 from rightrank.models.plan.planner import Planner
@@ -88,8 +88,7 @@ def build(
             criterion, tried, moments = work.learn(few, (criteria.WITHOUT_GRADIENT,), out)
         work.decompose(criterion, moments, out)
         if keep:
-            gradients = zip(template.decomposed, moments, strict=True)
-            kept = {entries.gradient(layer.name): each.gradient.float() for layer, each in gradients}
+            kept = gradients.tensors(template.decomposed, moments)
             names = [spec.name for spec in program.graph.inputs]
             save_file({**kept, **calibration[:keep].tensors(names)}, out / entries.REFIT)
     return {"criterion": criterion, "tried": tried, **describe(Planner.open(out)), **reports}
@@ -113,9 +112,9 @@ class Building:
         `trial`), which takes a folder in `out` for a while."""
         rules = [rule_of(name) for name in candidates]
         forms = self.forms if any(rule.any_form for rule in rules) else {}
-        gradients = [rule.gradient for rule in rules]
-        weighed = any(rule.metric in gradients for rule in rules)
-        gathering = Gathering(self.program, self.template.decomposed, gradients, forms, weighed)
+        kinds = [rule.gradient for rule in rules]
+        weighed = any(rule.metric in kinds for rule in rules)
+        gathering = Gathering(self.program, self.template.decomposed, kinds, forms, weighed)
 
         def tell(done: int) -> None:
             self.progress("calibrate", done, len(inputs), "samples")

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rightrank.models.factor.factors import Factors
 from rightrank.models.factor.layer import Layer
-from rightrank.models.program.calls import BATCH_NORM, Linear, layer_call
+from rightrank.models.program.calls import BATCH_NORM, Convolution, Linear, layer_call
 from rightrank.models.program.norms import statistics_of
 from rightrank.models.program.program import Program
 
@@ -35,7 +35,8 @@ def corrections(program: Program, layer: Layer) -> list[Correction]:
     graph = program.graph
     node = next(node for node in graph.nodes if node.name == layer.calls[0])
     call, followers = layer_call(node), program.users.get(node.outputs[0], ())
-    assert call is not None
+    if not isinstance(call, (Linear, Convolution)):
+        return []
     bias = graph.stored(call.bias)
     found = [] if bias is None else [Correction(bias, "bias")]
     if len(followers) == 1 and followers[0].op == BATCH_NORM and node.outputs[0] not in graph.outputs:
@@ -51,10 +52,10 @@ def corrections(program: Program, layer: Layer) -> list[Correction]:
 
 def rows(correction: Correction, stored: Tensor, factors: Factors) -> Iterator[Tensor]:
     """The tensor's value at every rank, r = 1 first."""
-    assert factors.shift is not None and factors.scale is not None
-    for shift, scale in zip(factors.shift, factors.scale, strict=True):
-        if correction.role == "variance":
+    assert factors.moved is not None
+    if correction.role == "variance":
+        for scale in factors.moved.scale:
             yield (stored.double() * scale).to(stored.dtype)
-        else:
-            moved = shift if correction.role == "mean" else -shift
-            yield (stored.double() + moved).to(stored.dtype)
+        return
+    for shift in factors.moved.shift:
+        yield (stored.double() + (shift if correction.role == "mean" else -shift)).to(stored.dtype)

@@ -6,12 +6,34 @@ rank, a factor is also a matrix of bases, one a row: that is what is decomposed 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
+import torch
 from torch import Tensor
 
 from rightrank.models.factor.layer import Layer
+
+
+@dataclass(frozen=True)
+class Moved:
+    """How a layer of rank r moves the mean and the variance of its outputs, in double. `of_bases` gives what each basis
+    adds to either, both (R, C_out): as much as the weight, and so not before it is asked for."""
+
+    of_bases: Callable[[], tuple[Tensor, Tensor]]
+
+    @cached_property
+    def shift(self) -> Tensor:
+        """(R, C_out), row r-1 the mean of the rank-r layer's outputs minus the whole layer's."""
+        means = torch.cumsum(self.of_bases()[0], 0)
+        return means - means[-1]
+
+    @cached_property
+    def scale(self) -> Tensor:
+        """(R, C_out), row r-1 their variance over the whole layer's."""
+        variances = torch.cumsum(self.of_bases()[1], 0)
+        return torch.where(variances[-1] > 0, variances / variances[-1].clamp_min(1e-300), 1.0)
 
 
 @dataclass(frozen=True)
@@ -19,14 +41,12 @@ class Factors:
     """`tensors` by side in the weight's dtype, at full rank; `sigma` (R,) in double, never rising: the singular
     values, or with a metric the roots of what the bases are worth in it.
 
-    With data also, both (R×C_out) and in double: `shift`, row r-1 the mean of the rank-r layer's outputs minus the
-    whole layer's, and `scale`, its variance over the whole layer's.
+    With data also how a cut has `moved` the outputs.
     """
 
     tensors: Mapping[str, Tensor]
     sigma: Tensor
-    shift: Tensor | None = None
-    scale: Tensor | None = None
+    moved: Moved | None = None
 
     def keep(self, layer: Layer, rank: int) -> dict[str, Tensor]:
         """Those of a smaller rank."""

@@ -152,6 +152,8 @@ class Form(ABC):
     name: ClassVar[str]
     # The factors' names, in the order of the calls that read them.
     sides: ClassVar[tuple[str, ...]]
+    # Whether it wants to know of a layer's outputs even where the inputs are fewer (see `factor.moments`).
+    by_outputs: ClassVar[bool] = False
 
     @abstractmethod
     def fits(self, call: Call, shape: Shape) -> str:
@@ -204,10 +206,10 @@ class Form(ABC):
 
     @abstractmethod
     def fit(
-        self, layer: Layer, weight: Tensor, rank: int, normal: Tensor, mean: Tensor, gradient: Tensor
+        self, layer: Layer, weight: Tensor, rank: int, normal: Tensor, mean: Tensor, moments: Moments
     ) -> dict[str, Tensor]:
         """Factors of one rank, by side, for a weight (C_out, …) whose inputs have the covariance `normal` and the
-        `mean`, and whose outputs' gradients the second moment `gradient`; all in double."""
+        `mean`, and which has these `moments`; all in double."""
 
     @abstractmethod
     def product(self, layer: Layer, tensors: Mapping[str, Tensor]) -> Tensor:

@@ -8,12 +8,15 @@ from dataclasses import replace
 
 from rightrank.models.factor.forms import FORMS
 from rightrank.models.factor.layer import Layer, Shape
-from rightrank.models.program.calls import Call, Convolution, Linear, layer_call
+from rightrank.models.program.calls import EMBEDDING, Call, Convolution, Embedding, Linear, layer_call, turned
 from rightrank.models.program.graph import Graph, Node, Ref, references
+
+# Which of a call's arguments is the weight, where it is not the second.
+WEIGHT_PLACES = {EMBEDDING: 0}
 
 
 def find(graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Layer, ...]:
-    """Every convolution and linear layer in order of first use.
+    """Every convolution, linear layer and embedding in order of first use.
 
     `shapes` gives each value's shape, stored ones' too, at some batch size (see `Program.shapes`); MACs are per sample.
     """
@@ -23,7 +26,8 @@ def find(graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Layer, ..
         weight = weight_of(node, graph, shapes)
         if weight is not None:
             calls.setdefault(weight, []).append(node)
-        others = node.args if weight is None else (node.args[:1], node.args[2:])
+        place = WEIGHT_PLACES.get(node.op, 1)
+        others = node.args if weight is None else (node.args[:place], node.args[place + 1 :])
         for name in references((*others, *(value for _, value in node.kwargs))):
             if name in graph.tensors:
                 readers.setdefault(graph.tensors[name], []).append(node.op)
@@ -39,13 +43,15 @@ def find(graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Layer, ..
 
 
 def weight_of(node: Node, graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> str | None:
-    """The qualified name of the weight that a convolution or linear call applies, if it is a stored one.
+    """The qualified name of the weight that a layer's call applies, if it is a stored one.
 
     torch's linear takes any bias that broadcasts; what is no number for each output cannot be told how a cut moved
     the outputs, so a call with such a bias is no layer.
     """
     call = layer_call(node)
-    if call is None or not isinstance(call.weight, Ref):
+    if call is None or not isinstance(call.weight, Ref) or not isinstance(call.input, Ref):
+        return None
+    if turned(call) and len(shapes[call.weight.name]) != 2:
         return None
     linear, bias = isinstance(call, Linear), call.bias
     if linear and isinstance(bias, Ref) and shapes[bias.name] != shapes[call.weight.name][:1]:
@@ -75,7 +81,7 @@ def _layer(
     reason = "" if fitting else next(iter(why_not.values()))
     if not reason and readers:
         reason = f"its weight is also read by {readers[0]}"
-    elif not reason and len({node.op for node in nodes}) > 1:
+    elif not reason and len({isinstance(call, Convolution) for call in calls}) > 1:
         reason = "its weight is shared by a convolution and a linear layer"
     elif not reason and weight not in graph.parameters:
         reason = "its weight is a buffer, not a parameter"
@@ -85,7 +91,7 @@ def _layer(
         kind=_kind(calls, shape),
         shape=tuple(shape),
         calls=tuple(node.name for node in nodes),
-        positions=max(1, sum(_positions(*each, _transposed(calls)) for each in sizes) // batch),
+        positions=_per_sample(sum(_positions(*each, _transposed(calls)) for each in sizes), batch),
         decomposed=False,
         form=FORMS[fitting[0]] if fitting else next(iter(FORMS.values())),
         reason=reason or "no rank is smaller than the whole",
@@ -94,10 +100,10 @@ def _layer(
         return layer
     suits = {}
     for name in fitting:
-        places = [sum(each) // batch for each in zip(*(FORMS[name].positions(*each) for each in sizes), strict=True)]
+        places = [sum(each) for each in zip(*(FORMS[name].positions(*each) for each in sizes), strict=True)]
         # Of a program whose first input's first dimension is no batch, a form is only taken if its costs can be told.
-        if all(places) or name == fitting[0]:
-            suits[name] = tuple(max(1, each) for each in places)
+        if all(each >= batch for each in places) or name == fitting[0]:
+            suits[name] = tuple(_per_sample(each, batch) for each in places)
     layer = replace(layer, decomposed=True, reason="", suits=suits)
     paying = (name for name in suits if FORMS[name].pays(replace(layer, form=FORMS[name])))
     return replace(layer, suits={name: suits[name] for name in paying})
@@ -106,6 +112,8 @@ def _layer(
 def _kind(calls: Sequence[Call], shape: Sequence[int]) -> str:
     """What people call the layer."""
     convolutions = [call for call in calls if isinstance(call, Convolution)]
+    if all(isinstance(call, Embedding) for call in calls):
+        return "embedding"
     if not convolutions:
         return "linear"
     kind = f"conv{len(shape) - 2}d"
@@ -124,7 +132,14 @@ def _distance(call: Call) -> tuple[bool, int]:
 
 
 def _positions(given: Shape, made: Shape, call: Call, transposed: bool) -> int:
-    """How many times one call applies its weight, over the whole batch; by what it is given, if the layer is transposed
-    anywhere."""
+    """How many times one call multiplies by its weight, over the whole batch; by what it is given, if the layer is
+    transposed anywhere. To look up a row is no multiplication."""
+    if isinstance(call, Embedding):
+        return 0
     size = given if transposed else made
     return math.prod(size) // max(size[1] if isinstance(call, Convolution) else size[-1], 1)
+
+
+def _per_sample(positions: int, batch: int) -> int:
+    """Of those over a batch; at least one where there are any."""
+    return max(1, positions // batch) if positions else 0

@@ -7,7 +7,10 @@ prefix.
 Best in which sense is the metric's to say. Without data it is the Frobenius norm: the SVD. With
 calibration data it is the expected change of the network's outputs (ours): for output covariance S and
 output-gradient moment G, the eigenvectors U of `G^{1/2} S G^{1/2}` give `up = Uᵀ G^{-1/2}` and
-`down = Uᵀ G^{1/2} Wᵀ`, and the eigenvalues are what each basis is worth. G = I is one-sided whitening.
+`down = Uᵀ G^{1/2} Wᵀ`, and the eigenvalues are what each basis is worth. G = I is one-sided whitening. From the
+inputs, of covariance C, the same bases are had with the moment H of the gradients that reach them: the eigenvectors V
+of `C^{1/2} H C^{1/2}` give `down = Vᵀ C^{-1/2}` and `up = Vᵀ C^{1/2} W`, and the eigenvalues are the same. So the
+problem is as large as the smaller side.
 
 In the spatial form the inputs' covariance is needed itself. Of a k_h×k_w patch it is taken to be a product, C ⊗ K
 (C between the C_in·k_h numbers of a column, K between the k_w columns), so that with the matrix M (C_in·k_h,
@@ -23,10 +26,12 @@ double keeps singular values to about 1e-8 of the largest, finer than a float32 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from rightrank.models.factor.factors import Moved
 from rightrank.models.factor.moments import Moments
 from rightrank.models.factor.patches import Columns
 from rightrank.models.factor.solve import solve
@@ -43,15 +48,13 @@ class Pair:
     """`down` (R×m) and `up` (R×n) in the weight's dtype; `sigma` (R,) in double, never rising: the
     singular values, or with a metric the roots of what the bases are worth in it.
 
-    With data also, both (R×C_out) and in double: `shift`, row r-1 the mean of the rank-r layer's outputs
-    minus the whole layer's, and `scale`, its variance over the whole layer's.
+    With data also how the cut has `moved` the outputs.
     """
 
     down: Tensor
     up: Tensor
     sigma: Tensor
-    shift: Tensor | None = None
-    scale: Tensor | None = None
+    moved: Moved | None = None
 
     def keep(self, rank: int) -> tuple[Tensor, Tensor]:
         """The leading rows of both."""
@@ -99,29 +102,55 @@ def decompose_in_metric(weight: Tensor, moments: Moments, gradient: bool = True)
     Directions that the data never excite keep a small weight, so that the full rank is exact.
     """
     matrix = weight.reshape(weight.shape[0], -1).double()
-    n, rank = len(matrix), min(matrix.shape)
-    gram = matrix @ matrix.T
-    covariance, mean_square = moments.covariance, moments.mean.square().sum()
-    if covariance.diagonal().sum() <= CONSTANT * mean_square:
-        covariance = CONSTANT * mean_square.clamp_min(1e-30) / gram.diagonal().sum().clamp_min(1e-300) * gram
-    energy = covariance.diagonal().sum() / gram.diagonal().sum().clamp_min(1e-300)
-    spread = covariance + RIDGE * energy * gram
-    root, inverse = _roots(moments.gradient if gradient else torch.eye(n, dtype=torch.float64))
-    worth, basis = _eigen(root @ spread @ root)
-    worth, basis = worth[:rank], basis[:, :rank]
-    up = basis.T @ inverse
-    coordinates = basis.T @ root
-    down = coordinates @ matrix
-    means = torch.cumsum(up * (coordinates @ moments.mean).unsqueeze(1), 0)
-    variances = torch.cumsum(up**2 * worth.unsqueeze(1), 0)
-    down, up = _balanced(down, up)
+    near = matrix if moments.axis == 0 else matrix.T
+    gram, rank = near @ near.T, min(matrix.shape)
+    covariance, mean = moments.covariance, moments.mean
+    total = gram.diagonal().sum().clamp_min(1e-300)
+    if moments.side == "outputs":
+        least = CONSTANT * mean.square().sum()
+        if covariance.diagonal().sum() <= least:
+            covariance = least.clamp_min(1e-30) / total * gram
+        energy = covariance.diagonal().sum() / total
+        met = moments.gradient if gradient else torch.eye(len(near), dtype=torch.float64)
+        found = whitened(near, *_roots(met), covariance + RIDGE * energy * gram, rank)
+        passed, variances = found.along @ mean, found.worth
+    else:
+        # The same two ridges, as they are seen from here: what the outputs take of them for all directions.
+        least = CONSTANT * (mean @ gram @ mean)
+        if (covariance * gram).sum() <= least:
+            covariance = least.clamp_min(1e-30) / total * torch.eye(len(near), dtype=torch.float64)
+        energy = (covariance * gram).sum() / total
+        reached, far = (moments.gradient, moments.far) if gradient else (gram, 1.0)
+        roots = _roots(covariance, RIDGE * float(energy))
+        found = whitened(near, *roots, reached + RIDGE * far * gram, rank)
+        passed, variances = found.near @ mean, torch.ones_like(found.worth)
+    down, up = (found.far, found.near) if moments.axis == 0 else (found.near, found.far)
+    balanced = _balanced(down, up)
     return Pair(
-        down=down.to(weight.dtype).contiguous(),
-        up=up.to(weight.dtype).contiguous(),
-        sigma=worth.sqrt(),
-        shift=means - means[-1],
-        scale=torch.where(variances[-1] > 0, variances / variances[-1].clamp_min(1e-300), 1.0),
+        down=balanced[0].to(weight.dtype).contiguous(),
+        up=balanced[1].to(weight.dtype).contiguous(),
+        sigma=found.worth.sqrt(),
+        moved=Moved(lambda: (up * passed.unsqueeze(1), up**2 * variances.unsqueeze(1))),
     )
+
+
+class Whitened(NamedTuple):
+    """A matrix (s, t) as nested factors, a basis a row: `near` (R, s) and `far` (R, t), whose product nearᵀ·far is the
+    matrix; what each basis is `worth` (R,), and `along` (R, s), by which far = along·matrix."""
+
+    near: Tensor
+    far: Tensor
+    worth: Tensor
+    along: Tensor
+
+
+def whitened(matrix: Tensor, root: Tensor, inverse: Tensor, through: Tensor, rank: int) -> Whitened:
+    """The best factors of a matrix (s, t) at every rank, where an error E costs tr(A·E·B·Eᵀ): `root` is A's square root
+    and `inverse` the inverse of that, `through` what the matrix M makes of B, M·B·Mᵀ (s, s)."""
+    worth, basis = _eigen(root @ through @ root)
+    worth, basis = worth[:rank], basis[:, :rank]
+    along = basis.T @ root
+    return Whitened(basis.T @ inverse, along @ matrix, worth, along)
 
 
 def decompose_columns(weight: Tensor, moments: Moments, columns: Columns) -> Pair:
@@ -149,16 +178,15 @@ def decompose_columns(weight: Tensor, moments: Moments, columns: Columns) -> Pai
         down, up = by(basis.T, right, across) @ plain.T, by(basis.T, right_inverse, across_inverse)
     per_output = up.reshape(-1, outputs, width)
     passed = (down @ left).square().sum(1)
-    means = torch.cumsum(torch.einsum("kox,kx->ko", per_output, down @ columns.mean), 0)
-    variances = torch.einsum("kox,xy,k->koy", per_output, across, passed.sqrt()).square().sum(2).cumsum(0)
+    means = torch.einsum("kox,kx->ko", per_output, down @ columns.mean)
+    variances = torch.einsum("kox,xy,k->koy", per_output, across, passed.sqrt()).square().sum(2)
     energy = (moments.covariance * moments.gradient).sum().clamp_min(0)
     down, up = _balanced(down, up)
     return Pair(
         down=down.to(weight.dtype).contiguous(),
         up=up.to(weight.dtype).contiguous(),
         sigma=(worth * (energy / worth.sum().clamp_min(1e-300))).sqrt(),
-        shift=means - means[-1],
-        scale=torch.where(variances[-1] > 0, variances / variances[-1].clamp_min(1e-300), 1.0),
+        moved=Moved(lambda: (means, variances)),
     )
 
 
@@ -225,12 +253,13 @@ def _balanced(down: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
     return down * scale, up / scale
 
 
-def _roots(metric: Tensor) -> tuple[Tensor, Tensor]:
-    """A second moment's square root and the inverse of that, directions never seen counting a little.
+def _roots(metric: Tensor, ridge: float | None = None) -> tuple[Tensor, Tensor]:
+    """A second moment's square root and the inverse of that, directions never seen counting a little: `ridge`, or a
+    share of what the others do.
 
     Rounding may have left it with eigenvalues below zero; they count as zero."""
     values, vectors = _eigen(metric)
-    values = values + RIDGE * values.mean() + 1e-30
+    values = values + (RIDGE * values.mean() if ridge is None else ridge) + 1e-30
     return (vectors * values.sqrt()) @ vectors.T, (vectors / values.sqrt()) @ vectors.T
 
 

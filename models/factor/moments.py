@@ -1,4 +1,4 @@
-"""What calibration inputs say about each layer: second moments of its outputs and of the gradients there.
+"""What calibration inputs say about each layer: second moments around its weight, and of the gradients there.
 
 One forward pass over the data and one back for each kind of gradient, no labels. The gradient is of either
 
@@ -6,6 +6,11 @@ One forward pass over the data and one back for each kind of gradient, no labels
   without the softmax (ours). It does not vanish on a network that fits its training images.
 * "loss": the loss at a class drawn from the network's own softmax; its second moment is the Fisher matrix, of
   which outputs and gradients of a layer are the two Kronecker factors (arXiv:1503.05671).
+
+A layer of W ∈ R^{n×m}, y = Wx, is looked at from its smaller side. From the outputs: the covariance W·C·Wᵀ of y and the
+moment G of their gradients. From the inputs: the covariance C of x and the moment WᵀGW of the gradients that reach
+them through W. Either pair gives the same factors (see `metric`), so that a head of 50,000 outputs costs what its 768
+inputs do.
 """
 
 from __future__ import annotations
@@ -20,52 +25,66 @@ from torch import Tensor
 from torch.nn import functional
 
 from rightrank.models.errors import DataError
+from rightrank.models.factor.forms import FORMS
 from rightrank.models.factor.layer import Form, Gatherer, Layer
 from rightrank.models.factor.patches import finite, single
-from rightrank.models.program.calls import Linear, layer_call
-from rightrank.models.program.graph import Node
+from rightrank.models.program.calls import Call, Convolution, Embedding, layer_call, turned
+from rightrank.models.program.graph import Node, Ref
 from rightrank.models.program.program import Program
 from rightrank.models.program.samples import Batch, Samples
 
 BATCH, SEED = 64, 0
 # A batch is smaller where the values of a pass, all of which are kept for the way back, would be more than these.
 VALUES = 1 << 30
+# Of the rows of a layer's values in one pass so many are looked at, drawn at random.
+ROWS = 1 << 16
 USABLE = "Give inputs as the network takes them in use, normalised as in its training."
 Gradient: TypeAlias = Literal["logits", "loss"]
+Side: TypeAlias = Literal["outputs", "inputs"]
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Of one layer, in double: `mean` (n,) and `covariance` (n, n) of its outputs `Wᵀx` without the bias,
-    per position; `gradient` (n, n), the second moment of the outputs' gradients summed over a sample's
-    positions. `seen` has what forms of the layer gathered of its inputs, by their names."""
+    """Of one layer, in double, seen from a `side` of s numbers: `mean` (s,) and `covariance` (s, s) of its outputs Wx
+    without the bias, or of its inputs x, per position; `gradient` (s, s), the second moment of the gradients there,
+    summed over a sample's positions.
+
+    `axis` is that of the weight's matrix (n, m) which the side lies along. Seen from the inputs, `far` is the mean
+    second moment of a gradient at an output. `seen` has what forms of the layer gathered of its inputs, by their
+    names."""
 
     mean: Tensor
     covariance: Tensor
     gradient: Tensor
     seen: Mapping[str, Any] = field(default_factory=dict)
+    side: Side = "outputs"
+    axis: int = 0
+    far: float = 0.0
 
-
-def outputs_of(weight: Tensor, normal: Tensor, mean: Tensor, gradient: Tensor) -> Moments:
-    """Those of a weight (C_out, …) whose inputs have the covariance `normal` and the `mean`; all in double."""
-    flat = weight.flatten(1)
-    return Moments(flat @ mean, flat @ normal @ flat.T, gradient)
+    @property
+    def turned(self) -> bool:
+        """Whether they are of calls that read the weight the other way round, as an embedding does."""
+        return (self.side == "outputs") != (self.axis == 0)
 
 
 class NoGradient(DataError):
     """The network's outputs do not tell how they depend on its layers."""
 
 
-class _Sums:
-    def __init__(self, n: int, gradients: Sequence[Gradient]) -> None:
-        self.positions = 0
-        self.origin: Tensor | None = None  # (n,)
-        self.total = torch.zeros(n, dtype=torch.float64)
-        self.square = torch.zeros(n, n, dtype=torch.float64)
-        self.gradients = {kind: torch.zeros(n, n, dtype=torch.float64) for kind in gradients}
+class _Rows:
+    """Running sums over the rows (k, s) of a layer's values on one side, and of gradients there."""
 
-    def add(self, rows: Tensor, bias: Tensor | None) -> None:
-        """Outputs of a call (k, n), of which its bias is no part."""
+    def __init__(self, size: int, gradients: Sequence[Gradient]) -> None:
+        self.positions = 0
+        self.origin: Tensor | None = None  # (s,)
+        self.total = torch.zeros(size, dtype=torch.float64)
+        self.square = torch.zeros(size, size, dtype=torch.float64)
+        self.gradients = {kind: torch.zeros(size, size, dtype=torch.float64) for kind in gradients}
+        # Of the gradients as they are before they pass the weight: the sum of their squares.
+        self.energy = dict.fromkeys(gradients, 0.0)
+
+    def add(self, rows: Tensor, bias: Tensor | None = None) -> None:
+        """Rows of values, of which a bias is no part."""
         rows = finite(single(rows))
         if not len(rows):
             return
@@ -78,23 +97,124 @@ class _Sums:
         self.total += rows.sum(0).double()
         self.square += (rows.T @ rows).double()
 
-    def add_gradient(self, kind: Gradient, rows: Tensor) -> None:
+    def add_gradient(self, kind: Gradient, rows: Tensor, scale: float, through: Tensor | None) -> None:
+        """Rows of gradients, each standing for `scale`; `through` (·, s) is the matrix that they pass, if any."""
         rows = finite(single(rows))
-        self.gradients[kind] += (rows.T @ rows).double()
+        if through is not None:
+            self.energy[kind] += scale * float(rows.square().sum(dtype=torch.float64))
+            rows = rows @ through
+        self.gradients[kind] += (rows.T @ rows).double() * scale
 
-    def moments(self, samples: int, kind: Gradient, gatherers: Mapping[str, Gatherer]) -> Moments:
-        """DataError where nothing finite was added, or sums are not."""
-        if self.origin is None:
-            raise DataError("The network's values are not finite on any calibration input.", USABLE)
+    def only(self, kind: Gradient) -> None:
+        self.gradients = {kind: self.gradients[kind]}
+
+    @property
+    def mean(self) -> Tensor:
+        assert self.origin is not None
+        return self.total / self.positions + self.origin.double()
+
+    @property
+    def covariance(self) -> Tensor:
         mean = self.total / self.positions
-        covariance = self.square / self.positions - torch.outer(mean, mean)
+        return self.square / self.positions - torch.outer(mean, mean)
+
+
+class _Sums:
+    """Of one layer, seen from its smaller side; calls that read the weight the other way round, as an embedding does,
+    are seen from the same axis of its matrix, which is their other side."""
+
+    def __init__(self, layer: Layer, weight: Tensor, gradients: Sequence[Gradient], calls: Sequence[Call]) -> None:
+        self.axis = axis(layer)
+        self._matrix = single(weight.detach()).reshape(layer.outputs, layer.inputs)
+        size = self._matrix.shape[self.axis]
+        kinds = dict.fromkeys(map(turned, calls))
+        self._rows = {kind: _Rows(size, gradients) for kind in kinds}
+        if any(isinstance(call, Embedding) for call in calls):
+            # Rows that no calibration input looks up would else count for nothing: each counts once more than it was.
+            for part in torch.split(self._matrix if self.axis else torch.eye(len(self._matrix)), ROWS):
+                self._rows[True].add(part)
+
+    def side(self, call: Call) -> Side:
+        """Which of a call's sides lies along the axis."""
+        return "outputs" if (self.axis == 0) != turned(call) else "inputs"
+
+    def add(self, call: Call, data: Tensor, result: Tensor, bias: Tensor | None, chosen: Tensor | None) -> None:
+        """One call's inputs and outputs."""
+        rows = self._rows[turned(call)]
+        if self.side(call) == "outputs":
+            rows.add(_chosen(_rows(result, call), chosen), bias)
+        elif isinstance(call, Embedding):
+            numbers = _chosen(data.reshape(-1), chosen)
+            rows.add(functional.one_hot(numbers, len(self._matrix)).to(self._matrix.dtype))
+        else:
+            rows.add(_chosen(_inputs(data, call), chosen))
+
+    def add_gradient(self, call: Call, kind: Gradient, gradient: Tensor, chosen: Tensor | None) -> None:
+        """Of one call's outputs."""
+        rows = _rows(gradient, call)
+        scale = 1.0 if chosen is None else len(rows) / len(chosen)
+        through = None
+        if self.side(call) == "inputs":
+            through = self._matrix.T if turned(call) else self._matrix
+        self._rows[turned(call)].add_gradient(kind, _chosen(rows, chosen), scale, through)
+
+    def only(self, kind: Gradient) -> None:
+        for rows in self._rows.values():
+            rows.only(kind)
+
+    def moments(self, samples: int, kind: Gradient, gatherers: Mapping[str, Gatherer], blind: bool) -> Moments:
+        """DataError where nothing finite was added, or sums are not. `blind`: gradients are taken to be unity."""
+        if any(rows.origin is None for rows in self._rows.values()):
+            raise DataError("The network's values are not finite on any calibration input.", USABLE)
         seen = {form: each.result() for form, each in gatherers.items()}
-        found = Moments(mean + self.origin.double(), covariance, self.gradients[kind] / samples, seen)
+        several = [self._of(way, rows, samples, kind, seen, blind) for way, rows in self._rows.items()]
+        found = several[0] if len(several) == 1 else together(several)
         sums = (found.mean, found.covariance, found.gradient)
         sound = all(each.sound(seen[form]) for form, each in gatherers.items())
         if not (sound and all(bool(each.isfinite().all()) for each in sums)):
             raise DataError("Squares of the network's values overflow on the calibration inputs.", USABLE)
         return found
+
+    def _of(
+        self, way: bool, rows: _Rows, samples: int, kind: Gradient, seen: Mapping[str, Any], blind: bool
+    ) -> Moments:
+        """Those of the calls that read the weight one way."""
+        side: Side = "outputs" if (self.axis == 0) != way else "inputs"
+        far = rows.energy[kind] / samples / self._matrix.shape[1 - self.axis] if side == "inputs" else 0.0
+        gradient = rows.gradients[kind] / samples
+        if blind:
+            gradient, far = torch.eye(len(gradient), dtype=torch.float64), 1.0
+            if side == "inputs":
+                near = self._matrix if self.axis == 0 else self._matrix.T
+                gradient = (near @ near.T).double()
+        return Moments(rows.mean, rows.covariance, gradient, seen, side, self.axis, far)
+
+
+def axis(layer: Layer) -> int:
+    """Which axis of its weight's matrix (C_out, …) a layer is seen along: that of fewer numbers, if its forms and its
+    calls leave the choice."""
+    if layer.inputs >= layer.outputs or any(FORMS[form].by_outputs for form in layer.suits if form in FORMS):
+        return 0
+    # Of a larger kernel every position would have a patch of its own to be copied.
+    return 1 if math.prod(layer.shape[2:]) == 1 else 0
+
+
+def together(several: Sequence[Moments]) -> Moments:
+    """One pair of moments for calls that read a weight both ways, as an embedding and the head that is tied to it do.
+
+    What each way says is a product of what meets the weight along the axis and of what passes through it. The sum of
+    two is none; in its place stands the product of the two sums, each way with its share of what both are worth.
+    """
+    pairs = [(m.gradient, m.covariance) if m.side == "outputs" else (m.covariance, m.gradient) for m in several]
+    worths = [float((met * through).sum().clamp_min(0)) for met, through in pairs]
+    whole = sum(worths)
+    shares = [worth / whole for worth in worths] if whole > 0 else [1 / len(worths)] * len(worths)
+    met, through = (
+        torch.stack([s * each / each.trace().clamp_min(1e-300) for s, each in zip(shares, both, strict=True)]).sum(0)
+        for both in zip(*pairs, strict=True)
+    )
+    through = through * (whole / (met * through).sum().clamp_min(1e-300))
+    return Moments(torch.zeros_like(several[0].mean), through, met, several[0].seen, "outputs", several[0].axis)
 
 
 class Gathering:
@@ -119,9 +239,15 @@ class Gathering:
         self._batch = program.graph.batch
         self._weighed, self._blind = weighed, False
         self._generators = {kind: torch.Generator().manual_seed(SEED) for kind in gradients}
-        self._sums = [_Sums(layer.outputs, gradients) for layer in layers]
+        nodes = {node.name: node for node in program.graph.nodes}
+        self._calls = {name: call for layer in layers for name in layer.calls if (call := layer_call(nodes[name]))}
+        self._sums = [
+            _Sums(layer, program.tensors[layer.weight], gradients, [self._calls[name] for name in layer.calls])
+            for layer in layers
+        ]
         self._inner = [_gatherers(layer, forms) for layer in layers]
         self._owner = {call: index for index, layer in enumerate(layers) for call in layer.calls}
+        self._drawing = torch.Generator().manual_seed(SEED)
         self._given = self._samples = 0
         self._kind = gradients[0]  # of the pass that is going back
 
@@ -129,7 +255,7 @@ class Gathering:
         """From now on gradients of this kind alone are wanted."""
         self._generators = {kind: self._generators[kind]}
         for sums in self._sums:
-            sums.gradients = {kind: sums.gradients[kind]}
+            sums.only(kind)
 
     def add(self, inputs: Samples, tell: Callable[[int], None]) -> None:
         """`inputs` as the program takes them; `tell` hears how many it has had of all that were added."""
@@ -146,10 +272,7 @@ class Gathering:
         """How many samples of a group go through in one pass."""
         if self._batch or not len(group):
             return self._batch or 1
-        program = self._program
-        shapes = program.shapes_for(next(group.parts(2))) if program.graph.free else program.shapes
-        values = sum(math.prod(shape[1:]) for name, shape in shapes.items() if name not in program.graph.tensors)
-        return max(1, min(BATCH, VALUES // max(values, 1)))
+        return max(1, min(BATCH, VALUES // max(sum(self._program.values(group)), 1)))
 
     def _add(self, data: Batch, count: int) -> None:
         with torch.enable_grad():
@@ -179,20 +302,30 @@ class Gathering:
         self._blind = True
 
     def _watch(self, node: Node, arguments: list[Any], result: Any) -> Any:
-        index, call = self._owner.get(node.name), layer_call(node)
-        if index is None or call is None:
+        index = self._owner.get(node.name)
+        if index is None:
             return result
-        linear = isinstance(call, Linear)
-        data, _, bias = (*arguments, None)[:3]
-        sums = self._sums[index]
-        sums.add(_rows(result.detach(), linear), bias)
+        call, sums = self._calls[node.name], self._sums[index]
+        data, bias = (self._argument(node, arguments, each) for each in (call.input, call.bias))
+        chosen = self._choose(result, call)
+        sums.add(call, data.detach(), result.detach(), bias, chosen)
         for gatherer in self._inner[index].values():
             gatherer.add(data.detach(), call, result.shape[2:])
         if not result.requires_grad:  # nothing before it is a layer
             result.requires_grad_()
-        result.register_hook(lambda g: sums.add_gradient(self._kind, _rows(g, linear)))
+        result.register_hook(lambda g: sums.add_gradient(call, self._kind, g, chosen))
         # A later in-place call must not change what the hook belongs to.
         return result.clone()
+
+    @staticmethod
+    def _argument(node: Node, arguments: list[Any], wanted: Any) -> Any:
+        """What a call is given for one of its arguments."""
+        return arguments[node.args.index(wanted)] if isinstance(wanted, Ref) else None
+
+    def _choose(self, result: Tensor, call: Call) -> Tensor | None:
+        """Which rows of a call's values are looked at; None for all."""
+        count = result.numel() // max(result.shape[1 if isinstance(call, Convolution) else -1], 1)
+        return None if count <= ROWS else torch.randperm(count, generator=self._drawing)[:ROWS]
 
     def moments(self, kind: Gradient) -> list[Moments]:
         """One entry per layer; of a program without gradients they are unity. DataError where what was added does not
@@ -203,10 +336,7 @@ class Gathering:
                 "Give more, or export the model with a dynamic batch size.",
             )
         pairs = zip(self._sums, self._inner, strict=True)
-        moments = [sums.moments(self._samples, kind, inner) for sums, inner in pairs]
-        if not self._blind:
-            return moments
-        return [replace(each, gradient=torch.eye(len(each.mean), dtype=torch.float64)) for each in moments]
+        return [sums.moments(self._samples, kind, inner, self._blind) for sums, inner in pairs]
 
 
 def _gatherers(layer: Layer, forms: Mapping[str, Form]) -> dict[str, Gatherer]:
@@ -232,8 +362,22 @@ def _scalar(outputs: Tensor, gradient: Gradient, generator: torch.Generator) -> 
     return functional.cross_entropy(outputs, drawn, reduction="sum")
 
 
-def _rows(value: Tensor, linear: bool) -> Tensor:
+def _rows(value: Tensor, call: Call) -> Tensor:
     """A layer's output as (positions, channels)."""
-    if linear:
+    if not isinstance(call, Convolution):
         return value.reshape(-1, value.shape[-1])
     return value.movedim(1, -1).reshape(-1, value.shape[1])
+
+
+def _inputs(value: Tensor, call: Call) -> Tensor:
+    """A layer's input as (positions, channels), a row for each of its outputs' positions."""
+    if not isinstance(call, Convolution):
+        return value.reshape(-1, value.shape[-1])
+    value = functional.pad(value, [each for size in reversed(call.padding) for each in (size, size)])
+    for dim, step in enumerate(call.stride, 2):
+        value = value[(slice(None),) * dim + (slice(None, None, step),)]
+    return value.movedim(1, -1).reshape(-1, value.shape[1])
+
+
+def _chosen(rows: Tensor, chosen: Tensor | None) -> Tensor:
+    return rows if chosen is None else rows[chosen]

@@ -17,11 +17,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from rightrank.models.factor.gradients import Gradients
 from rightrank.models.improve.distill import Recipe
 from rightrank.models.improve.polish import polish
 from rightrank.models.improve.refit import INPUTS, affordable, refit
 from rightrank.models.improve.renorm import renorm
-from rightrank.models.master import entries
+from rightrank.models.master import entries, gradients
 from rightrank.models.master.master import Master
 from rightrank.models.master.template import Template
 from rightrank.models.master.variant import Variant, changes, variant
@@ -67,9 +68,9 @@ def improve(
             everywhere = dataclasses.replace(template, tuned=dataclasses.replace(template.tuned, below=template.params))
             candidates[TUNED] = variant(everywhere, stored, ranks)
         if template.graph.batch is None:
-            gradients = {layer.weight: kept[entries.gradient(layer.name)].double() for layer in template.decomposed}
             few = data[: INPUTS - count]
-            candidates |= _fitted(plain, stored, ranks, original, gradients, few, progress)
+            reached = gradients.read(template.decomposed, kept)
+            candidates |= _fitted(plain, stored, ranks, original, reached, few, progress)
 
         measure = nearness(original, held, batch, classes)
 
@@ -97,13 +98,13 @@ def _fitted(
     stored: Mapping[str, Tensor],
     ranks: Sequence[int],
     original: Program,
-    gradients: Mapping[str, Tensor],
+    reached: Mapping[str, Gradients],
     data: Samples,
     progress: Progress,
 ) -> dict[str, Variant]:
     """The refit of a plan, and the cut and the refit with batch norms taken anew."""
     cut, by_weight = variant(template, stored, ranks), template.by_weight(ranks)
-    fits = refit(original, template.layers, by_weight, gradients, cut.program(), data, progress)
+    fits = refit(original, template.layers, by_weight, reached, cut.program(), data, progress)
     bases = {CUT: cut, REFIT: variant(template, stored, ranks, fits)}
     found = {REFIT: bases[REFIT]}
     few = next(data[: affordable(original, data)].largest().parts(len(data)))

@@ -20,12 +20,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from rightrank.models.factor.correction import corrections
+from rightrank.models.factor.gradients import Gradients
 from rightrank.models.factor.layer import Layer
 from rightrank.models.factor.patches import single
 from rightrank.models.factor.solve import solve
 from rightrank.models.master import entries
 from rightrank.models.program import execute
-from rightrank.models.program.calls import BatchNorm, Call, Convolution, layer_call
+from rightrank.models.program.calls import BatchNorm, Call, Convolution, Linear, layer_call
 from rightrank.models.program.graph import Node, Ref
 from rightrank.models.program.norms import statistics_of
 from rightrank.models.program.program import Program
@@ -40,6 +41,7 @@ ROWS, PART = 40_000, 8192
 CHUNK = 64
 VALUES, PATCHES = 1 << 28, 1 << 26
 ADD = "aten.add.Tensor"
+KINDS = ("linear", "conv1d", "conv2d")
 # A batch norm that scales a channel by less than this share of its largest scale lets nothing be made good there.
 SMALLEST = 1e-2
 
@@ -48,7 +50,7 @@ def refit(
     program: Program,
     layers: Sequence[Layer],
     ranks: Mapping[str, int],
-    gradients: Mapping[str, Tensor],
+    gradients: Mapping[str, Gradients],
     cut: Program,
     inputs: Samples,
     progress: Progress,
@@ -56,14 +58,16 @@ def refit(
     """For one plan new entries of its factors and of what corrects them, and of the weights and biases of layers that
     it leaves whole.
 
-    `layers` are all of the program's, `ranks` those of the plan by weight (0, or none: whole), `gradients` (n, n)
-    the second moments of the output gradients of each layer with a rank, by weight, `cut` the plain cut, `inputs`
-    calibration inputs. Layers called more than once keep their cut.
+    `layers` are all of the program's, `ranks` those of the plan by weight (0, or none: whole), `gradients`
+    those of each layer with a rank, by weight, `cut` the plain cut, `inputs` calibration inputs. Layers called more
+    than once, or of other kinds, keep their cut.
     """
+    calls = {node.name: layer_call(node) for node in program.graph.nodes}
     fitted = {
         layer.calls[0]: layer
         for layer in layers
-        if layer.kind in ("linear", "conv1d", "conv2d") and program.read_once(layer.weight)
+        if layer.kind in KINDS and isinstance(calls[layer.calls[0]], (Linear, Convolution))
+        if program.read_once(layer.weight)
     }
     kept: set[str] = set()
     for layer in layers:
@@ -119,7 +123,7 @@ class _Walk:
             whole = self._call(node, values.whole)
             self._keep(node, values, whole, whole if values.same(node) else self._call(node, values.cut))
 
-    def fit(self, node: Node, layer: Layer, rank: int, gradient: Tensor | None) -> dict[str, Tensor]:
+    def fit(self, node: Node, layer: Layer, rank: int, gradient: Gradients | None) -> dict[str, Tensor]:
         """Perform a layer's call: fit its factors, or all of it where `rank` is 0, and what they leave to correct.
 
         Nothing where there is nothing to make good, or values have overflowed.
@@ -146,7 +150,9 @@ class _Walk:
         found = {}
         kept = solved
         if rank and gradient is not None:
-            factors = layer.form.fit(layer, solved.reshape(stored.shape), rank, normal, mean_in, gradient)
+            shaped = solved.reshape(stored.shape)
+            moments = gradient.moments(shaped, normal, mean_in, original)
+            factors = layer.form.fit(layer, shaped, rank, normal, mean_in, moments)
             factors = {side: each.to(stored.dtype).contiguous() for side, each in factors.items()}
             found = {entries.factor(side, layer.name): each for side, each in factors.items()}
             kept = layer.form.product(layer, factors).reshape(layer.outputs, layer.inputs)
@@ -296,11 +302,5 @@ def _solve(normal: Tensor, cross: Tensor, original: Tensor, count: int) -> Tenso
 
 def affordable(program: Program, inputs: Samples) -> int:
     """How many samples keep the largest value of the walk within `VALUES` numbers."""
-    several = [program.shapes]
-    if program.graph.free:
-        several = [program.shapes_for(next(group.parts(2))) for group in inputs.apart() if len(group)]
-    stored = program.graph.tensors
-    largest = max(
-        math.prod(each[1:]) for shapes in several for name, each in shapes.items() if each and name not in stored
-    )
-    return max(1, min(len(inputs), VALUES // largest))
+    largest = max(max(program.values(group)) for group in inputs.apart() if len(group))
+    return max(1, min(len(inputs), VALUES // max(largest, 1)))

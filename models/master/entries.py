@@ -38,3 +38,13 @@ def knots(tensor: str) -> str:
 def gradient(layer: str) -> str:
     """In `REFIT`: the second moment of the gradients of a layer's outputs, (n, n)."""
     return f"gradient/{layer}"
+
+
+def reached(layer: str) -> str:
+    """In `REFIT`, of a layer that is seen from its inputs: the second moment of the gradients there, (m, m)."""
+    return f"reached/{layer}"
+
+
+def far(layer: str) -> str:
+    """Beside `reached`: the mean second moment of a gradient at one of the layer's outputs, (1,)."""
+    return f"far/{layer}"

@@ -13,6 +13,8 @@ from rightrank.models.program.graph import Argument, Node
 
 CONVOLUTION = "aten.convolution.default"
 LINEAR = "aten.linear.default"
+EMBEDDING = "aten.embedding.default"
+PRODUCT = "aten.matmul.default"
 BATCH_NORM = "aten.batch_norm.default"
 
 # Stride, padding and dilation of a convolution, each with a number for every dimension.
@@ -57,6 +59,39 @@ class Convolution:
 
 
 @dataclass(frozen=True, slots=True)
+class Embedding:
+    """A call of `EMBEDDING`: rows of the weight (V, D) by their numbers, which are the `input`. What else its schema
+    has is for gradients alone."""
+
+    weight: Argument
+    input: Argument
+
+    @staticmethod
+    def of(node: Node) -> Embedding:
+        return Embedding(*node.args[:2])
+
+    @property
+    def bias(self) -> None:
+        """It has none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """A call of `PRODUCT`: x·W with a weight (C_in, C_out), a linear layer's transposed."""
+
+    input: Argument
+    weight: Argument
+
+    @staticmethod
+    def of(node: Node) -> Product:
+        return Product(*node.args)
+
+    @property
+    def bias(self) -> None:
+        """It has none."""
+
+
+@dataclass(frozen=True, slots=True)
 class BatchNorm:
     """A call of `BATCH_NORM`; without stored statistics `running_mean` and `running_var` are None."""
 
@@ -85,12 +120,21 @@ def _given(node: Node) -> tuple[Any, Any]:
     return node.args, dict(node.kwargs)
 
 
-# A layer's.
-Call: TypeAlias = Linear | Convolution
+# A layer's. The first two apply a weight (C_out, C_in, …), the others one that lies the other way round.
+Call: TypeAlias = Linear | Convolution | Embedding | Product
 
 
 def layer_call(node: Node) -> Call | None:
-    """The call of a layer; None for any other."""
+    """The call of a layer, if its weight is a stored one; None for any other."""
     if node.op == LINEAR:
         return Linear.of(node)
-    return Convolution.of(node) if node.op == CONVOLUTION else None
+    if node.op == CONVOLUTION:
+        return Convolution.of(node)
+    if node.op == EMBEDDING and len(node.args) >= 2:
+        return Embedding.of(node)
+    return Product.of(node) if node.op == PRODUCT and len(node.args) == 2 and not node.kwargs else None
+
+
+def turned(call: Call) -> bool:
+    """Whether a call reads its weight the other way round: the weight's first axis is that of the inputs."""
+    return isinstance(call, (Embedding, Product))

@@ -7,6 +7,7 @@ that it was given.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from rightrank.models.program import execute
 from rightrank.models.program.graph import Graph, Node
+from rightrank.models.program.samples import Samples
 
 GRAPH, WEIGHTS = "program.json", "weights.safetensors"
 
@@ -41,6 +43,19 @@ class Program:
     def shapes_for(self, inputs: Sequence[Tensor]) -> Mapping[str, tuple[int, ...]]:
         """The shape of every value that is computed from these inputs, found without computing any."""
         return execute.shapes(self.graph, self.tensors, inputs=inputs)
+
+    def values(self, samples: Samples) -> list[int]:
+        """How many numbers each value has that is computed, for each of some samples of one shape.
+
+        By what a value has for two of them, since not every value has its samples in its first dimension.
+        """
+        shapes, count = self.shapes, 2
+        if self.graph.batch is not None:
+            count = self.graph.batch
+        elif self.graph.free:
+            some = next(samples.parts(2))
+            shapes, count = self.shapes_for(some), max(len(samples[:2]), 1)
+        return [math.prod(s) // count for name, s in shapes.items() if name not in self.graph.tensors]
 
     @cached_property
     def users(self) -> Mapping[str, Sequence[Node]]:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from rightrank.models.program.calls import LINEAR, layer_call
+from rightrank.models.program.calls import LINEAR, Convolution, Linear, layer_call
 from rightrank.models.program.graph import Argument, Graph, Node, Ref, fresh
 from rightrank.models.program.program import Program
 from rightrank.models.simplify.normalize.binding import bind, renamed
@@ -150,7 +150,7 @@ def _calls(program: Program, constants: _Constants) -> Iterator[_Call]:
         turned = _turned(node, program.shapes) if node.op in _PRODUCTS else None
         node, transposed = turned or (node, None)
         layer = layer_call(node)
-        if layer is None or layer.input in constants or layer.weight not in constants:
+        if not isinstance(layer, (Linear, Convolution)) or layer.input in constants or layer.weight not in constants:
             continue
         if layer.bias is not None and layer.bias not in constants:
             continue

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rightrank.models.assemble.build import build
 from rightrank.models.emit import formats
-from rightrank.models.factor.factors import Factors
+from rightrank.models.factor.factors import Factors, Moved
 from rightrank.models.factor.forms import FORMS
 from rightrank.models.factor.layer import Form, Layer, Shape, factor_value, inner_value
 from rightrank.models.factor.metric import svd
@@ -66,10 +66,10 @@ class Threefold(Form):
         if moments is None:
             return Factors(made, pair.sigma)
         zeros = torch.zeros(layer.rank, layer.outputs, dtype=torch.float64)
-        return Factors(made, pair.sigma, zeros, torch.ones_like(zeros))
+        return Factors(made, pair.sigma, Moved(lambda: (zeros, torch.ones_like(zeros))))
 
     def fit(
-        self, layer: Layer, weight: Tensor, rank: int, normal: Tensor, mean: Tensor, gradient: Tensor
+        self, layer: Layer, weight: Tensor, rank: int, normal: Tensor, mean: Tensor, moments: Moments
     ) -> dict[str, Tensor]:
         return self.factors(layer, weight, None).keep(layer, rank)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rightrank.models.factor.forms.pair import in_calls, in_sides, matrices
 from rightrank.models.factor.layer import Form, Layer, Shape, factor_value, inner_value
-from rightrank.models.program.calls import LINEAR, Call, Convolution, layer_call
+from rightrank.models.program.calls import LINEAR, PRODUCT, Call, Convolution, Embedding, Product, layer_call
 from rightrank.models.program.graph import Node, Ref
 
 if TYPE_CHECKING:
@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 
 
 class Channel(Form):
-    """`W ∈ R^{m×n}` with m = k_h·k_w·C_in and n = C_out, as `down` (R, C_in, k_h, k_w) and `up` (C_out, R, 1, 1)."""
+    """`W ∈ R^{m×n}` with m = k_h·k_w·C_in and n = C_out, as `down` (R, C_in, k_h, k_w) and `up` (C_out, R, 1, 1).
+
+    Calls that read the weight the other way round read the same two factors in the other order: an embedding looks its
+    rows up in `up` and multiplies them by `down`. So a head that is tied to an embedding stays tied.
+    """
 
     name = "channel"
     sides = ("down", "up")
@@ -35,7 +39,8 @@ class Channel(Form):
 
     def positions(self, given: Shape, made: Shape, call: Call) -> tuple[int, ...]:
         channels = made[1] if isinstance(call, Convolution) else made[-1]
-        return (math.prod(made) // max(channels, 1),) * 2
+        places = math.prod(made) // max(channels, 1)
+        return places, 0 if isinstance(call, Embedding) else places
 
     def shapes(self, layer: Layer, rank: Any) -> tuple[tuple[Any, ...], ...]:
         return (rank, *layer.shape[1:]), (layer.outputs, rank, *(1 for _ in layer.shape[2:]))
@@ -44,6 +49,10 @@ class Channel(Form):
         call, inner = layer_call(node), inner_value(node)
         down, up = (factor_value(layer, side) for side in self.sides)
         assert call is not None
+        if isinstance(call, (Embedding, Product)):
+            given = (up, call.input) if isinstance(call, Embedding) else (call.input, up)
+            first = Node(inner, node.op, given, (), (inner,))
+            return first, Node(node.name, PRODUCT, (Ref(inner), down), (), node.outputs)
         if not isinstance(call, Convolution):
             first = Node(inner, LINEAR, (call.input, down), (), (inner,))
             return first, dataclasses.replace(node, args=(Ref(inner), up, call.bias))
@@ -59,12 +68,10 @@ class Channel(Form):
         return in_calls(layer, pair)
 
     def fit(
-        self, layer: Layer, weight: Tensor, rank: int, normal: Tensor, mean: Tensor, gradient: Tensor
+        self, layer: Layer, weight: Tensor, rank: int, normal: Tensor, mean: Tensor, moments: Moments
     ) -> dict[str, Tensor]:
         from rightrank.models.factor.metric import decompose_in_metric
-        from rightrank.models.factor.moments import outputs_of
 
-        moments = outputs_of(weight, normal, mean, gradient)
         return in_sides(layer, *decompose_in_metric(weight, moments).keep(rank))
 
     def product(self, layer: Layer, tensors: Mapping[str, Tensor]) -> Tensor:

@@ -18,7 +18,7 @@ def in_calls(layer: Layer, pair: Pair) -> Factors:
     """A pair as the layer's factors."""
     from rightrank.models.factor.factors import Factors
 
-    return Factors(in_sides(layer, pair.down, pair.up), pair.sigma, pair.shift, pair.scale)
+    return Factors(in_sides(layer, pair.down, pair.up), pair.sigma, pair.moved)
 
 
 def in_sides(layer: Layer, down: Tensor, up: Tensor) -> dict[str, Tensor]:

@@ -32,6 +32,7 @@ class Spatial(Form):
 
     name = "spatial"
     sides = ("down", "up")
+    by_outputs = True
 
     def fits(self, call: Call, shape: Shape) -> str:
         if not isinstance(call, Convolution) or len(shape) != 4 or min(shape[2:]) < 2:
@@ -74,15 +75,13 @@ class Spatial(Form):
         return in_calls(layer, decompose_columns(weight, moments, moments.seen[self.name]))
 
     def fit(
-        self, layer: Layer, weight: Tensor, rank: int, normal: Tensor, mean: Tensor, gradient: Tensor
+        self, layer: Layer, weight: Tensor, rank: int, normal: Tensor, mean: Tensor, moments: Moments
     ) -> dict[str, Tensor]:
         from rightrank.models.factor.metric import decompose_columns, fit_columns
-        from rightrank.models.factor.moments import outputs_of
         from rightrank.models.factor.patches import columns_of
 
-        moments = outputs_of(weight, normal, mean, gradient)
         start = decompose_columns(weight, moments, columns_of(normal, mean, layer.shape[3]))
-        return in_sides(layer, *fit_columns(weight, normal, gradient, *start.keep(rank)))
+        return in_sides(layer, *fit_columns(weight, normal, moments.gradient, *start.keep(rank)))
 
     def product(self, layer: Layer, tensors: Mapping[str, Tensor]) -> Tensor:
         from rightrank.models.factor.metric import spatial_product

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from rightrank.models.factor import layers
 from rightrank.models.factor.forms import FORMS, layer_from_json
+from rightrank.models.factor.gradients import Gradients
 from rightrank.models.factor.layer import Layer, factor_value
 from rightrank.models.program.calls import CONVOLUTION
 from rightrank.models.program.graph import Graph, Input, Node, Ref
@@ -58,9 +59,10 @@ def test_what_a_form_fits_is_of_the_rank_that_was_asked_for(form: str) -> None:
     torch.manual_seed(0)
     layer = Layer("a", "a", "conv2d", (6, 4, 3, 2), ("a",), 9, True, FORMS[form])
     weight, rows = torch.randn(layer.shape).double(), torch.randn(200, layer.inputs).double()
-    normal, gradient = rows.T @ rows / 200, torch.eye(6).double()
+    normal, gradients = rows.T @ rows / 200, Gradients(torch.eye(6).double())
     for rank in (1, 3):
-        found = layer.form.fit(layer, weight, rank, normal, rows.mean(0), gradient)
+        moments = gradients.moments(weight, normal, rows.mean(0), weight)
+        found = layer.form.fit(layer, weight, rank, normal, rows.mean(0), moments)
         assert {side: tuple(each.shape) for side, each in found.items()} == layer.factor_shapes(rank)
         missed = (layer.form.product(layer, found) - weight).flatten(1)
         plain = layer.form.factors(layer, weight, None).keep(layer, rank)

@@ -107,11 +107,11 @@ def test_the_shift_and_scale_of_a_cut_are_those_that_the_data_show() -> None:
     inputs = torch.randn(4000, 12).double() + 1
     outputs = inputs @ weight.double().T
     factors = decompose_in_metric(weight, moments_of(outputs, torch.randn(100, 8).double()))
-    assert factors.shift is not None and factors.scale is not None
+    assert factors.moved is not None
     for rank in (1, 3, 8):
         cut = inputs @ rebuilt(factors, rank, (8, 12)).T
-        assert torch.allclose(factors.shift[rank - 1], cut.mean(0) - outputs.mean(0), atol=1e-3)
-        assert torch.allclose(factors.scale[rank - 1], cut.var(0) / outputs.var(0), atol=1e-2)
+        assert torch.allclose(factors.moved.shift[rank - 1], cut.mean(0) - outputs.mean(0), atol=1e-3)
+        assert torch.allclose(factors.moved.scale[rank - 1], cut.var(0) / outputs.var(0), atol=1e-2)
 
 
 def positive(n: int) -> Tensor:
@@ -171,15 +171,15 @@ def test_the_shift_of_a_spatial_cut_is_exact_and_its_scale_if_the_covariance_is_
     torch.manual_seed(2)
     weight, moments, columns, normal = columns_case(shape, product)
     factors = decompose_columns(weight, moments, columns)
-    assert factors.shift is not None and factors.scale is not None
+    assert factors.moved is not None
     mean, flat = columns.mean.flatten(), weight.reshape(len(weight), -1)
     for rank in (1, 2, len(factors.down)):
         cut = spatial_product(*factors.keep(rank), shape).reshape(len(weight), -1)
-        assert torch.allclose(factors.shift[rank - 1], cut @ mean - flat @ mean, atol=1e-6)
+        assert torch.allclose(factors.moved.shift[rank - 1], cut @ mean - flat @ mean, atol=1e-6)
         if product:
             scale = torch.diag(cut @ normal @ cut.T) / torch.diag(flat @ normal @ flat.T)
-            assert torch.allclose(factors.scale[rank - 1], scale, atol=0.02)
-    assert torch.allclose(factors.scale[-1], torch.ones(()).double())
+            assert torch.allclose(factors.moved.scale[rank - 1], scale, atol=0.02)
+    assert torch.allclose(factors.moved.scale[-1], torch.ones(()).double())
 
 
 @settings(max_examples=40, deadline=None)
@@ -236,7 +236,7 @@ def test_however_little_the_data_say_factors_are_finite_and_fitting_ends(
     moments = Moments(flat @ mean, flat @ normal @ flat.T, gradient)
     factors = decompose_columns(weight, moments, columns_of(normal, mean, shape[3]))
     fitted = fit_columns(weight, normal, gradient, *factors.keep(rank))
-    assert factors.scale is not None and bool((factors.scale >= 0).all())
+    assert factors.moved is not None and bool((factors.moved.scale >= 0).all())
     assert all(bool(each.isfinite().all()) for each in (factors.down, factors.up, factors.sigma, *fitted))
 
 
@@ -248,7 +248,7 @@ def test_moments_that_rounding_left_indefinite_give_finite_factors() -> None:
     factors = decompose_columns(
         weight, Moments(moments.mean, moments.covariance, gradient), Columns(off[0], columns.mean, off[1])
     )
-    assert factors.scale is not None and bool((factors.scale >= 0).all())
+    assert factors.moved is not None and bool((factors.moved.scale >= 0).all())
     assert all(bool(each.isfinite().all()) for each in (factors.down, factors.up, factors.sigma))
 
 

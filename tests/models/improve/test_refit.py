@@ -16,6 +16,7 @@ from rightrank.models.assemble.survey import survey
 from rightrank.models.emit import formats
 from rightrank.models.errors import DataError
 from rightrank.models.factor.factors import by_basis
+from rightrank.models.factor.gradients import Gradients
 from rightrank.models.factor.layer import Layer
 from rightrank.models.factor.moments import Moments
 from rightrank.models.improve import refit, tune
@@ -45,7 +46,7 @@ def plainly(layer: Layer, program: Program, moments: Moments, rank: int) -> dict
 def refitted(program: Program, ranks: Sequence[int], moments: Sequence[Moments], x: Tensor) -> dict[str, Tensor]:
     template = survey(program)
     weights = [layer.weight for layer in template.decomposed]
-    gradients = {weight: each.gradient for weight, each in zip(weights, moments, strict=True)}
+    gradients = {weight: Gradients.of(each) for weight, each in zip(weights, moments, strict=True)}
     cut = program
     for layer, rank, moment in zip(template.decomposed, ranks, moments, strict=True):
         if rank:
