@@ -305,7 +305,7 @@ def test_its_refit_is_nearer_still(tokenised: tuple[Path, dict[str, object]], tm
 
 def test_it_can_be_tuned(tokenised: tuple[Path, dict[str, object]]) -> None:
     folder, _ = tokenised
-    recipe = dataclasses.replace(tune.RECIPE, steps=60, batch=32)
+    recipe = dataclasses.replace(tune.RECIPE, steps=120, batch=32)
     curve = tune.tune(folder, Samples.of(tokens(400)), recipe, state=folder / "state", progress=silent)
     assert curve[0]["tuned"] < curve[0]["cut"]
 
