@@ -11,6 +11,7 @@ from rightrank.models.errors import CheckpointError
 from rightrank.models.program.program import Program
 from rightrank.models.simplify import zeros
 from rightrank.models.simplify.fold import Folding, Kept, fold
+from rightrank.models.simplify.products import products
 from rightrank.models.simplify.zeros import Report
 
 # What a program that was read, and runs, can still make a step raise.
@@ -39,9 +40,10 @@ def simplify(program: Program, inputs: Sequence[Tensor] | None = None) -> Simpli
 
 
 def with_stored_weights(program: Program, inputs: Sequence[Tensor] | None) -> tuple[Program, Folding]:
-    """What `fold` makes of the program, if the outputs stay the same; else the program as it is, and why."""
+    """What `products` and `fold` make of the program, if the outputs stay the same; else the program as it is, and
+    why."""
     try:
-        plain, folding = fold(program)
+        plain, folding = fold(products(program))
         if plain is program:
             return program, folding
         difference, allowed = zeros.compare(program, plain, inputs)
