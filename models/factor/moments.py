@@ -35,7 +35,7 @@ from rightrank.models.program.samples import Batch, Samples
 
 BATCH, SEED = 64, 0
 # A batch is smaller where the values of a pass, all of which are kept for the way back, would be more than these.
-VALUES = 1 << 30
+VALUES = 1 << 28
 # Of the rows of a layer's values in one pass so many are looked at, drawn at random.
 ROWS = 1 << 16
 USABLE = "Give inputs as the network takes them in use, normalised as in its training."
@@ -247,6 +247,7 @@ class Gathering:
         ]
         self._inner = [_gatherers(layer, forms) for layer in layers]
         self._owner = {call: index for index, layer in enumerate(layers) for call in layer.calls}
+        self._scales: list[float] = []
         self._drawing = torch.Generator().manual_seed(SEED)
         self._given = self._samples = 0
         self._kind = gradients[0]  # of the pass that is going back
@@ -282,7 +283,7 @@ class Gathering:
                 if self._blind:
                     break
                 self._kind = kind
-                loss = sum(_scalar(out, kind, generator) for out in outputs if out.requires_grad)
+                loss = sum(_scalar(out, by, kind, generator) for out, by in self._scaled(outputs))
                 if not isinstance(loss, Tensor):
                     self._without_gradient("no output is a number that depends on a layer")
                     break
@@ -293,6 +294,15 @@ class Gathering:
                         raise
                     self._without_gradient(str(error))
         self._samples += count
+
+    def _scaled(self, outputs: Sequence[Tensor]) -> list[tuple[Tensor, float]]:
+        """The outputs that depend on a layer, and what each is multiplied by: of several each counts in its own unit,
+        or logits beside a class's probability would be all that counts."""
+        if len(outputs) > 1 and not self._scales:
+            squares = [_finite_square(each.detach()) if each.is_floating_point() else 0.0 for each in outputs]
+            self._scales = [1 / math.sqrt(square) if square > 0 else 1.0 for square in squares]
+        scales = self._scales or [1.0] * len(outputs)
+        return [(out, by) for out, by in zip(outputs, scales, strict=True) if out.requires_grad]
 
     def _without_gradient(self, reason: str) -> None:
         if self._weighed:
@@ -344,10 +354,10 @@ def _gatherers(layer: Layer, forms: Mapping[str, Form]) -> dict[str, Gatherer]:
     return {name: gatherer for name, gatherer in found.items() if gatherer is not None}
 
 
-def _scalar(outputs: Tensor, gradient: Gradient, generator: torch.Generator) -> Tensor:
-    """What is propagated back from one of the network's outputs."""
+def _scalar(outputs: Tensor, scale: float, gradient: Gradient, generator: torch.Generator) -> Tensor:
+    """What is propagated back from one of the network's outputs, which `scale` brings to its own unit."""
     if gradient == "logits":
-        return (outputs * torch.randn(outputs.shape, generator=generator)).sum()
+        return (outputs * torch.randn(outputs.shape, generator=generator)).sum() * scale
     if outputs.ndim != 2:
         raise DataError(
             f"Classes are drawn from outputs (batch, classes), not {tuple(outputs.shape)}.", "Choose criterion logit."
@@ -360,6 +370,13 @@ def _scalar(outputs: Tensor, gradient: Gradient, generator: torch.Generator) -> 
         return outputs.sum()
     drawn = torch.multinomial(shares, 1, generator=generator).squeeze(1)
     return functional.cross_entropy(outputs, drawn, reduction="sum")
+
+
+def _finite_square(values: Tensor) -> float:
+    """The mean square of the numbers that are finite."""
+    values = single(values)
+    sound = values[values.isfinite()]
+    return float(sound.square().mean()) if sound.numel() else 0.0
 
 
 def _rows(value: Tensor, call: Call) -> Tensor:
