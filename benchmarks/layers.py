@@ -304,8 +304,7 @@ def measured(table: Table[Row], name: str, method: str, problem: Problem, progra
     inputs = Samples.of(problem.inputs[drawn(len(problem.inputs), CALIBRATION, generator)])
     criterion = "whitened" if method == "whitened" else None
     master = folder / method
-    classes = problem.targets.ndim == 1
-    built = build(checkpoint.read(program), master, inputs, criterion=criterion, keep=refit.INPUTS, classes=classes)
+    built = build(checkpoint.read(program), master, inputs, criterion=criterion, keep=refit.INPUTS, classes="places")
     planner, data = Planner.open(master), Data(Samples.of(problem.test_inputs), (problem.test_targets,))
     least, whole = float(built["min_budget"]["params"]), planner.template.original.params
     file, changes, original = folder / "variant.pt", folder / "changes.safetensors", 0.0
@@ -316,7 +315,7 @@ def measured(table: Table[Row], name: str, method: str, problem: Problem, progra
             plan = planner.smallest
         won = ""
         if method == "refit":
-            won = improve(master, plan.ranks, changes, silent, classes=classes)
+            won = improve(master, plan.ranks, changes, silent, classes="places")
         with file.open("wb") as out:
             formats.write(master, plan, out, changes if method == "refit" and not plan.original else None)
         found = measure_on(file, data, metric=problem.metric)

@@ -30,6 +30,7 @@ from rightrank.models.plan import criteria
 from rightrank.models.plan.planner import Planner
 from rightrank.models.program.program import Program
 from rightrank.models.program.samples import Batch, Samples
+from rightrank.models.program.shapes import Classes
 from rightrank.models.progress import Progress, silent
 from rightrank.models.simplify.simplify import simplify
 
@@ -46,16 +47,17 @@ def build(
     *,
     criterion: str | None = None,
     keep: int = 0,
-    classes: bool = True,
+    classes: Classes = True,
     forms: Collection[str] | None = None,
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """Decompose a program into a master in `out`, with what `calibration` inputs say where there are some.
 
     Zero channels are removed first, where that changes nothing.
-    Without `criterion` the best that the data at hand allow is taken; where it tells `classes` apart, tried out
-    (see `trial`). By criteria of ours layers take the form that keeps more, of `forms` or all (see
-    `factor.decompose`). `keep` is how many calibration inputs are kept to `improve` plans later, and needs a criterion
+    Without `criterion` the best that the data at hand allow is taken; where it tells `classes` apart, each sample's or
+    ("places") those at each place of an output, tried out (see `trial`). By criteria of ours layers take the form that
+    keeps more, of `forms` or all (see `factor.decompose`). `keep` is how many calibration inputs are kept to `improve`
+    plans later, and needs a criterion
     that uses calibration data. Returns a description: parameters, MACs and file size of the original, its inputs, the
     smallest budgets, and each layer.
     `progress(phase, completed, total, unit)` is called per layer and batch and may raise to stop.
@@ -71,7 +73,7 @@ def build(
     smaller, template, reports = simplified(program, uploaded, comparable(calibration))
     progress("eliminate", 1, 1, "models")
     usable = FORMS if forms is None else {name: FORMS[name] for name in forms}
-    work = Building(smaller, template, program, usable, progress)
+    work = Building(smaller, template, program, usable, classes, progress)
     tried: dict[str, float] = {}
     if rule.metric == "svd":
         work.decompose(criterion, None, out)
@@ -79,7 +81,7 @@ def build(
         if calibration is None:
             raise DataError(f"The criterion {criterion} needs calibration data.", "Upload inputs as `calibration`.")
         few = calibration[:STATISTICS_INPUTS]
-        choosing = given is None and classes and trial.possible(smaller, few)
+        choosing = given is None and classes and trial.possible(smaller, few, classes)
         try:
             criterion, tried, moments = work.learn(few, trial.CANDIDATES if choosing else (criterion,), out)
         except NoGradient:
@@ -97,12 +99,13 @@ def build(
 @dataclass(frozen=True)
 class Building:
     """A master being made: the simplified program and its template, the program as uploaded, the forms that layers may
-    take, and who hears of progress."""
+    take, whether outputs are scores of classes, and who hears of progress."""
 
     program: Program
     template: Template
     uploaded: Program
     forms: Mapping[str, Form]
+    classes: Classes
     progress: Progress
 
     def learn(
@@ -130,7 +133,7 @@ class Building:
         if len(candidates) > 1:
             out.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=out) as folder:
-                tried = trial.choose(candidates, held, Path(folder), make)
+                tried = trial.choose(candidates, held, Path(folder), make, self.classes)
             criterion = next(iter(tried))
         gradient = rule_of(criterion).gradient
         gathering.only(gradient)

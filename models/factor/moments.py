@@ -32,6 +32,7 @@ from rightrank.models.program.calls import Call, Convolution, Embedding, layer_c
 from rightrank.models.program.graph import Node, Ref
 from rightrank.models.program.program import Program
 from rightrank.models.program.samples import Batch, Samples
+from rightrank.models.program.shapes import class_axis, scores
 
 BATCH, SEED = 64, 0
 # A batch is smaller where the values of a pass, all of which are kept for the way back, would be more than these.
@@ -283,7 +284,10 @@ class Gathering:
                 if self._blind:
                     break
                 self._kind = kind
-                loss = sum(_scalar(out, by, kind, generator) for out, by in self._scaled(outputs))
+                several = self._scaled(outputs)
+                if kind == "loss":
+                    several = [(_drawable(out, data), by) for out, by in several]
+                loss = sum(_scalar(out, by, kind, generator) for out, by in several)
                 if not isinstance(loss, Tensor):
                     self._without_gradient("no output is a number that depends on a layer")
                     break
@@ -354,14 +358,21 @@ def _gatherers(layer: Layer, forms: Mapping[str, Form]) -> dict[str, Gatherer]:
     return {name: gatherer for name, gatherer in found.items() if gatherer is not None}
 
 
+def _drawable(outputs: Tensor, inputs: Batch) -> Tensor:
+    """Scores (P, C) of classes, of every sample or place."""
+    found = scores(outputs, "places", class_axis(outputs, inputs))
+    if found is None:
+        raise DataError(
+            f"Classes are drawn from outputs (batch, classes, …), not {tuple(outputs.shape)}.",
+            "Choose criterion logit.",
+        )
+    return found
+
+
 def _scalar(outputs: Tensor, scale: float, gradient: Gradient, generator: torch.Generator) -> Tensor:
     """What is propagated back from one of the network's outputs, which `scale` brings to its own unit."""
     if gradient == "logits":
         return (outputs * torch.randn(outputs.shape, generator=generator)).sum() * scale
-    if outputs.ndim != 2:
-        raise DataError(
-            f"Classes are drawn from outputs (batch, classes), not {tuple(outputs.shape)}.", "Choose criterion logit."
-        )
     shares = outputs.detach().softmax(1)
     whole = shares.isfinite().all(1)
     if not bool(whole.all()):

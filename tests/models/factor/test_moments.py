@@ -67,11 +67,18 @@ def test_the_gradient_of_the_loss_has_the_fisher_matrix_for_its_moment(tmp_path:
     assert torch.allclose(last.gradient, expected, atol=0.02)
 
 
-def test_classes_are_drawn_from_two_dimensional_outputs_only(tmp_path: Path) -> None:
+def test_classes_are_drawn_at_every_place_of_an_output(tmp_path: Path) -> None:
     program = read(nn.Conv2d(2, 3, 3).eval(), (2, 5, 5), tmp_path)
-    found = survey(program).layers
+    (found,) = gather(program, survey(program).layers, torch.randn(3000, 2, 5, 5), gradient="loss")
+    p = program.run([torch.randn(3000, 2, 5, 5)])[0].softmax(1).movedim(1, -1).flatten(0, 2).double()
+    expected = (torch.diag_embed(p) - p.unsqueeze(2) * p.unsqueeze(1)).mean(0) * 9  # places of a sample
+    assert torch.allclose(found.gradient, expected, atol=0.1)
+
+
+def test_from_outputs_without_classes_none_are_drawn(tmp_path: Path) -> None:
+    program = read(nn.Sequential(nn.Linear(6, 5), nn.Flatten(0)).eval(), (6,), tmp_path)
     with pytest.raises(DataError, match="classes"):
-        gather(program, found, torch.randn(8, 2, 5, 5), gradient="loss")
+        gather(program, survey(program).layers, torch.randn(8, 6), gradient="loss")
 
 
 def test_the_same_seed_gives_the_same_moments(tmp_path: Path) -> None:

@@ -217,15 +217,15 @@ def test_too_few_inputs_to_tune_fail_the_upload_in_words(
     ("options", "metric", "expected"),
     [
         ({}, None, True),
-        ({}, "top1", True),
+        ({}, "top1", "places"),
         ({}, "mse", False),
         ({"metric": "mse"}, None, False),
-        ({"metric": "agreement"}, "agreement", True),
+        ({"metric": "agreement"}, "agreement", "places"),
         ({}, "overlap", False),
     ],
 )
 def test_what_accuracy_is_says_whether_outputs_are_classes(
-    options: dict[str, str], metric: str | None, expected: bool
+    options: dict[str, str], metric: str | None, expected: object
 ) -> None:
     assert effort.classes(options, metric) == expected
 
