@@ -46,7 +46,7 @@ def test_what_decides_is_how_far_cuts_are_on_inputs_that_were_held_back(
 ) -> None:
     seen: list[Tensor] = []
 
-    def far(where: Path, held: Tensor) -> float:
+    def far(where: Path, held: Tensor, classes: object) -> float:
         assert Planner.open(where).template.decomposed
         seen.append(held)
         return float(where.name != best)
@@ -117,4 +117,4 @@ def test_what_is_lost_counts_as_much_as_knowing_nothing_and_no_more(folder: Path
     stored = load_file(tmp_path / "out" / "master.safetensors")
     spoilt = {name: value * scale if name.startswith("up/") else value for name, value in stored.items()}
     save_file(spoilt, tmp_path / "out" / "master.safetensors")
-    assert trial._far(tmp_path / "out", Samples.of(images(40))) == 1.0
+    assert trial._far(tmp_path / "out", Samples.of(images(40)), True) == 1.0
