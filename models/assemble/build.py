@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,7 @@ def build(
     keep: int = 0,
     classes: bool = True,
     forms: Collection[str] | None = None,
+    accept: Callable[[Program], None] = lambda program: None,
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """Decompose a program into a master in `out`, with what `calibration` inputs say where there are some.
@@ -56,8 +57,8 @@ def build(
     Without `criterion` the best that the data at hand allow is taken; where it tells `classes` apart, tried out
     (see `trial`). By criteria of ours layers take the form that keeps more, of `forms` or all (see
     `factor.decompose`). `keep` is how many calibration inputs are kept to `improve` plans later, and needs a criterion
-    that uses calibration data. Returns a description: parameters, MACs and file size of the original, its inputs, the
-    smallest budgets, and each layer.
+    that uses calibration data. `accept` is given the program that is to be decomposed, before it is, and may raise.
+    Returns a description (see `describe`).
     `progress(phase, completed, total, unit)` is called per layer and batch and may raise to stop.
     Raises MalformedCheckpoint for a program that does not run, DataError where a criterion lacks data or gradients.
     """
@@ -70,6 +71,7 @@ def build(
     formats.check(uploaded)
     smaller, template, reports = simplified(program, uploaded, comparable(calibration))
     progress("eliminate", 1, 1, "models")
+    accept(smaller)
     usable = FORMS if forms is None else {name: FORMS[name] for name in forms}
     work = Building(smaller, template, program, usable, progress)
     tried: dict[str, float] = {}

@@ -103,6 +103,7 @@ def _build(job: Job, upload: Mapping[str, Any], folder: Path) -> None:
         criterion=options.get("criterion"),
         keep=keep,
         classes=tells_classes,
+        accept=lambda smaller: effort.check_program(options, smaller),
         progress=job.progress,
     )
     if effort.tunes(options):
