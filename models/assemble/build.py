@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
 
 from rightrank.models.assemble import trial
 from rightrank.models.assemble.describe import describe
@@ -29,14 +28,12 @@ from rightrank.models.master.template import Template
 from rightrank.models.plan import criteria
 from rightrank.models.plan.planner import Planner
 from rightrank.models.program.program import Program
-from rightrank.models.program.samples import Batch, Samples
+from rightrank.models.program.samples import Samples
 from rightrank.models.progress import Progress, silent
 from rightrank.models.simplify.simplify import simplify
 
 # More take longer and say hardly more of what the layers do.
 STATISTICS_INPUTS = 2048
-# On so many calibration inputs a program is compared with what is left of it without its zero channels.
-COMPARED = 16
 
 
 def build(
@@ -69,7 +66,7 @@ def build(
     progress("eliminate", 0, 1, "models")
     uploaded = survey(program)
     formats.check(uploaded)
-    smaller, template, reports = simplified(program, uploaded, comparable(calibration))
+    smaller, template, reports = simplified(program, uploaded, calibration, progress)
     progress("eliminate", 1, 1, "models")
     accept(smaller)
     usable = FORMS if forms is None else {name: FORMS[name] for name in forms}
@@ -177,19 +174,12 @@ def default_criterion(calibrated: bool) -> str:
     return criteria.WITH_DATA if calibrated else criteria.WITHOUT_DATA
 
 
-def comparable(calibration: Samples | None) -> Batch | None:
-    """The first calibration inputs, as many as the program takes at once; None where there are none, or too few."""
-    if calibration is None:
-        return None
-    return next(calibration.batches(min(COMPARED, calibration.sizes[0])), None)
-
-
 def simplified(
-    program: Program, uploaded: Template, inputs: Sequence[Tensor] | None
+    program: Program, uploaded: Template, inputs: Samples | None, progress: Progress = silent
 ) -> tuple[Program, Template, Mapping[str, Any]]:
     """The program that is decomposed (see `simplify`), and its template, which names the `uploaded` one where the
     program is another; and for its description which weights were `computed`, and which channels were `eliminated`."""
-    smaller, plain, reports = simplify(program, inputs)
+    smaller, plain, reports = simplify(program, inputs, progress)
     if smaller is program:
         return program, uploaded, reports
     # A call with a computed weight is no layer of the uploaded program, but takes as many MACs.
