@@ -201,6 +201,12 @@ class Eliminated(BaseModel):
     params_after: int
     difference: float = Field(description="The largest between the outputs before and after, relative.")
     rejected: str = Field(description="Why the elimination was not accepted; empty where it was.")
+    exact: bool | None = Field(
+        None, description="Whether all that went was zero to the last digit, so that no numbers can show it."
+    )
+    compared: int | None = Field(
+        None, description="On how many calibration inputs the difference was looked for; 0: on random ones."
+    )
 
 
 class ComputedWeights(BaseModel):

@@ -326,14 +326,25 @@ def test_numbers_that_there_are_none_of_are_left_out(server):
     assert tables.sentence(facts, "params").endswith("mse 0.2500 on 1 samples")
 
 
-def test_show_says_what_was_removed_without_loss():
+@pytest.mark.parametrize(
+    ("more", "shown"),
+    [
+        ({"removed": 0}, None),
+        ({}, "the parameters\n"),
+        ({"exact": True, "compared": 0}, "the parameters, without loss\n"),
+        ({"exact": False, "compared": 0}, "the parameters, with the same outputs for random inputs\n"),
+        ({"exact": False, "compared": 256}, "the parameters, with the same outputs for 256 calibration inputs\n"),
+    ],
+)
+def test_show_says_what_was_removed_and_how_it_is_known_that_nothing_is_lost(more, shown):
     model = {"id": "m1", "names": [], "params": 4000, "macs": 9, "criterion": "logit", "layers": []}
     model["min_budget"] = {"params": 0.1}
-    for removed, shown in ((1200, True), (0, False)):
-        model["eliminated"] = {"removed": removed, "params_before": 4000, "params_after": 1000, "rejected": ""}
-        with cli.out.capture() as captured:
-            cli.out.print(tables.summary_of(model))
-        assert ("1,200 zero channels, 75.0% of the parameters" in captured.get()) == shown
+    model["eliminated"] = {"removed": 1200, "params_before": 4000, "params_after": 1000, "rejected": "", **more}
+    with cli.out.capture() as captured:
+        cli.out.print(tables.summary_of(model))
+    lines = "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())
+    assert ("1,200 zero channels, 75.0% of " in lines) == (shown is not None)
+    assert shown is None or f"1,200 zero channels, 75.0% of {shown}" in lines
 
 
 def test_models_prints_all_of_them(server):
