@@ -122,7 +122,7 @@ def _build(job: Job, upload: Mapping[str, Any], folder: Path) -> None:
     manifest = {
         **upload,
         **description,
-        **_notes(folder_of_program),
+        **_notes(folder_of_program, description),
         TOKEN: upload.get(TOKEN, ""),
         "folder": f"{MADE}/{uuid.uuid4().hex}",
         "files": {name: {"sha256": digest(out / name), "size": (out / name).stat().st_size} for name in names},
@@ -138,10 +138,13 @@ def _data(program: Program, file: Path) -> Data | None:
     return Data.stored(program.graph, load_file(file)) if file.exists() else None
 
 
-def _notes(program: Path) -> dict[str, list[str]]:
-    """What there is to know of the reading, as a member of the manifest; nothing where there is nothing."""
+def _notes(program: Path, description: Mapping[str, Any]) -> dict[str, list[str]]:
+    """What there is to know of the reading, and of the model, as a member of the manifest; nothing where there is
+    nothing."""
     path = program / NOTES
-    return {"notes": [str(note) for note in json.loads(path.read_bytes())]} if path.exists() else {}
+    read = json.loads(path.read_bytes()) if path.exists() else []
+    notes = [str(note) for note in [*read, *description.get("notes", [])]]
+    return {"notes": notes} if notes else {}
 
 
 def _store(job: Job, manifest: Mapping[str, Any], out: Path, original: Record, file: Path) -> None:

@@ -347,6 +347,38 @@ def test_show_says_what_was_removed_and_how_it_is_known_that_nothing_is_lost(mor
     assert shown is None or f"1,200 zero channels, 75.0% of {shown} Layers" in words
 
 
+def test_show_says_what_no_layer_covers():
+    model = {"id": "m1", "names": [], "params": 4000, "macs": 9, "criterion": "logit", "layers": []}
+    model["min_budget"] = {"params": 0.83}
+    tensors = [
+        {"name": name, "params": params, "share": params / 4000, "read_by": readers, "reason": reason}
+        for name, params, readers, reason in (
+            ("words.weight", 2760, ["embedding", "linear"], ""),
+            ("deep.weight", 400, ["convolution"], "its 8 groups are already small"),
+            ("places", 40, ["add"], ""),
+            ("bias", 20, ["add"], ""),
+        )
+    ]
+    rest = {"params": 3240, "share": 0.81, "tensors": tensors, "others": {"tensors": 9, "params": 20}}
+
+    def shown():
+        with cli.out.capture() as captured:
+            cli.out.print(tables.summary_of(model))
+        return [line.strip() for line in captured.get().splitlines()]
+
+    before = shown()
+    model["uncovered"] = rest
+    assert [line for line in shown() if line not in before] == [
+        "Uncovered   81.0% of the parameters are in no layer that can be cut",
+        "69.0% words.weight, read by embedding and linear",
+        "10.0% deep.weight, its 8 groups are already small",
+        "1.0% places, read by add",
+        "1.0% in 10 more",
+    ]
+    model["uncovered"] = {"params": 40, "share": 0.01, "tensors": tensors[2:3], "others": {"tensors": 0, "params": 0}}
+    assert len(shown()) == len(before) + 2
+
+
 def test_models_prints_all_of_them(server):
     measured = {"metric": "top1", "value": 0.9876}
     found = [

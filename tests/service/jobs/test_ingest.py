@@ -45,7 +45,9 @@ def test_the_operation_says_what_the_model_is_called(shared: Running, demo: str)
     assert result == {"model": demo, "url": f"/models/{demo}", "name": "demo", "version": 1}
 
 
-def test_what_was_left_out_of_an_upload_stands_in_the_operation_and_the_model(service: Running, tmp_path: Path) -> None:
+def test_what_was_left_out_and_that_it_hardly_gets_smaller_stand_in_the_operation_and_the_model(
+    service: Running, tmp_path: Path
+) -> None:
     state = architectures.build("mlp", in_features=6, hidden=[4], num_classes=3).state_dict()
     named = {f"model.{name}": tensor for name, tensor in state.items()}
     save_file({**named, "loss.weight": torch.ones(3)}, tmp_path / "net.safetensors")
@@ -54,7 +56,8 @@ def test_what_was_left_out_of_an_upload_stands_in_the_operation_and_the_model(se
         architecture='{"name": "mlp", "in_features": 6, "hidden": [4], "num_classes": 3}',
     ).json()
     notes = service.end(answer["operation"])["result"]["notes"]
-    assert len(notes) == 1 and "loss.weight" in notes[0]
+    assert len(notes) == 2 and "loss.weight" in notes[0]
+    assert notes[1].startswith("This model's file cannot get below")
     assert service.client.get(f"/models/{answer['id']}").json()["notes"] == notes
 
 
