@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
-from rightrank.models.assemble.uncovered import Parameter, Uncovered
+from rightrank.models.assemble.uncovered import Parameter, Uncovered, uncovered
+from rightrank.models.factor.forms import FORMS
+from rightrank.models.factor.layer import Layer
+from rightrank.models.master.template import Template
 from rightrank.models.plan.planner import COMMON, Planner
 
 # Above this not even the largest of the sizes that every model is made in can be had, but for the original.
@@ -14,29 +18,50 @@ HARDLY = max(budget for budget in COMMON if budget < 1)
 ENOUGH, CAUSES = 0.75, 3
 
 
-def bound(planner: Planner, uncovered: Uncovered) -> str | None:
+def bound(planner: Planner) -> str | None:
     """What keeps a model from getting much smaller, where its least budget is above 0.7; else None."""
     least, smallest = planner.least(), planner.smallest
-    if least <= HARDLY:
-        return None
-    if smallest.budget <= HARDLY:
+    if least > HARDLY >= smallest.budget:
         return (
             f"This model's file cannot get below {_down(least)} of its size: its parameters can get down to "
             f"{_down(smallest.budget)} of what they are, but it also has code and numbers that are no parameters."
         )
-    start = f"This model cannot get below {_down(smallest.budget)} of its parameters"
-    if smallest.params == planner.template.original.params:
+    return _sentence(planner.template, smallest.params)
+
+
+def foreseen(template: Template) -> str | None:
+    """The same, as far as shapes tell it before anything is decomposed."""
+    return _sentence(template, lowest(template))
+
+
+def lowest(template: Template) -> int:
+    """No plan has fewer parameters: those of each layer at rank 1, in its cheapest form, and all others."""
+    return template.params - sum(layer.params - min(_least(layer), layer.params) for layer in template.decomposed)
+
+
+def _least(layer: Layer) -> int:
+    return min(replace(layer, form=FORMS[name]).params_at(1) for name in {*layer.suits, layer.form.name})
+
+
+def _sentence(template: Template, params: int) -> str | None:
+    """Of a model that has so many parameters at the least."""
+    whole, rest = template.original.params, uncovered(template)
+    least = params / whole
+    if least <= HARDLY:
+        return None
+    start = f"This model cannot get below {_down(least)} of its parameters"
+    if params == whole:
         start = "None of this model's parameters can be cut"
-    if uncovered.share < smallest.budget / 2:
-        rest = _percent(smallest.budget - uncovered.share)
-        return f"{start}: its layers are so small that at their smallest ranks they still have {rest} of them."
-    return f"{start}: {', '.join(_causes(uncovered))}."
+    if rest.share < least / 2:
+        still = _percent(least - rest.share)
+        return f"{start}: its layers are so small that at their smallest ranks they still have {still} of them."
+    return f"{start}: {', '.join(_causes(rest))}."
 
 
-def _causes(uncovered: Uncovered) -> list[str]:
+def _causes(rest: Uncovered) -> list[str]:
     """What has most of the parameters that no layer covers."""
     groups: dict[tuple[str, ...], list[Parameter]] = {}
-    for each in uncovered.tensors:
+    for each in rest.tensors:
         groups.setdefault((each.reason,) if each.reason else each.read_by, []).append(each)
     largest = sorted(groups.values(), key=lambda group: -sum(each.share for each in group))
     found: list[str] = []
@@ -44,7 +69,7 @@ def _causes(uncovered: Uncovered) -> list[str]:
     for group in largest[:CAUSES]:
         found.append(_cause(group, "are in" if not found else "in"))
         named += sum(each.share for each in group)
-        if named > ENOUGH * uncovered.share:
+        if named > ENOUGH * rest.share:
             break
     return found
 

@@ -45,7 +45,7 @@ def build(
     keep: int = 0,
     classes: bool = True,
     forms: Collection[str] | None = None,
-    accept: Callable[[Program], None] = lambda program: None,
+    accept: Callable[[Program, Template], None] = lambda program, template: None,
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """Decompose a program into a master in `out`, with what `calibration` inputs say where there are some.
@@ -54,8 +54,8 @@ def build(
     Without `criterion` the best that the data at hand allow is taken; where it tells `classes` apart, tried out
     (see `trial`). By criteria of ours layers take the form that keeps more, of `forms` or all (see
     `factor.decompose`). `keep` is how many calibration inputs are kept to `improve` plans later, and needs a criterion
-    that uses calibration data. `accept` is given the program that is to be decomposed, before it is, and may raise.
-    Returns a description (see `describe`).
+    that uses calibration data. `accept` is given the program that is to be decomposed and its template, before it is,
+    and may raise. Returns a description (see `describe`).
     `progress(phase, completed, total, unit)` is called per layer and batch and may raise to stop.
     Raises MalformedCheckpoint for a program that does not run, DataError where a criterion lacks data or gradients.
     """
@@ -68,7 +68,7 @@ def build(
     formats.check(uploaded)
     smaller, template, reports = simplified(program, uploaded, calibration, progress)
     progress("eliminate", 1, 1, "models")
-    accept(smaller)
+    accept(smaller, template)
     usable = FORMS if forms is None else {name: FORMS[name] for name in forms}
     work = Building(smaller, template, program, usable, progress)
     tried: dict[str, float] = {}

@@ -15,8 +15,7 @@ def describe(planner: Planner) -> dict[str, Any]:
     """Size of the original, its inputs, the smallest budgets, each layer, and what no layer covers; in `notes`, where
     it can hardly get smaller, why."""
     template = planner.template
-    rest = uncovered(template)
-    why = bound(planner, rest)
+    why = bound(planner)
     return {
         "params": template.original.params,
         "macs": template.original.macs,
@@ -26,7 +25,7 @@ def describe(planner: Planner) -> dict[str, Any]:
         "min_budget": {"params": planner.least(), "macs": planner.least("macs")},
         "plans": len(planner),
         "layers": [_layer(layer) for layer in template.layers],
-        "uncovered": rest.to_json(),
+        "uncovered": uncovered(template).to_json(),
         **({"notes": [why]} if why else {}),
     }
 

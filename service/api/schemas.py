@@ -24,6 +24,7 @@ class Progress(BaseModel):
     completed: int
     total: int = Field(description="0 where it is not known yet.")
     unit: str = Field(description="What is counted.")
+    note: str | None = Field(None, description="Of an ingest, what the model's `notes` will say that is known already.")
 
 
 class Problem(BaseModel):

@@ -18,12 +18,14 @@ from typing import Any
 from safetensors.torch import load_file
 
 from rightrank.models.assemble import early
+from rightrank.models.assemble.bound import foreseen
 from rightrank.models.assemble.build import build
 from rightrank.models.checkpoint import sandbox
 from rightrank.models.checkpoint.limits import NOTES, Limits
 from rightrank.models.emit import formats
 from rightrank.models.emit.format import FIRST, Output
 from rightrank.models.errors import Cancelled
+from rightrank.models.master.template import Template
 from rightrank.models.plan.planner import Planner
 from rightrank.models.program.program import Program
 from rightrank.models.program.samples import Data
@@ -96,6 +98,11 @@ def _build(job: Job, upload: Mapping[str, Any], folder: Path) -> None:
     has_data = (folder_of_program / EVALUATION).exists()
     tells_classes = effort.classes(options, metric)
     keep = effort.kept(options)
+
+    def accept(smaller: Program, template: Template) -> None:
+        effort.check_program(options, smaller)
+        job.note = foreseen(template)
+
     description = build(
         program,
         out,
@@ -103,7 +110,7 @@ def _build(job: Job, upload: Mapping[str, Any], folder: Path) -> None:
         criterion=options.get("criterion"),
         keep=keep,
         classes=tells_classes,
-        accept=lambda smaller: effort.check_program(options, smaller),
+        accept=accept,
         progress=job.progress,
     )
     if effort.tunes(options):

@@ -113,6 +113,22 @@ def test_push_tells_what_of_the_file_was_left_out(server, tmp_path):
     assert json.loads(run("push", str(tmp_path / "net.pt"), "--json").stdout)["notes"] == notes
 
 
+def test_push_tells_what_is_known_on_the_way_at_once_and_once(server, tmp_path):
+    (tmp_path / "net.pt").write_bytes(b"net")
+    early, late = "This model cannot get below 0.9 of its parameters.", "Left out: loss.weight."
+    progress = {"phase": "calibrate", "completed": 0, "total": 9, "unit": "samples", "note": early}
+    states = [{"done": False, "progress": progress}] * 2 + [{"done": True, "result": {"notes": [late, early]}}]
+    server.answers = {
+        ("POST", "/models"): lambda: httpx.Response(202, json={"id": "abc", "operation": "ingest-abc"}),
+        ("GET", "/operations/ingest-abc"): lambda: httpx.Response(200, json=states.pop(0)),
+    }
+    result = run("push", str(tmp_path / "net.pt"))
+    assert [line for line in result.stderr.splitlines() if line] == [f"Note: {early}", f"Note: {late}"]
+    states += [{"done": False, "progress": progress}, {"done": True, "result": {"notes": [early]}}]
+    result = run("push", str(tmp_path / "net.pt"), "--json")
+    assert json.loads(result.stdout)["notes"] == [early] and result.stderr == ""
+
+
 def test_push_fails_where_the_ingest_does(server, tmp_path):
     (tmp_path / "net.pt2").write_bytes(b"net")
     problem = {"type": "/problems/checkpoint-unsafe", "status": 422, "detail": "It carries a pickle."}

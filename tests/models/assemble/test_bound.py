@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rightrank.models.assemble.bound import HARDLY
+from rightrank.models.assemble.bound import HARDLY, foreseen, lowest
+from rightrank.models.factor.forms import FORMS
+from rightrank.models.master.template import Template
+from rightrank.models.plan.planner import Planner
 from tests.models import nets
 
 
@@ -71,8 +75,22 @@ def test_what_can_hardly_get_smaller_says_why(
         "reason": next((layer["reason"] for layer in found["layers"]), ""),
     }
     assert found["notes"] == [sentence.format(**known)]
+    file = sentence.startswith("This model's file")
+    assert foreseen(Template.open(tmp_path / "m")) == (None if file else found["notes"][0])
 
 
 def test_what_gets_small_has_nothing_to_be_told(tmp_path: Path) -> None:
     found = described(nn.Sequential(nn.Linear(64, 96), nn.ReLU(), nn.Linear(96, 10)), (64,), tmp_path)
     assert found["min_budget"]["params"] <= HARDLY and "notes" not in found
+    assert foreseen(Template.open(tmp_path / "m")) is None
+
+
+def test_by_shapes_alone_a_layer_counts_in_its_cheapest_form(tmp_path: Path) -> None:
+    """What is foreseen is never more than what a plan has in the end."""
+    module = nn.Sequential(nn.Conv2d(2, 40, 9, padding=4), nn.ReLU(), nn.Conv2d(40, 24, 3, padding=1))
+    found = described(module, (2, 12, 12), tmp_path)
+    planner = Planner.open(tmp_path / "m")
+    layers = planner.template.decomposed
+    sizes = [[sum(map(math.prod, FORMS[name].shapes(layer, 1))) for name in layer.suits] for layer in layers]
+    assert [each.index(min(each)) for each in sizes] == [0, 1]
+    assert lowest(planner.template) == found["uncovered"]["params"] + sum(map(min, sizes)) <= planner.smallest.params

@@ -27,6 +27,7 @@ from rightrank.service.problems import Problem
 from rightrank.service.registry import cache
 from rightrank.service.registry.layout import MADE, manifest_key, record_key, where
 from rightrank.service.settings import Settings
+from tests.models import nets
 from tests.models.nets import WORDS, encoded, encoder
 from tests.service.conftest import Files, Running, at_work, left
 
@@ -59,6 +60,30 @@ def test_what_was_left_out_and_that_it_hardly_gets_smaller_stand_in_the_operatio
     assert len(notes) == 2 and "loss.weight" in notes[0]
     assert notes[1].startswith("This model's file cannot get below")
     assert service.client.get(f"/models/{answer['id']}").json()["notes"] == notes
+
+
+def test_that_a_model_hardly_gets_smaller_is_told_before_it_is_decomposed(
+    web: Running, files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingest, "read", lambda job, upload, folder: nets.source(nn.Linear(3, 3), (3,), folder))
+    answer = web.push({"checkpoint": files.checkpoint}).json()
+    taken = web.parts.engine.take((INGEST,), rest=0)
+    assert taken is not None
+    job, told = Job(web.parts, taken, threading.Event()), []
+    report = job.progress
+
+    def progress(phase: str, completed: int, total: int, unit: str) -> None:
+        report(phase, completed, total, unit)
+        state = web.client.get(f"/operations/{answer['operation']}").json()
+        told.append((phase, state["progress"].get("note")))
+
+    monkeypatch.setattr(job, "progress", progress)
+    job.progress("read", 0, 1, "models")
+    result = ingest.run(job)
+    (note,) = web.client.get(f"/models/{answer['id']}").json()["notes"]
+    assert note.startswith("This model cannot get below 0.75 of its parameters") and result["notes"] == [note]
+    first = next(index for index, (_, said) in enumerate(told) if said)
+    assert told[first] == ("decompose", note) and {phase for phase, _ in told[:first]} == {"read", "eliminate"}
 
 
 def test_common_budgets_have_been_measured_in_the_background(shared: Running, demo: str) -> None:
