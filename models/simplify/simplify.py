@@ -13,8 +13,6 @@ from rightrank.models.simplify import zeros
 from rightrank.models.simplify.fold import Folding, Kept, fold
 from rightrank.models.simplify.zeros import Report
 
-# Stored weights are compared on so many inputs: no more is left to chance than rounding.
-STORED = 16
 # What a program that was read, and runs, can still make a step raise.
 _STUMBLES = (RuntimeError, TypeError, ValueError, LookupError, ArithmeticError, CheckpointError)
 
@@ -47,7 +45,7 @@ def with_stored_weights(program: Program, inputs: Samples | None) -> tuple[Progr
         plain, folding = fold(program)
         if plain is program:
             return program, folding
-        few = () if inputs is None else zeros.parts(inputs, STORED)
+        few = () if inputs is None else zeros.parts(inputs, zeros.FEW)
         difference, allowed = zeros.compare(program, plain, few)
         if difference <= allowed:
             _check_runs(plain)

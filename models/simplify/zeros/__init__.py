@@ -8,7 +8,7 @@ removal    which channels go, and the smaller graph and tensors
 eliminate  all of it, checked on inputs before it is accepted
 """
 
-from rightrank.models.simplify.zeros.eliminate import compare, eliminate, parts
+from rightrank.models.simplify.zeros.eliminate import FEW, compare, eliminate, parts
 from rightrank.models.simplify.zeros.report import LayerReport, Report
 
-__all__ = ["LayerReport", "Report", "compare", "eliminate", "parts"]
+__all__ = ["FEW", "LayerReport", "Report", "compare", "eliminate", "parts"]

@@ -20,6 +20,8 @@ from rightrank.models.simplify.zeros.report import Report
 TOLERANCE = 1e-5
 # Outputs are compared on so many of the inputs given, so many at once; without any, on so many random ones.
 COMPARED, AT_ONCE, RANDOM = 256, 16, 4
+# On so many where what is done is algebra, which inputs do not decide but could still show to be wrong.
+FEW = 16
 SCALES = (1, 100)
 
 
@@ -31,21 +33,23 @@ def eliminate(
     A channel is zero when its column's 2-norm is at most `threshold` times the layer's largest; None looks
     for the gap in the norms, and where that does not hold, or the outputs would not show it (`_shown`), takes
     zeros only, exact but for rounding. The result is accepted when its outputs on 256 of the `inputs`, or all where
-    there are fewer (random ones, if none are given), differ by at most 1e-5 of the largest output (more in half
-    precision: 16 of its rounding steps). Otherwise, and where nothing is to be removed, the very `program` that was
-    given comes back. `progress` hears of the comparison, and may raise to stop.
+    there are fewer (16 of them where all that goes is zero to the last digit; random ones, if none are given), differ
+    by at most 1e-5 of the largest output (more in half precision: 16 of its rounding steps). Otherwise, and where
+    nothing is to be removed, the very `program` that was given comes back. `progress` hears of the comparison, and may
+    raise to stop.
     """
     rejected, difference = "", 0.0
-    given = () if inputs is None else parts(inputs)
-    limits: tuple[float | None, ...] = (None, EXACT) if _shown(program, bool(given)) else (EXACT,)
+    some = inputs is not None and bool(parts(inputs, 1))
+    limits: tuple[float | None, ...] = (None, EXACT) if _shown(program, some) else (EXACT,)
     for limit in limits if threshold is None else (threshold,):
         found = _find(program, limit)
         if not found.units:
             break
         smaller = removal.apply(found)
+        exact = found.units <= _find(program, 0.0).units
+        given = () if inputs is None else parts(inputs, FEW if exact else COMPARED)
         difference, allowed = compare(program, smaller, given, progress)
         if difference <= allowed:
-            exact = found.units <= _find(program, 0.0).units
             compared = sum(len(batch[program.graph.batched.index(True)]) for batch in given)
             return smaller, _report(found, smaller, difference, exact=exact, compared=compared)
         rejected = f"the outputs would differ by {difference:.1e} of the largest, more than {allowed:.0e}"
@@ -53,9 +57,9 @@ def eliminate(
     return program, _report(untouched, program, 0.0, rejected)
 
 
-def parts(inputs: Samples, most: int = COMPARED) -> Sequence[Batch]:
-    """Of inputs as many as are compared on, a share of each group, few at a time; of those for a program of a fixed
-    batch whole batches, one at least where there is one."""
+def parts(inputs: Samples, most: int) -> Sequence[Batch]:
+    """At most so many of the inputs, a share of each group, few at a time; of those for a program of a fixed batch
+    whole batches, one at least where there is one."""
     if inputs.fixed is None:
         return list(inputs[:most].parts(AT_ONCE))
     rounds = itertools.zip_longest(*(group.batches(inputs.fixed) for group in inputs.apart()))

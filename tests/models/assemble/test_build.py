@@ -215,7 +215,7 @@ def test_calibration_inputs_are_what_the_two_programs_are_compared_on(
     data = torch.randn(40, *SHAPES[Small])
     described = [built(Halved, tmp_path / "with", data), built(Halved, tmp_path / "without")]
     assert torch.equal(seen[0].groups[0][0], data) and seen[1] is None
-    assert [each["eliminated"]["compared"] for each in described] == [40, 0]  # type: ignore[index]
+    assert [each["eliminated"]["compared"] for each in described] == [16, 0]  # type: ignore[index]
 
 
 def test_where_too_little_is_left_to_be_cut_there_are_two_sizes(tmp_path: Path) -> None:

@@ -601,13 +601,13 @@ def test_all_inputs_are_compared_on_where_they_are_few(tmp_path: Path) -> None:
 
 def test_parts_are_small_and_whole_where_the_batch_is_fixed() -> None:
     groups = tuple((torch.full((count, 2, size), float(size)),) for count, size in ((300, 3), (100, 4)))
-    found = sparsity.parts(Samples(groups))
+    found = sparsity.parts(Samples(groups), 256)
     assert sum(len(batch[0]) for batch in found) == 256 and max(len(batch[0]) for batch in found) <= 16
     assert {batch[0].shape[2] for batch in found} == {3, 4}
-    fixed = sparsity.parts(Samples(groups, fixed=24))
+    fixed = sparsity.parts(Samples(groups, fixed=24), 256)
     assert [tuple(batch[0].shape[::2]) for batch in fixed] == [(24, 3), (24, 4)] * 4 + [(24, 3)] * 2
-    assert [len(batch[0]) for batch in sparsity.parts(Samples(groups, fixed=300))] == [300]
-    assert sparsity.parts(Samples(groups, fixed=301)) == []
+    assert [len(batch[0]) for batch in sparsity.parts(Samples(groups, fixed=300), 256)] == [300]
+    assert sparsity.parts(Samples(groups, fixed=301), 256) == []
 
 
 @pytest.mark.parametrize(("small", "exact"), [(0.0, True), (1e-9, False), (1e-4, False)])
@@ -619,9 +619,11 @@ def test_the_report_says_whether_all_that_went_was_zero_to_the_last_digit(
         module.first.weight[[0, 3]] *= small
         module.second.weight[:, [0, 3]] *= 1e-3
     kill(module, ("first", [5]))
-    smaller, report = sparsity.eliminate(nets.read(module, (3, 9, 9), tmp_path))
-    assert (removed(report), report.exact, report.compared) == ({"first": 3}, exact, 0)
-    assert report.to_json()["exact"] == exact
+    program = nets.read(module, (3, 9, 9), tmp_path)
+    for inputs, compared in ((None, 0), (Samples.of(torch.randn(40, 3, 9, 9)), 16 if exact else 40)):
+        smaller, report = sparsity.eliminate(program, inputs=inputs)
+        assert (removed(report), report.exact, report.compared) == ({"first": 3}, exact, compared)
+        assert report.to_json()["exact"] == exact
 
 
 @pytest.mark.parametrize(("scale", "exact"), [(0.0, True), (1e-12, False)])
