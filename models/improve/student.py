@@ -262,8 +262,13 @@ class Student:
 
 def check_types(program: Program) -> None:
     """Raises DataError where the program's numbers are of a type in which it is not trained."""
-    if any(t.is_floating_point() and t.dtype != torch.float32 for t in program.tensors.values()):
-        raise DataError("Only float32 networks can be tuned.", "Export the network in float32.")
+    found = {t.dtype for t in program.tensors.values() if t.is_floating_point()} - {torch.float32}
+    if found:
+        types = " and ".join(sorted(str(dtype).removeprefix("torch.") for dtype in found))
+        raise DataError(
+            f"Only float32 networks can be tuned, and this one has tensors of {types}.",
+            "Export the network in float32, or choose `effort=refit`, which takes other types too.",
+        )
 
 
 def _norms(graph: Graph) -> dict[str, Norm]:

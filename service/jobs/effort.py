@@ -36,14 +36,20 @@ def of(options: Mapping[str, Any]) -> str:
 def check(options: Mapping[str, Any], program: Program, inputs: Samples | None) -> None:
     """Raises DataError where nothing would come of the effort, for a program and its calibration inputs."""
     graph = program.graph
+    check_program(options, program)
     if tunes(options) and inputs is not None:
         tune.divided(graph, inputs, recipe(options, tune.RECIPE, True))
-        check_types(program)
     if of(options) == "refit" and graph.batch is not None:
         raise DataError(
             "A network for a fixed number of samples cannot be refit.",
             "Export it with a dynamic batch size, or choose `effort=tune` or `effort=polish`.",
         )
+
+
+def check_program(options: Mapping[str, Any], program: Program) -> None:
+    """Raises DataError where a program, as it was uploaded or simplified, is none that the effort can train."""
+    if tunes(options):
+        check_types(program)
 
 
 def kept(options: Mapping[str, Any]) -> int:
