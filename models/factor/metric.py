@@ -104,6 +104,8 @@ def decompose_in_metric(weight: Tensor, moments: Moments, gradient: bool = True)
     matrix = weight.reshape(weight.shape[0], -1).double()
     near = matrix if moments.axis == 0 else matrix.T
     gram, rank = near @ near.T, min(matrix.shape)
+    if not gradient:
+        moments = moments.alike(gram)
     covariance, mean = moments.covariance, moments.mean
     total = gram.diagonal().sum().clamp_min(1e-300)
     if moments.side == "outputs":
@@ -111,8 +113,7 @@ def decompose_in_metric(weight: Tensor, moments: Moments, gradient: bool = True)
         if covariance.diagonal().sum() <= least:
             covariance = least.clamp_min(1e-30) / total * gram
         energy = covariance.diagonal().sum() / total
-        met = moments.gradient if gradient else torch.eye(len(near), dtype=torch.float64)
-        found = whitened(near, *_roots(met), covariance + RIDGE * energy * gram, rank)
+        found = whitened(near, *_roots(moments.gradient), covariance + RIDGE * energy * gram, rank)
         passed, variances = found.along @ mean, found.worth
     else:
         # The same two ridges, as they are seen from here: what the outputs take of them for all directions.
@@ -120,9 +121,8 @@ def decompose_in_metric(weight: Tensor, moments: Moments, gradient: bool = True)
         if (covariance * gram).sum() <= least:
             covariance = least.clamp_min(1e-30) / total * torch.eye(len(near), dtype=torch.float64)
         energy = (covariance * gram).sum() / total
-        reached, far = (moments.gradient, moments.far) if gradient else (gram, 1.0)
         roots = _roots(covariance, RIDGE * float(energy))
-        found = whitened(near, *roots, reached + RIDGE * far * gram, rank)
+        found = whitened(near, *roots, moments.gradient + RIDGE * moments.far * gram, rank)
         passed, variances = found.near @ mean, torch.ones_like(found.worth)
     down, up = (found.far, found.near) if moments.axis == 0 else (found.near, found.far)
     spread = covariance if moments.side == "inputs" and moments.axis == 1 else None

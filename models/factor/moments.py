@@ -52,7 +52,7 @@ class Moments:
 
     `axis` is that of the weight's matrix (n, m) which the side lies along. Seen from the inputs, `far` is the mean
     second moment of a gradient at an output. `seen` has what forms of the layer gathered of its inputs, by their
-    names."""
+    names. Where calls read the weight both ways, `ways` has those of each (see `together`)."""
 
     mean: Tensor
     covariance: Tensor
@@ -61,6 +61,14 @@ class Moments:
     side: Side = "outputs"
     axis: int = 0
     far: float = 0.0
+    ways: tuple[Moments, ...] = ()
+
+    def alike(self, gram: Tensor) -> Moments:
+        """The same with gradients that are unity at the outputs, for a weight of this Gram matrix along the axis."""
+        if self.ways:
+            return together([each.alike(gram) for each in self.ways])
+        unity = torch.eye(len(gram), dtype=torch.float64) if self.side == "outputs" else gram
+        return replace(self, gradient=unity, far=float(self.side == "inputs"))
 
     @property
     def turned(self) -> bool:
@@ -182,13 +190,11 @@ class _Sums:
         """Those of the calls that read the weight one way."""
         side: Side = "outputs" if (self.axis == 0) != way else "inputs"
         far = rows.energy[kind] / samples / self._matrix.shape[1 - self.axis] if side == "inputs" else 0.0
-        gradient = rows.gradients[kind] / samples
-        if blind:
-            gradient, far = torch.eye(len(gradient), dtype=torch.float64), 1.0
-            if side == "inputs":
-                near = self._matrix if self.axis == 0 else self._matrix.T
-                gradient = (near @ near.T).double()
-        return Moments(rows.mean, rows.covariance, gradient, seen, side, self.axis, far)
+        found = Moments(rows.mean, rows.covariance, rows.gradients[kind] / samples, seen, side, self.axis, far)
+        if not blind:
+            return found
+        near = (self._matrix if self.axis == 0 else self._matrix.T).double()
+        return found.alike(near @ near.T)
 
 
 def axis(layer: Layer) -> int:
@@ -215,7 +221,8 @@ def together(several: Sequence[Moments]) -> Moments:
         for both in zip(*pairs, strict=True)
     )
     through = through * (whole / (met * through).sum().clamp_min(1e-300))
-    return Moments(torch.zeros_like(several[0].mean), through, met, several[0].seen, "outputs", several[0].axis)
+    mean, seen, axis = torch.zeros_like(several[0].mean), several[0].seen, several[0].axis
+    return Moments(mean, through, met, seen, "outputs", axis, ways=tuple(several))
 
 
 class Gathering:
