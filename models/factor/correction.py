@@ -3,7 +3,8 @@
 Where a batch norm follows, its stored mean and variance move with the outputs' (arXiv:1910.13141,
 "bn"), relatively: mean = stored + (cut − whole), variance = stored · (cut / whole), so that nothing
 changes at full rank and what the calibration images lack of the training augmentation cancels. Else
-the layer's bias takes the difference of the means, as does that of a product inside a recurrent call. One row per rank, computed once with the master.
+the layer's bias takes the difference of the means, as does that of a product inside a recurrent call. One row per rank,
+computed once with the master.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ from rightrank.models.factor.layer import Form, Gatherer, Layer
 from rightrank.models.factor.patches import finite, single
 from rightrank.models.factor.recurrent import Product
 from rightrank.models.program.calls import HANDED, Call, Convolution, Embedding, Recurrent, layer_call, turned
-from rightrank.models.program.graph import Graph, Node, Ref
+from rightrank.models.program.graph import Node, Ref
 from rightrank.models.program.program import Program
 from rightrank.models.program.samples import Batch, Samples
 
@@ -249,7 +249,7 @@ class Gathering:
         ]
         self._inner = [_gatherers(layer, forms) for layer in layers]
         self._owner = {call: index for index, layer in enumerate(layers) for call in layer.calls}
-        self._within = _within(program.graph, self._owner)
+        self._within = recurrent.within(program.graph, self._owner)
         self._drawing = torch.Generator().manual_seed(SEED)
         self._given = self._samples = 0
         self._kind = gradients[0]  # of the pass that is going back
@@ -334,7 +334,8 @@ class Gathering:
         """Of one layer a call's inputs and outputs, and in time the gradients of these."""
         sums, chosen = self._sums[index], self._choose(product.outputs, call)
         sums.add(call, product.inputs, product.outputs, product.bias, chosen)
-        product.sensor.register_hook(lambda g: sums.add_gradient(call, self._kind, g, chosen))
+        sensor: Any = product.sensor
+        sensor.register_hook(lambda g: sums.add_gradient(call, self._kind, g, chosen))
 
     @staticmethod
     def _argument(node: Node, arguments: list[Any], wanted: Any) -> Any:
@@ -356,21 +357,6 @@ class Gathering:
             )
         pairs = zip(self._sums, self._inner, strict=True)
         return [sums.moments(self._samples, kind, inner, self._blind) for sums, inner in pairs]
-
-
-def _within(graph: Graph, owner: Mapping[str, int]) -> dict[str, dict[str, int]]:
-    """For each recurrent call that applies a layer's weight, the layers (by their numbers) of its weights, by the
-    arguments that these are."""
-    makers = {name: node.name for node in graph.nodes for name in node.outputs}
-    found: dict[str, dict[str, int]] = {}
-    for node in graph.nodes:
-        call = layer_call(node)
-        if isinstance(call, Recurrent):
-            inner = {place: getattr(call, place) for place in ("hidden", "projection")}
-            calls = {place: makers.get(value.name, "") for place, value in inner.items() if isinstance(value, Ref)}
-            places = {place: owner[name] for place, name in ({"weight": node.name} | calls).items() if name in owner}
-            found |= {node.name: places} if places else {}
-    return found
 
 
 def _flat(arguments: Any) -> Iterator[Tensor]:

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from rightrank.models.program.calls import Recurrent
+from rightrank.models.program.calls import Recurrent, layer_call
+from rightrank.models.program.graph import Graph, Ref
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,21 @@ class Stepped:
 
     result: tuple[Tensor, ...]
     products: Mapping[str, Product]
+
+
+def within(graph: Graph, layers: Mapping[str, T]) -> dict[str, dict[str, T]]:
+    """For each recurrent call, by its name, the layers whose weights it multiplies by, by the arguments of
+    `calls.Recurrent` that these are; `layers` by the names of their calls."""
+    makers = {name: node.name for node in graph.nodes for name in node.outputs}
+    found: dict[str, dict[str, T]] = {}
+    for node in graph.nodes:
+        call = layer_call(node)
+        if isinstance(call, Recurrent):
+            handed = {place: getattr(call, place) for place in ("hidden", "projection")}
+            calls = {place: makers.get(value.name, "") for place, value in handed.items() if isinstance(value, Ref)}
+            places = {place: layers[each] for place, each in ({"weight": node.name} | calls).items() if each in layers}
+            found |= {node.name: places} if places else {}
+    return found
 
 
 @dataclass

@@ -121,9 +121,10 @@ class Recurrent:
         count = 4 if biased else 2
         if levels != 1 or both or len(params) not in (count, count + 1):
             return None
-        biases, rest = (params[2:4], params[4:]) if biased else ((None, None), params[2:])
+        bias, hidden_bias = params[2:4] if biased else (None, None)
+        projection = params[count] if len(params) > count else None
         cell = node.op.split(".")[1]
-        return Recurrent(cell, data, state, *params[:2], *biases, *(rest or (None,)), bool(batch_first))
+        return Recurrent(cell, data, state, params[0], params[1], bias, hidden_bias, projection, bool(batch_first))
 
     @property
     def args(self) -> tuple[Argument, ...]:
@@ -202,7 +203,7 @@ def layer_call(node: Node) -> Call | None:
 
 def receivers(nodes: Iterable[Node]) -> dict[str, Node]:
     """The recurrent calls by the values, of other calls, that they multiply by inside themselves."""
-    found = {}
+    found: dict[str, Node] = {}
     for node in nodes:
         call = Recurrent.of(node) if node.op in RECURRENT else None
         inner = () if call is None else (call.hidden, call.projection)

@@ -85,11 +85,12 @@ def _handing(node: Node, graph: Graph, taken: set[str]) -> Iterator[Node]:
     if call is None:
         yield node
         return
-    handed = {}
-    for place in ("hidden", "projection"):
-        weight = getattr(call, place)
+    handed: list[Argument] = []
+    for weight in (call.hidden, call.projection):
         if isinstance(weight, Ref):
             name = fresh(f"{weight.name}_handed", taken)
             yield Node(name, HANDED, (weight,), (), (name,))
-            handed[place] = Ref(name)
-    yield dataclasses.replace(node, args=dataclasses.replace(call, **handed).args)
+            weight = Ref(name)
+        handed.append(weight)
+    hidden, projection = handed
+    yield dataclasses.replace(node, args=dataclasses.replace(call, hidden=hidden, projection=projection).args)
