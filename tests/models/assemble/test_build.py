@@ -329,8 +329,8 @@ def test_a_recurrent_classifier_gets_smaller_and_keeps_more_than_by_whitening(ki
     class Reader(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.cells = getattr(nn, kind)(8, 32, 2, batch_first=True)
-            self.head = nn.Linear(32, 10)
+            self.cells = getattr(nn, kind)(8, 48, 2, batch_first=True)
+            self.head = nn.Linear(48, 10)
 
         def forward(self, x: Tensor) -> Tensor:
             return self.head(self.cells(x)[0].mean(1))
@@ -345,15 +345,15 @@ def test_a_recurrent_classifier_gets_smaller_and_keeps_more_than_by_whitening(ki
             optimizer.step()
     module.eval()
     kept = {}
+    folder = source(module, (8, 8), tmp_path / "s", x[:1200])
     for criterion in ("logit", "whitened"):
-        folder = source(module, (8, 8), tmp_path / criterion / "s", x[:1200])
-        described = build(folder, tmp_path / criterion / "m", criterion=criterion)
+        described = build(folder, tmp_path / criterion, criterion=criterion)
         assert described["min_budget"]["params"] < 0.16
-        planner = Planner.open(tmp_path / criterion / "m")
+        planner = Planner.open(tmp_path / criterion)
         ranks: list[list[int]] = []
         for size in (0.2, 0.3, 0.5, 1.0):
             plan, file = planner.plan(size), io.BytesIO()
-            formats.write(tmp_path / criterion / "m", plan, file)
+            formats.write(tmp_path / criterion, plan, file)
             assert len(file.getvalue()) == plan.bytes <= size * described["bytes"]
             loaded = torch.jit.load(io.BytesIO(file.getvalue()))
             assert sum(each.numel() for each in loaded.parameters()) == plan.params <= size * described["params"]

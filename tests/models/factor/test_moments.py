@@ -333,7 +333,7 @@ def test_of_recurrent_calls_they_are_those_of_what_each_product_is_given_at_ever
 
 
 def test_of_recurrent_calls_the_gradients_are_those_that_reach_each_product() -> None:
-    """Unrolled by hand: a linear layer's moments from the inputs are WᵀGW, of all steps together."""
+    """Unrolled by hand, over all steps: of 9 inputs and 16 outputs they are seen from the inputs, of 16 and 16 not."""
     torch.manual_seed(0)
     program, x = apart(recurring("rnn_tanh")), torch.randn(64, 7, 9)
     found = survey(program).layers
@@ -347,6 +347,5 @@ def test_of_recurrent_calls_the_gradients_are_those_that_reach_each_product() ->
     generator = torch.Generator().manual_seed(0)
     loss = sum((each * torch.randn(each.shape, generator=generator)).sum() for each in outputs)
     gradients = torch.cat(torch.autograd.grad(loss, sums))  # type: ignore[arg-type]
-    for name, weight in (("0.0", weights[0]), ("0.1", weights[1])):
-        rows = (gradients @ weight).double()
+    for name, rows in (("0.0", (gradients @ weights[0]).double()), ("0.1", gradients.double())):
         torch.testing.assert_close(seen[name].gradient, rows.T @ rows / 64, rtol=1e-3, atol=1e-3)
