@@ -3,7 +3,8 @@
 Where a batch norm follows, its stored mean and variance move with the outputs' (arXiv:1910.13141,
 "bn"), relatively: mean = stored + (cut − whole), variance = stored · (cut / whole), so that nothing
 changes at full rank and what the calibration images lack of the training augmentation cancels. Else
-the layer's bias takes the difference of the means. One row per rank, computed once with the master.
+the layer's bias takes the difference of the means, as does that of a product inside a recurrent call. One row per rank,
+computed once with the master.
 
 The variance takes the whole ratio, but for channels of which a cut keeps next to nothing. The coefficient of the
 regression of the whole layer's outputs on the cut's is 1, so that the variance should stay; measured, that loses far
@@ -12,14 +13,15 @@ more (docs/cutting.md).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from rightrank.models.factor.factors import Factors
 from rightrank.models.factor.layer import Layer
-from rightrank.models.program.calls import BATCH_NORM, Convolution, Linear, layer_call
+from rightrank.models.program.calls import BATCH_NORM, Convolution, Handed, Linear, Recurrent, layer_call
+from rightrank.models.program.graph import Argument, Node, Ref
 from rightrank.models.program.norms import statistics_of
 from rightrank.models.program.program import Program
 
@@ -42,6 +44,9 @@ def corrections(program: Program, layer: Layer) -> list[Correction]:
     graph = program.graph
     node = next(node for node in graph.nodes if node.name == layer.calls[0])
     call, followers = layer_call(node), program.users.get(node.outputs[0], ())
+    if isinstance(call, (Recurrent, Handed)):
+        bias = graph.stored(_bias_within(call, node.outputs[0], followers))
+        return [Correction(bias, "bias")] if bias is not None and program.read_once(bias) else []
     if not isinstance(call, (Linear, Convolution)):
         return []
     bias = graph.stored(call.bias)
@@ -55,6 +60,14 @@ def corrections(program: Program, layer: Layer) -> list[Correction]:
         if behind and stored is not None and {program.tensors[name].numel() for name in stored} <= {layer.outputs}:
             found = [Correction(stored[0], "mean"), Correction(stored[1], "variance")]
     return found if all(program.read_once(each.tensor) for each in found) else []
+
+
+def _bias_within(call: Recurrent | Handed, value: str, followers: Sequence[Node]) -> Argument:
+    """The bias of a product inside a recurrent call: of its inputs, or of the weight that is handed on as `value`."""
+    if isinstance(call, Recurrent):
+        return call.bias
+    receiver = layer_call(followers[0])
+    return receiver.hidden_bias if isinstance(receiver, Recurrent) and receiver.hidden == Ref(value) else None
 
 
 def rows(correction: Correction, stored: Tensor, factors: Factors) -> Iterator[Tensor]:

@@ -8,48 +8,69 @@ from dataclasses import replace
 
 from rightrank.models.factor.forms import FORMS
 from rightrank.models.factor.layer import Layer, Shape
-from rightrank.models.program.calls import EMBEDDING, Call, Convolution, Embedding, Linear, layer_call, turned
-from rightrank.models.program.graph import Graph, Node, Ref, references
-
-# Which of a call's arguments is the weight, where it is not the second.
-WEIGHT_PLACES = {EMBEDDING: 0}
+from rightrank.models.program.calls import (
+    HANDED,
+    Call,
+    Convolution,
+    Embedding,
+    Handed,
+    Linear,
+    Recurrent,
+    layer_call,
+    receivers,
+    turned,
+)
+from rightrank.models.program.graph import Graph, Node, Ref
 
 
 def find(graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Layer, ...]:
-    """Every convolution, linear layer and embedding in order of first use.
+    """Every convolution, linear layer, embedding and weight of a recurrent call in order of first use.
 
     `shapes` gives each value's shape, stored ones' too, at some batch size (see `Program.shapes`); MACs are per sample.
     """
     calls: dict[str, list[Node]] = {}
+    receiving = receivers(graph.nodes)
     readers: dict[str, list[str]] = {}
     for node in graph.nodes:
-        weight = weight_of(node, graph, shapes)
+        weight = weight_of(node, graph, shapes, receiving)
         if weight is not None:
             calls.setdefault(weight, []).append(node)
-        place = WEIGHT_PLACES.get(node.op, 1)
-        others = node.args if weight is None else (node.args[:place], node.args[place + 1 :])
-        for name in references((*others, *(value for _, value in node.kwargs))):
-            if name in graph.tensors:
-                readers.setdefault(graph.tensors[name], []).append(node.op)
+        others = [graph.tensors[name] for name in node.inputs() if name in graph.tensors]
+        if weight is not None:
+            others.remove(weight)
+        for name in others:
+            readers.setdefault(name, []).append(node.op)
     for name in graph.outputs:
         if name in graph.tensors:
             readers.setdefault(graph.tensors[name], []).append("whoever calls the program")
     free = [each.name for each in graph.inputs if None in each.shape[:1]]  # a timestep, say, is no batch
     given = shapes[free[0] if free else graph.inputs[0].name]
     batch = given[0] if given else 1
+    applied = {weight: [(node, _given(node, receiving, shapes)) for node in nodes] for weight, nodes in calls.items()}
     return tuple(
-        _layer(weight, nodes, readers.get(weight, []), graph, shapes, batch) for weight, nodes in calls.items()
+        _layer(weight, nodes, readers.get(weight, []), graph, shapes, batch) for weight, nodes in applied.items()
     )
 
 
-def weight_of(node: Node, graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> str | None:
+def _given(node: Node, receiving: Mapping[str, Node], shapes: Mapping[str, Shape]) -> Shape:
+    """The shape of a layer's input; of one inside a recurrent call, of the inputs of that, which are as many."""
+    call = layer_call(receiving[node.outputs[0]] if node.op == HANDED else node)
+    assert call is not None and isinstance(call.input, Ref)
+    return shapes[call.input.name]
+
+
+def weight_of(
+    node: Node, graph: Graph, shapes: Mapping[str, tuple[int, ...]], receiving: Mapping[str, Node]
+) -> str | None:
     """The qualified name of the weight that a layer's call applies, if it is a stored one.
 
     torch's linear takes any bias that broadcasts; what is no number for each output cannot be told how a cut moved
-    the outputs, so a call with such a bias is no layer.
+    the outputs, so a call with such a bias is no layer. `receiving` are the program's `receivers`.
     """
     call = layer_call(node)
-    if call is None or not isinstance(call.weight, Ref) or not isinstance(call.input, Ref):
+    if call is None or not isinstance(call.weight, Ref):
+        return None
+    if not isinstance(call.input, Ref) and node.outputs[0] not in receiving:
         return None
     if turned(call) and len(shapes[call.weight.name]) != 2:
         return None
@@ -61,7 +82,7 @@ def weight_of(node: Node, graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -
 
 def _layer(
     weight: str,
-    nodes: list[Node],
+    nodes: Sequence[tuple[Node, Shape]],
     readers: list[str],
     graph: Graph,
     shapes: Mapping[str, tuple[int, ...]],
@@ -69,9 +90,8 @@ def _layer(
 ) -> Layer:
     value = next(name for name, qualified in graph.tensors.items() if qualified == weight)
     shape = shapes[value]
-    calls = [call for node in nodes if (call := layer_call(node)) is not None]
-    given = [shapes[call.input.name] for call in calls if isinstance(call.input, Ref)]
-    sizes = list(zip(given, (shapes[node.outputs[0]] for node in nodes), calls, strict=True))
+    sizes = [(given, shapes.get(node.outputs[0], ()), call) for node, given in nodes if (call := layer_call(node))]
+    calls = [call for _, _, call in sizes]
     # What is said of a layer is said of its furthest call: a transposed one, or that of most groups.
     furthest = sorted(calls, key=_distance, reverse=True)
     why_not = {
@@ -90,7 +110,7 @@ def _layer(
         weight=weight,
         kind=_kind(calls, shape),
         shape=tuple(shape),
-        calls=tuple(node.name for node in nodes),
+        calls=tuple(node.name for node, _ in nodes),
         positions=_per_sample(sum(_positions(*each, _transposed(calls)) for each in sizes), batch),
         decomposed=False,
         form=FORMS[fitting[0]] if fitting else next(iter(FORMS.values())),
@@ -114,6 +134,8 @@ def _kind(calls: Sequence[Call], shape: Sequence[int]) -> str:
     convolutions = [call for call in calls if isinstance(call, Convolution)]
     if all(isinstance(call, Embedding) for call in calls):
         return "embedding"
+    if all(isinstance(call, (Recurrent, Handed)) for call in calls):
+        return "recurrent"
     if not convolutions:
         return "linear"
     kind = f"conv{len(shape) - 2}d"
@@ -133,9 +155,11 @@ def _distance(call: Call) -> tuple[bool, int]:
 
 def _positions(given: Shape, made: Shape, call: Call, transposed: bool) -> int:
     """How many times one call multiplies by its weight, over the whole batch; by what it is given, if the layer is
-    transposed anywhere. To look up a row is no multiplication."""
+    transposed anywhere. To look up a row is no multiplication, and a recurrent call makes one at each step."""
     if isinstance(call, Embedding):
         return 0
+    if isinstance(call, (Recurrent, Handed)):
+        return math.prod(given[:-1])
     size = given if transposed else made
     return math.prod(size) // max(size[1] if isinstance(call, Convolution) else size[-1], 1)
 

@@ -16,7 +16,7 @@ inputs do.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
@@ -25,10 +25,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from rightrank.models.errors import DataError
+from rightrank.models.factor import recurrent
 from rightrank.models.factor.forms import FORMS
 from rightrank.models.factor.layer import Form, Gatherer, Layer
 from rightrank.models.factor.patches import finite, single
-from rightrank.models.program.calls import Call, Convolution, Embedding, layer_call, turned
+from rightrank.models.factor.recurrent import Product
+from rightrank.models.program.calls import HANDED, Call, Convolution, Embedding, Recurrent, layer_call, turned
 from rightrank.models.program.graph import Node, Ref
 from rightrank.models.program.program import Program
 from rightrank.models.program.samples import Batch, Samples
@@ -256,6 +258,7 @@ class Gathering:
         self._inner = [_gatherers(layer, forms) for layer in layers]
         self._owner = {call: index for index, layer in enumerate(layers) for call in layer.calls}
         self._scales: list[float] = []
+        self._within = recurrent.within(program.graph, self._owner)
         self._drawing = torch.Generator().manual_seed(SEED)
         self._given = self._samples = 0
         self._kind = gradients[0]  # of the pass that is going back
@@ -323,20 +326,37 @@ class Gathering:
         self._blind = True
 
     def _watch(self, node: Node, arguments: list[Any], result: Any) -> Any:
+        if node.name in self._within:
+            return self._step(node, arguments)
         index = self._owner.get(node.name)
-        if index is None:
+        if index is None or node.op == HANDED:
             return result
-        call, sums = self._calls[node.name], self._sums[index]
+        call = self._calls[node.name]
         data, bias = (self._argument(node, arguments, each) for each in (call.input, call.bias))
-        chosen = self._choose(result, call)
-        sums.add(call, data.detach(), result.detach(), bias, chosen)
-        for gatherer in self._inner[index].values():
-            gatherer.add(data.detach(), call, result.shape[2:])
         if not result.requires_grad:  # nothing before it is a layer
             result.requires_grad_()
-        result.register_hook(lambda g: sums.add_gradient(call, self._kind, g, chosen))
+        self._take(index, call, Product(data.detach(), result.detach(), bias, result))
+        for gatherer in self._inner[index].values():
+            gatherer.add(data.detach(), call, result.shape[2:])
         # A later in-place call must not change what the hook belongs to.
         return result.clone()
+
+    def _step(self, node: Node, arguments: list[Any]) -> tuple[Tensor, ...]:
+        """A recurrent call, whose products are inside its kernel, a step at a time."""
+        call = Recurrent.of(node)
+        assert call is not None
+        values = dict(zip(node.inputs(), _flat(arguments), strict=True))
+        stepped = recurrent.step(call, lambda wanted: values[wanted.name] if isinstance(wanted, Ref) else None)
+        for place, index in self._within[node.name].items():
+            self._take(index, call, stepped.products[place])
+        return stepped.result
+
+    def _take(self, index: int, call: Call, product: Product) -> None:
+        """Of one layer a call's inputs and outputs, and in time the gradients of these."""
+        sums, chosen = self._sums[index], self._choose(product.outputs, call)
+        sums.add(call, product.inputs, product.outputs, product.bias, chosen)
+        sensor: Any = product.sensor
+        sensor.register_hook(lambda g: sums.add_gradient(call, self._kind, g, chosen))
 
     @staticmethod
     def _argument(node: Node, arguments: list[Any], wanted: Any) -> Any:
@@ -358,6 +378,15 @@ class Gathering:
             )
         pairs = zip(self._sums, self._inner, strict=True)
         return [sums.moments(self._samples, kind, inner, self._blind) for sums, inner in pairs]
+
+
+def _flat(arguments: Any) -> Iterator[Tensor]:
+    """The tensors among a call's arguments, in order."""
+    for each in arguments:
+        if isinstance(each, Tensor):
+            yield each
+        elif isinstance(each, list):
+            yield from _flat(each)
 
 
 def _gatherers(layer: Layer, forms: Mapping[str, Form]) -> dict[str, Gatherer]:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from rightrank.models.factor import recurrent
 from rightrank.models.factor.correction import corrections
 from rightrank.models.factor.gradients import Gradients
 from rightrank.models.factor.layer import Layer
@@ -26,7 +27,7 @@ from rightrank.models.factor.patches import single
 from rightrank.models.factor.solve import solve
 from rightrank.models.master import entries
 from rightrank.models.program import execute
-from rightrank.models.program.calls import BatchNorm, Call, Convolution, Linear, layer_call
+from rightrank.models.program.calls import HANDED, BatchNorm, Call, Convolution, Handed, Linear, Recurrent, layer_call
 from rightrank.models.program.graph import Node, Ref
 from rightrank.models.program.norms import statistics_of
 from rightrank.models.program.program import Program
@@ -41,7 +42,7 @@ ROWS, PART = 40_000, 8192
 CHUNK = 64
 VALUES, PATCHES = 1 << 28, 1 << 26
 ADD = "aten.add.Tensor"
-KINDS = ("linear", "conv1d", "conv2d")
+KINDS = ("linear", "conv1d", "conv2d", "recurrent")
 # A batch norm that scales a channel by less than this share of its largest scale lets nothing be made good there.
 SMALLEST = 1e-2
 
@@ -66,12 +67,15 @@ def refit(
     fitted = {
         layer.calls[0]: layer
         for layer in layers
-        if layer.kind in KINDS and isinstance(calls[layer.calls[0]], (Linear, Convolution))
+        if layer.kind in KINDS and isinstance(calls[layer.calls[0]], (Linear, Convolution, Recurrent, Handed))
         if program.read_once(layer.weight)
     }
+    within = recurrent.within(program.graph, fitted)
     kept: set[str] = set()
     for layer in layers:
-        if ranks.get(layer.weight) and layer.calls[0] not in fitted:
+        # A recurrent call's inner weights are fitted to what the plain cut makes of the steps before.
+        inner = isinstance(calls[layer.calls[0]], Handed)
+        if ranks.get(layer.weight) and (inner or layer.calls[0] not in fitted):
             kept |= {layer.weight, *(each.tensor for each in corrections(program, layer))}
     start = program.with_tensors({**program.tensors, **{name: cut.tensors[name] for name in kept}})
     walk = _Walk(program, start, inputs[: affordable(program, inputs)])
@@ -79,13 +83,17 @@ def refit(
     done = 0
     with torch.no_grad():
         for node in program.graph.nodes:
-            if node.name not in fitted:
+            if node.name in within:
+                progress("refit", done, len(fitted), "layers")
+                found.update(walk.fit_within(node, within[node.name], ranks, gradients))
+                done += len(within[node.name])
+            elif node.name in fitted and node.op != HANDED:
+                progress("refit", done, len(fitted), "layers")
+                layer = fitted[node.name]
+                found.update(walk.fit(node, layer, ranks.get(layer.weight, 0), gradients.get(layer.weight)))
+                done += 1
+            else:
                 walk.step(node)
-                continue
-            progress("refit", done, len(fitted), "layers")
-            layer = fitted[node.name]
-            found.update(walk.fit(node, layer, ranks.get(layer.weight, 0), gradients.get(layer.weight)))
-            done += 1
     progress("refit", len(fitted), len(fitted), "layers")
     return found
 
@@ -131,9 +139,7 @@ class _Walk:
         call = layer_call(node)
         assert call is not None and isinstance(call.input, Ref) and isinstance(call.weight, Ref)
         data, weight = call.input.name, call.weight.name
-        stored: Tensor = self._groups[0].whole[weight]
-        original = stored.reshape(layer.outputs, layer.inputs).double()
-        bias = execute.evaluate(call.bias, self._groups[0].whole, stored.device)
+        bias = execute.evaluate(call.bias, self._groups[0].whole, torch.device("cpu"))
         wholes = [self._call(node, values.whole) for values in self._groups]
         lacking = [self._missing(node, values, whole) for values, whole in zip(self._groups, wholes, strict=True)]
         if not rank and all(each is None for each in lacking) and all(each.same(node) for each in self._groups):
@@ -142,9 +148,52 @@ class _Walk:
             return {}
         wanted = [whole if more is None else whole + more for whole, more in zip(wholes, lacking, strict=True)]
         pairs = _pairs(call, layer, [values.cut[data] for values in self._groups], wanted)
+        found = self._fitted(layer, weight, rank, gradient, pairs, bias)
+        self._advance(node, wholes)
+        return found
+
+    def fit_within(
+        self, node: Node, layers: Mapping[str, Layer], ranks: Mapping[str, int], gradients: Mapping[str, Gradients]
+    ) -> dict[str, Tensor]:
+        """Perform a recurrent call: the same for the layers of the products inside it, one after the other, by the
+        arguments that their weights are."""
+        call = Recurrent.of(node)
+        assert call is not None
+        wholes = [self._call(node, values.whole) for values in self._groups]
+        if all(each.same(node) for each in self._groups) and not any(ranks.get(x.weight) for x in layers.values()):
+            for values, whole in zip(self._groups, wholes, strict=True):
+                self._keep(node, values, whole, whole)
+            return {}
+        wanted = [self._steps(call, values.whole) for values in self._groups]
+        found = {}
+        for place, layer in layers.items():
+            made = [self._steps(call, values.cut) for values in self._groups]
+            inputs, outputs = [each[place].inputs for each in made], [each[place].outputs for each in wanted]
+            weight, rank, gradient = getattr(call, place).name, ranks.get(layer.weight, 0), gradients.get(layer.weight)
+            pairs = _pairs(call, layer, inputs, outputs)
+            found.update(self._fitted(layer, weight, rank, gradient, pairs, wanted[0][place].bias))
+        self._advance(node, wholes)
+        return found
+
+    def _steps(self, call: Recurrent, values: Mapping[str, Any]) -> Mapping[str, recurrent.Product]:
+        """The products inside a recurrent call."""
+        return recurrent.step(call, lambda wanted: values[wanted.name] if isinstance(wanted, Ref) else None).products
+
+    def _fitted(
+        self,
+        layer: Layer,
+        weight: str,
+        rank: int,
+        gradient: Gradients | None,
+        pairs: Iterator[tuple[Tensor, Tensor]],
+        bias: Tensor | None,
+    ) -> dict[str, Tensor]:
+        """A layer fitted to pairs of its inputs and wanted outputs, which it then has in the cut network; its weight is
+        the value `weight`."""
+        stored: Tensor = self._groups[0].whole[weight]
+        original = stored.reshape(layer.outputs, layer.inputs).double()
         normal, cross, mean_in, mean_out, count = _equations(layer, pairs, bias)
         if not count or not all(bool(each.isfinite().all()) for each in (normal, cross, mean_in, mean_out)):
-            self._advance(node, wholes)
             return {}
         solved = _solve(normal, cross, original, count)
         found = {}
@@ -170,7 +219,6 @@ class _Walk:
         kept = kept.reshape(stored.shape)
         for values in self._groups:
             values.cut[weight] = kept
-        self._advance(node, wholes)
         return found
 
     def _advance(self, node: Node, wholes: Sequence[Tensor]) -> None:

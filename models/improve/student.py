@@ -27,7 +27,7 @@ from rightrank.models.master.template import Template
 from rightrank.models.master.variant import LayerFactors
 from rightrank.models.measure.nearness import SAMPLES, Nearness, nearness, sound
 from rightrank.models.program import execute
-from rightrank.models.program.calls import BatchNorm
+from rightrank.models.program.calls import HANDED, RECURRENT, BatchNorm
 from rightrank.models.program.graph import Graph, Node, Ref
 from rightrank.models.program.norms import Norm, moments, norms
 from rightrank.models.program.program import Program
@@ -81,7 +81,8 @@ class Student:
         self.graph = template.graph
         self.norms = {} if settled else _norms(self.graph)
         self.learning = _training(self.graph, self.norms)
-        self.watched = frozenset(call for layer in template.decomposed for call in layer.calls)
+        apply = {node.name for node in self.graph.nodes if node.op != HANDED}
+        self.watched = apply & {call for layer in template.decomposed for call in layer.calls}
         self.original = Program(self.graph, {name: original.tensors[name].to(device) for name in template.tensors})
         stored = self.original.tensors
         check_types(self.original)
@@ -168,8 +169,10 @@ class Student:
         def watch(node: Node, arguments: list[Any], result: Any) -> Any:
             if node.name in self.norms:
                 before[node.name] = moments(arguments[0])
-            if layers and node.name in self.watched and (spread := result.var(correction=0)) > TINY:
-                seen[node.name] = result, spread
+            if layers and node.name in self.watched:
+                made = _made(result)
+                if (spread := made.var(correction=0)) > TINY:
+                    seen[node.name] = made, spread
             return result
 
         inputs = tuple(x.to(self.device) for x in inputs)
@@ -207,7 +210,7 @@ class Student:
         def watch(node: Node, arguments: list[Any], result: Any) -> Any:
             if node.name in lesson.layers:
                 wanted, spread = lesson.layers[node.name]
-                missed.append((result - wanted).square().mean() / spread)
+                missed.append((_made(result) - wanted).square().mean() / spread)
             return result
 
         outputs = self.run(ranks, lesson, watch)
@@ -260,6 +263,12 @@ class Student:
         return {name: value.float().cpu() for name, value in found.items()}
 
 
+def _made(result: Any) -> Tensor:
+    """What a layer's call puts out; a recurrent one also gives back its last state."""
+    made: Tensor = result[0] if isinstance(result, tuple) else result
+    return made
+
+
 def check_types(program: Program) -> None:
     """Raises DataError where the program's numbers are of a type in which it is not trained."""
     found = {t.dtype for t in program.tensors.values() if t.is_floating_point()} - {torch.float32}
@@ -279,9 +288,12 @@ def _norms(graph: Graph) -> dict[str, Norm]:
 
 
 def _training(graph: Graph, norms: Mapping[str, Norm]) -> Graph:
-    """The same program with these batch norms on their batch's own statistics, their scale and shift given."""
+    """The same program with these batch norms on their batch's own statistics, their scale and shift given, and with
+    recurrent calls that know that they are to have gradients, without dropout."""
 
     def change(node: Node) -> Node:
+        if node.op in RECURRENT and len(node.args) == 9:
+            return dataclasses.replace(node, args=(*node.args[:5], 0.0, True, *node.args[7:]))
         if node.name not in norms:
             return node
         call = dataclasses.replace(

@@ -32,12 +32,15 @@ def order(layers: Sequence[Layer], importance: Importance, per_mac: bool = False
 
     Within a layer importance counts as never rising: bases are kept in order, so one that
     follows a weaker one waits for it. With `per_mac` an importance that is said per parameter is taken per
-    multiply-accumulate instead: a parameter of a layer is used at each of its output positions.
+    multiply-accumulate instead: a parameter of a layer is used at each of its output positions. A layer that takes no
+    fewer of them cut than whole, as an embedding does, then comes first.
     """
     floor = np.array([_floor(layer, values) for layer, values in zip(layers, importance, strict=True)], dtype=np.int32)
     owners, worth = [], []
     for index, (layer, values) in enumerate(zip(layers, importance, strict=True)):
-        values = values * layer.params_of_basis / layer.macs_of_basis if per_mac else values
+        if per_mac:
+            values = values * layer.params_of_basis / layer.macs_of_basis
+            values = np.full(values.size, np.inf) if layer.macs_by_rank[0] >= layer.macs else values
         steps = np.minimum.accumulate(values[: layer.break_even + 1])[floor[index] :]
         if floor[index] <= layer.break_even:
             owners.append(np.full(steps.size, index, dtype=np.int32))

@@ -46,7 +46,7 @@ BUDGETED: Mapping[Of, Sequence[str]] = {"params": ("params", "bytes"), "macs": (
 class Plan:
     """A rank for every layer that can be cut, in the template's order; 0 (`DENSE`) leaves one whole.
 
-    `params` counts all parameters of the variant, `macs` its convolutions and linear layers for one
+    `params` counts all parameters of the variant, `macs` those of its layers for one
     sample, `bytes` is the size of its file, written as `output` says, `budget` = params / original params.
     `original` is the network as uploaded; where computed weights were stored or zero channels removed, all
     layers dense without that is the network that is left (`reduced`). `digest` is the plan's identity within

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from rightrank.models.program.calls import RECURRENT
 from rightrank.models.program.graph import Argument, Constant, Graph, Node, Ref, references
 
 Visitor: TypeAlias = Callable[[Node, list[Any], Any], Any]
@@ -46,13 +47,27 @@ def run(
     for node in graph.nodes:
         arguments = [evaluate(a, values, device) for a in node.args]
         keywords = {key: evaluate(value, values, device) for key, value in node.kwargs}
-        result = resolve(node.op)(*arguments, **keywords)
+        call = resolve(node.op)
+        if node.op in RECURRENT and device.type == "meta" and not keywords:
+            call = functools.partial(_outline, call)
+        result = call(*arguments, **keywords)
         if visit is not None:
             result = visit(node, arguments, result)
         store(node, result, values)
         for name in expiring.get(node.name, ()):
             del values[name]
     return [values[name] for name in graph.outputs]
+
+
+def _outline(call: Callable[..., Any], data: Tensor, *others: Any) -> Any:
+    """What a recurrent call makes of shapes alone: by one step, since for all torch would take as long as with data."""
+    dim = 1 if others[-1] else 0
+    if data.ndim != 3 or not data.shape[dim]:
+        return call(data, *others)
+    made, *states = call(data.narrow(dim, 0, 1), *others)
+    shape = [*made.shape]
+    shape[dim] = data.shape[dim]
+    return made.new_empty(shape), *states
 
 
 def store(node: Node, result: Any, values: dict[str, Any]) -> None:

@@ -18,10 +18,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rightrank.models.program import execute
-from rightrank.models.program.graph import Graph, Node
+from rightrank.models.program.calls import Recurrent, layer_call
+from rightrank.models.program.graph import Graph, Node, Ref
 from rightrank.models.program.samples import Samples
 
 GRAPH, WEIGHTS = "program.json", "weights.safetensors"
+# A recurrent call makes about so many times its gates' numbers.
+INSIDE = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +58,14 @@ class Program:
         elif self.graph.free:
             some = next(samples.parts(2))
             shapes, count = self.shapes_for(some), max(len(samples[:2]), 1)
-        return [math.prod(s) // count for name, s in shapes.items() if name not in self.graph.tensors]
+        sizes = [math.prod(s) for name, s in shapes.items() if name not in self.graph.tensors]
+        for node in self.graph.nodes:
+            call = layer_call(node)
+            if isinstance(call, Recurrent) and (weight := self.graph.stored(call.weight)) is not None:
+                # Such a call is also performed step by step (see `factor.recurrent`), which makes these as well.
+                given = shapes.get(call.input.name, ()) if isinstance(call.input, Ref) else ()
+                sizes += [math.prod(given[:-1]) * len(self.tensors[weight])] * INSIDE
+        return [size // count for size in sizes]
 
     @cached_property
     def users(self) -> Mapping[str, Sequence[Node]]:

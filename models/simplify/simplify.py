@@ -1,4 +1,5 @@
-"""Simplification as one step: computed weights stored, zero channels gone, each where the outputs stay the same."""
+"""Simplification as one step: computed weights stored, recurrent calls taken apart, zero channels gone, each where the
+outputs stay the same."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from rightrank.models.progress import Progress, silent
 from rightrank.models.simplify import zeros
 from rightrank.models.simplify.fold import Folding, Kept, fold
 from rightrank.models.simplify.products import products
+from rightrank.models.simplify.recurrent import apart
 from rightrank.models.simplify.zeros import Report
 
 # What a program that was read, and runs, can still make a step raise.
@@ -27,15 +29,16 @@ class Simplified(NamedTuple):
 
 
 def simplify(program: Program, inputs: Samples | None = None, progress: Progress = silent) -> Simplified:
-    """A program with the weights of its layers stored (see `fold`) and its zero channels removed (see `zeros`); and for
-    its description which weights were `computed`, and which channels were `eliminated`. The very `program` that was
-    given where neither changes it.
+    """A program with the weights of its layers stored (see `fold`), its recurrent calls taken apart (see `recurrent`)
+    and its zero channels removed (see `zeros`); and for its description which weights were `computed`, and which
+    channels were `eliminated`. The very `program` that was given where none of that changes it.
 
     Each step is only accepted if the outputs stay the same, on some of `inputs` or, where there are none, random ones,
     of which `progress` hears. A program that a step stumbles over is not refused for that; that `program` itself runs
     is for the caller to know.
     """
     plain, folding = with_stored_weights(program, inputs)
+    plain = with_single_cells(plain, inputs)
     smaller, report = without_zeros(plain, inputs, progress)
     return Simplified(smaller, plain, {"computed": folding.to_json(), "eliminated": report.to_json()})
 
@@ -56,6 +59,21 @@ def with_stored_weights(program: Program, inputs: Samples | None) -> tuple[Progr
     except _STUMBLES as error:
         why = f"to store them failed: {type(error).__name__}: {error}".split("\n")[0][:300]
     return program, Folding(kept=(Kept((), why),))
+
+
+def with_single_cells(program: Program, inputs: Samples | None) -> Program:
+    """What `recurrent.apart` makes of the program, if the outputs stay the same; else the program as it is."""
+    try:
+        plain = apart(program)
+        if plain is not program:
+            few = () if inputs is None else zeros.parts(inputs, zeros.FEW)
+            difference, allowed = zeros.compare(program, plain, few)
+            if difference > allowed:
+                return program
+            _check_runs(plain)
+    except _STUMBLES:
+        return program
+    return plain
 
 
 def without_zeros(program: Program, inputs: Samples | None, progress: Progress = silent) -> tuple[Program, Report]:

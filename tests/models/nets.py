@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from rightrank.models.assemble import build as assemble
 from rightrank.models.factor.layer import Form, Layer
 from rightrank.models.factor.moments import Gathering, Gradient, Moments
 from rightrank.models.plan.planner import Planner
+from rightrank.models.program.graph import Constant, Graph, Input, Node, Ref
 from rightrank.models.program.program import Program
 from rightrank.models.program.samples import Data, Samples
 
@@ -115,6 +117,68 @@ class Placed(nn.Module):
         return self.head(x) * torch.full((10,), 0.5, device=x.device)
 
 
+class Recurring(nn.Module):
+    """Reads sequences both ways on two levels; of the second it takes where each way has come to."""
+
+    def __init__(self, kind: str = "LSTM", **options: Any) -> None:
+        super().__init__()
+        options = {"num_layers": 2, "bidirectional": True, "batch_first": True} | options
+        self.cells = getattr(nn, kind)(9, 16, **options)
+        self.head = nn.Linear((2 if options["bidirectional"] else 1) * (options.get("proj_size") or 16), 10)
+        with torch.no_grad():
+            for weight in self.cells.parameters():
+                weight *= 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        state = self.cells(x if self.cells.batch_first else x.transpose(0, 1))[1]
+        last = state[0] if isinstance(state, tuple) else state
+        ways = 2 if self.cells.bidirectional else 1
+        return self.head(last[-ways:].transpose(0, 1).flatten(1))
+
+
+def recurring(
+    cell: str, levels: int = 1, both: bool = False, batch_first: bool = True, biased: bool = True, projection: int = 0
+) -> Program:
+    """A program of one recurrent call, of sequences (N, T, 9) or (T, N, 9) as they come, which gives back all that the
+    call does, from a state that is all of 0.1."""
+    ways, gates = 1 + both, {"lstm": 4, "gru": 3}.get(cell, 1)
+    tensors = {}
+    for number in range(levels * ways):
+        width = 9 if number < ways else ways * (projection or 16)
+        shapes = [(gates * 16, width), (gates * 16, projection or 16), *[(gates * 16,)] * 2 * biased]
+        shapes += [(projection, 16)] * bool(projection)
+        tensors |= {f"{number}.{place}": 0.3 * torch.randn(shape) for place, shape in enumerate(shapes)}
+    sizes = (None, 7, 9) if batch_first else (7, None, 9)
+    state = [Ref(f"state{part}") for part in range(1 + (cell == "lstm"))]
+    here = (("device", Constant("device", "cpu")),)
+    begin = [
+        Node(each.name, "aten.full.default", ((levels * ways, Ref("count"), size), 0.1), here, (each.name,))
+        for each, size in zip(state, (projection or 16, 16), strict=False)
+    ]
+    names = tuple(Ref(name) for name in tensors)
+    args = (
+        Ref("x"),
+        tuple(state) if cell == "lstm" else state[0],
+        names,
+        biased,
+        levels,
+        0.0,
+        False,
+        both,
+        batch_first,
+    )
+    outputs = ("made", *(f"last{part}" for part in range(len(state))))
+    count = Node("count", "aten.sym_size.int", (Ref("x"), 1 - batch_first), (), ("count",))
+    graph = Graph(
+        inputs=(Input("x", "float32", sizes, (2, 7, 9) if batch_first else (7, 2, 9)),),
+        tensors={name: name for name in tensors},
+        parameters=frozenset(tensors),
+        nodes=(count, *begin, Node("cells", f"aten.{cell}.input", args, (), outputs)),
+        outputs=outputs,
+    )
+    return Program(graph, tensors)
+
+
 SHAPES = {
     Small: (3, 12, 12),
     Halved: (3, 12, 12),
@@ -122,6 +186,7 @@ SHAPES = {
     Separable: (3, 16, 16),
     Attending: (5, 16),
     Placed: (5, 16),
+    Recurring: (7, 9),
 }
 
 
@@ -136,7 +201,9 @@ def make(kind: type[nn.Module], seed: int = 0) -> nn.Module:
 
 def export(module: nn.Module, shape: tuple[int, ...], path: Path, dtype: torch.dtype = torch.float32) -> Path:
     batch = torch.export.Dim("batch", min=1)
-    program = torch.export.export(module, (torch.randn(2, *shape).to(dtype),), dynamic_shapes=({0: batch},))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The tensor attributes .*_flat_weights")  # of torch's own recurrent modules
+        program = torch.export.export(module, (torch.randn(2, *shape).to(dtype),), dynamic_shapes=({0: batch},))
     torch.export.save(program, path)
     return path
 

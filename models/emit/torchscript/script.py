@@ -135,7 +135,7 @@ class Script:
                     for side in layer.form.sides
                 }
                 nodes = layer.form.calls(layer, node)
-                factored = self._lines(nodes, self._names | sides, self._names[node.outputs[0]])
+                factored = self._lines(nodes, self._names | sides, self._names[_first_of(node)])
             found.append((index, code.call(node, self._names), factored))
         return found
 
@@ -175,8 +175,13 @@ class Script:
         names = dict(names)
         for step, node in enumerate(nodes[:-1], 1):
             names[node.outputs[0]] = last + "_" * step
-        names[nodes[-1].outputs[0]] = last
+        names[_first_of(nodes[-1])] = last
         return "".join(code.call(node, names) for node in nodes)
+
+
+def _first_of(node: Node) -> str:
+    """The first of a call's results that is read."""
+    return next(name for name in node.outputs if name)
 
 
 def entry(memo: pickle.Memo, record: DataRecord) -> tuple[str, bytes]:

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from rightrank.models.factor.forms.channel import Channel
+from rightrank.models.factor.forms.product import Multiplied
 from rightrank.models.factor.forms.spatial import Spatial
 from rightrank.models.factor.layer import Form, Layer
 
-FORMS: Mapping[str, Form] = {form.name: form for form in (Channel(), Spatial())}
+FORMS: Mapping[str, Form] = {form.name: form for form in (Channel(), Spatial(), Multiplied())}
 
 
 def layer_from_json(data: Mapping[str, Any]) -> Layer:

@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 from rightrank.models.factor.forms.pair import in_calls, in_sides, matrices
 from rightrank.models.factor.layer import Form, Layer, Shape, factor_value, inner_value
-from rightrank.models.program.calls import LINEAR, PRODUCT, Call, Convolution, Embedding, Product, layer_call
+from rightrank.models.program.calls import (
+    LINEAR,
+    PRODUCT,
+    Call,
+    Convolution,
+    Embedding,
+    Handed,
+    Product,
+    Recurrent,
+    layer_call,
+)
 from rightrank.models.program.graph import Node, Ref
 
 if TYPE_CHECKING:
@@ -24,7 +34,8 @@ class Channel(Form):
     """`W ∈ R^{m×n}` with m = k_h·k_w·C_in and n = C_out, as `down` (R, C_in, k_h, k_w) and `up` (C_out, R, 1, 1).
 
     Calls that read the weight the other way round read the same two factors in the other order: an embedding looks its
-    rows up in `up` and multiplies them by `down`. So a head that is tied to an embedding stays tied.
+    rows up in `up` and multiplies them by `down`. So a head that is tied to an embedding stays tied. A recurrent call
+    does not care how wide its inputs are: it gets those of `down`, and `up` for its weight.
     """
 
     name = "channel"
@@ -35,9 +46,11 @@ class Channel(Form):
             return "transposed convolutions are kept as they are"
         if isinstance(call, Convolution) and call.groups > 1:
             return f"its {call.groups} groups are already small"
-        return ""
+        return "a call multiplies by it inside itself" if isinstance(call, Handed) else ""
 
     def positions(self, given: Shape, made: Shape, call: Call) -> tuple[int, ...]:
+        if isinstance(call, Recurrent):
+            return (math.prod(given[:-1]),) * 2
         channels = made[1] if isinstance(call, Convolution) else made[-1]
         places = math.prod(made) // max(channels, 1)
         return places, 0 if isinstance(call, Embedding) else places
@@ -55,6 +68,10 @@ class Channel(Form):
             return first, Node(node.name, PRODUCT, (Ref(inner), down), (), node.outputs)
         if not isinstance(call, Convolution):
             first = Node(inner, LINEAR, (call.input, down), (), (inner,))
+            if isinstance(call, Recurrent):
+                return first, dataclasses.replace(
+                    node, args=dataclasses.replace(call, input=Ref(inner), weight=up).args
+                )
             return first, dataclasses.replace(node, args=(Ref(inner), up, call.bias))
         # By the name for its dimensions: `torch.jit.freeze` folds a batch norm into that, not into `convolution`.
         op = f"aten.conv{len(call.stride)}d.default"

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from rightrank.models.emit import formats
@@ -306,3 +307,59 @@ def test_it_can_be_tuned(tokenised: tuple[Path, dict[str, object]]) -> None:
 def test_a_program_without_parameters_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedCheckpoint, match="nothing to cut"):
         build(source(torch.nn.ReLU(), (3,), tmp_path / "s"), tmp_path / "m")
+
+
+def digits() -> tuple[Tensor, Tensor]:
+    """Images (N, 8, 8), row after row, and which digits they are."""
+    found = load_digits()
+    return torch.tensor(found.images, dtype=torch.float32) / 16, torch.tensor(found.target)
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+def test_a_recurrent_classifier_gets_smaller_and_keeps_more_than_by_whitening(kind: str, tmp_path: Path) -> None:
+    """From an export to files, whose sizes are known before; at the whole size to the bit what was uploaded."""
+
+    class Reader(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cells = getattr(nn, kind)(8, 48, 2, batch_first=True)
+            self.head = nn.Linear(48, 10)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.cells(x)[0].mean(1))
+
+    torch.manual_seed(0)
+    (x, y), module = digits(), Reader()
+    optimizer = torch.optim.Adam(module.parameters(), 1e-2)
+    for _ in range(12):
+        for chosen in torch.randperm(1200).split(100):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(module(x[chosen]), y[chosen]).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+    module.eval()
+    kept = {}
+    folder = source(module, (8, 8), tmp_path / "s", x[:1200])
+    for criterion in ("logit", "whitened"):
+        described = build(folder, tmp_path / criterion, criterion=criterion)
+        assert described["min_budget"]["params"] < 0.16
+        planner = Planner.open(tmp_path / criterion)
+        ranks: list[list[int]] = []
+        for size in (0.2, 0.3, 0.5, 1.0):
+            plan, file = planner.plan(size), io.BytesIO()
+            formats.write(tmp_path / criterion, plan, file)
+            assert len(file.getvalue()) == plan.bytes <= size * described["bytes"]
+            loaded = torch.jit.load(io.BytesIO(file.getvalue()))
+            assert sum(each.numel() for each in loaded.parameters()) == plan.params <= size * described["params"]
+            ranks.append([rank or 10**6 for rank in plan.ranks])
+            with torch.no_grad():
+                answers = loaded(x[1200:])
+                if size == 1:
+                    assert torch.equal(answers, module(x[1200:]))
+            kept[criterion, size] = float((answers.argmax(1) == y[1200:]).float().mean())
+        assert all(
+            a <= b for one, other in zip(ranks, ranks[1:], strict=False) for a, b in zip(one, other, strict=True)
+        )
+    assert kept["logit", 1.0] > 0.8
+    assert kept["logit", 0.5] > kept["logit", 1.0] - 0.02
+    assert kept["logit", 0.3] > kept["logit", 1.0] - 0.08
+    assert kept["logit", 0.2] > kept["whitened", 0.2]

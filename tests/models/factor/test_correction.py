@@ -10,7 +10,8 @@ from torch.nn import functional
 from rightrank.models.factor import correction, layers
 from rightrank.models.factor.correction import Correction
 from rightrank.models.factor.factors import Factors, Moved
-from tests.models.nets import SHAPES, Small, gather, make, read
+from rightrank.models.simplify.recurrent import apart
+from tests.models.nets import SHAPES, Small, gather, make, read, recurring
 
 
 class Normed(nn.Module):
@@ -159,3 +160,11 @@ class Itself(nn.Module):
 
 def test_a_bias_that_its_call_also_reads_as_input_is_left_alone(tmp_path: Path) -> None:
     assert corrections(Itself(), (16,), tmp_path) == {"layer": [Correction("layer.bias", "bias")], "matrix": []}
+
+
+@pytest.mark.parametrize("biased", [True, False])
+def test_each_product_inside_a_recurrent_call_has_a_bias_of_its_own(biased: bool) -> None:
+    program = apart(recurring("lstm", projection=6, biased=biased))
+    found = {layer.name: correction.corrections(program, layer) for layer in layers.find(program.graph, program.shapes)}
+    own = {"0.0": [Correction("0.2", "bias")], "0.1": [Correction("0.3", "bias")], "0.4": []}
+    assert found == (own if biased else {"0.0": [], "0.1": [], "0.2": []})

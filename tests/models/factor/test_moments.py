@@ -19,7 +19,8 @@ from rightrank.models.factor.moments import Gathering, Moments, NoGradient
 from rightrank.models.factor.patches import Columns, ColumnSums, columns_of
 from rightrank.models.program.program import Program
 from rightrank.models.program.samples import Samples
-from tests.models.nets import SHAPES, Small, build, gather, make, read, source
+from rightrank.models.simplify.recurrent import apart
+from tests.models.nets import SHAPES, Small, build, gather, make, read, recurring, source
 
 
 class Two(nn.Module):
@@ -438,3 +439,38 @@ def test_images_that_are_no_numbers_are_left_out_of_the_columns_too(tmp_path: Pa
         if wanted.seen:
             torch.testing.assert_close(columns(each).covariance, columns(wanted).covariance)
             torch.testing.assert_close(columns(each).across, columns(wanted).across)
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_of_recurrent_calls_they_are_those_of_what_each_product_is_given_at_every_step(cell: str) -> None:
+    torch.manual_seed(0)
+    program, x = apart(recurring(cell)), torch.randn(40, 7, 9)
+    found = survey(program).layers
+    seen = dict(zip((layer.name for layer in found), gather(program, found, x), strict=True))
+    made = program.run([x])[0]
+    before = torch.cat([torch.full((40, 1, 16), 0.1), made[:, :-1]], 1)
+    for name, rows in (("0.0", x), ("0.1", before)):
+        rows = rows.flatten(0, 1).double()
+        assert (seen[name].side, seen[name].axis) == ("inputs", 1)
+        torch.testing.assert_close(seen[name].mean, rows.mean(0), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(seen[name].covariance, torch.cov(rows.T, correction=0), rtol=1e-4, atol=1e-5)
+        assert bool(seen[name].gradient.isfinite().all()) and float(seen[name].gradient.trace()) > 0
+
+
+def test_of_recurrent_calls_the_gradients_are_those_that_reach_each_product() -> None:
+    """Unrolled by hand, over all steps: of 9 inputs and 16 outputs they are seen from the inputs, of 16 and 16 not."""
+    torch.manual_seed(0)
+    program, x = apart(recurring("rnn_tanh")), torch.randn(64, 7, 9)
+    found = survey(program).layers
+    seen = dict(zip((layer.name for layer in found), gather(program, found, x), strict=True))
+    weights = [program.tensors[f"0.{place}"] for place in range(4)]
+    states, sums = [torch.full((64, 16), 0.1)], []
+    for data in x.unbind(1):
+        sums.append(nn.functional.linear(data, weights[0], weights[2]).requires_grad_())
+        states.append((sums[-1] + nn.functional.linear(states[-1], weights[1], weights[3])).tanh())
+    outputs = torch.stack(states[1:], 1), states[-1].unsqueeze(0)
+    generator = torch.Generator().manual_seed(0)
+    loss = sum((each * torch.randn(each.shape, generator=generator)).sum() for each in outputs)
+    gradients = torch.cat(torch.autograd.grad(loss, sums))  # type: ignore[arg-type]
+    for name, rows in (("0.0", (gradients @ weights[0]).double()), ("0.1", gradients.double())):
+        torch.testing.assert_close(seen[name].gradient, rows.T @ rows / 64, rtol=1e-3, atol=1e-3)

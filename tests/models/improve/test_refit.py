@@ -26,7 +26,8 @@ from rightrank.models.plan.planner import Planner
 from rightrank.models.program.program import Program
 from rightrank.models.program.samples import Samples
 from rightrank.models.progress import silent
-from tests.models.nets import SHAPES, Small, build, encoded, encoder, gather, make, read, source
+from rightrank.models.simplify.recurrent import apart
+from tests.models.nets import SHAPES, Small, build, encoded, encoder, gather, make, read, recurring, source
 
 
 def prepared(
@@ -340,3 +341,44 @@ def test_samples_of_several_lengths_and_inputs_are_refit_and_tuned_alike(tmp_pat
     curve = tune.tune(tmp_path / "master", data, recipe, state=tmp_path / "state", progress=silent, device="cpu")
     assert curve[0]["tuned"] < curve[0]["cut"]
     assert Master.open(tmp_path / "master").template.tuned is not None
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn_tanh"])
+def test_a_refit_recurrent_network_is_nearer_than_the_cut_on_sequences_it_has_not_seen(cell: str) -> None:
+    torch.manual_seed(0)
+    data = torch.randn(320, 7, 9) @ torch.randn(9, 9) / 3
+    seen, unseen = data[:256], data[256:]
+    program = apart(recurring(cell, 2, both=True))
+    decomposed = survey(program).decomposed
+    moments = gather(program, decomposed, seen)
+    ranks = [max(1, layer.break_even // 2) for layer in decomposed]
+    cut: dict[str, Tensor] = {}
+    for layer, rank, moment in zip(decomposed, ranks, moments, strict=True):
+        cut |= plainly(layer, program, moment, rank)
+    better = refitted(program, ranks, moments, seen)
+    assert {f"down/{layer.name}" for layer in decomposed} <= better.keys()
+    whole = program.run([unseen])[0]
+    errors = [
+        float((substituted(program, decomposed, found).run([unseen])[0] - whole).square().mean())
+        for found in (cut, better)
+    ]
+    assert errors[1] < 0.9 * errors[0]
+
+
+def test_a_recurrent_layer_left_whole_makes_good_what_was_lost_before_it() -> None:
+    torch.manual_seed(0)
+    seen, unseen = torch.randn(256, 7, 9), torch.randn(64, 7, 9)
+    program = apart(recurring("gru", 2))
+    decomposed = survey(program).decomposed
+    moments = gather(program, decomposed, seen)
+    ranks = [3 if layer.name.startswith("0.") else 0 for layer in decomposed]
+    found = refitted(program, ranks, moments, seen)
+    first = {name: value for name, value in found.items() if not name.startswith("dense/")}
+    assert {"dense/1.0", "dense/1.1"} <= found.keys() and "dense/0.0" not in found
+    wanted = program.run([unseen])[0]
+    errors = [
+        float((substituted(program, decomposed, each).run([unseen])[0] - wanted).square().mean())
+        for each in (first, found)
+    ]
+    assert errors[1] < errors[0]
+    assert refitted(program, [0] * len(ranks), moments, seen) == {}

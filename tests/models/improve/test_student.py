@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from rightrank.models.assemble import build as assemble
 from rightrank.models.errors import DataError
 from rightrank.models.factor.factors import leading
 from rightrank.models.improve.distill import Recipe, Training
@@ -17,7 +18,7 @@ from rightrank.models.master.variant import all_factors
 from rightrank.models.measure.nearness import Nearness
 from rightrank.models.program.program import Program
 from rightrank.models.program.samples import Samples
-from tests.models.nets import SHAPES, Small, build, make, source
+from tests.models.nets import SHAPES, Small, build, make, recurring, source
 
 PLAIN = Nearness(classes=False)
 CPU = torch.device("cpu")
@@ -178,3 +179,22 @@ def test_inputs_without_answers_are_refused_in_words(tmp_path: Path) -> None:
     build(source(Unit(0.0), (6,), tmp_path / "source", x), tmp_path / "master")
     with pytest.raises(DataError, match="numbers for 7 of 16"):
         student_of(tmp_path / "master").answered(Samples.of(torch.cat([x[:7], torch.zeros(9, 6)])), 8, classes=False)
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_every_factor_of_a_recurrent_network_learns(cell: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    x, program = torch.randn(128, 7, 9), recurring(cell, both=True)
+    program = Program(program.graph.replace(outputs=("made",)).live(), program.tensors)
+    assemble.build(program, tmp_path / "master", Samples.of(x), criterion="logit")
+    student = student_of(tmp_path / "master")
+    lesson = student.teach((x[:32],), layers=True)
+    assert lesson.layers.keys() == student.watched and len(student.watched) == 2
+    assert student.loss(None, lesson, PLAIN, hint=5.0).item() < 1e-6
+    ranks = {layer.weight: 2 for layer in student.factored}
+    before = student.loss(ranks, lesson, PLAIN, hint=5.0)
+    before.backward()  # type: ignore[no-untyped-call]
+    assert all(value.grad is not None and float(value.grad.norm()) > 0 for value in student.parameters.values())
+    training = Training(student, Recipe(6, 1, 1e-2, batch=32, classes=False))
+    training.go(Samples.of(x), 32, lambda generator: (ranks, 0.3), lambda done: None)
+    assert student.loss(ranks, lesson, PLAIN, hint=5.0).item() < 0.95 * before.item()

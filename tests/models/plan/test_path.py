@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import torch
 
+from rightrank.models.assemble.survey import survey
 from rightrank.models.improve import tune
 from rightrank.models.plan.path import DENSE, PlanPath, order
 from rightrank.models.plan.planner import Planner
 from rightrank.models.program.samples import Samples
 from rightrank.models.progress import silent
-from tests.models.nets import SHAPES, Small, build, make, planner, source
+from rightrank.models.simplify.recurrent import apart
+from tests.models.nets import SHAPES, Small, build, make, planner, recurring, source
 
 
 @pytest.fixture(scope="module")
@@ -64,3 +66,12 @@ def test_a_tuned_master_has_one_path(found: Planner, tmp_path: Path) -> None:
     tune.tune(tmp_path / "master", Samples.of(data), recipe, state=tmp_path / "state", progress=silent, device="cpu")
     tuned = Planner.open(tmp_path / "master")
     assert tuned._path_by_macs is tuned._path
+
+
+def test_by_macs_a_layer_that_saves_none_is_whole_before_others_grow() -> None:
+    layers = survey(apart(recurring("gru"))).decomposed
+    importance = [np.linspace(1, 0.5, layer.rank) for layer in layers]
+    dear = next(index for index, layer in enumerate(layers) if layer.form.name == "product")
+    by_macs, by_params = order(layers, importance, per_mac=True).steps, order(layers, importance).steps
+    assert set(by_macs[: layers[dear].break_even]) == {dear} != set(by_params[: layers[dear].break_even])
+    assert sorted(by_macs) == sorted(by_params)

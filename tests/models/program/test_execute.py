@@ -9,7 +9,7 @@ from torch import nn
 
 from rightrank.models.program import execute
 from rightrank.models.program.graph import Node
-from tests.models.nets import SHAPES, Shared, Small, make, read
+from tests.models.nets import SHAPES, Shared, Small, make, read, recurring
 
 
 @pytest.mark.parametrize("kind", [Small, Shared])
@@ -46,3 +46,11 @@ def test_every_value_is_dropped_once_and_outputs_never(tmp_path: Path) -> None:
     graph = read(make(Small), SHAPES[Small], tmp_path).graph
     dropped = [name for names in execute.last_uses(graph).values() for name in names]
     assert len(dropped) == len(set(dropped)) and not set(dropped) & set(graph.outputs)
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn_relu"])
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_the_shapes_of_a_recurrent_call_are_those_of_all_its_steps(cell: str, batch_first: bool) -> None:
+    program = recurring(cell, 2, both=True, batch_first=batch_first)
+    found, made = program.shapes, program.run(program.example(2))
+    assert [found[name] for name in program.graph.outputs] == [tuple(each.shape) for each in made]

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rightrank.models.program.samples import Samples
@@ -21,6 +21,7 @@ def numbers(samples: Samples) -> list[int]:
 
 @settings(max_examples=50)
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.integers(0, 60), st.integers(0, 60))
+@example([2, 2, 2, 2, 7], 2, 2)
 def test_a_slice_has_its_share_of_each_group_and_is_disjoint_from_the_others(
     sizes: list[int], first: int, last: int
 ) -> None:
@@ -30,8 +31,10 @@ def test_a_slice_has_its_share_of_each_group_and_is_disjoint_from_the_others(
     assert sorted(number for part in parts for number in numbers(part)) == list(range(len(samples)))
     assert len(parts[1]) == len(range(*slice(first, last).indices(len(samples))))
     for ids, _ in parts[0].groups:
-        share = sizes[ids.shape[1] - 1] * len(parts[0]) / len(samples)
-        assert abs(len(ids) - share) <= 1
+        size = sizes[ids.shape[1] - 1]
+        share = size * len(parts[0]) / len(samples)
+        # Each group is rounded by a half at most, and so is the sum of all, of which this is a share.
+        assert abs(len(ids) - share) <= (1 + len(sizes) * size / len(samples)) / 2 + 1e-9
 
 
 def test_of_one_group_a_slice_is_a_lists() -> None:
