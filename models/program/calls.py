@@ -120,7 +120,8 @@ def _given(node: Node) -> tuple[Any, Any]:
     return node.args, dict(node.kwargs)
 
 
-# A layer's. The first two apply a weight (C_out, C_in, …), the others one that lies the other way round.
+# A layer's. The first two apply a weight (C_out, C_in, …), but for a transposed convolution; it and the others one that
+# lies the other way round.
 Call: TypeAlias = Linear | Convolution | Embedding | Product
 
 
@@ -135,6 +136,11 @@ def layer_call(node: Node) -> Call | None:
     return Product.of(node) if node.op == PRODUCT and len(node.args) == 2 and not node.kwargs else None
 
 
+def transposed(call: Call) -> bool:
+    """Whether it is a transposed convolution."""
+    return isinstance(call, Convolution) and call.transposed
+
+
 def turned(call: Call) -> bool:
     """Whether a call reads its weight the other way round: the weight's first axis is that of the inputs."""
-    return isinstance(call, (Embedding, Product))
+    return isinstance(call, (Embedding, Product)) or transposed(call)

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from rightrank.models.factor.forms.channel import Channel
+from rightrank.models.factor.forms.grouped import Grouped
 from rightrank.models.factor.forms.spatial import Spatial
+from rightrank.models.factor.forms.transposed import Transposed
 from rightrank.models.factor.layer import Form, Layer
 
-FORMS: Mapping[str, Form] = {form.name: form for form in (Channel(), Spatial())}
+FORMS: Mapping[str, Form] = {form.name: form for form in (Channel(), Spatial(), Grouped(), Transposed())}
 
 
 def layer_from_json(data: Mapping[str, Any]) -> Layer:
@@ -30,4 +32,5 @@ def layer_from_json(data: Mapping[str, Any]) -> Layer:
         form=FORMS[data["form"]],
         reason=data["reason"],
         suits={name: tuple(places) for name, places in suits.items()},
+        groups=data.get("groups", 1),
     )
