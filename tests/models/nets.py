@@ -102,6 +102,8 @@ class Painter(nn.Module):
         self.norm = nn.BatchNorm2d(16)
         self.apart = nn.ConvTranspose2d(32, 12, 2, stride=2)
         self.head = nn.Conv2d(20, 4, 1)
+        for layer in (self.stem, self.down, self.bottom, self.wide, self.apart):  # or little comes from the bottom
+            nn.init.kaiming_normal_(layer.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         first = torch.relu(self.stem(x))
