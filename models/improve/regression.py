@@ -18,9 +18,9 @@ from rightrank.models.factor.layer import Layer
 from rightrank.models.program.calls import Call, Convolution, Linear, transposed
 
 # About so many rows are taken, so many of them at a time of a linear layer, and of a convolution those of so many
-# samples.
+# samples, or fewer where patches would be more numbers than these.
 ROWS, PART = 40_000, 8192
-CHUNK = 64
+CHUNK, NUMBERS = 64, 1 << 26
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,7 @@ class Regression:
     ) -> Iterator[tuple[Tensor, Tensor]]:
         positions = max(1, most // max(len(data), 1))
         kernel = self.layer.shape[2:]
+        most_at_once = NUMBERS // (self.groups * max(self.inputs, self.outputs))
         for x, y in zip(torch.split(data, CHUNK), torch.split(outputs, CHUNK), strict=True):
             if call.transposed:
                 covered = _covered(x, y, kernel, call.stride, call.padding)
@@ -100,9 +101,10 @@ class Regression:
                 x = _windows(functional.pad(x, padding), kernel, call.stride, call.dilation)
             places = x.shape[2 : 2 + len(kernel)]
             chosen = torch.randperm(math.prod(places), generator=generator)[:positions]
-            at: tuple[slice | Tensor, ...] = (slice(None), slice(None), *torch.unravel_index(chosen, places))
-            x, y = (each[at].movedim(2, 1) for each in (x, y))
-            yield x.flatten(0, 1).flatten(1), y.flatten(0, 1).flatten(1)
+            for few in torch.split(chosen, max(1, most_at_once // len(x))):
+                at: tuple[slice | Tensor, ...] = (slice(None), slice(None), *torch.unravel_index(few, places))
+                rows, made = (each[at].movedim(2, 1).flatten(0, 1).flatten(1) for each in (x, y))
+                yield rows, made
 
 
 def _windows(values: Tensor, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> Tensor:

@@ -74,6 +74,22 @@ def check(regression: Regression | None, x: Tensor, y: Tensor, weight: Tensor, b
     assert count and count % len(x) == 0
 
 
+@pytest.mark.parametrize("groups", [1, 4])
+def test_patches_are_the_same_however_few_are_made_at_a_time(groups: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = torch.randn(70, 8, 9, 9), torch.randn(70, 8, 9, 9)
+    call = Convolution(X, W, None, (1, 1), (1, 1), (1, 1), False, (0, 0), groups)
+    regression = Regression.of(call, layer_of((8, 8 // groups, 3, 3), groups))
+    assert regression is not None
+
+    def rows() -> tuple[int, list[Tensor]]:
+        parts = [torch.cat(each, 1) for each in regression.pairs([x], [y])]
+        return len(parts), sorted(torch.cat(parts).tolist())
+
+    count, expected = rows()
+    monkeypatch.setattr("rightrank.models.improve.regression.NUMBERS", 8 * 9 * 64 * 5)
+    assert count == 2 and rows() == (17 + 2, expected)
+
+
 def test_no_patch_that_is_whole_is_left_out() -> None:
     """A padding takes off the first and the last of eight, and leaves half of what an uneven one begins."""
     x, weight = torch.randn(3, 2, 8).double(), torch.randn(2, 4, 2).double()

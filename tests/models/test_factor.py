@@ -77,6 +77,17 @@ def test_all_bases_are_the_weights(made: tuple[type[nn.Module], Path]) -> None:
         assert float((product - whole).norm() / whole.norm()) < 1e-4
 
 
+@pytest.mark.parametrize("kind", [Painter, Cardinal])
+@pytest.mark.parametrize("criterion", ["c1c2", "whitened"])
+def test_other_criteria_rank_these_forms_too(kind: type[nn.Module], criterion: str, tmp_path: Path) -> None:
+    data = source(make(kind), SHAPES[kind], tmp_path / "source", samples(kind, 40, 1))
+    described = build(data, tmp_path / "master", criterion=criterion)
+    forms = {layer["name"]: layer["form"] for layer in described["layers"]}
+    assert CUT[kind].items() <= forms.items() and {*forms.values()} == {"channel", *CUT[kind].values()}
+    plan = Planner.open(tmp_path / "master").plan(max_params=described["params"] // 2)
+    assert emitted(tmp_path / "master", plan, samples(kind, 2, 2)).isfinite().all()
+
+
 def test_a_refit_is_nearer_and_what_it_made_can_be_written(made: tuple[type[nn.Module], Path], tmp_path: Path) -> None:
     kind, folder = made
     planner, x = Planner.open(folder), samples(kind, 64, 3)
