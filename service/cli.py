@@ -125,6 +125,14 @@ def push(
     options = dict(parse_option(text) for text in option or [])
     if effort is not None:
         options["effort"] = effort
+    told: list[str] = []
+
+    def note(text: str) -> None:
+        """Says what is to know of the model as soon as it is known, and once; to scripts in what they get."""
+        if not as_json and text not in told:
+            told.append(text)
+            tell(f"Note: {text}")
+
     with plainly(as_json), connect(url) as client, Bars(err) as bars:
         answer = client.push(
             checkpoint,
@@ -135,14 +143,14 @@ def push(
             options=options,
             progress=bars,
         )
-        done = client.wait(str(answer["operation"]), bars) if wait else {}
+        done = client.wait(str(answer["operation"]), bars, note) if wait else {}
     notes = (done.get("result") or {}).get("notes") or []
     if as_json:
         out.print_json(data={**answer, **({"notes": notes} if notes else {})})
     else:
         out.print(f"{name or answer['id']} is {'ready' if wait else 'being prepared'}: model {answer['id']}")
-        for note in notes:
-            tell(f"Note: {note}")
+        for each in notes:
+            note(each)
 
 
 @app.command()

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
 
 from rightrank.models.assemble import trial
 from rightrank.models.assemble.describe import describe
@@ -29,14 +28,13 @@ from rightrank.models.master.template import Template
 from rightrank.models.plan import criteria
 from rightrank.models.plan.planner import Planner
 from rightrank.models.program.program import Program
-from rightrank.models.program.samples import Batch, Samples
+from rightrank.models.program.samples import Samples
+from rightrank.models.program.shapes import Classes
 from rightrank.models.progress import Progress, silent
 from rightrank.models.simplify.simplify import simplify
 
 # More take longer and say hardly more of what the layers do.
 STATISTICS_INPUTS = 2048
-# On so many calibration inputs a program is compared with what is left of it without its zero channels.
-COMPARED = 16
 
 
 def build(
@@ -46,18 +44,19 @@ def build(
     *,
     criterion: str | None = None,
     keep: int = 0,
-    classes: bool = True,
+    classes: Classes = True,
     forms: Collection[str] | None = None,
+    accept: Callable[[Program, Template], None] = lambda program, template: None,
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """Decompose a program into a master in `out`, with what `calibration` inputs say where there are some.
 
     Zero channels are removed first, where that changes nothing.
-    Without `criterion` the best that the data at hand allow is taken; where it tells `classes` apart, tried out
-    (see `trial`). By criteria of ours layers take the form that keeps more, of `forms` or all (see
-    `factor.decompose`). `keep` is how many calibration inputs are kept to `improve` plans later, and needs a criterion
-    that uses calibration data. Returns a description: parameters, MACs and file size of the original, its inputs, the
-    smallest budgets, and each layer.
+    Without `criterion` the best that the data at hand allow is taken; where it tells `classes` apart, each sample's or
+    ("places") those at each place of an output, tried out (see `trial`). By criteria of ours layers take the form that
+    keeps more, of `forms` or all (see `factor.decompose`). `keep` is how many calibration inputs are kept to `improve`
+    plans later, and needs a criterion that uses calibration data. `accept` is given the program that is to be
+    decomposed and its template, before it is, and may raise. Returns a description (see `describe`).
     `progress(phase, completed, total, unit)` is called per layer and batch and may raise to stop.
     Raises MalformedCheckpoint for a program that does not run, DataError where a criterion lacks data or gradients.
     """
@@ -68,10 +67,11 @@ def build(
     progress("eliminate", 0, 1, "models")
     uploaded = survey(program)
     formats.check(uploaded)
-    smaller, template, reports = simplified(program, uploaded, comparable(calibration))
+    smaller, template, reports = simplified(program, uploaded, calibration, progress)
     progress("eliminate", 1, 1, "models")
+    accept(smaller, template)
     usable = FORMS if forms is None else {name: FORMS[name] for name in forms}
-    work = Building(smaller, template, program, usable, progress)
+    work = Building(smaller, template, program, usable, classes, progress)
     tried: dict[str, float] = {}
     if rule.metric == "svd":
         work.decompose(criterion, None, out)
@@ -79,7 +79,7 @@ def build(
         if calibration is None:
             raise DataError(f"The criterion {criterion} needs calibration data.", "Upload inputs as `calibration`.")
         few = calibration[:STATISTICS_INPUTS]
-        choosing = given is None and classes and trial.possible(smaller, few)
+        choosing = given is None and classes and trial.possible(smaller, few, classes)
         try:
             criterion, tried, moments = work.learn(few, trial.CANDIDATES if choosing else (criterion,), out)
         except NoGradient:
@@ -97,12 +97,13 @@ def build(
 @dataclass(frozen=True)
 class Building:
     """A master being made: the simplified program and its template, the program as uploaded, the forms that layers may
-    take, and who hears of progress."""
+    take, whether outputs are scores of classes, and who hears of progress."""
 
     program: Program
     template: Template
     uploaded: Program
     forms: Mapping[str, Form]
+    classes: Classes
     progress: Progress
 
     def learn(
@@ -130,7 +131,7 @@ class Building:
         if len(candidates) > 1:
             out.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=out) as folder:
-                tried = trial.choose(candidates, held, Path(folder), make)
+                tried = trial.choose(candidates, held, Path(folder), make, self.classes)
             criterion = next(iter(tried))
         gradient = rule_of(criterion).gradient
         gathering.only(gradient)
@@ -174,19 +175,12 @@ def default_criterion(calibrated: bool) -> str:
     return criteria.WITH_DATA if calibrated else criteria.WITHOUT_DATA
 
 
-def comparable(calibration: Samples | None) -> Batch | None:
-    """The first calibration inputs, as many as the program takes at once; None where there are none, or too few."""
-    if calibration is None:
-        return None
-    return next(calibration.batches(min(COMPARED, calibration.sizes[0])), None)
-
-
 def simplified(
-    program: Program, uploaded: Template, inputs: Sequence[Tensor] | None
+    program: Program, uploaded: Template, inputs: Samples | None, progress: Progress = silent
 ) -> tuple[Program, Template, Mapping[str, Any]]:
     """The program that is decomposed (see `simplify`), and its template, which names the `uploaded` one where the
     program is another; and for its description which weights were `computed`, and which channels were `eliminated`."""
-    smaller, plain, reports = simplify(program, inputs)
+    smaller, plain, reports = simplify(program, inputs, progress)
     if smaller is program:
         return program, uploaded, reports
     # A call with a computed weight is no layer of the uploaded program, but takes as many MACs.

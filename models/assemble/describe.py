@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+from rightrank.models.assemble.bound import bound
+from rightrank.models.assemble.uncovered import uncovered
 from rightrank.models.factor.layer import Layer
 from rightrank.models.plan.planner import Planner
 from rightrank.models.program.graph import Input
 
 
 def describe(planner: Planner) -> dict[str, Any]:
-    """Size of the original, its inputs, the smallest budgets, and each layer."""
+    """Size of the original, its inputs, the smallest budgets, each layer, and what no layer covers; in `notes`, where
+    it can hardly get smaller, why."""
     template = planner.template
+    why = bound(planner)
     return {
         "params": template.original.params,
         "macs": template.original.macs,
@@ -21,6 +25,8 @@ def describe(planner: Planner) -> dict[str, Any]:
         "min_budget": {"params": planner.least(), "macs": planner.least("macs")},
         "plans": len(planner),
         "layers": [_layer(layer) for layer in template.layers],
+        "uncovered": uncovered(template).to_json(),
+        **({"notes": [why]} if why else {}),
     }
 
 

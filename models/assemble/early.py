@@ -10,9 +10,9 @@ from torch import Tensor
 
 from rightrank.models.errors import DataError
 from rightrank.models.measure import measures
-from rightrank.models.measure.shapes import class_axis
 from rightrank.models.program.program import Program
 from rightrank.models.program.samples import Batch, Data, Samples
+from rightrank.models.program.shapes import class_axis
 
 # So many samples run together, of so many groups: the first, those with the fewest and the most numbers, and others.
 TRIED, GROUPS, FEW, SEED = 16, 64, 8, 0

@@ -13,23 +13,29 @@ import torch
 
 from rightrank.models.master.master import Master
 from rightrank.models.master.variant import variant
-from rightrank.models.measure.nearness import TINY, nearness
+from rightrank.models.measure.nearness import TINY, Nearness, nearness
 from rightrank.models.plan.planner import Planner
 from rightrank.models.program.program import Program
 from rightrank.models.program.samples import Samples
+from rightrank.models.program.shapes import Classes, class_axis, scores
 
 CANDIDATES = ("logit", "fisher")
 INPUTS, BATCH, LEAST = 512, 64, 16
+# A batch is smaller where the largest value would be more than so many numbers.
+VALUES = 1 << 26
 BUDGETS = (0.5, 0.3, 0.2)
 
 
-def possible(program: Program, inputs: Samples) -> bool:
-    """Whether there is a choice: one output (N, classes) at a free batch size, and inputs enough to try and decide."""
+def possible(program: Program, inputs: Samples, classes: Classes = True) -> bool:
+    """Whether there is a choice: one output (N, classes), or with classes at every place, at a free batch size, and
+    inputs enough to try and decide."""
     graph = program.graph
     if len(graph.outputs) != 1 or graph.batch is not None or _held(inputs) < LEAST:
         return False
-    shape = program.shapes.get(graph.outputs[0], ())
-    return len(shape) == 2 and shape[1] > 1
+    with torch.no_grad():
+        first = next(inputs[:2].parts(2))
+        (outputs,) = program.run(first)
+    return outputs.ndim > 1 and scores(outputs, classes, class_axis(outputs, first)) is not None
 
 
 def split(inputs: Samples) -> tuple[Samples, Samples, Samples]:
@@ -40,7 +46,11 @@ def split(inputs: Samples) -> tuple[Samples, Samples, Samples]:
 
 
 def choose(
-    candidates: Sequence[str], held: Samples, folder: Path, make: Callable[[str, Path], None]
+    candidates: Sequence[str],
+    held: Samples,
+    folder: Path,
+    make: Callable[[str, Path], None],
+    classes: Classes = True,
 ) -> dict[str, float]:
     """How far cuts by each candidate are from the original, the nearest first.
 
@@ -54,24 +64,32 @@ def choose(
     found: dict[str, float] = {}
     for criterion in candidates:
         make(criterion, folder / criterion)
-        found[criterion] = _far(folder / criterion, held)
+        found[criterion] = _far(folder / criterion, held, classes)
     return dict(sorted(found.items(), key=lambda pair: pair[1]))
+
+
+@torch.no_grad()
+def _of_nothing(original: Program, measure: Nearness, held: Samples, batch: int) -> float:
+    """How far outputs are that are the same for every input."""
+    several = [original.run(each)[0] for each in held.batches(batch)]
+    if len({each.shape[1:] for each in several}) == 1 and sum(each.numel() for each in several) <= VALUES:
+        several = [torch.cat(several)]
+    distances = [float(measure.distance(each.mean(0).expand_as(each), each)) for each in several]
+    return sum(distances) / len(distances)
 
 
 def _held(inputs: Samples) -> int:
     return min(len(inputs), INPUTS) // 5
 
 
-def _far(folder: Path, held: Samples) -> float:
+def _far(folder: Path, held: Samples, classes: Classes) -> float:
     planner, master = Planner.open(folder), Master.open(folder)
     template, stored = planner.template, master.tensors()
     sizes = [max(int(budget * template.params), planner.smallest.params) for budget in BUDGETS]
     programs = [variant(template, stored, planner.plan(max_params=size).ranks).program() for size in sizes]
     original = master.program(stored)
-    batch = min(BATCH, len(held))
-    measure = nearness(original, held, batch, classes=True)
+    batch = max(1, min(BATCH, len(held), VALUES // max(max(original.values(group)) for group in held.apart())))
+    measure = nearness(original, held, batch, classes)
     errors = measure.distances(original, programs, held, batch)
-    with torch.no_grad():
-        wanted = torch.cat([original.run(each)[0] for each in held.batches(batch)])
-    nothing = max(float(measure.distance(wanted.mean(0).expand_as(wanted), wanted)), TINY)
+    nothing = max(_of_nothing(original, measure, held, batch), TINY)
     return sum(error / nothing if error < nothing else 1.0 for error in errors) / len(errors)

@@ -4,6 +4,10 @@ Where a batch norm follows, its stored mean and variance move with the outputs' 
 "bn"), relatively: mean = stored + (cut − whole), variance = stored · (cut / whole), so that nothing
 changes at full rank and what the calibration images lack of the training augmentation cancels. Else
 the layer's bias takes the difference of the means. One row per rank, computed once with the master.
+
+The variance takes the whole ratio, but for channels of which a cut keeps next to nothing. The coefficient of the
+regression of the whole layer's outputs on the cut's is 1, so that the variance should stay; measured, that loses far
+more (docs/cutting.md).
 """
 
 from __future__ import annotations
@@ -18,6 +22,9 @@ from rightrank.models.factor.layer import Layer
 from rightrank.models.program.calls import BATCH_NORM, Convolution, Linear, layer_call, transposed
 from rightrank.models.program.norms import statistics_of
 from rightrank.models.program.program import Program
+
+# No channel is amplified by more than the root of what one is of this.
+LEAST = 0.1
 
 
 @dataclass(frozen=True)
@@ -55,7 +62,7 @@ def rows(correction: Correction, stored: Tensor, factors: Factors) -> Iterator[T
     """The tensor's value at every rank, r = 1 first."""
     assert factors.moved is not None
     if correction.role == "variance":
-        for scale in factors.moved.scale:
+        for scale in factors.moved.scale.clamp_min(LEAST):
             yield (stored.double() * scale).to(stored.dtype)
         return
     for shift in factors.moved.shift:

@@ -34,6 +34,7 @@ from torch import Tensor
 from rightrank.models.factor.factors import Moved
 from rightrank.models.factor.moments import Moments
 from rightrank.models.factor.patches import Columns
+from rightrank.models.factor.rounding import settled
 from rightrank.models.factor.solve import solve
 
 RIDGE = 1e-4
@@ -78,8 +79,7 @@ def decompose(weight: Tensor) -> Pair:
     """SVD of a layer's weight, shape (C_out, …): the channel form of paper 1, section 3. Both factors take the root of
     each singular value, so that what lies between them is no larger than half precision holds."""
     factors = svd(weight)
-    down, up = _balanced(factors.down, factors.up)
-    return Pair(down.to(weight.dtype).contiguous(), up.to(weight.dtype).contiguous(), factors.sigma)
+    return Pair(*settled(*_balanced(factors.down, factors.up), None, weight.dtype), factors.sigma)
 
 
 def svd(weight: Tensor) -> Pair:
@@ -104,6 +104,8 @@ def decompose_in_metric(weight: Tensor, moments: Moments, gradient: bool = True)
     matrix = weight.reshape(weight.shape[0], -1).double()
     near = matrix if moments.axis == 0 else matrix.T
     gram, rank = near @ near.T, min(matrix.shape)
+    if not gradient:
+        moments = moments.alike(gram)
     covariance, mean = moments.covariance, moments.mean
     total = gram.diagonal().sum().clamp_min(1e-300)
     if moments.side == "outputs":
@@ -111,8 +113,7 @@ def decompose_in_metric(weight: Tensor, moments: Moments, gradient: bool = True)
         if covariance.diagonal().sum() <= least:
             covariance = least.clamp_min(1e-30) / total * gram
         energy = covariance.diagonal().sum() / total
-        met = moments.gradient if gradient else torch.eye(len(near), dtype=torch.float64)
-        found = whitened(near, *_roots(met), covariance + RIDGE * energy * gram, rank)
+        found = whitened(near, *_roots(moments.gradient), covariance + RIDGE * energy * gram, rank)
         passed, variances = found.along @ mean, found.worth
     else:
         # The same two ridges, as they are seen from here: what the outputs take of them for all directions.
@@ -120,15 +121,13 @@ def decompose_in_metric(weight: Tensor, moments: Moments, gradient: bool = True)
         if (covariance * gram).sum() <= least:
             covariance = least.clamp_min(1e-30) / total * torch.eye(len(near), dtype=torch.float64)
         energy = (covariance * gram).sum() / total
-        reached, far = (moments.gradient, moments.far) if gradient else (gram, 1.0)
         roots = _roots(covariance, RIDGE * float(energy))
-        found = whitened(near, *roots, reached + RIDGE * far * gram, rank)
+        found = whitened(near, *roots, moments.gradient + RIDGE * moments.far * gram, rank)
         passed, variances = found.near @ mean, torch.ones_like(found.worth)
     down, up = (found.far, found.near) if moments.axis == 0 else (found.near, found.far)
-    balanced = _balanced(down, up)
+    spread = covariance if moments.side == "inputs" and moments.axis == 1 else None
     return Pair(
-        down=balanced[0].to(weight.dtype).contiguous(),
-        up=balanced[1].to(weight.dtype).contiguous(),
+        *settled(*_balanced(down, up), spread, weight.dtype),
         sigma=found.worth.sqrt(),
         moved=Moved(lambda: (up * passed.unsqueeze(1), up**2 * variances.unsqueeze(1))),
     )
@@ -181,10 +180,8 @@ def decompose_columns(weight: Tensor, moments: Moments, columns: Columns) -> Pai
     means = torch.einsum("kox,kx->ko", per_output, down @ columns.mean)
     variances = torch.einsum("kox,xy,k->koy", per_output, across, passed.sqrt()).square().sum(2)
     energy = (moments.covariance * moments.gradient).sum().clamp_min(0)
-    down, up = _balanced(down, up)
     return Pair(
-        down=down.to(weight.dtype).contiguous(),
-        up=up.to(weight.dtype).contiguous(),
+        *settled(*_balanced(down, up), columns.covariance, weight.dtype),
         sigma=(worth * (energy / worth.sum().clamp_min(1e-300))).sqrt(),
         moved=Moved(lambda: (means, variances)),
     )

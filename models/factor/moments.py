@@ -32,10 +32,11 @@ from rightrank.models.program.calls import Call, Convolution, Embedding, layer_c
 from rightrank.models.program.graph import Node, Ref
 from rightrank.models.program.program import Program
 from rightrank.models.program.samples import Batch, Samples
+from rightrank.models.program.shapes import class_axis, scores
 
 BATCH, SEED = 64, 0
 # A batch is smaller where the values of a pass, all of which are kept for the way back, would be more than these.
-VALUES = 1 << 30
+VALUES = 1 << 28
 # Of the rows of a layer's values in one pass so many are looked at, drawn at random.
 ROWS = 1 << 16
 USABLE = "Give inputs as the network takes them in use, normalised as in its training."
@@ -51,7 +52,7 @@ class Moments:
 
     `axis` is that of the weight's matrix (n, m) which the side lies along. Seen from the inputs, `far` is the mean
     second moment of a gradient at an output. `seen` has what forms of the layer gathered of its inputs, by their
-    names."""
+    names. Where calls read the weight both ways, `ways` has those of each (see `together`)."""
 
     mean: Tensor
     covariance: Tensor
@@ -60,6 +61,14 @@ class Moments:
     side: Side = "outputs"
     axis: int = 0
     far: float = 0.0
+    ways: tuple[Moments, ...] = ()
+
+    def alike(self, gram: Tensor) -> Moments:
+        """The same with gradients that are unity at the outputs, for a weight of this Gram matrix along the axis."""
+        if self.ways:
+            return together([each.alike(gram) for each in self.ways])
+        unity = torch.eye(len(gram), dtype=torch.float64) if self.side == "outputs" else gram
+        return replace(self, gradient=unity, far=float(self.side == "inputs"))
 
     @property
     def turned(self) -> bool:
@@ -191,13 +200,11 @@ class _Sums:
         """Those of the calls that read the weight one way."""
         side: Side = "outputs" if (self.axis == 0) != way else "inputs"
         far = rows.energy[kind] / samples / self._matrix.shape[1 - self.axis] if side == "inputs" else 0.0
-        gradient = rows.gradients[kind] / samples
-        if blind:
-            gradient, far = torch.eye(len(gradient), dtype=torch.float64), 1.0
-            if side == "inputs":
-                near = self._matrix if self.axis == 0 else self._matrix.T
-                gradient = (near @ near.T).double()
-        return Moments(rows.mean, rows.covariance, gradient, seen, side, self.axis, far)
+        found = Moments(rows.mean, rows.covariance, rows.gradients[kind] / samples, seen, side, self.axis, far)
+        if not blind:
+            return found
+        near = (self._matrix if self.axis == 0 else self._matrix.T).double()
+        return found.alike(near @ near.T)
 
 
 def axis(layer: Layer) -> int:
@@ -224,7 +231,8 @@ def together(several: Sequence[Moments]) -> Moments:
         for both in zip(*pairs, strict=True)
     )
     through = through * (whole / (met * through).sum().clamp_min(1e-300))
-    return Moments(torch.zeros_like(several[0].mean), through, met, several[0].seen, "outputs", several[0].axis)
+    mean, seen, axis = torch.zeros_like(several[0].mean), several[0].seen, several[0].axis
+    return Moments(mean, through, met, seen, "outputs", axis, ways=tuple(several))
 
 
 class Gathering:
@@ -257,6 +265,7 @@ class Gathering:
         ]
         self._inner = [_gatherers(layer, forms) for layer in layers]
         self._owner = {call: index for index, layer in enumerate(layers) for call in layer.calls}
+        self._scales: list[float] = []
         self._drawing = torch.Generator().manual_seed(SEED)
         self._given = self._samples = 0
         self._kind = gradients[0]  # of the pass that is going back
@@ -292,7 +301,10 @@ class Gathering:
                 if self._blind:
                     break
                 self._kind = kind
-                loss = sum(_scalar(out, kind, generator) for out in outputs if out.requires_grad)
+                several = self._scaled(outputs)
+                if kind == "loss":
+                    several = [(_drawable(out, data), by) for out, by in several]
+                loss = sum(_scalar(out, by, kind, generator) for out, by in several)
                 if not isinstance(loss, Tensor):
                     self._without_gradient("no output is a number that depends on a layer")
                     break
@@ -303,6 +315,15 @@ class Gathering:
                         raise
                     self._without_gradient(str(error))
         self._samples += count
+
+    def _scaled(self, outputs: Sequence[Tensor]) -> list[tuple[Tensor, float]]:
+        """The outputs that depend on a layer, and what each is multiplied by: of several each counts in its own unit,
+        or logits beside a class's probability would be all that counts."""
+        if len(outputs) > 1 and not self._scales:
+            squares = [_finite_square(each.detach()) if each.is_floating_point() else 0.0 for each in outputs]
+            self._scales = [1 / math.sqrt(square) if square > 0 else 1.0 for square in squares]
+        scales = self._scales or [1.0] * len(outputs)
+        return [(out, by) for out, by in zip(outputs, scales, strict=True) if out.requires_grad]
 
     def _without_gradient(self, reason: str) -> None:
         if self._weighed:
@@ -356,14 +377,21 @@ def _gatherers(layer: Layer, forms: Mapping[str, Form]) -> dict[str, Gatherer]:
     return {name: gatherer for name, gatherer in found.items() if gatherer is not None}
 
 
-def _scalar(outputs: Tensor, gradient: Gradient, generator: torch.Generator) -> Tensor:
-    """What is propagated back from one of the network's outputs."""
-    if gradient == "logits":
-        return (outputs * torch.randn(outputs.shape, generator=generator)).sum()
-    if outputs.ndim != 2:
+def _drawable(outputs: Tensor, inputs: Batch) -> Tensor:
+    """Scores (P, C) of classes, of every sample or place."""
+    found = scores(outputs, "places", class_axis(outputs, inputs))
+    if found is None:
         raise DataError(
-            f"Classes are drawn from outputs (batch, classes), not {tuple(outputs.shape)}.", "Choose criterion logit."
+            f"Classes are drawn from outputs (batch, classes, …), not {tuple(outputs.shape)}.",
+            "Choose criterion logit.",
         )
+    return found
+
+
+def _scalar(outputs: Tensor, scale: float, gradient: Gradient, generator: torch.Generator) -> Tensor:
+    """What is propagated back from one of the network's outputs, which `scale` brings to its own unit."""
+    if gradient == "logits":
+        return (outputs * torch.randn(outputs.shape, generator=generator)).sum() * scale
     shares = outputs.detach().softmax(1)
     whole = shares.isfinite().all(1)
     if not bool(whole.all()):
@@ -372,6 +400,13 @@ def _scalar(outputs: Tensor, gradient: Gradient, generator: torch.Generator) -> 
         return outputs.sum()
     drawn = torch.multinomial(shares, 1, generator=generator).squeeze(1)
     return functional.cross_entropy(outputs, drawn, reduction="sum")
+
+
+def _finite_square(values: Tensor) -> float:
+    """The mean square of the numbers that are finite."""
+    values = single(values)
+    sound = values[values.isfinite()]
+    return float(sound.square().mean()) if sound.numel() else 0.0
 
 
 def _rows(value: Tensor, call: Call) -> Tensor:

@@ -29,6 +29,7 @@ from rightrank.models.master.variant import Variant, changes, variant
 from rightrank.models.measure.nearness import nearness
 from rightrank.models.program.program import Program
 from rightrank.models.program.samples import Samples
+from rightrank.models.program.shapes import Classes
 from rightrank.models.progress import Progress
 
 BATCH = 64
@@ -43,7 +44,7 @@ def improve(
     ranks: Sequence[int],
     out: Path,
     progress: Progress,
-    classes: bool = True,
+    classes: Classes = True,
     training: Recipe | None = None,
 ) -> str:
     """Find what is best for the plan `ranks` of the master in `folder`; write the tensors that it changes to `out`.

@@ -18,6 +18,7 @@ from rightrank.models.errors import DataError
 from rightrank.models.improve.muon import Muon
 from rightrank.models.improve.student import Student
 from rightrank.models.program.samples import Batch, Samples
+from rightrank.models.program.shapes import Classes
 
 LARGEST_GRADIENT = 1.0
 MUON, MOMENTUM = 4.0, 0.9
@@ -43,7 +44,7 @@ class Recipe:
     rate: float
     batch: int = 64
     hint: float = 5.0
-    classes: bool = True
+    classes: Classes = True
     seconds: float | None = None
     seed: int = 0
 

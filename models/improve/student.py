@@ -32,6 +32,7 @@ from rightrank.models.program.graph import Graph, Node, Ref
 from rightrank.models.program.norms import Norm, moments, norms
 from rightrank.models.program.program import Program
 from rightrank.models.program.samples import Batch, Samples
+from rightrank.models.program.shapes import Classes
 
 TINY = 1e-12
 
@@ -49,7 +50,7 @@ class Lesson:
     moments: Statistics
     layers: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
-    def sound(self, classes: bool) -> Tensor:
+    def sound(self, classes: Classes) -> Tensor:
         """Which of the samples have outputs that are numbers, (N,)."""
         rows = torch.ones(len(self.outputs[0]), dtype=torch.bool, device=self.outputs[0].device)
         for outputs in self.outputs:
@@ -214,7 +215,7 @@ class Student:
         return found.sum() + (hint * torch.stack(missed).mean() if missed else 0.0)
 
     @torch.no_grad()
-    def answered(self, inputs: Samples, batch: int, classes: bool) -> Samples:
+    def answered(self, inputs: Samples, batch: int, classes: Classes) -> Samples:
         """Of `inputs`, taken `batch` at a time, those to which the teacher's outputs are numbers. Raises
         DataError where these do not fill a batch."""
         kept = []
@@ -229,7 +230,7 @@ class Student:
             )
         return found
 
-    def measure(self, data: Samples, batch: int, classes: bool) -> Nearness:
+    def measure(self, data: Samples, batch: int, classes: Classes) -> Nearness:
         """What nearness to this teacher is, by some of the inputs."""
         return nearness(self.original, data[: max(SAMPLES, batch)].to(self.device), batch, classes)
 
@@ -261,8 +262,13 @@ class Student:
 
 def check_types(program: Program) -> None:
     """Raises DataError where the program's numbers are of a type in which it is not trained."""
-    if any(t.is_floating_point() and t.dtype != torch.float32 for t in program.tensors.values()):
-        raise DataError("Only float32 networks can be tuned.", "Export the network in float32.")
+    found = {t.dtype for t in program.tensors.values() if t.is_floating_point()} - {torch.float32}
+    if found:
+        types = " and ".join(sorted(str(dtype).removeprefix("torch.") for dtype in found))
+        raise DataError(
+            f"Only float32 networks can be tuned, and this one has tensors of {types}.",
+            "Export the network in float32, or choose `effort=refit`, which takes other types too.",
+        )
 
 
 def _norms(graph: Graph) -> dict[str, Norm]:

@@ -16,10 +16,10 @@ from rightrank.models.emit.formats import format_of
 from rightrank.models.errors import DataError
 from rightrank.models.measure.measure import Measure
 from rightrank.models.measure.measures import MEASURES, check
-from rightrank.models.measure.shapes import class_axis
 from rightrank.models.measure.tally import Tally
 from rightrank.models.program.graph import Graph
 from rightrank.models.program.samples import INPUTS, TARGETS, Batch, Data, Samples
+from rightrank.models.program.shapes import class_axis
 from rightrank.models.progress import Progress, silent
 
 # What is kept of the original in a store is by batches of so many.

@@ -20,8 +20,8 @@ from rightrank.models.measure.labels import (
     tally_of_sides,
 )
 from rightrank.models.measure.measure import Measure
-from rightrank.models.measure.shapes import counted, positions
 from rightrank.models.measure.tally import Tally
+from rightrank.models.program.shapes import counted, positions
 
 CLASSES, SIDES = Share("agreement"), Accuracy("agreement")
 

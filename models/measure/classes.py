@@ -8,8 +8,8 @@ from torch import Tensor
 from rightrank.models.errors import DataError
 from rightrank.models.measure.interval import Interval, of_share, skewed, wilson
 from rightrank.models.measure.measure import Measure, counts_of
-from rightrank.models.measure.shapes import IGNORED, counted, positions, squeezed, without
 from rightrank.models.measure.tally import Tally, by_group
+from rightrank.models.program.shapes import IGNORED, counted, positions, squeezed, without
 
 # The answer of outputs that are not finite: no class at all.
 NONE = -1

@@ -11,8 +11,8 @@ from rightrank.models.errors import DataError
 from rightrank.models.measure.classes import shown
 from rightrank.models.measure.interval import Interval, by_odds, of_share, wilson
 from rightrank.models.measure.measure import Measure, counts_of
-from rightrank.models.measure.shapes import IGNORED, squeezed
 from rightrank.models.measure.tally import Tally, by_group
+from rightrank.models.program.shapes import IGNORED, squeezed
 
 # What one score says: below zero, zero, up to a half, up to one, above one, or nothing since it is not finite. Which of
 # these are a yes follows from all of them: scores that all lie in [0, 1] are probabilities, and say yes above a half.

@@ -10,8 +10,8 @@ from torch.nn import functional
 
 from rightrank.models.measure.classes import Classes
 from rightrank.models.measure.interval import Interval, skewed
-from rightrank.models.measure.shapes import IGNORED, counted, positions
 from rightrank.models.measure.tally import Tally
+from rightrank.models.program.shapes import IGNORED, counted, positions
 
 TINY = 1e-30
 

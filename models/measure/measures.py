@@ -14,8 +14,8 @@ from rightrank.models.measure.language import Divergence, Perplexity
 from rightrank.models.measure.measure import Measure
 from rightrank.models.measure.metrics import METRICS
 from rightrank.models.measure.numbers import Error, Explained
-from rightrank.models.measure.shapes import IGNORED, class_axis, squeezed
 from rightrank.models.measure.vectors import Cosine, Retrieval
+from rightrank.models.program.shapes import IGNORED, class_axis, squeezed
 
 MEASURES: Mapping[str, Measure] = {
     measure.name: measure

@@ -8,8 +8,8 @@ others; raised to a temperature they do (Hinton et al., arXiv:1503.02531).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from rightrank.models.program.program import Program
 from rightrank.models.program.samples import Samples
+from rightrank.models.program.shapes import Classes, class_axis, scores
 
 TINY = 1e-12
 # Of the logarithm of a probability that is zero, as of a class that is masked.
@@ -25,16 +26,20 @@ LOWEST = -1e4
 ENTROPY = 0.2
 HOTTEST, HALVINGS = 16.0, 20
 SAMPLES = 512
+# Of a batch's scores no more than about so many numbers are looked at to find the temperature.
+NUMBERS = 1 << 20
 
 
 @dataclass(frozen=True)
 class Nearness:
-    """With `classes`, for outputs (N, C), `temperature` times the divergence of the classes' probabilities at that
-    temperature, the outputs being their logits, or the probabilities themselves where they are that. Otherwise the
-    squared difference, as a share of how much the wanted outputs vary from sample to sample."""
+    """With `classes`, for outputs (N, C), or (N, …) that have classes at each place, `temperature` times the divergence
+    of the classes' probabilities at that temperature, the outputs being their logits, or the probabilities themselves
+    where they are that. Otherwise the squared difference, as a share of how much the wanted outputs vary from sample to
+    sample. `axes`: which axis of each shape of outputs has the classes, by the number of its dimensions."""
 
-    classes: bool = True
+    classes: Classes = True
     temperature: float = 1.0
+    axes: Mapping[int, int] = field(default_factory=dict)
 
     def distance(self, outputs: Tensor, wanted: Tensor) -> Tensor:
         """How far `outputs` are from `wanted`, both (N, …): at least 0, but for rounding. Of outputs that are no
@@ -42,13 +47,18 @@ class Nearness:
         to give (see `sound`)."""
         if not wanted.is_floating_point():
             return torch.zeros((), device=wanted.device)
-        classes = self.classes and _tells_apart(wanted)
-        rows = sound(wanted, classes)
+        axis = self.axes.get(wanted.ndim, 1)
+        each = scores(wanted, self.classes, axis)
+        if each is not None:
+            by_place = scores(outputs, self.classes, axis)
+            assert by_place is not None
+            outputs, wanted = by_place, each
+        rows = sound(wanted, each is not None)
         if not bool(rows.all()):
             outputs, wanted = outputs[rows], wanted[rows]
             if not len(wanted):
                 return outputs.sum()
-        if not classes:
+        if each is None:
             spread = (wanted - wanted.mean(0)).square().mean() + TINY
             return (outputs - wanted).square().mean() / spread
         if _probabilities(wanted):
@@ -77,34 +87,35 @@ class Nearness:
 
 
 @torch.no_grad()
-def nearness(original: Program, inputs: Samples, batch: int, classes: bool) -> Nearness:
+def nearness(original: Program, inputs: Samples, batch: int, classes: Classes) -> Nearness:
     """The measure for a network: of the lowest temperature, from 1 up, at which it is unsure enough on `inputs`."""
     if not classes:
         return Nearness(False)
     logits: list[Tensor] = []
+    axes: dict[int, int] = {}
     for part in inputs[: max(SAMPLES, batch)].batches(batch):
-        found = [each for each in original.run(part) if _tells_apart(each)]
+        outputs = original.run(part)
+        axes |= {each.ndim: class_axis(each, part) for each in outputs if each.ndim > 1}
+        found = [s for each in outputs if (s := scores(each, classes, axes.get(each.ndim, 1))) is not None]
         if not found:
             break
+        # Of very many places some.
+        found = [each[:: max(1, each.numel() // NUMBERS)] for each in found]
         found = [each[sound(each, classes=True)] for each in found]
         logits += [each.clamp_min(TINY).log() if _probabilities(each) else each for each in found if len(each)]
     if not logits or _share(logits, 1.0) >= ENTROPY:
-        return Nearness()
+        return Nearness(classes, axes=axes)
     low, high = 1.0, HOTTEST
     for _ in range(HALVINGS):
         middle = math.sqrt(low * high)
         low, high = (low, middle) if _share(logits, middle) >= ENTROPY else (middle, high)
-    return Nearness(temperature=high)
+    return Nearness(classes, high, axes)
 
 
 def sound(outputs: Tensor, classes: bool) -> Tensor:
     """Which samples of `outputs` (N, …) are numbers: all of theirs are finite, or of classes' scores (N, C) the
     largest. A score of -∞ rules a class out, no more."""
     return outputs.amax(1).isfinite() if classes else outputs.reshape(len(outputs), -1).isfinite().all(1)
-
-
-def _tells_apart(outputs: Tensor) -> bool:
-    return outputs.is_floating_point() and outputs.ndim == 2 and outputs.shape[1] > 1
 
 
 def _probabilities(outputs: Tensor) -> bool:

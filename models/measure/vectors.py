@@ -11,8 +11,8 @@ from torch.nn import functional
 from rightrank.models.errors import DataError
 from rightrank.models.measure.interval import Interval
 from rightrank.models.measure.measure import Averaged, Measure
-from rightrank.models.measure.shapes import counted, positions
 from rightrank.models.measure.tally import Tally
+from rightrank.models.program.shapes import counted, positions
 
 NEAREST = 10
 # Rows of the table of all similarities that are in memory at once.

@@ -24,6 +24,7 @@ class Progress(BaseModel):
     completed: int
     total: int = Field(description="0 where it is not known yet.")
     unit: str = Field(description="What is counted.")
+    note: str | None = Field(None, description="Of an ingest, what the model's `notes` will say that is known already.")
 
 
 class Problem(BaseModel):
@@ -47,7 +48,11 @@ class Problem(BaseModel):
     limit: int | None = Field(None, description="Of an upload that is too large, how many bytes one may have.")
 
 
-NOTES = Field(None, description="What of the upload was left out, or read otherwise than it stands there.")
+NOTES = Field(
+    None,
+    description="What of the upload was left out, or read otherwise than it stands there; and, of a model that can "
+    "hardly get smaller, why.",
+)
 
 
 class Result(BaseModel):
@@ -183,6 +188,28 @@ class Layer(BaseModel):
     reason: str = Field(description="Why it stays whole; empty where it does not.")
 
 
+class UncoveredTensor(BaseModel):
+    name: str
+    params: int
+    share: float = Field(description="Of the original's parameters.")
+    read_by: list[str] = Field(description="The operators that read it.")
+    reason: str = Field(description="Of the weight of a layer that stays whole, why; empty of any other.")
+
+
+class Others(BaseModel):
+    tensors: int
+    params: int
+
+
+class Uncovered(BaseModel):
+    """The parameters that are not the weight of a layer which can be cut: no size has fewer of them."""
+
+    params: int
+    share: float = Field(description="Of the original's parameters.")
+    tensors: list[UncoveredTensor] = Field(description="The largest.")
+    others: Others = Field(description="The smaller ones, together.")
+
+
 class EliminatedLayer(BaseModel):
     name: str
     channels: int
@@ -201,6 +228,12 @@ class Eliminated(BaseModel):
     params_after: int
     difference: float = Field(description="The largest between the outputs before and after, relative.")
     rejected: str = Field(description="Why the elimination was not accepted; empty where it was.")
+    exact: bool | None = Field(
+        None, description="Whether all that went was zero to the last digit, so that no numbers can show it."
+    )
+    compared: int | None = Field(
+        None, description="On how many calibration inputs the difference was looked for; 0: on random ones."
+    )
 
 
 class ComputedWeights(BaseModel):
@@ -248,6 +281,7 @@ class Description(Brief):
     min_budget: Smallest = Field(description="The smallest budgets that can be met.")
     plans: int = Field(description="How many different sizes there are.")
     layers: list[Layer]
+    uncovered: Uncovered | None = Field(None, description="Not known of models published before this was.")
     computed: Computed
     eliminated: Eliminated
     tuned: list[Tuned] | None = Field(None, description="With effort tune or polish: what it is worth at which size.")

@@ -22,7 +22,7 @@ import random
 import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -143,8 +143,12 @@ class Client:
         answer: dict[str, Any] = response.json()
         return answer
 
-    def wait(self, operation: str, progress: Progress = silent) -> dict[str, Any]:
-        """The operation once it is done; Problem if it failed."""
+    def wait(
+        self, operation: str, progress: Progress = silent, noted: Callable[[str], None] = lambda note: None
+    ) -> dict[str, Any]:
+        """The operation once it is done; Problem if it failed. `noted` is called with what is known of the model on the
+        way, once."""
+        told = None
         for attempt in itertools.count():
             response = self._patiently("GET", f"/operations/{operation}")
             state: dict[str, Any] = response.json()
@@ -153,6 +157,8 @@ class Client:
             if state.get("done"):
                 return state
             now = state.get("progress") or {}
+            if (note := now.get("note")) and note != told:
+                noted(told := note)
             progress(
                 now.get("phase") or "waiting for a worker",
                 now.get("completed") or 0,

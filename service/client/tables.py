@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from rich.filesize import decimal
 from rich.table import Table
+
+# Of the tensors that no layer covers so many are shown.
+NAMED = 3
 
 
 def sentence(facts: dict[str, str], of: str) -> str:
@@ -33,12 +37,39 @@ def summary_of(model: dict[str, Any]) -> Table:
     if eliminated.get("removed"):
         saved = 1 - eliminated["params_after"] / eliminated["params_before"]
         lost = f"{eliminated['removed']:,} zero channels, {saved:.1%} of the parameters"
-        table.add_row("Removed", f"{lost}, without loss")
+        table.add_row("Removed", f"{lost}{_seen(eliminated)}")
     table.add_row("Layers", f"{decomposed} of {len(model['layers'])} can be cut, by {model['criterion']}")
+    for label, words in _uncovered(model.get("uncovered")):
+        table.add_row(label, words)
     table.add_row("Smallest", f"budget={model['min_budget']['params']:.4f}")
     for note in model.get("notes") or []:
         table.add_row("Note", note)
     return table
+
+
+def _uncovered(rest: dict[str, Any] | None) -> Iterator[tuple[str, str]]:
+    """What no layer covers, a row for each of the largest; nothing of what an earlier version stored."""
+    if rest is None:
+        return
+    yield "Uncovered", f"{rest['share']:.1%} of the parameters are in no layer that can be cut"
+    for each in rest["tensors"][:NAMED]:
+        readers = f"read by {' and '.join(each['read_by'])}"
+        yield "", f"{each['share']:.1%} {each['name']}, {each['reason'] or readers}"
+    more = rest["tensors"][NAMED:]
+    count = len(more) + rest["others"]["tensors"]
+    if count:
+        share = rest["share"] - sum(each["share"] for each in rest["tensors"][:NAMED])
+        yield "", f"{share:.1%} in {count} more"
+
+
+def _seen(eliminated: dict[str, Any]) -> str:
+    """How it is known that nothing is lost with zero channels; nothing of what an earlier version stored."""
+    if eliminated.get("exact"):
+        return ", without loss"
+    compared = eliminated.get("compared")
+    if compared is None:
+        return ""
+    return f", with the same outputs for {f'{compared} calibration' if compared else 'random'} inputs"
 
 
 def table_of_sizes(curve: list[dict[str, Any]]) -> Table:

@@ -80,6 +80,8 @@ class Job:
         self.kept = False
         self.lost = threading.Event()
         self.late = threading.Event()
+        # What whoever waits should know already; told with the progress.
+        self.note: str | None = None
         self._stop = stop
         self._ended = threading.Event()
         self._deadline = time.monotonic() + seconds
@@ -92,7 +94,9 @@ class Job:
         now = time.monotonic()
         if phase != self._reported[0] or completed == total or now - self._reported[1] > REPORT_SECONDS:
             self._reported = (phase, now)
-            progress = {"phase": phase, "completed": completed, "total": total, "unit": unit}
+            progress: dict[str, Any] = {"phase": phase, "completed": completed, "total": total, "unit": unit}
+            if self.note is not None:
+                progress["note"] = self.note
             with contextlib.suppress(redis.RedisError):  # nobody waits for it
                 self.parts.engine.report(self.attempt, progress)
 

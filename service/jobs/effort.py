@@ -24,6 +24,7 @@ from rightrank.models.measure.metrics import METRICS
 from rightrank.models.plan.planner import Plan
 from rightrank.models.program.program import Program
 from rightrank.models.program.samples import Samples
+from rightrank.models.program.shapes import Classes
 from rightrank.service.jobs.attempt import Job
 from rightrank.service.registry.layout import improved_key, tuning_key
 
@@ -35,14 +36,20 @@ def of(options: Mapping[str, Any]) -> str:
 def check(options: Mapping[str, Any], program: Program, inputs: Samples | None) -> None:
     """Raises DataError where nothing would come of the effort, for a program and its calibration inputs."""
     graph = program.graph
+    check_program(options, program)
     if tunes(options) and inputs is not None:
         tune.divided(graph, inputs, recipe(options, tune.RECIPE, True))
-        check_types(program)
     if of(options) == "refit" and graph.batch is not None:
         raise DataError(
             "A network for a fixed number of samples cannot be refit.",
             "Export it with a dynamic batch size, or choose `effort=tune` or `effort=polish`.",
         )
+
+
+def check_program(options: Mapping[str, Any], program: Program) -> None:
+    """Raises DataError where a program, as it was uploaded or simplified, is none that the effort can train."""
+    if tunes(options):
+        check_types(program)
 
 
 def kept(options: Mapping[str, Any]) -> int:
@@ -54,21 +61,24 @@ def tunes(options: Mapping[str, Any]) -> bool:
     return of(options) in ("tune", "polish")
 
 
-def recipe(options: Mapping[str, Any], basis: Recipe, tells_classes: bool) -> Recipe:
+def recipe(options: Mapping[str, Any], basis: Recipe, tells_classes: Classes) -> Recipe:
     """A training as the options want it. `tune_steps` are those for all sizes: one size takes half of them, as it
     does without that option; `tune_seconds` bounds each training."""
     steps = options.get("tune_steps", tune.STEPS) * basis.steps // tune.STEPS
     return replace(basis, steps=max(steps, 1), seconds=options.get("tune_seconds"), classes=tells_classes)
 
 
-def classes(options: Mapping[str, Any], metric: str | None) -> bool:
-    """Whether the network tells classes apart, by the `metric` that it is measured by (None: by none)."""
+def classes(options: Mapping[str, Any], metric: str | None) -> Classes:
+    """Whether the network tells classes apart, by the `metric` that it is measured by (None: by none, and then nobody
+    knows what stands at each place of an output)."""
     metric = metric or options.get("metric")
-    return metric is None or METRICS[metric].classes
+    if metric is None:
+        return True
+    return "places" if METRICS[metric].classes else False
 
 
 def tuned(
-    job: Job, options: Mapping[str, Any], inputs: Samples, tells_classes: bool, out: Path, state: Path
+    job: Job, options: Mapping[str, Any], inputs: Samples, tells_classes: Classes, out: Path, state: Path
 ) -> list[dict[str, float]]:
     """Trains the master in `out` on calibration inputs, going on where a killed worker left off; the curve.
 

@@ -18,12 +18,14 @@ from typing import Any
 from safetensors.torch import load_file
 
 from rightrank.models.assemble import early
+from rightrank.models.assemble.bound import foreseen
 from rightrank.models.assemble.build import build
 from rightrank.models.checkpoint import sandbox
 from rightrank.models.checkpoint.limits import NOTES, Limits
 from rightrank.models.emit import formats
 from rightrank.models.emit.format import FIRST, Output
 from rightrank.models.errors import Cancelled
+from rightrank.models.master.template import Template
 from rightrank.models.plan.planner import Planner
 from rightrank.models.program.program import Program
 from rightrank.models.program.samples import Data
@@ -96,6 +98,11 @@ def _build(job: Job, upload: Mapping[str, Any], folder: Path) -> None:
     has_data = (folder_of_program / EVALUATION).exists()
     tells_classes = effort.classes(options, metric)
     keep = effort.kept(options)
+
+    def accept(smaller: Program, template: Template) -> None:
+        effort.check_program(options, smaller)
+        job.note = foreseen(template)
+
     description = build(
         program,
         out,
@@ -103,6 +110,7 @@ def _build(job: Job, upload: Mapping[str, Any], folder: Path) -> None:
         criterion=options.get("criterion"),
         keep=keep,
         classes=tells_classes,
+        accept=accept,
         progress=job.progress,
     )
     if effort.tunes(options):
@@ -121,7 +129,7 @@ def _build(job: Job, upload: Mapping[str, Any], folder: Path) -> None:
     manifest = {
         **upload,
         **description,
-        **_notes(folder_of_program),
+        **_notes(folder_of_program, description),
         TOKEN: upload.get(TOKEN, ""),
         "folder": f"{MADE}/{uuid.uuid4().hex}",
         "files": {name: {"sha256": digest(out / name), "size": (out / name).stat().st_size} for name in names},
@@ -137,10 +145,13 @@ def _data(program: Program, file: Path) -> Data | None:
     return Data.stored(program.graph, load_file(file)) if file.exists() else None
 
 
-def _notes(program: Path) -> dict[str, list[str]]:
-    """What there is to know of the reading, as a member of the manifest; nothing where there is nothing."""
+def _notes(program: Path, description: Mapping[str, Any]) -> dict[str, list[str]]:
+    """What there is to know of the reading, and of the model, as a member of the manifest; nothing where there is
+    nothing."""
     path = program / NOTES
-    return {"notes": [str(note) for note in json.loads(path.read_bytes())]} if path.exists() else {}
+    read = json.loads(path.read_bytes()) if path.exists() else []
+    notes = [str(note) for note in [*read, *description.get("notes", [])]]
+    return {"notes": notes} if notes else {}
 
 
 def _store(job: Job, manifest: Mapping[str, Any], out: Path, original: Record, file: Path) -> None:

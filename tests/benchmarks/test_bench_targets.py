@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 import pytest
 
-from benchmarks import latency, learning, sparsity
+from benchmarks import latency, layers, learning, sparsity
 
 ROOT = Path(__file__).parents[2]
 KEPT = ROOT / "docs" / "results"
@@ -164,3 +164,18 @@ def test_the_engine_does_what_it_was_chosen_for() -> None:
     printed = bench("engine")
     for found in ("0 out of order", "1 start", "all begun", "the worker free", "begun after"):
         assert found in printed
+
+
+def test_networks_of_other_layers_are_trained_cut_and_measured(tmp_path: Path) -> None:
+    arguments = ("--networks", "embeddings", "--methods", "cut,whitened", "--results", str(tmp_path))
+    bench("layers", *arguments)
+    rows = read(tmp_path / "layers.csv")
+    assert len(rows) == 2 * len(layers.BUDGETS)
+    for row in rows:
+        assert float(row["reached"]) <= max(float(row["budget"]), float(row["least"]))
+        assert 0 <= float(row["value"]) <= 1 and (float(row["budget"]) < 1 or row["value"] == row["original"])
+    page = (tmp_path / "layers.md").read_text()
+    assert "**embeddings**" in page and "whitened" in page
+    before = (tmp_path / "layers.csv").read_bytes()
+    bench("layers", *arguments)
+    assert (tmp_path / "layers.csv").read_bytes() == before

@@ -113,6 +113,22 @@ def test_push_tells_what_of_the_file_was_left_out(server, tmp_path):
     assert json.loads(run("push", str(tmp_path / "net.pt"), "--json").stdout)["notes"] == notes
 
 
+def test_push_tells_what_is_known_on_the_way_at_once_and_once(server, tmp_path):
+    (tmp_path / "net.pt").write_bytes(b"net")
+    early, late = "This model cannot get below 0.9 of its parameters.", "Left out: loss.weight."
+    progress = {"phase": "calibrate", "completed": 0, "total": 9, "unit": "samples", "note": early}
+    states = [{"done": False, "progress": progress}] * 2 + [{"done": True, "result": {"notes": [late, early]}}]
+    server.answers = {
+        ("POST", "/models"): lambda: httpx.Response(202, json={"id": "abc", "operation": "ingest-abc"}),
+        ("GET", "/operations/ingest-abc"): lambda: httpx.Response(200, json=states.pop(0)),
+    }
+    result = run("push", str(tmp_path / "net.pt"))
+    assert [line for line in result.stderr.splitlines() if line] == [f"Note: {early}", f"Note: {late}"]
+    states += [{"done": False, "progress": progress}, {"done": True, "result": {"notes": [early]}}]
+    result = run("push", str(tmp_path / "net.pt"), "--json")
+    assert json.loads(result.stdout)["notes"] == [early] and result.stderr == ""
+
+
 def test_push_fails_where_the_ingest_does(server, tmp_path):
     (tmp_path / "net.pt2").write_bytes(b"net")
     problem = {"type": "/problems/checkpoint-unsafe", "status": 422, "detail": "It carries a pickle."}
@@ -326,14 +342,57 @@ def test_numbers_that_there_are_none_of_are_left_out(server):
     assert tables.sentence(facts, "params").endswith("mse 0.2500 on 1 samples")
 
 
-def test_show_says_what_was_removed_without_loss():
+@pytest.mark.parametrize(
+    ("more", "shown"),
+    [
+        ({"removed": 0}, None),
+        ({}, "the parameters"),
+        ({"exact": True, "compared": 0}, "the parameters, without loss"),
+        ({"exact": False, "compared": 0}, "the parameters, with the same outputs for random inputs"),
+        ({"exact": False, "compared": 256}, "the parameters, with the same outputs for 256 calibration inputs"),
+    ],
+)
+def test_show_says_what_was_removed_and_how_it_is_known_that_nothing_is_lost(more, shown):
     model = {"id": "m1", "names": [], "params": 4000, "macs": 9, "criterion": "logit", "layers": []}
     model["min_budget"] = {"params": 0.1}
-    for removed, shown in ((1200, True), (0, False)):
-        model["eliminated"] = {"removed": removed, "params_before": 4000, "params_after": 1000, "rejected": ""}
+    model["eliminated"] = {"removed": 1200, "params_before": 4000, "params_after": 1000, "rejected": "", **more}
+    with cli.out.capture() as captured:
+        cli.out.print(tables.summary_of(model))
+    words = " ".join(captured.get().split())
+    assert ("1,200 zero channels, 75.0% of " in words) == (shown is not None)
+    assert shown is None or f"1,200 zero channels, 75.0% of {shown} Layers" in words
+
+
+def test_show_says_what_no_layer_covers():
+    model = {"id": "m1", "names": [], "params": 4000, "macs": 9, "criterion": "logit", "layers": []}
+    model["min_budget"] = {"params": 0.83}
+    tensors = [
+        {"name": name, "params": params, "share": params / 4000, "read_by": readers, "reason": reason}
+        for name, params, readers, reason in (
+            ("words.weight", 2760, ["embedding", "linear"], ""),
+            ("deep.weight", 400, ["convolution"], "its 8 groups are already small"),
+            ("places", 40, ["add"], ""),
+            ("bias", 20, ["add"], ""),
+        )
+    ]
+    rest = {"params": 3240, "share": 0.81, "tensors": tensors, "others": {"tensors": 9, "params": 20}}
+
+    def shown():
         with cli.out.capture() as captured:
             cli.out.print(tables.summary_of(model))
-        assert ("1,200 zero channels, 75.0% of the parameters" in captured.get()) == shown
+        return [line.strip() for line in captured.get().splitlines()]
+
+    before = shown()
+    model["uncovered"] = rest
+    assert [line for line in shown() if line not in before] == [
+        "Uncovered   81.0% of the parameters are in no layer that can be cut",
+        "69.0% words.weight, read by embedding and linear",
+        "10.0% deep.weight, its 8 groups are already small",
+        "1.0% places, read by add",
+        "1.0% in 10 more",
+    ]
+    model["uncovered"] = {"params": 40, "share": 0.01, "tensors": tensors[2:3], "others": {"tensors": 0, "params": 0}}
+    assert len(shown()) == len(before) + 2
 
 
 def test_models_prints_all_of_them(server):

@@ -5,10 +5,10 @@ channels   what is known of the channels of a value, and which channels can only
 flow       walks the graph once and finds both, for the operators it knows
 operators  one rule per kind of operator
 removal    which channels go, and the smaller graph and tensors
-eliminate  all of it, checked on random inputs before it is accepted
+eliminate  all of it, checked on inputs before it is accepted
 """
 
-from rightrank.models.simplify.zeros.eliminate import compare, eliminate
+from rightrank.models.simplify.zeros.eliminate import FEW, compare, eliminate, parts
 from rightrank.models.simplify.zeros.report import LayerReport, Report
 
-__all__ = ["LayerReport", "Report", "compare", "eliminate"]
+__all__ = ["FEW", "LayerReport", "Report", "compare", "eliminate", "parts"]

@@ -116,7 +116,8 @@ def batch_norm(flow: Flow, node: Node, arguments: list[Any], result: Any) -> boo
     values = resolve(node.op)(source.values[None], scale, shift, mean, variance, *options)[0]
     known = source.known
     if scale is not None:
-        dead = scale.abs() <= columns.EXACT * scale.abs().max()
+        limit = columns.EXACT if flow.threshold is None else min(flow.threshold, columns.EXACT)
+        dead = scale.abs() <= limit * scale.abs().max()
         offset = torch.zeros_like(scale) if shift is None else shift
         known, values = known | dead, torch.where(dead, offset, values)
     return flow.give(node, Channels(1, source.units, known, values))

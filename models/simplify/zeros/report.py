@@ -26,7 +26,8 @@ class LayerReport:
 
 @dataclass(frozen=True)
 class Report:
-    """`difference` is the largest between the outputs before and after, relative to the largest output;
+    """`difference` is the largest between the outputs before and after, relative to the largest output, on so many
+    inputs as were `compared` on (0: on random ones); `exact` says that what went was zero to the last digit.
     `rejected` says why an elimination was not accepted, and is empty where it was or nothing was removed."""
 
     layers: tuple[LayerReport, ...]
@@ -34,6 +35,8 @@ class Report:
     params_after: int
     difference: float = 0.0
     rejected: str = ""
+    exact: bool = True
+    compared: int = 0
 
     @property
     def removed(self) -> int:

@@ -6,13 +6,13 @@ import io
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from rightrank.models.assemble.build import COMPARED, comparable
 from rightrank.models.emit import formats
 from rightrank.models.errors import Cancelled, DataError, MalformedCheckpoint, UnsupportedCheckpoint
 from rightrank.models.improve import tune
@@ -153,7 +153,7 @@ def test_a_network_without_zero_channels_is_built_as_if_nobody_had_looked(
     described = built(Small, tmp_path / "a")
     assert described["eliminated"] == {
         "layers": [], "params_before": described["params"], "params_after": described["params"],
-        "difference": 0.0, "rejected": "", "removed": 0,
+        "difference": 0.0, "rejected": "", "removed": 0, "exact": True, "compared": 0,
     }  # fmt: skip
     monkeypatch.setattr(zeros, "eliminate", lambda program, **_: (program, zeros.Report((), 0, 0)))
     built(Small, tmp_path / "b")
@@ -204,7 +204,7 @@ def test_a_rejected_elimination_leaves_the_upload_and_says_why(tmp_path: Path, m
 def test_calibration_inputs_are_what_the_two_programs_are_compared_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = []
+    seen: list[Any] = []
     real = zeros.eliminate
 
     def watch(*arguments: object, **options: object) -> object:
@@ -213,9 +213,9 @@ def test_calibration_inputs_are_what_the_two_programs_are_compared_on(
 
     monkeypatch.setattr(zeros, "eliminate", watch)
     data = torch.randn(40, *SHAPES[Small])
-    built(Halved, tmp_path / "with", data)
-    built(Halved, tmp_path / "without")
-    assert torch.equal(seen[0][0], data[:COMPARED]) and seen[1] is None
+    described = [built(Halved, tmp_path / "with", data), built(Halved, tmp_path / "without")]
+    assert torch.equal(seen[0].groups[0][0], data) and seen[1] is None
+    assert [each["eliminated"]["compared"] for each in described] == [16, 0]  # type: ignore[index]
 
 
 def test_where_too_little_is_left_to_be_cut_there_are_two_sizes(tmp_path: Path) -> None:
@@ -230,13 +230,6 @@ def test_where_too_little_is_left_to_be_cut_there_are_two_sizes(tmp_path: Path) 
     for plan in (reduced, whole):
         with torch.no_grad():
             torch.testing.assert_close(outputs(tmp_path / "master", plan, x), module(x))
-
-
-def test_calibration_inputs_that_do_not_fill_a_batch_are_not_compared_on() -> None:
-    found = comparable(Samples(((torch.randn(10, 3),),), fixed=8))
-    assert found is not None and found[0].shape == (8, 3)
-    assert comparable(Samples(((torch.randn(7, 3),),), fixed=8)) is None
-    assert comparable(None) is None
 
 
 def test_building_an_eliminated_network_twice_gives_the_same_bytes(tmp_path: Path) -> None:

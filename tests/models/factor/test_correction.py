@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from rightrank.models.factor import correction, layers
 from rightrank.models.factor.correction import Correction
+from rightrank.models.factor.factors import Factors, Moved
 from tests.models.nets import SHAPES, Small, gather, make, read
 
 
@@ -68,9 +69,20 @@ def test_the_closed_form_is_what_recomputing_gives_on_a_single_layer_net(rank: i
         for each in correction.corrections(program, layer)
     )
     moved = program.tensors["norm.running_mean"] + (less - whole).mean((0, 2, 3))
-    scaled = program.tensors["norm.running_var"] * less.var((0, 2, 3)) / whole.var((0, 2, 3))
+    ratio = (less.var((0, 2, 3)) / whole.var((0, 2, 3))).clamp_min(correction.LEAST)
+    scaled = program.tensors["norm.running_var"] * ratio
     assert torch.allclose(mean, moved, atol=1e-4)
     assert torch.allclose(variance, scaled, rtol=5e-3, atol=1e-4)
+
+
+def test_a_channel_of_which_next_to_nothing_is_kept_is_not_amplified_without_bound() -> None:
+    kept = torch.tensor([[1e-6, 0.05, 0.5], [1.0, 1.0, 1.0]]).double()
+    factors = Factors(
+        {}, torch.ones(2), Moved(lambda: (torch.zeros(2, 3), kept.diff(dim=0, prepend=torch.zeros(1, 3))))
+    )
+    first, last = correction.rows(Correction("variance", "variance"), torch.tensor([2.0, 2.0, 2.0]), factors)
+    torch.testing.assert_close(first, torch.tensor([0.2, 0.2, 1.0]))
+    torch.testing.assert_close(last, torch.tensor([2.0, 2.0, 2.0]))
 
 
 def test_at_full_rank_nothing_moves(tmp_path: Path) -> None:

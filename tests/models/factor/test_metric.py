@@ -55,6 +55,41 @@ def test_the_error_of_a_prefix_is_that_of_proposition_2_1(rank: int, seed: int) 
     assert torch.allclose(error, expected, rtol=1e-3, atol=1e-6)
 
 
+@settings(max_examples=30, deadline=None)
+@given(st.integers(2, 9), st.integers(2, 9), st.integers(1, 30), st.booleans(), st.integers(0, 1000))
+def test_a_layer_is_the_same_seen_from_its_inputs_as_from_its_outputs(
+    n: int, m: int, samples: int, gradient: bool, seed: int
+) -> None:
+    """Also where fewer inputs are seen than there are numbers in one: directions never seen count alike."""
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(n, m, generator=generator).double()
+    x, g = (torch.randn(samples, size, generator=generator).double() + 1 for size in (m, n))
+    mean, normal, square = x.mean(0), torch.cov(x.T, correction=0), g.T @ g
+    normal = normal.reshape(m, m)
+    outputs = Moments(weight @ mean, weight @ normal @ weight.T, square)
+    reached, far = weight.T @ square @ weight, float(square.trace()) / n
+    inputs = Moments(mean, normal, reached, side="inputs", axis=1, far=far)
+    one, other = (decompose_in_metric(weight, each, gradient) for each in (outputs, inputs))
+    largest = float(weight.abs().max())
+    torch.testing.assert_close(one.sigma, other.sigma, rtol=1e-5, atol=1e-7 * float(one.sigma[0]))
+    for rank in range(1, min(n, m) + 1):
+        if rank == min(n, m) or one.sigma[rank] < 0.999 * one.sigma[rank - 1]:
+            found, expected = rebuilt(other, rank, (n, m)), rebuilt(one, rank, (n, m))
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * largest)
+    assert one.moved is not None and other.moved is not None
+    torch.testing.assert_close(one.moved.shift[-1], other.moved.shift[-1])
+    separate = bool((one.sigma[1:] < 0.999 * one.sigma[:-1]).all())
+    if separate:
+        torch.testing.assert_close(one.moved.shift, other.moved.shift, rtol=1e-4, atol=1e-4 * largest)
+        torch.testing.assert_close(one.moved.scale, other.moved.scale, rtol=1e-4, atol=1e-4)
+
+
+def test_inputs_that_never_vary_leave_the_full_rank_exact() -> None:
+    weight, mean = torch.randn(9, 4).double(), torch.randn(4).double()
+    still = Moments(mean, torch.zeros(4, 4).double(), weight.T @ weight, side="inputs", axis=1, far=1.0)
+    torch.testing.assert_close(rebuilt(decompose_in_metric(weight, still), 4, (9, 4)), weight)
+
+
 def test_between_two_plain_factors_nothing_overflows_half_precision() -> None:
     """One direction a thousand wide: were all of it in one factor, what lies between would be 30 times the outputs."""
     torch.manual_seed(0)

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from rightrank.models import checkpoint
 from rightrank.models.assemble.survey import survey
@@ -65,11 +67,18 @@ def test_the_gradient_of_the_loss_has_the_fisher_matrix_for_its_moment(tmp_path:
     assert torch.allclose(last.gradient, expected, atol=0.02)
 
 
-def test_classes_are_drawn_from_two_dimensional_outputs_only(tmp_path: Path) -> None:
+def test_classes_are_drawn_at_every_place_of_an_output(tmp_path: Path) -> None:
     program = read(nn.Conv2d(2, 3, 3).eval(), (2, 5, 5), tmp_path)
-    found = survey(program).layers
+    (found,) = gather(program, survey(program).layers, torch.randn(3000, 2, 5, 5), gradient="loss")
+    p = program.run([torch.randn(3000, 2, 5, 5)])[0].softmax(1).movedim(1, -1).flatten(0, 2).double()
+    expected = (torch.diag_embed(p) - p.unsqueeze(2) * p.unsqueeze(1)).mean(0) * 9  # places of a sample
+    assert torch.allclose(found.gradient, expected, atol=0.1)
+
+
+def test_from_outputs_without_classes_none_are_drawn(tmp_path: Path) -> None:
+    program = read(nn.Sequential(nn.Linear(6, 5), nn.Flatten(0)).eval(), (6,), tmp_path)
     with pytest.raises(DataError, match="classes"):
-        gather(program, found, torch.randn(8, 2, 5, 5), gradient="loss")
+        gather(program, survey(program).layers, torch.randn(8, 6), gradient="loss")
 
 
 def test_the_same_seed_gives_the_same_moments(tmp_path: Path) -> None:
@@ -209,6 +218,122 @@ def test_a_mean_far_above_the_spread_costs_no_precision(tmp_path: Path) -> None:
     y = x.double() @ module.first.weight.double().T  # type: ignore[union-attr,operator]
     torch.testing.assert_close(first.mean, y.mean(0), rtol=1e-5, atol=1e-3)
     torch.testing.assert_close(first.covariance, torch.cov(y.T, correction=0), rtol=1e-2, atol=1e-2)
+
+
+class Wide(nn.Module):
+    """A layer of fewer inputs than outputs between two others, as a 1×1 convolution or a linear layer."""
+
+    def __init__(self, convolution: bool) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 4, 3)
+        self.wide: nn.Module = nn.Conv2d(4, 11, 1, stride=2, padding=1) if convolution else nn.Linear(4, 11)
+        self.last = nn.Conv2d(11, 2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(self.first(x))
+        if isinstance(self.wide, nn.Conv2d):
+            return self.last(torch.tanh(self.wide(x)))
+        return self.last(torch.tanh(self.wide(x.movedim(1, -1)).movedim(-1, 1)))
+
+
+@pytest.mark.parametrize("convolution", [True, False])
+def test_a_layer_of_few_inputs_is_seen_from_these(convolution: bool, tmp_path: Path) -> None:
+    """What is seen there goes with what is seen from the outputs: H = WᵀGW, and W·C·Wᵀ is their covariance."""
+    torch.manual_seed(0)
+    program = read(Wide(convolution).eval(), (3, 7, 7), tmp_path)
+    found = {layer.name: layer for layer in survey(program).decomposed}
+    wide, x = found["wide"], torch.randn(100, 3, 7, 7)
+    (near,) = gather(program, (wide,), x)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rightrank.models.factor.moments.axis", lambda layer: 0)
+        (far,) = gather(program, (wide,), x)
+    assert (near.side, near.axis, far.side) == ("inputs", 1, "outputs")
+    weight = program.tensors["wide.weight"].flatten(1).double()
+    torch.testing.assert_close(weight @ near.mean, far.mean, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(weight @ near.covariance @ weight.T, far.covariance, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(near.gradient, weight.T @ far.gradient @ weight, rtol=1e-3, atol=1e-4)
+    assert near.far == pytest.approx(float(far.gradient.trace()) / 11, rel=1e-4)
+
+
+class Looked(nn.Module):
+    """Words looked up in a table, which is the head's too if it is tied."""
+
+    def __init__(self, words: int, tied: bool) -> None:
+        super().__init__()
+        self.words = nn.Embedding(words, 5)
+        self.head = nn.Linear(5, words, bias=False)
+        if tied:
+            self.head.weight = self.words.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.words(x)))
+
+
+@pytest.mark.parametrize("words", [3, 9])
+def test_an_embedding_is_seen_from_its_fewer_numbers_and_every_row_counts_once_more(words: int, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = Looked(words, tied=False).eval()
+    path, free = tmp_path / "looked.pt2", ({0: torch.export.Dim("batch")},)
+    torch.export.save(torch.export.export(module, (torch.zeros(2, 4, dtype=torch.int64),), dynamic_shapes=free), path)
+    program = checkpoint.read(path)
+    table = next(layer for layer in survey(program).decomposed if layer.name == "words")
+    x = torch.randint(0, 2, (100, 4))  # the last rows are never looked up
+    (found,) = gather(program, (table,), x)
+    weight = module.words.weight.detach().double()
+    seen = torch.cat([torch.arange(words), x.flatten()])
+    rows = weight[seen] if words > 5 else functional.one_hot(seen, words).double()
+    assert (found.axis, found.side, found.turned) == ((1, "outputs", True) if words > 5 else (0, "inputs", True))
+    torch.testing.assert_close(found.mean, rows.mean(0), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.covariance, torch.cov(rows.T, correction=0), rtol=1e-3, atol=1e-4)
+
+
+def test_a_tied_table_is_worth_what_looking_up_and_the_head_are_together(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    free = ({0: torch.export.Dim("batch")},)
+    export = torch.export.export(
+        Looked(9, tied=True).eval(), (torch.zeros(2, 4, dtype=torch.int64),), dynamic_shapes=free
+    )
+    torch.export.save(export, tmp_path / "tied.pt2")
+    program = checkpoint.read(tmp_path / "tied.pt2")
+    (layer,) = survey(program).decomposed
+    x = torch.randint(0, 9, (100, 4))
+    (both,) = gather(program, (layer,), x)
+    alone = [gather(program, (replace(layer, calls=(call,)),), x)[0] for call in layer.calls]
+    assert {each.side for each in alone} == {"outputs", "inputs"} and both.side == "outputs"
+    worths = [float((each.covariance * each.gradient).sum()) for each in alone]
+    assert float((both.covariance * both.gradient).sum()) == pytest.approx(sum(worths), rel=1e-6)
+
+
+class Twofold(nn.Module):
+    """Two outputs of very different sizes, each of a layer of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(6, 4), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.one(x), 1000 * self.two(x)
+
+
+def test_of_several_outputs_each_counts_in_its_own_unit(tmp_path: Path) -> None:
+    program = read(make(Twofold), (6,), tmp_path)
+    one, two = gather(program, survey(program).decomposed, torch.randn(2000, 6))
+    worth = [float((each.covariance * each.gradient).sum()) for each in (one, two)]
+    assert worth[0] == pytest.approx(worth[1], rel=0.5)
+
+
+def test_of_very_many_rows_some_stand_for_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    program = read(Wide(True).eval(), (3, 15, 15), tmp_path)
+    found, x = survey(program).decomposed, torch.randn(256, 3, 15, 15)
+    expected = gather(program, found, x)
+    monkeypatch.setattr("rightrank.models.factor.moments.ROWS", 1000)
+    for some, every in zip(gather(program, found, x), expected, strict=True):
+        torch.testing.assert_close(
+            some.covariance, every.covariance, rtol=0.1, atol=0.1 * float(every.covariance.max())
+        )
+        torch.testing.assert_close(some.gradient, every.gradient, rtol=0.1, atol=0.2 * float(every.gradient.max()))
+        assert not torch.equal(some.covariance, every.covariance)
 
 
 class Unit(nn.Module):

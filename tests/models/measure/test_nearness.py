@@ -34,6 +34,15 @@ def test_logits_and_probabilities_of_classes_are_equally_far() -> None:
     torch.testing.assert_close(logits, expected)
 
 
+@pytest.mark.parametrize("axis", [1, 2])
+def test_of_places_it_is_the_mean_over_all_of_them(axis: int) -> None:
+    a, b = torch.randn(2, 20, 6, 7)
+    found = Nearness("places", 2.0, {3: axis}).distance(a, b)
+    flat = [each.movedim(axis, -1).flatten(0, 1) for each in (a, b)]
+    torch.testing.assert_close(found, Nearness(True, 2.0).distance(*flat))
+    assert float(Nearness(True, axes={3: axis}).distance(a, b)) == pytest.approx(float(Nearness(False).distance(a, b)))
+
+
 def test_numbers_are_as_far_as_they_differ_for_how_much_they_vary() -> None:
     wanted = torch.tensor([[0.0], [2.0]])
     assert float(Nearness().distance(wanted + 1, wanted)) == pytest.approx(1.0)

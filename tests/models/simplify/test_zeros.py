@@ -14,8 +14,10 @@ from torch.nn import functional
 from rightrank.models import architectures, checkpoint
 from rightrank.models.assemble.build import build
 from rightrank.models.emit import formats
+from rightrank.models.errors import Cancelled
 from rightrank.models.plan.planner import Planner
 from rightrank.models.program.program import Program
+from rightrank.models.program.samples import Samples
 from rightrank.models.simplify import zeros as sparsity
 from rightrank.models.simplify.zeros import Report, columns, removal
 from tests.models import nets
@@ -416,7 +418,7 @@ def test_where_the_outputs_would_not_show_a_living_channel_only_exact_zeros_go(
     first = "net.first" if classes else "first"
     kill(module, (first, [4]))
     program = nets.read(module.to(dtype), (3, 9, 9), tmp_path, dtype)
-    for inputs in (None, [torch.randn(8, 3, 9, 9).to(dtype)]):
+    for inputs in (None, Samples.of(torch.randn(8, 3, 9, 9).to(dtype))):
         _, report = sparsity.eliminate(program, inputs=inputs)
         assert (removed(report), report.rejected) == ({first: 1}, "")
 
@@ -561,8 +563,112 @@ def test_of_tokens_only_exact_zeros_go_unless_there_are_real_ones(tmp_path: Path
     dynamic = ({0: torch.export.Dim("batch", min=1)},)
     torch.export.save(torch.export.export(net.eval(), (tokens[:2],), dynamic_shapes=dynamic), tmp_path / "m.pt2")
     program = checkpoint.read(tmp_path / "m.pt2", None)
-    for inputs in (None, [tokens]):
+    for inputs in (None, Samples.of(tokens)):
         smaller, report = sparsity.eliminate(program, inputs=inputs)
         assert report.removed == 2
         before, after = program.run([tokens])[0], smaller.run([tokens])[0]
         assert (before - after).abs().max() <= 1e-5 * before.abs().max()
+
+
+def rarely_alive(folder: Path, rare: int, count: int = 300) -> tuple[Program, Samples]:
+    """A channel whose weights are next to nothing, and inputs of which one alone, number `rare`, wakes it."""
+    torch.manual_seed(0)
+    module = net(lambda m, x: m.last(torch.relu(m.first(x))), first=nn.Linear(8, 12), last=nn.Linear(12, 5))
+    inputs = torch.randn(count, 8)
+    inputs[:, 0] = 0
+    with torch.no_grad():
+        module.first.weight[:, 0] = module.first.weight[0] = module.first.bias[0] = 0
+        module.first.weight[0, 0] = 1e-6
+    inputs[rare, 0] = 1e6
+    return nets.read(module, (8,), folder), Samples.of(inputs)
+
+
+@pytest.mark.parametrize(("rare", "gone"), [(20, 0), (255, 0), (256, 1)])
+def test_a_channel_that_one_input_wakes_stays_if_it_is_among_the_first_256(
+    rare: int, gone: int, tmp_path: Path
+) -> None:
+    program, inputs = rarely_alive(tmp_path, rare)
+    smaller, report = sparsity.eliminate(program, inputs=inputs)
+    assert report.removed == gone and (smaller is program) == (gone == 0)
+    assert ("differ" in report.rejected, report.compared) == ((True, 0) if not gone else (False, 256))
+
+
+def test_all_inputs_are_compared_on_where_they_are_few(tmp_path: Path) -> None:
+    program, inputs = rarely_alive(tmp_path, 36, 37)
+    assert sparsity.eliminate(program, inputs=inputs)[1].removed == 0
+    assert sparsity.eliminate(program, inputs=inputs[:36])[1].compared == 36
+
+
+def test_parts_are_small_and_whole_where_the_batch_is_fixed() -> None:
+    groups = tuple((torch.full((count, 2, size), float(size)),) for count, size in ((300, 3), (100, 4)))
+    found = sparsity.parts(Samples(groups), 256)
+    assert sum(len(batch[0]) for batch in found) == 256 and max(len(batch[0]) for batch in found) <= 16
+    assert {batch[0].shape[2] for batch in found} == {3, 4}
+    fixed = sparsity.parts(Samples(groups, fixed=24), 256)
+    assert [tuple(batch[0].shape[::2]) for batch in fixed] == [(24, 3), (24, 4)] * 4 + [(24, 3)] * 2
+    assert [len(batch[0]) for batch in sparsity.parts(Samples(groups, fixed=300), 256)] == [300]
+    assert sparsity.parts(Samples(groups, fixed=301), 256) == []
+
+
+@pytest.mark.parametrize(("small", "exact"), [(0.0, True), (1e-9, False), (1e-4, False)])
+def test_the_report_says_whether_all_that_went_was_zero_to_the_last_digit(
+    small: float, exact: bool, tmp_path: Path
+) -> None:
+    module = plain()
+    with torch.no_grad():
+        module.first.weight[[0, 3]] *= small
+        module.second.weight[:, [0, 3]] *= 1e-3
+    kill(module, ("first", [5]))
+    program = nets.read(module, (3, 9, 9), tmp_path)
+    for inputs, compared in ((None, 0), (Samples.of(torch.randn(40, 3, 9, 9)), 16 if exact else 40)):
+        smaller, report = sparsity.eliminate(program, inputs=inputs)
+        assert (removed(report), report.exact, report.compared) == ({"first": 3}, exact, compared)
+        assert report.to_json()["exact"] == exact
+
+
+@pytest.mark.parametrize(("scale", "exact"), [(0.0, True), (1e-12, False)])
+def test_a_scale_of_batch_norm_that_is_nearly_zero_is_not_zero(scale: float, exact: bool, tmp_path: Path) -> None:
+    module = net(
+        lambda m, x: m.last(torch.relu(m.norm(m.first(x)))),
+        first=nn.Linear(6, 9), norm=nn.BatchNorm1d(9), last=nn.Linear(9, 4),
+    )  # fmt: skip
+    with torch.no_grad():
+        module.norm.weight[2] = scale
+    _, report = sparsity.eliminate(nets.read(module.eval(), (6,), tmp_path))
+    assert (report.removed, report.exact) == (1, exact)
+
+
+class Rooted(nn.Module):
+    """Has no number for inputs below zero."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.relu(self.first(x.sqrt())))
+
+
+@pytest.mark.parametrize(("usable", "gone"), [(30, 1), (0, 0)])
+def test_inputs_that_the_network_has_no_number_for_decide_nothing(usable: int, gone: int, tmp_path: Path) -> None:
+    module = Rooted()
+    with torch.no_grad():
+        module.first.weight[1] = 0
+    inputs = -torch.rand(40, 4)
+    inputs[:usable] *= -1
+    program = nets.read(module, (4,), tmp_path)
+    assert sparsity.eliminate(program, inputs=Samples.of(inputs))[1].removed == gone
+
+
+def test_a_comparison_tells_how_far_it_is_and_can_be_stopped(tmp_path: Path) -> None:
+    program, inputs = rarely_alive(tmp_path, 299)
+    seen = []
+
+    def progress(phase: str, completed: int, total: int, unit: str) -> None:
+        seen.append((completed, total))
+        if completed == 20:
+            raise Cancelled("stop")
+
+    with pytest.raises(Cancelled):
+        sparsity.eliminate(program, inputs=inputs, progress=progress)
+    assert seen == [(index, 32) for index in range(21)]

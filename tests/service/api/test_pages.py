@@ -14,9 +14,9 @@ def test_the_page_needs_nothing_from_elsewhere(shared: Running) -> None:
 
 def test_everything_the_page_asks_for_is_there(shared: Running, demo: str) -> None:
     page = shared.client.get("/").text
-    for path in ("/models?limit=20", "/models/${model.id}/curve", "/docs"):
+    for path in ("/models?limit=20", "/models/${model.id}`", "/models/${model.id}/curve", "/docs"):
         assert path in page
-        assert shared.client.get(path.replace("${model.id}", demo)).status_code == 200
+        assert shared.client.get(path.strip("`").replace("${model.id}", demo)).status_code == 200
 
 
 def test_no_answer_of_the_service_becomes_markup(shared: Running) -> None:

@@ -12,14 +12,17 @@ import torch
 from httpx import Headers
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.nn import functional
 
-from rightrank.models.errors import Cancelled
+from rightrank.models.assemble.build import Building
+from rightrank.models.errors import Cancelled, DataError
 from rightrank.models.improve import polish, tune
 from rightrank.models.improve.distill import Recipe
 from rightrank.service.jobs import effort, ingest
 from rightrank.service.jobs.attempt import Job
 from rightrank.service.jobs.engine import INGEST
 from rightrank.service.registry.layout import improved_key, tuning_key
+from tests.models import nets
 from tests.service.conftest import Files, Running, left
 
 
@@ -213,19 +216,65 @@ def test_too_few_inputs_to_tune_fail_the_upload_in_words(
     assert left(service.parts) == []
 
 
+class Casting(nn.Module):
+    """Its tensors are float32, but it applies them as halves: what stands for its layers' weights is computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(64, 48), nn.Linear(48, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in (self.first, self.last):
+            x = torch.relu(functional.linear(x.flatten(1).half(), layer.weight.half(), layer.bias.half()))
+        return x.float()
+
+
+@pytest.mark.parametrize(
+    ("kind", "model", "dtype"),
+    [
+        ("tune", nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).bfloat16(), torch.bfloat16),
+        ("polish", Casting(), torch.float32),
+    ],
+)
+def test_a_network_of_halves_is_not_trained_and_that_is_said_before_any_work(
+    web: Running,
+    kind: str,
+    model: nn.Module,
+    dtype: torch.dtype,
+    published: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    decomposed: list[object] = []
+    for name in ("learn", "decompose"):
+        monkeypatch.setattr(Building, name, lambda *given: decomposed.append(given))
+
+    def read(job: Job, upload: object, folder: Path) -> None:
+        """What the sandbox does, here."""
+        nets.source(model.eval(), (1, 8, 8), folder, torch.randn(400, 1, 8, 8, dtype=dtype))
+
+    monkeypatch.setattr(ingest, "read", read)
+    web.push(published, options=f'{{"effort": "{kind}"}}')
+    taken = web.parts.engine.take((INGEST,), rest=0)
+    assert taken is not None
+    with pytest.raises(DataError, match="float16") as refusal:
+        ingest.run(Job(web.parts, taken, threading.Event()))
+    assert "`effort=refit`" in refusal.value.hint and decomposed == []
+
+
 @pytest.mark.parametrize(
     ("options", "metric", "expected"),
     [
         ({}, None, True),
-        ({}, "top1", True),
+        ({}, "top1", "places"),
         ({}, "mse", False),
         ({"metric": "mse"}, None, False),
-        ({"metric": "agreement"}, "agreement", True),
+        ({"metric": "agreement"}, "agreement", "places"),
         ({}, "overlap", False),
     ],
 )
 def test_what_accuracy_is_says_whether_outputs_are_classes(
-    options: dict[str, str], metric: str | None, expected: bool
+    options: dict[str, str], metric: str | None, expected: object
 ) -> None:
     assert effort.classes(options, metric) == expected
 

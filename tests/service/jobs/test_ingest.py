@@ -27,6 +27,7 @@ from rightrank.service.problems import Problem
 from rightrank.service.registry import cache
 from rightrank.service.registry.layout import MADE, manifest_key, record_key, where
 from rightrank.service.settings import Settings
+from tests.models import nets
 from tests.models.nets import WORDS, encoded, encoder
 from tests.service.conftest import Files, Running, at_work, left
 
@@ -45,7 +46,9 @@ def test_the_operation_says_what_the_model_is_called(shared: Running, demo: str)
     assert result == {"model": demo, "url": f"/models/{demo}", "name": "demo", "version": 1}
 
 
-def test_what_was_left_out_of_an_upload_stands_in_the_operation_and_the_model(service: Running, tmp_path: Path) -> None:
+def test_what_was_left_out_and_that_it_hardly_gets_smaller_stand_in_the_operation_and_the_model(
+    service: Running, tmp_path: Path
+) -> None:
     state = architectures.build("mlp", in_features=6, hidden=[4], num_classes=3).state_dict()
     named = {f"model.{name}": tensor for name, tensor in state.items()}
     save_file({**named, "loss.weight": torch.ones(3)}, tmp_path / "net.safetensors")
@@ -54,8 +57,33 @@ def test_what_was_left_out_of_an_upload_stands_in_the_operation_and_the_model(se
         architecture='{"name": "mlp", "in_features": 6, "hidden": [4], "num_classes": 3}',
     ).json()
     notes = service.end(answer["operation"])["result"]["notes"]
-    assert len(notes) == 1 and "loss.weight" in notes[0]
+    assert len(notes) == 2 and "loss.weight" in notes[0]
+    assert notes[1].startswith("This model's file cannot get below")
     assert service.client.get(f"/models/{answer['id']}").json()["notes"] == notes
+
+
+def test_that_a_model_hardly_gets_smaller_is_told_before_it_is_decomposed(
+    web: Running, files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingest, "read", lambda job, upload, folder: nets.source(nn.Linear(3, 3), (3,), folder))
+    answer = web.push({"checkpoint": files.checkpoint}).json()
+    taken = web.parts.engine.take((INGEST,), rest=0)
+    assert taken is not None
+    job, told = Job(web.parts, taken, threading.Event()), []
+    report = job.progress
+
+    def progress(phase: str, completed: int, total: int, unit: str) -> None:
+        report(phase, completed, total, unit)
+        state = web.client.get(f"/operations/{answer['operation']}").json()
+        told.append((phase, state["progress"].get("note")))
+
+    monkeypatch.setattr(job, "progress", progress)
+    job.progress("read", 0, 1, "models")
+    result = ingest.run(job)
+    (note,) = web.client.get(f"/models/{answer['id']}").json()["notes"]
+    assert note.startswith("This model cannot get below 0.75 of its parameters") and result["notes"] == [note]
+    first = next(index for index, (_, said) in enumerate(told) if said)
+    assert told[first] == ("decompose", note) and {phase for phase, _ in told[:first]} == {"read", "eliminate"}
 
 
 def test_common_budgets_have_been_measured_in_the_background(shared: Running, demo: str) -> None:

@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
 # What torch's losses leave out by default. An unsigned mask says it by 255, which reading the data turns into this.
 IGNORED = -100
+
+# Whether outputs are scores of classes: no; of each sample (N, C); or of each place of it too, as of a tagger's.
+Classes: TypeAlias = bool | Literal["places"]
+
+
+def scores(outputs: Tensor, classes: Classes, axis: int) -> Tensor | None:
+    """Outputs (N, …) as the scores of classes (P, C) of every sample or place, the classes being along `axis`; None
+    where they are none."""
+    if not classes or not outputs.is_floating_point() or outputs.ndim < 2 or outputs.shape[axis] < 2:
+        return None
+    if outputs.ndim == 2:
+        return outputs
+    return positions(outputs, axis).flatten(0, 1) if classes == "places" else None
 
 
 def class_axis(outputs: Tensor, inputs: Sequence[Tensor] = (), targets: Tensor | None = None) -> int:
