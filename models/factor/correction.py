@@ -20,7 +20,7 @@ from torch import Tensor
 
 from rightrank.models.factor.factors import Factors
 from rightrank.models.factor.layer import Layer
-from rightrank.models.program.calls import BATCH_NORM, Convolution, Handed, Linear, Recurrent, layer_call
+from rightrank.models.program.calls import BATCH_NORM, Convolution, Handed, Linear, Recurrent, layer_call, transposed
 from rightrank.models.program.graph import Argument, Node, Ref
 from rightrank.models.program.norms import statistics_of
 from rightrank.models.program.program import Program
@@ -57,7 +57,8 @@ def corrections(program: Program, layer: Layer) -> list[Correction]:
         behind = not isinstance(call, Linear) or layer.positions == 1
         if behind and stored is None:
             return []
-        if behind and stored is not None and {program.tensors[name].numel() for name in stored} <= {layer.outputs}:
+        outputs = layer.shape[1] if transposed(call) else layer.outputs
+        if behind and stored is not None and {program.tensors[name].numel() for name in stored} <= {outputs}:
             found = [Correction(stored[0], "mean"), Correction(stored[1], "variance")]
     return found if all(program.read_once(each.tensor) for each in found) else []
 

@@ -29,14 +29,19 @@ class Gradients:
 
     def moments(self, weight: Tensor, normal: Tensor, mean: Tensor, gathered: Tensor) -> Moments:
         """Those of a weight (C_out, …) whose inputs have the covariance `normal` and the `mean`, where `gathered` was
-        the weight before; all in double.
+        the weight before; all in double. Of a weight in groups each has its own, (g, m, m) and (g, m).
 
         What is known from the inputs is WᵀGW, of the weight W that was there. For what the new one makes beside the
         span of W's outputs, G is taken to be the same in all directions.
         """
-        new, old = weight.flatten(1), gathered.flatten(1)
         if self.side == "outputs":
-            return Moments(new @ mean, new @ normal @ new.T, self.square)
+            normals = normal.reshape(-1, *normal.shape[-2:])
+            means, groups = mean.reshape(len(normals), -1), weight.flatten(1).chunk(len(normals))
+            covariances = [new @ each @ new.T for new, each in zip(groups, normals, strict=True)]
+            passed = torch.cat([new @ each for new, each in zip(groups, means, strict=True)])
+            covariance: Tensor = torch.block_diag(*covariances)  # type: ignore[no-untyped-call]
+            return Moments(passed, covariance, self.square)
+        new, old = weight.flatten(1), gathered.flatten(1)
         gram = old.T @ old
         both = solve(gram, torch.cat([old.T @ new, self.square], 1), LIGHT * float(gram.diagonal().mean()))
         within, spanned = both[:, : len(gram)], float(both[:, len(gram) :].trace())

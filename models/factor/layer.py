@@ -32,12 +32,13 @@ Shape: TypeAlias = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Layer:
-    """One weight of shape (C_out, …), and what it costs whole and at every rank.
+    """One weight of shape (C_out, …), and what it costs whole and at every rank. Where its calls read it the other way
+    round (see `calls.turned`), its first axis is that of the inputs, and what is said here of outputs is said of these.
 
     `calls` are the nodes that apply it; a weight shared by several calls is one layer. `macs` counts one sample
     through all calls, which have so many `positions`. `decomposed` layers may be cut; for the others `reason` says
     why not. `form` is how it is factored; `suits` has every form that it can take, by name, and the positions of each
-    of that one's calls.
+    of that one's calls. A convolution of several `groups` has a weight (C_out, C_in/groups, …).
     """
 
     name: str
@@ -50,6 +51,7 @@ class Layer:
     form: Form
     reason: str = ""
     suits: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    groups: int = 1
 
     @property
     def outputs(self) -> int:
@@ -129,6 +131,7 @@ class Layer:
             "reason": self.reason,
             "form": self.form.name,
             "suits": {name: list(positions) for name, positions in self.suits.items()},
+            **({"groups": self.groups} if self.groups > 1 else {}),
         }
 
 
@@ -152,7 +155,8 @@ class Form(ABC):
     name: ClassVar[str]
     # The factors' names, in the order of the calls that read them.
     sides: ClassVar[tuple[str, ...]]
-    # Whether it wants to know of a layer's outputs even where the inputs are fewer (see `factor.moments`).
+    # Whether it wants to know of a layer's outputs even where the inputs are fewer (see `factor.moments`): of what lies
+    # along the weight's first axis.
     by_outputs: ClassVar[bool] = False
 
     @abstractmethod
@@ -209,7 +213,7 @@ class Form(ABC):
         self, layer: Layer, weight: Tensor, rank: int, normal: Tensor, mean: Tensor, moments: Moments
     ) -> dict[str, Tensor]:
         """Factors of one rank, by side, for a weight (C_out, …) whose inputs have the covariance `normal` and the
-        `mean`, and which has these `moments`; all in double."""
+        `mean`, in groups (g, m, m) and (g, m), and which has these `moments`; all in double."""
 
     @abstractmethod
     def product(self, layer: Layer, tensors: Mapping[str, Tensor]) -> Tensor:

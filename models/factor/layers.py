@@ -18,6 +18,7 @@ from rightrank.models.program.calls import (
     Recurrent,
     layer_call,
     receivers,
+    transposed,
     turned,
 )
 from rightrank.models.program.graph import Graph, Node, Ref
@@ -72,7 +73,7 @@ def weight_of(
         return None
     if not isinstance(call.input, Ref) and node.outputs[0] not in receiving:
         return None
-    if turned(call) and len(shapes[call.weight.name]) != 2:
+    if turned(call) and not transposed(call) and len(shapes[call.weight.name]) != 2:
         return None
     linear, bias = isinstance(call, Linear), call.bias
     if linear and isinstance(bias, Ref) and shapes[bias.name] != shapes[call.weight.name][:1]:
@@ -92,13 +93,14 @@ def _layer(
     shape = shapes[value]
     sizes = [(given, shapes.get(node.outputs[0], ()), call) for node, given in nodes if (call := layer_call(node))]
     calls = [call for _, _, call in sizes]
-    # What is said of a layer is said of its furthest call: a transposed one, or that of most groups.
-    furthest = sorted(calls, key=_distance, reverse=True)
     why_not = {
-        name: next((why for call in furthest if (why := form.fits(call, shape))), "") for name, form in FORMS.items()
+        name: next((why for call in calls if (why := form.fits(call, shape))), "") for name, form in FORMS.items()
     }
     fitting = [name for name, why in why_not.items() if not why]
+    ways = {(call.transposed, call.groups) for call in calls if isinstance(call, Convolution)}
     reason = "" if fitting else next(iter(why_not.values()))
+    if len(ways) > 1:
+        reason = "its weight is shared by convolutions of different groups or directions"
     if not reason and readers:
         reason = f"its weight is also read by {readers[0]}"
     elif not reason and len({isinstance(call, Convolution) for call in calls}) > 1:
@@ -111,10 +113,11 @@ def _layer(
         kind=_kind(calls, shape),
         shape=tuple(shape),
         calls=tuple(node.name for node, _ in nodes),
-        positions=_per_sample(sum(_positions(*each, _transposed(calls)) for each in sizes), batch),
+        positions=_per_sample(sum(_positions(*each, any(map(transposed, calls))) for each in sizes), batch),
         decomposed=False,
         form=FORMS[fitting[0]] if fitting else next(iter(FORMS.values())),
         reason=reason or "no rank is smaller than the whole",
+        groups=max((groups for _, groups in ways), default=1),
     )
     if reason or not layer.break_even:
         return layer
@@ -139,28 +142,20 @@ def _kind(calls: Sequence[Call], shape: Sequence[int]) -> str:
     if not convolutions:
         return "linear"
     kind = f"conv{len(shape) - 2}d"
-    if _transposed(calls):
+    if any(map(transposed, calls)):
         return f"{kind}-transposed"
     return f"{kind}-grouped" if any(call.groups > 1 for call in convolutions) else kind
 
 
-def _transposed(calls: Sequence[Call]) -> bool:
-    return any(isinstance(call, Convolution) and call.transposed for call in calls)
-
-
-def _distance(call: Call) -> tuple[bool, int]:
-    """How far a call is from one that every form takes."""
-    return (call.transposed, call.groups) if isinstance(call, Convolution) else (False, 1)
-
-
-def _positions(given: Shape, made: Shape, call: Call, transposed: bool) -> int:
-    """How many times one call multiplies by its weight, over the whole batch; by what it is given, if the layer is
-    transposed anywhere. To look up a row is no multiplication, and a recurrent call makes one at each step."""
+def _positions(given: Shape, made: Shape, call: Call, by_inputs: bool) -> int:
+    """How many times one call multiplies by its weight, over the whole batch; at the positions of what it is given
+    (`by_inputs`), if the layer is transposed anywhere. To look up a row is no multiplication, and a recurrent call makes
+    one at each step."""
     if isinstance(call, Embedding):
         return 0
     if isinstance(call, (Recurrent, Handed)):
         return math.prod(given[:-1])
-    size = given if transposed else made
+    size = given if by_inputs else made
     return math.prod(size) // max(size[1] if isinstance(call, Convolution) else size[-1], 1)
 
 

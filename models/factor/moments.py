@@ -10,7 +10,7 @@ One forward pass over the data and one back for each kind of gradient, no labels
 A layer of W ∈ R^{n×m}, y = Wx, is looked at from its smaller side. From the outputs: the covariance W·C·Wᵀ of y and the
 moment G of their gradients. From the inputs: the covariance C of x and the moment WᵀGW of the gradients that reach
 them through W. Either pair gives the same factors (see `metric`), so that a head of 50,000 outputs costs what its 768
-inputs do.
+inputs do. A transposed convolution is seen from its inputs, each of which makes a patch of outputs.
 """
 
 from __future__ import annotations
@@ -30,7 +30,16 @@ from rightrank.models.factor.forms import FORMS
 from rightrank.models.factor.layer import Form, Gatherer, Layer
 from rightrank.models.factor.patches import finite, single
 from rightrank.models.factor.recurrent import Product
-from rightrank.models.program.calls import HANDED, Call, Convolution, Embedding, Recurrent, layer_call, turned
+from rightrank.models.program.calls import (
+    HANDED,
+    Call,
+    Convolution,
+    Embedding,
+    Recurrent,
+    layer_call,
+    transposed,
+    turned,
+)
 from rightrank.models.program.graph import Node, Ref
 from rightrank.models.program.program import Program
 from rightrank.models.program.samples import Batch, Samples
@@ -108,9 +117,14 @@ class _Rows:
         self.total += rows.sum(0).double()
         self.square += (rows.T @ rows).double()
 
-    def add_gradient(self, kind: Gradient, rows: Tensor, scale: float, through: Tensor | None) -> None:
-        """Rows of gradients, each standing for `scale`; `through` (·, s) is the matrix that they pass, if any."""
+    def add_gradient(
+        self, kind: Gradient, rows: Tensor, scale: float, through: Tensor | None = None, energy: Tensor | None = None
+    ) -> None:
+        """Rows of gradients, each standing for `scale`; `through` (·, s) is the matrix that they pass, if any. Of those
+        that have passed theirs `energy` is what each had of squares before."""
         rows = finite(single(rows))
+        if energy is not None:
+            self.energy[kind] += scale * float(energy.sum(dtype=torch.float64))
         if through is not None:
             self.energy[kind] += scale * float(rows.square().sum(dtype=torch.float64))
             rows = rows @ through
@@ -136,6 +150,7 @@ class _Sums:
 
     def __init__(self, layer: Layer, weight: Tensor, gradients: Sequence[Gradient], calls: Sequence[Call]) -> None:
         self.axis = axis(layer)
+        self._shape = layer.shape
         self._matrix = single(weight.detach()).reshape(layer.outputs, layer.inputs)
         size = self._matrix.shape[self.axis]
         kinds = dict.fromkeys(map(turned, calls))
@@ -162,12 +177,16 @@ class _Sums:
 
     def add_gradient(self, call: Call, kind: Gradient, gradient: Tensor, chosen: Tensor | None) -> None:
         """Of one call's outputs."""
+        met = None
+        if isinstance(call, Convolution) and call.transposed:
+            gradient, energy = _back(gradient, self._matrix.reshape(self._shape), call)
+            met = _chosen(_rows(energy, call), chosen)
         rows = _rows(gradient, call)
         scale = 1.0 if chosen is None else len(rows) / len(chosen)
         through = None
-        if self.side(call) == "inputs":
+        if self.side(call) == "inputs" and met is None:
             through = self._matrix.T if turned(call) else self._matrix
-        self._rows[turned(call)].add_gradient(kind, _chosen(rows, chosen), scale, through)
+        self._rows[turned(call)].add_gradient(kind, _chosen(rows, chosen), scale, through, met)
 
     def only(self, kind: Gradient) -> None:
         for rows in self._rows.values():
@@ -353,7 +372,8 @@ class Gathering:
 
     def _take(self, index: int, call: Call, product: Product) -> None:
         """Of one layer a call's inputs and outputs, and in time the gradients of these."""
-        sums, chosen = self._sums[index], self._choose(product.outputs, call)
+        sums = self._sums[index]
+        chosen = self._choose(product.inputs if transposed(call) else product.outputs, call)
         sums.add(call, product.inputs, product.outputs, product.bias, chosen)
         sensor: Any = product.sensor
         sensor.register_hook(lambda g: sums.add_gradient(call, self._kind, g, chosen))
@@ -390,6 +410,8 @@ def _flat(arguments: Any) -> Iterator[Tensor]:
 
 
 def _gatherers(layer: Layer, forms: Mapping[str, Form]) -> dict[str, Gatherer]:
+    # The form that it has even where it may take no other.
+    forms = {**forms, layer.form.name: layer.form}
     found = {name: form.gatherer(replace(layer, form=form)) for name, form in forms.items() if name in layer.suits}
     return {name: gatherer for name, gatherer in found.items() if gatherer is not None}
 
@@ -434,13 +456,34 @@ def _rows(value: Tensor, call: Call) -> Tensor:
 
 
 def _inputs(value: Tensor, call: Call) -> Tensor:
-    """A layer's input as (positions, channels), a row for each of its outputs' positions."""
-    if not isinstance(call, Convolution):
-        return value.reshape(-1, value.shape[-1])
+    """A layer's input as (positions, channels), a row for each of its outputs' positions, or for each of its own where
+    it makes a patch of them."""
+    if not isinstance(call, Convolution) or call.transposed:
+        return _rows(value, call)
     value = functional.pad(value, [each for size in reversed(call.padding) for each in (size, size)])
     for dim, step in enumerate(call.stride, 2):
         value = value[(slice(None),) * dim + (slice(None, None, step),)]
     return value.movedim(1, -1).reshape(-1, value.shape[1])
+
+
+def _back(gradient: Tensor, weight: Tensor, call: Convolution) -> tuple[Tensor, Tensor]:
+    """The gradient that reaches the inputs of a transposed convolution through its weight (C_in, C_out, …), and at each
+    of their positions (N, 1, …) the sum of squares in the patch of outputs that it comes from. A sample whose
+    gradients are not all finite has none."""
+    gradient = single(gradient)
+    sound = gradient.flatten(1).isfinite().all(1)
+    gradient = torch.where(sound.reshape(-1, *(1,) * (gradient.ndim - 1)), gradient, 0)
+    ones = weight.new_ones(1, 1, *weight.shape[2:])
+    several = ((gradient, weight), (gradient.square().sum(1, keepdim=True), ones))
+    dims = len(call.stride)
+    passed, energy = (
+        torch.convolution(x, w, None, *call.geometry, transposed=False, output_padding=(0,) * dims, groups=1)
+        for x, w in several
+    )
+    for dim, (more, step) in enumerate(zip(call.output_padding, call.stride, strict=True), 2):
+        # Outputs that were added for a dilation's sake may have room for a position that the inputs have not.
+        passed, energy = (x.narrow(dim, 0, x.shape[dim] - more // step) for x in (passed, energy))
+    return passed, energy
 
 
 def _chosen(rows: Tensor, chosen: Tensor | None) -> Tensor:

@@ -10,14 +10,12 @@ all by those left whole, instead of adding up.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from rightrank.models.factor import recurrent
 from rightrank.models.factor.correction import corrections
@@ -25,9 +23,10 @@ from rightrank.models.factor.gradients import Gradients
 from rightrank.models.factor.layer import Layer
 from rightrank.models.factor.patches import single
 from rightrank.models.factor.solve import solve
+from rightrank.models.improve.regression import Regression
 from rightrank.models.master import entries
 from rightrank.models.program import execute
-from rightrank.models.program.calls import HANDED, BatchNorm, Call, Convolution, Handed, Linear, Recurrent, layer_call
+from rightrank.models.program.calls import HANDED, BatchNorm, Handed, Recurrent, layer_call
 from rightrank.models.program.graph import Node, Ref
 from rightrank.models.program.norms import statistics_of
 from rightrank.models.program.program import Program
@@ -38,11 +37,8 @@ from rightrank.models.progress import Progress
 RIDGE, FEW = 1e-3, 1e-2
 # More calibration inputs take longer and say hardly more.
 INPUTS = 1280
-ROWS, PART = 40_000, 8192
-CHUNK = 64
-VALUES, PATCHES = 1 << 28, 1 << 26
+VALUES = 1 << 28
 ADD = "aten.add.Tensor"
-KINDS = ("linear", "conv1d", "conv2d", "recurrent")
 # A batch norm that scales a channel by less than this share of its largest scale lets nothing be made good there.
 SMALLEST = 1e-2
 
@@ -61,14 +57,13 @@ def refit(
 
     `layers` are all of the program's, `ranks` those of the plan by weight (0, or none: whole), `gradients`
     those of each layer with a rank, by weight, `cut` the plain cut, `inputs` calibration inputs. Layers called more
-    than once, or of other kinds, keep their cut.
+    than once, or that are no `Regression`, keep their cut.
     """
     calls = {node.name: layer_call(node) for node in program.graph.nodes}
     fitted = {
         layer.calls[0]: layer
         for layer in layers
-        if layer.kind in KINDS and isinstance(calls[layer.calls[0]], (Linear, Convolution, Recurrent, Handed))
-        if program.read_once(layer.weight)
+        if Regression.of(calls[layer.calls[0]], layer) is not None and program.read_once(layer.weight)
     }
     within = recurrent.within(program.graph, fitted)
     kept: set[str] = set()
@@ -139,7 +134,9 @@ class _Walk:
         call = layer_call(node)
         assert call is not None and isinstance(call.input, Ref) and isinstance(call.weight, Ref)
         data, weight = call.input.name, call.weight.name
-        bias = execute.evaluate(call.bias, self._groups[0].whole, torch.device("cpu"))
+        regression = Regression.of(call, layer)
+        assert regression is not None
+        bias = regression.offset(execute.evaluate(call.bias, self._groups[0].whole, torch.device("cpu")))
         wholes = [self._call(node, values.whole) for values in self._groups]
         lacking = [self._missing(node, values, whole) for values, whole in zip(self._groups, wholes, strict=True)]
         if not rank and all(each is None for each in lacking) and all(each.same(node) for each in self._groups):
@@ -147,8 +144,8 @@ class _Walk:
                 self._keep(node, values, whole, whole)
             return {}
         wanted = [whole if more is None else whole + more for whole, more in zip(wholes, lacking, strict=True)]
-        pairs = _pairs(call, layer, [values.cut[data] for values in self._groups], wanted)
-        found = self._fitted(layer, weight, rank, gradient, pairs, bias)
+        pairs = regression.pairs([values.cut[data] for values in self._groups], wanted)
+        found = self._fitted(regression, weight, rank, gradient, pairs, bias)
         self._advance(node, wholes)
         return found
 
@@ -170,8 +167,10 @@ class _Walk:
             made = [self._steps(call, values.cut) for values in self._groups]
             inputs, outputs = [each[place].inputs for each in made], [each[place].outputs for each in wanted]
             weight, rank, gradient = getattr(call, place).name, ranks.get(layer.weight, 0), gradients.get(layer.weight)
-            pairs = _pairs(call, layer, inputs, outputs)
-            found.update(self._fitted(layer, weight, rank, gradient, pairs, wanted[0][place].bias))
+            regression = Regression.of(call, layer)
+            assert regression is not None
+            pairs = regression.pairs(inputs, outputs)
+            found.update(self._fitted(regression, weight, rank, gradient, pairs, wanted[0][place].bias))
         self._advance(node, wholes)
         return found
 
@@ -181,7 +180,7 @@ class _Walk:
 
     def _fitted(
         self,
-        layer: Layer,
+        regression: Regression,
         weight: str,
         rank: int,
         gradient: Gradients | None,
@@ -190,25 +189,26 @@ class _Walk:
     ) -> dict[str, Tensor]:
         """A layer fitted to pairs of its inputs and wanted outputs, which it then has in the cut network; its weight is
         the value `weight`."""
+        layer = regression.layer
         stored: Tensor = self._groups[0].whole[weight]
-        original = stored.reshape(layer.outputs, layer.inputs).double()
-        normal, cross, mean_in, mean_out, count = _equations(layer, pairs, bias)
+        original = regression.matrix(stored).double()
+        normal, cross, mean_in, mean_out, count = _equations(regression, pairs, bias)
         if not count or not all(bool(each.isfinite().all()) for each in (normal, cross, mean_in, mean_out)):
             return {}
         solved = _solve(normal, cross, original, count)
         found = {}
         kept = solved
         if rank and gradient is not None:
-            shaped = solved.reshape(stored.shape)
-            moments = gradient.moments(shaped, normal, mean_in, original)
-            factors = layer.form.fit(layer, shaped, rank, normal, mean_in, moments)
+            shaped, spread, centre = regression.weight(solved), normal.squeeze(0), mean_in.squeeze(0)
+            moments = gradient.moments(solved.flatten(0, 1), spread, centre, original.flatten(0, 1))
+            factors = layer.form.fit(layer, shaped, rank, spread, centre, moments)
             factors = {side: each.to(stored.dtype).contiguous() for side, each in factors.items()}
             found = {entries.factor(side, layer.name): each for side, each in factors.items()}
-            kept = layer.form.product(layer, factors).reshape(layer.outputs, layer.inputs)
+            kept = regression.matrix(layer.form.product(layer, factors))
         kept = kept.to(stored.dtype)
         if not rank:
-            found = {entries.dense(layer.weight): kept.reshape(stored.shape)}
-        shift = kept.double() @ mean_in - mean_out
+            found = {entries.dense(layer.weight): regression.weight(kept)}
+        shift = regression.shift(((kept.double() @ mean_in.unsqueeze(2)).squeeze(2) - mean_out).flatten())
         for each in corrections(self._program, layer):
             value = next(v for v, name in self._program.graph.tensors.items() if name == each.tensor)
             moved = {"mean": shift, "bias": -shift, "variance": torch.zeros_like(shift)}[each.role]
@@ -216,7 +216,7 @@ class _Walk:
             found[entry] = (self._groups[0].whole[value].double() + moved).to(stored.dtype)
             for values in self._groups:
                 values.cut[value] = found[entry]
-        kept = kept.reshape(stored.shape)
+        kept = regression.weight(kept)
         for values in self._groups:
             values.cut[weight] = kept
         return found
@@ -270,15 +270,16 @@ class _Walk:
 
 
 def _equations(
-    layer: Layer, pairs: Iterator[tuple[Tensor, Tensor]], bias: Tensor | None
+    regression: Regression, pairs: Iterator[tuple[Tensor, Tensor]], bias: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
-    """Centred normal equations over `pairs` (see `_pairs`), the means of inputs and outputs, and how many they were:
+    """Centred normal equations over `pairs`, in groups, the means of inputs and outputs, and how many they were:
     those where both are finite."""
-    normal = torch.zeros(layer.inputs, layer.inputs, dtype=torch.float64)
-    cross = torch.zeros(layer.inputs, layer.outputs, dtype=torch.float64)
+    groups, inputs, outputs = regression.groups, regression.inputs, regression.outputs
+    normal = torch.zeros(groups, inputs, inputs, dtype=torch.float64)
+    cross = torch.zeros(groups, inputs, outputs, dtype=torch.float64)
     origin: Tensor | None = None
-    total_in = torch.zeros(layer.inputs, dtype=torch.float64)
-    total_out = torch.zeros(layer.outputs, dtype=torch.float64)
+    total_in = torch.zeros(groups, inputs, dtype=torch.float64)
+    total_out = torch.zeros(groups, outputs, dtype=torch.float64)
     count = 0
     for x, y in pairs:
         x, y = single(x), single(y if bias is None else y - bias)
@@ -289,63 +290,30 @@ def _equations(
                 continue
         # Near the mean, so that single precision does not lose the variance beside it.
         origin = x.mean(0) if origin is None else origin
-        x = x - origin
-        normal += (x.T @ x).double()
-        cross += (x.T @ y).double()
-        total_in += x.sum(0).double()
-        total_out += y.sum(0).double()
-        count += len(x)
+        x, y = ((each.reshape(len(each), groups, -1)).movedim(1, 0) for each in (x - origin, y))
+        normal += (x.mT @ x).double()
+        cross += (x.mT @ y).double()
+        total_in += x.sum(1).double()
+        total_out += y.sum(1).double()
+        count += x.shape[1]
     mean_in, mean_out = total_in / max(count, 1), total_out / max(count, 1)
     return (
-        normal / max(count, 1) - torch.outer(mean_in, mean_in),
-        cross / max(count, 1) - torch.outer(mean_in, mean_out),
-        mean_in if origin is None else mean_in + origin,
+        normal / max(count, 1) - mean_in.unsqueeze(2) * mean_in.unsqueeze(1),
+        cross / max(count, 1) - mean_in.unsqueeze(2) * mean_out.unsqueeze(1),
+        mean_in if origin is None else mean_in + origin.reshape(groups, inputs),
         mean_out,
         count,
     )
 
 
-def _pairs(
-    call: Call, layer: Layer, several: Sequence[Tensor], wanted: Sequence[Tensor]
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Rows of layer inputs (k, inputs) and outputs (k, outputs) of each group's, about `ROWS` in all, a part at a
-    time."""
-    generator, total = torch.Generator().manual_seed(0), sum(map(len, several))
-    for data, outputs in zip(several, wanted, strict=True):
-        yield from _pairs_of(call, layer, data, outputs, max(1, ROWS * len(data) // max(total, 1)), generator)
-
-
-def _pairs_of(
-    call: Call, layer: Layer, data: Tensor, outputs: Tensor, most: int, generator: torch.Generator
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """About `most` of those rows of one group."""
-    if not isinstance(call, Convolution):
-        x, y = data.reshape(-1, layer.inputs), outputs.reshape(-1, layer.outputs)
-        for chosen in torch.split(torch.randperm(len(x), generator=generator)[:most], PART):
-            yield x[chosen], y[chosen]
-        return
-    stride, padding, dilation = call.geometry
-    kernel = layer.shape[2:]
-    if len(kernel) == 1:
-        data, outputs = data.unsqueeze(2), outputs.unsqueeze(2)
-        kernel, stride, padding, dilation = (1, *kernel), (1, *stride), (0, *padding), (1, *dilation)
-    positions = max(1, most // max(len(data), 1))
-    for x, y in zip(torch.split(data, CHUNK), torch.split(outputs, CHUNK), strict=True):
-        chosen = torch.randperm(math.prod(y.shape[2:]), generator=generator)[:positions]
-        # All patches of a few samples at a time: of a chunk they could be gigabytes.
-        few = torch.split(x, max(1, PATCHES // (layer.inputs * math.prod(y.shape[2:]))))
-        patches = torch.cat([functional.unfold(each, kernel, dilation, padding, stride)[:, :, chosen] for each in few])
-        yield (
-            patches.transpose(1, 2).reshape(-1, layer.inputs),
-            y.flatten(2)[:, :, chosen].transpose(1, 2).reshape(-1, layer.outputs),
-        )
-
-
 def _solve(normal: Tensor, cross: Tensor, original: Tensor, count: int) -> Tensor:
-    """The weight (outputs, inputs) of least squares over `count` rows with a ridge toward the original: light where
-    rows are many for the unknowns of each output, heavier where they are few."""
-    ridge = float(normal.diagonal().mean()) * (RIDGE + FEW * len(normal) / count)
-    return original + solve(normal, cross - normal @ original.T, ridge).T
+    """The weight (g, outputs, inputs) of least squares in each group over `count` rows, with a ridge toward the
+    original: light where rows are many for the unknowns of each output, heavier where they are few."""
+    found = []
+    for square, between, weight in zip(normal, cross, original, strict=True):
+        ridge = float(square.diagonal().mean()) * (RIDGE + FEW * len(square) / count)
+        found.append(weight + solve(square, between - square @ weight.T, ridge).T)
+    return torch.stack(found)
 
 
 def affordable(program: Program, inputs: Samples) -> int:

@@ -14,11 +14,11 @@ from rightrank.models.master import entries
 
 
 def tensors(layers: Sequence[Layer], moments: Sequence[Moments]) -> dict[str, Tensor]:
-    """What is stored, in single precision; nothing of layers whose calls read the weight the other way round, which
-    are not refit."""
+    """What is stored, in single precision; nothing of layers without a kernel whose calls read the weight the other way
+    round, which are not refit."""
     found = {}
     for layer, each in zip(layers, moments, strict=True):
-        if each.turned:
+        if each.turned and len(layer.shape) == 2:
             continue
         if each.side == "outputs":
             found[entries.gradient(layer.name)] = each.gradient.float()

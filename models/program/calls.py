@@ -182,7 +182,8 @@ def _given(node: Node) -> tuple[Any, Any]:
     return node.args, dict(node.kwargs)
 
 
-# A layer's. Embeddings and products apply a weight that lies the other way round, the others one of (C_out, C_in, …).
+# A layer's. Embeddings, products and transposed convolutions apply a weight that lies the other way round, the others one
+# of (C_out, C_in, …).
 Call: TypeAlias = Linear | Convolution | Embedding | Product | Recurrent | Handed
 
 
@@ -201,6 +202,11 @@ def layer_call(node: Node) -> Call | None:
     return Product.of(node) if node.op == PRODUCT and len(node.args) == 2 and not node.kwargs else None
 
 
+def transposed(call: Call) -> bool:
+    """Whether it is a transposed convolution."""
+    return isinstance(call, Convolution) and call.transposed
+
+
 def receivers(nodes: Iterable[Node]) -> dict[str, Node]:
     """The recurrent calls by the values, of other calls, that they multiply by inside themselves."""
     found: dict[str, Node] = {}
@@ -213,4 +219,4 @@ def receivers(nodes: Iterable[Node]) -> dict[str, Node]:
 
 def turned(call: Call) -> bool:
     """Whether a call reads its weight the other way round: the weight's first axis is that of the inputs."""
-    return isinstance(call, (Embedding, Product))
+    return isinstance(call, (Embedding, Product)) or transposed(call)

@@ -92,6 +92,50 @@ class Separable(nn.Module):
         return self.head(torch.relu(self.column(x)).mean((2, 3)))
 
 
+class Painter(nn.Module):
+    """A U-Net whose decoder is of transposed convolutions: one of patches that overlap, before a batch norm, and one of
+    patches that do not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.down = nn.Conv2d(2, 8, 3, padding=1), nn.Conv2d(8, 16, 3, stride=2, padding=1)
+        self.bottom = nn.Conv2d(16, 24, 3, stride=2, padding=1)
+        self.wide = nn.ConvTranspose2d(24, 16, 3, stride=2, padding=1, output_padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(16)
+        self.apart = nn.ConvTranspose2d(32, 12, 2, stride=2)
+        self.head = nn.Conv2d(20, 4, 1)
+        for layer in (self.stem, self.down, self.bottom, self.wide, self.apart):  # or little comes from the bottom
+            nn.init.kaiming_normal_(layer.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = torch.relu(self.stem(x))
+        second = torch.relu(self.down(first))
+        x = torch.relu(self.norm(self.wide(torch.relu(self.bottom(second)))))
+        x = torch.relu(self.apart(torch.cat([x, second], 1)))
+        return self.head(torch.cat([x, first], 1))
+
+
+class Cardinal(nn.Module):
+    """Residual blocks whose middle convolutions have groups, as ResNeXt's (arXiv:1611.05431), one of them strided."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 24, 3, padding=1)
+        self.before = nn.ModuleList([nn.Conv2d(24, 32, 1), nn.Conv2d(24, 32, 1)])
+        self.middle = nn.ModuleList(
+            [nn.Conv2d(32, 32, 3, padding=1, groups=4, bias=False), nn.Conv2d(32, 32, 3, stride=2, padding=1, groups=4)]
+        )
+        self.norm = nn.BatchNorm2d(32)
+        self.after = nn.ModuleList([nn.Conv2d(32, 24, 1), nn.Conv2d(32, 24, 1)])
+        self.head = nn.Linear(24, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.stem(x))
+        x = x + self.after[0](torch.relu(self.norm(self.middle[0](torch.relu(self.before[0](x))))))
+        x = self.after[1](torch.relu(self.middle[1](torch.relu(self.before[1](x)))))
+        return self.head(x.mean((2, 3)))
+
+
 class Attending(nn.Module):
     """Attention written in einsum."""
 
@@ -184,6 +228,8 @@ SHAPES = {
     Halved: (3, 12, 12),
     Shared: (16,),
     Separable: (3, 16, 16),
+    Painter: (2, 16, 16),
+    Cardinal: (3, 12, 12),
     Attending: (5, 16),
     Placed: (5, 16),
     Recurring: (7, 9),

@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from rightrank.models.factor.forms.channel import Channel
+from rightrank.models.factor.forms.grouped import Grouped
 from rightrank.models.factor.forms.product import Multiplied
 from rightrank.models.factor.forms.spatial import Spatial
+from rightrank.models.factor.forms.transposed import Transposed
 from rightrank.models.factor.layer import Form, Layer
 
-FORMS: Mapping[str, Form] = {form.name: form for form in (Channel(), Spatial(), Multiplied())}
+FORMS: Mapping[str, Form] = {form.name: form for form in (Channel(), Spatial(), Grouped(), Transposed(), Multiplied())}
 
 
 def layer_from_json(data: Mapping[str, Any]) -> Layer:
@@ -31,4 +33,5 @@ def layer_from_json(data: Mapping[str, Any]) -> Layer:
         form=FORMS[data["form"]],
         reason=data["reason"],
         suits={name: tuple(places) for name, places in suits.items()},
+        groups=data.get("groups", 1),
     )

@@ -43,9 +43,9 @@ class Channel(Form):
 
     def fits(self, call: Call, shape: Shape) -> str:
         if isinstance(call, Convolution) and call.transposed:
-            return "transposed convolutions are kept as they are"
+            return "transposed convolutions with groups are kept as they are"  # the others have a form
         if isinstance(call, Convolution) and call.groups > 1:
-            return f"its {call.groups} groups are already small"
+            return f"it has {call.groups} groups"
         return "a call multiplies by it inside itself" if isinstance(call, Handed) else ""
 
     def positions(self, given: Shape, made: Shape, call: Call) -> tuple[int, ...]:

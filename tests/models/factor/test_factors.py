@@ -10,11 +10,16 @@ from rightrank.models.factor.factors import Factors, axis_of_bases, by_basis, in
 from rightrank.models.factor.forms import FORMS
 from rightrank.models.factor.layer import Layer
 
-SHAPES = [("channel", (6, 6)), ("channel", (5, 3, 4)), ("channel", (8, 2, 2, 2)), ("spatial", (6, 4, 3, 2))]
+SHAPES = [
+    ("channel", (6, 6)), ("channel", (5, 3, 4)), ("channel", (8, 2, 2, 2)), ("spatial", (6, 4, 3, 2)),
+    ("grouped", (6, 6, 1)), ("grouped", (6, 4, 3, 2)), ("transposed", (6, 4, 3, 2)), ("transposed", (5, 5, 1)),
+]  # fmt: skip
+# Along which axis of `down` and of `up` the bases lie.
+AXES = {"channel": (0, 1), "spatial": (0, 1), "grouped": (1, 1), "transposed": (0, 0)}
 
 
 def layer_of(form: str, shape: tuple[int, ...]) -> Layer:
-    return Layer("a", "a", "conv2d", shape, ("a",), 1, True, FORMS[form])
+    return Layer("a", "a", "conv2d", shape, ("a",), 1, True, FORMS[form], groups=3 if form == "grouped" else 1)
 
 
 @pytest.mark.parametrize(("form", "shape"), SHAPES)
@@ -33,8 +38,8 @@ def test_a_row_is_one_basis_alone(form: str, shape: tuple[int, ...]) -> None:
     """Also where as many bases as outputs make both axes of `up` alike."""
     layer = layer_of(form, shape)
     factors = {side: torch.randn(each) for side, each in layer.factor_shapes(layer.rank).items()}
-    assert torch.equal(by_basis(layer, "down", factors["down"])[1], factors["down"][1].flatten())
-    assert torch.equal(by_basis(layer, "up", factors["up"])[1], factors["up"][:, 1].flatten())
+    for side, axis in zip(("down", "up"), AXES[form], strict=True):
+        assert torch.equal(by_basis(layer, side, factors[side])[1], factors[side].select(axis, 1).flatten())
 
 
 def test_a_factor_whose_bases_lie_along_two_axes_has_no_rows() -> None:

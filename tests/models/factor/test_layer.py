@@ -6,11 +6,17 @@ from rightrank.models.factor.forms import FORMS
 from rightrank.models.factor.layer import Layer
 
 CASES = [("channel", (8, 6)), ("channel", (8, 4, 3, 3)), ("spatial", (8, 4, 3, 3)), ("channel", (1, 9))]
+CASES += [("grouped", (8, 4, 3, 3)), ("grouped", (2, 1, 3, 3)), ("transposed", (8, 4, 3, 3))]
+
+
+def layer_of(form: str, shape: tuple[int, ...]) -> Layer:
+    groups, suits = 2 if form == "grouped" else 1, {"spatial": (72, 36)}
+    return Layer("a", "a", "conv2d", shape, ("a",), 36, True, FORMS[form], suits=suits, groups=groups)
 
 
 @pytest.mark.parametrize(("form", "shape"), CASES)
 def test_what_bases_cost_adds_up_to_what_a_rank_costs(form: str, shape: tuple[int, ...]) -> None:
-    layer = Layer("a", "a", "conv2d", shape, ("a",), 36, True, FORMS[form], suits={"spatial": (72, 36)})
+    layer = layer_of(form, shape)
     first = 72 if form == "spatial" else 36
     for rank in range(1, layer.rank + 1):
         assert layer.params_at(rank) == rank * (layer.m + layer.n) == layer.params_of_basis[:rank].sum()
@@ -21,7 +27,7 @@ def test_what_bases_cost_adds_up_to_what_a_rank_costs(form: str, shape: tuple[in
 
 @pytest.mark.parametrize(("form", "shape"), CASES)
 def test_break_even_is_the_largest_rank_that_saves_parameters(form: str, shape: tuple[int, ...]) -> None:
-    layer = Layer("a", "a", "conv2d", shape, ("a",), 36, True, FORMS[form])
+    layer = layer_of(form, shape)
     saving = [rank for rank in range(1, layer.rank + 1) if layer.params_at(rank) < layer.params]
     assert saving == [*range(1, layer.break_even + 1)]
 

@@ -30,19 +30,46 @@ def test_a_convolution_is_the_papers_matrix_and_its_macs_are_those_of_its_positi
 
 def test_break_even_is_the_last_rank_that_saves(tmp_path: Path) -> None:
     for layer in found(make(Small), SHAPES[Small], tmp_path).values():
-        width, dense = layer.m + layer.n, layer.m * layer.n
+        width, dense = layer.m + layer.n, layer.params
         assert width * layer.break_even < dense <= width * (layer.break_even + 1)
 
 
-def test_grouped_convolutions_stay_whole_and_say_why(tmp_path: Path) -> None:
+def test_a_grouped_convolution_has_a_basis_in_every_group_and_both_calls_run_at_its_positions(tmp_path: Path) -> None:
     layer = found(make(Small), SHAPES[Small], tmp_path)["grouped"]
-    assert not layer.decomposed and "groups" in layer.reason
+    assert layer.decomposed and layer.suits == {"grouped": (6 * 12, 6 * 12)} and layer.groups == 4
+    assert (layer.rank, layer.m, layer.n) == (6, 24 * 9, 24)
+    assert layer.macs == layer.params * 6 * 12 and layer.macs_by_rank[1] == 2 * (24 * 9 + 24) * 6 * 12
 
 
-def test_a_transposed_convolution_stays_whole_and_counts_its_input_positions(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("convolution", "decomposed"),
+    [
+        (nn.Conv2d(8, 8, 3, groups=8), False),
+        (nn.Conv2d(8, 16, 1, groups=8), False),
+        (nn.Conv2d(8, 32, 3, groups=8), True),
+        (nn.Conv2d(8, 16, 3, groups=4), True),
+    ],
+)
+def test_kernels_for_single_channels_stay_whole_unless_one_serves_for_several_outputs(
+    convolution: nn.Conv2d, decomposed: bool, tmp_path: Path
+) -> None:
+    layer = found(nn.Sequential(convolution, nn.Conv2d(convolution.out_channels, 6, 3)), (8, 9, 9), tmp_path)["0"]
+    assert (layer.kind, layer.decomposed) == ("conv2d-grouped", decomposed)
+    assert layer.reason == ("" if decomposed else "no rank is smaller than the whole")
+
+
+def test_a_transposed_convolution_and_its_factors_count_the_positions_of_their_inputs(tmp_path: Path) -> None:
     net = nn.Sequential(nn.ConvTranspose2d(4, 6, 2, stride=2), nn.Conv2d(6, 6, 3))
     layer = found(net, (4, 5, 5), tmp_path)["0"]
-    assert not layer.decomposed and layer.macs == 4 * 6 * 2 * 2 * 25
+    assert layer.macs == 4 * 6 * 2 * 2 * 25 and layer.suits == {"transposed": (25, 25)}
+    assert (layer.rank, layer.m, layer.n, layer.break_even) == (4, 4, 24, 3)
+    assert layer.macs_by_rank[1] == 2 * (4 + 24) * 25
+
+
+def test_a_transposed_convolution_with_groups_stays_whole_and_says_why(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.ConvTranspose2d(8, 8, 2, stride=2, groups=2), nn.Conv2d(8, 6, 3))
+    layer = found(net, (8, 5, 5), tmp_path)["0"]
+    assert not layer.decomposed and layer.reason == "transposed convolutions with groups are kept as they are"
 
 
 def test_a_weight_used_twice_is_one_layer_and_costs_twice_the_macs(tmp_path: Path) -> None:
@@ -178,17 +205,28 @@ class Tied(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("groups", "transposed", "kind", "reason"),
+    ("groups", "transposed", "kind"),
     [
-        ((2, 4), False, "conv2d-grouped", "its 4 groups are already small"),
-        ((1, 2), True, "conv2d-transposed", "transposed convolutions are kept as they are"),
+        ((1, 2), False, "conv2d-grouped"),
+        ((2, 4), False, "conv2d-grouped"),
+        ((1,), True, "conv2d-transposed"),
+        ((1, 2), True, "conv2d-transposed"),
     ],
 )
-def test_what_is_said_of_a_layer_is_said_of_its_furthest_call(
-    groups: tuple[int, ...], transposed: bool, kind: str, reason: str, tmp_path: Path
+def test_a_weight_of_convolutions_that_no_form_takes_together_stays_whole(
+    groups: tuple[int, ...], transposed: bool, kind: str, tmp_path: Path
 ) -> None:
     (layer,) = found(Tied(groups, transposed), (3, 8, 8), tmp_path).values()
+    reason = "its weight is shared by convolutions of different groups or directions"
     assert (layer.kind, layer.reason, layer.decomposed) == (kind, reason, False)
+
+
+@pytest.mark.parametrize(("groups", "transposed", "form"), [((2, 2), False, "grouped"), ((), True, "transposed")])
+def test_a_weight_of_calls_that_are_alike_is_cut_for_all(
+    groups: tuple[int, ...], transposed: bool, form: str, tmp_path: Path
+) -> None:
+    (layer,) = found(Tied(groups, transposed), (3, 8, 8), tmp_path).values()
+    assert (layer.form.name, layer.decomposed, len(layer.calls)) == (form, True, max(1, len(groups)))
 
 
 def test_a_layer_that_is_transposed_anywhere_counts_what_its_calls_are_given(tmp_path: Path) -> None:

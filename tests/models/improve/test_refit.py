@@ -306,16 +306,6 @@ def test_inputs_that_the_network_has_no_numbers_for_are_left_out(
     assert errors[1] == pytest.approx(errors[0], rel=0.05)
 
 
-def test_patches_are_the_same_however_few_are_made_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.manual_seed(0)
-    x = torch.randn(70, *SHAPES[Small])
-    program, decomposed, moments = prepared(make(Small), SHAPES[Small], x, tmp_path)
-    ranks = [2] * len(decomposed)
-    at_once = refitted(program, ranks, moments, x)
-    monkeypatch.setattr(refit, "PATCHES", 1)
-    assert all(torch.equal(value, at_once[name]) for name, value in refitted(program, ranks, moments, x).items())
-
-
 def test_samples_of_several_lengths_and_inputs_are_refit_and_tuned_alike(tmp_path: Path) -> None:
     module, program = encoder(tmp_path)
     data, unseen = encoded(200).samples, encoded(200, seed=2).samples

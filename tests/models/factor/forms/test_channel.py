@@ -11,6 +11,7 @@ from torch.nn import functional
 from rightrank.models import checkpoint
 from rightrank.models.assemble.build import build
 from rightrank.models.emit import formats
+from rightrank.models.factor.forms import FORMS
 from rightrank.models.factor.forms.channel import Channel
 from rightrank.models.factor.layer import Layer, factor_value
 from rightrank.models.master.master import Master
@@ -31,6 +32,10 @@ def test_only_plain_convolutions_and_linear_layers_are_papers_matrices() -> None
     grouped = Convolution(x, weight, None, (1,), (0,), (1,), False, (0,), 2)
     assert not FORM.fits(plain, (8, 4, 3)) and not FORM.fits(Linear(x, weight), (8, 4))
     assert "transposed" in FORM.fits(transposed, (8, 4, 3)) and "2 groups" in FORM.fits(grouped, (8, 4, 3))
+    others = FORMS["grouped"], FORMS["transposed"]
+    assert all(form.fits(plain, (8, 4, 3)) and form.fits(Linear(x, weight), (8, 4)) for form in others)
+    assert [form.fits(grouped, (8, 4, 3)) for form in others] == ["", "it is no transposed convolution"]
+    assert [form.fits(transposed, (8, 4, 3)) for form in others] == ["it is no grouped convolution", ""]
 
 
 def test_two_linear_calls_add_the_bias_once() -> None:
