@@ -149,7 +149,7 @@ def _kind(calls: Sequence[Call], shape: Sequence[int]) -> str:
 
 def _positions(given: Shape, made: Shape, call: Call, by_inputs: bool) -> int:
     """How many times one call multiplies by its weight, over the whole batch; at the positions of what it is given
-    (`by_inputs`), if the layer is transposed anywhere. To look up a row is no multiplication, and a recurrent call makes
+    (`by_inputs`), if the layer is transposed anywhere. To look up a row is no multiplication; a recurrent call makes
     one at each step."""
     if isinstance(call, Embedding):
         return 0

@@ -182,8 +182,8 @@ def _given(node: Node) -> tuple[Any, Any]:
     return node.args, dict(node.kwargs)
 
 
-# A layer's. Embeddings, products and transposed convolutions apply a weight that lies the other way round, the others one
-# of (C_out, C_in, …).
+# A layer's. Embeddings, products and transposed convolutions apply a weight that lies the other way round, the others
+# one of (C_out, C_in, …).
 Call: TypeAlias = Linear | Convolution | Embedding | Product | Recurrent | Handed
 
 
