@@ -370,7 +370,7 @@ def test_show_says_what_no_layer_covers():
         {"name": name, "params": params, "share": params / 4000, "read_by": readers, "reason": reason}
         for name, params, readers, reason in (
             ("words.weight", 2760, ["embedding", "linear"], ""),
-            ("deep.weight", 400, ["convolution"], "its 8 groups are already small"),
+            ("deep.weight", 400, ["convolution"], "no rank is smaller than the whole"),
             ("places", 40, ["add"], ""),
             ("bias", 20, ["add"], ""),
         )
@@ -387,7 +387,7 @@ def test_show_says_what_no_layer_covers():
     assert [line for line in shown() if line not in before] == [
         "Uncovered   81.0% of the parameters are in no layer that can be cut",
         "69.0% words.weight, read by embedding and linear",
-        "10.0% deep.weight, its 8 groups are already small",
+        "10.0% deep.weight, no rank is smaller than the whole",
         "1.0% places, read by add",
         "1.0% in 10 more",
     ]
