@@ -8,7 +8,7 @@ the disk is left out. On a GPU, `--device cuda`, only what can be done there is 
 tuning but for its comparisons, and polishing.
 
 * forward      the network once over all calibration inputs, without gradients: the unit of the rest
-* statistics   passes over the inputs in `assemble.build` (see `factor.moments`)
+* statistics   passes over the inputs in `assemble.build` (see `factor.gathering`)
 * decompose    the rest of `assemble.build`: reading, factors, corrections, importance, writing
 * choice       what trying two criteria adds, where none is given: more passes back, and `assemble.trial`
 * refit        `choose.improve` for the plan at 0.3 of the parameters
@@ -41,7 +41,7 @@ from torch import Tensor
 
 from benchmarks import masters, programs, results
 from benchmarks.bar import Advance, bar
-from rightrank.models.factor.moments import BATCH
+from rightrank.models.factor.gathering import BATCH
 from rightrank.models.improve import polish, tune
 from rightrank.models.improve.choose import improve
 from rightrank.models.master.master import Master

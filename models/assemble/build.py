@@ -21,8 +21,9 @@ from rightrank.models.errors import DataError
 from rightrank.models.factor import correction
 from rightrank.models.factor.decompose import decompose
 from rightrank.models.factor.forms import FORMS
+from rightrank.models.factor.gathering import Gathering, NoGradient
 from rightrank.models.factor.layer import Form, Layer
-from rightrank.models.factor.moments import Gathering, Moments, NoGradient
+from rightrank.models.factor.moments import Moments
 from rightrank.models.master import entries, gradients
 from rightrank.models.master.template import Template
 from rightrank.models.plan import criteria

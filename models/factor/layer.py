@@ -155,7 +155,7 @@ class Form(ABC):
     name: ClassVar[str]
     # The factors' names, in the order of the calls that read them.
     sides: ClassVar[tuple[str, ...]]
-    # Whether it wants to know of a layer's outputs even where the inputs are fewer (see `factor.moments`): of what lies
+    # Whether it wants to know of a layer's outputs even where the inputs are fewer (see `factor.sums`): of what lies
     # along the weight's first axis.
     by_outputs: ClassVar[bool] = False
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from rightrank.models.errors import DataError
 from rightrank.models.factor.factors import axis_of_bases, by_basis, in_call
 from rightrank.models.factor.layer import Layer, factor_value
-from rightrank.models.factor.moments import USABLE
+from rightrank.models.factor.sums import USABLE
 from rightrank.models.master import entries
 from rightrank.models.master.template import Template
 from rightrank.models.master.variant import LayerFactors

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from rightrank.models import checkpoint
 from rightrank.models.assemble import build as assemble
+from rightrank.models.factor.gathering import Gathering
 from rightrank.models.factor.layer import Form, Layer
-from rightrank.models.factor.moments import Gathering, Gradient, Moments
+from rightrank.models.factor.moments import Moments
+from rightrank.models.factor.sums import Gradient
 from rightrank.models.plan.planner import Planner
 from rightrank.models.program.graph import Constant, Graph, Input, Node, Ref
 from rightrank.models.program.program import Program

@@ -14,8 +14,9 @@ from rightrank.models.assemble.survey import survey
 from rightrank.models.errors import DataError
 from rightrank.models.factor import layers
 from rightrank.models.factor.forms import FORMS
+from rightrank.models.factor.gathering import Gathering, NoGradient
 from rightrank.models.factor.layer import Layer
-from rightrank.models.factor.moments import Gathering, Moments, NoGradient
+from rightrank.models.factor.moments import Moments
 from rightrank.models.factor.patches import Columns, ColumnSums, columns_of
 from rightrank.models.program.program import Program
 from rightrank.models.program.samples import Samples
@@ -246,7 +247,7 @@ def test_a_layer_of_few_inputs_is_seen_from_these(convolution: bool, tmp_path: P
     wide, x = found["wide"], torch.randn(100, 3, 7, 7)
     (near,) = gather(program, (wide,), x)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("rightrank.models.factor.moments.axis", lambda layer: 0)
+        patch.setattr("rightrank.models.factor.sums.axis", lambda layer: 0)
         (far,) = gather(program, (wide,), x)
     assert (near.side, near.axis, far.side) == ("inputs", 1, "outputs")
     weight = program.tensors["wide.weight"].flatten(1).double()
@@ -328,7 +329,7 @@ def test_of_very_many_rows_some_stand_for_all(tmp_path: Path, monkeypatch: pytes
     program = read(Wide(True).eval(), (3, 15, 15), tmp_path)
     found, x = survey(program).decomposed, torch.randn(256, 3, 15, 15)
     expected = gather(program, found, x)
-    monkeypatch.setattr("rightrank.models.factor.moments.ROWS", 1000)
+    monkeypatch.setattr("rightrank.models.factor.sums.ROWS", 1000)
     for some, every in zip(gather(program, found, x), expected, strict=True):
         torch.testing.assert_close(
             some.covariance, every.covariance, rtol=0.1, atol=0.1 * float(every.covariance.max())
@@ -399,7 +400,7 @@ def test_what_is_kept_of_a_pass_is_bounded(tmp_path: Path, monkeypatch: pytest.M
     _, program, found = prepared(tmp_path)
     x, told = torch.randn(64, 6), list[int]()
     expected = gather(program, found, x)
-    monkeypatch.setattr("rightrank.models.factor.moments.VALUES", 100)
+    monkeypatch.setattr("rightrank.models.factor.gathering.VALUES", 100)
     gathering = Gathering(program, found, ["logits"], {})
     gathering.add(Samples.of(x), told.append)
     assert 1 < told[1] - told[0] < 10

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from rightrank.models.assemble.survey import survey
 from rightrank.models.factor import correction
 from rightrank.models.factor.forms.transposed import Transposed
+from rightrank.models.factor.gathering import SEED
 from rightrank.models.factor.layer import Layer
-from rightrank.models.factor.moments import SEED
 from rightrank.models.program.calls import Convolution
 from rightrank.models.program.graph import Ref
 from rightrank.models.program.program import Program
@@ -78,7 +78,7 @@ def test_positions_are_drawn_from_the_inputs(tmp_path: Path, monkeypatch: pytest
     x = torch.randn(60, 6, 5, 6).cumsum(3)
     program, layer = alone(GEOMETRIES[0], tmp_path, x)
     (whole,) = gather(program, (layer,), x)
-    monkeypatch.setattr("rightrank.models.factor.moments.ROWS", 900)
+    monkeypatch.setattr("rightrank.models.factor.sums.ROWS", 900)
     (some,) = gather(program, (layer,), x)
     assert torch.allclose(some.gradient, whole.gradient, atol=0.15 * float(whole.gradient.trace()))
     assert some.far == pytest.approx(whole.far, rel=0.1)
