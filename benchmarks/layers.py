@@ -27,7 +27,7 @@ from benchmarks.bar import bar
 from benchmarks.results import Table, machine, markdown, place
 from benchmarks.tasks import texts
 from benchmarks.tasks.kinds import canvases, drawn
-from benchmarks.tasks.networks import Transformer, convolutions
+from benchmarks.tasks.networks import Transformer, UNet, convolutions
 from rightrank.models import checkpoint
 from rightrank.models.assemble.build import build
 from rightrank.models.emit import formats
@@ -112,32 +112,6 @@ class Tied(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         """(n, s) → (n, s, words)."""
         return functional.linear(self.body(ids, causal=True), self.body.tokens.weight)
-
-
-class UNet(nn.Module):
-    """Down twice, and up twice by transposed convolutions (arXiv:1505.04597)."""
-
-    def __init__(self, classes: int = 11, width: int = 24) -> None:
-        super().__init__()
-        self.down = nn.ModuleList([convolutions(1, width), convolutions(width, 2 * width)])
-        self.bottom = convolutions(2 * width, 4 * width)
-        widths = [(4 * width, 2 * width), (2 * width, width)]
-        self.wider = nn.ModuleList(nn.ConvTranspose2d(more, less, 2, stride=2) for more, less in widths)
-        self.up = nn.ModuleList(convolutions(2 * less, less) for _, less in widths)
-        self.head = nn.Conv2d(width, classes, 1)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(n, 1, h, w) → (n, classes, h, w); h and w are multiples of 4."""
-        x, before = images, []
-        for layer in self.down:
-            x = layer(x)
-            before.append(x)
-            x = functional.max_pool2d(x, 2)
-        x = self.bottom(x)
-        for wider, layer in zip(self.wider, self.up, strict=True):
-            x = layer(torch.cat([wider(x), before.pop()], 1))
-        out: Tensor = self.head(x)
-        return out
 
 
 class Grouped(nn.Module):
@@ -230,7 +204,7 @@ class Network:
 NETWORKS: Mapping[str, Network] = {
     "LSTM": Network(lambda: Recurrent(nn.LSTM), classified, 900, 3e-3),
     "GRU": Network(lambda: Recurrent(nn.GRU), classified, 900, 3e-3),
-    "U-Net": Network(UNet, pixels, 900, 5e-3),
+    "U-Net": Network(lambda: UNet(11, 24, transposed=True), pixels, 900, 5e-3),
     "embeddings": Network(Bags, classified, 900, 3e-3),
     "grouped": Network(Grouped, present, 900, 5e-3),
     "tied decoder": Network(Tied, following, 900, 3e-3),

@@ -86,13 +86,19 @@ def convolutions(channels: int, width: int) -> nn.Sequential:
 
 
 class UNet(nn.Module):
-    """Down twice and up twice, with what was there before beside what comes back (arXiv:1505.04597)."""
+    """Down twice and up twice, with what was there before beside what comes back (arXiv:1505.04597). Up by pixels that
+    are repeated, or by `transposed` convolutions, which make half as many channels."""
 
-    def __init__(self, classes: int, width: int) -> None:
+    def __init__(self, classes: int, width: int, transposed: bool = False) -> None:
         super().__init__()
         self.down = nn.ModuleList([convolutions(1, width), convolutions(width, 2 * width)])
         self.bottom = convolutions(2 * width, 4 * width)
-        self.up = nn.ModuleList([convolutions(6 * width, 2 * width), convolutions(3 * width, width)])
+        widths = [(4 * width, 2 * width), (2 * width, width)]
+        self.wider = nn.ModuleList(
+            nn.ConvTranspose2d(more, less, 2, stride=2) if transposed else nn.Upsample(scale_factor=2.0)
+            for more, less in widths
+        )
+        self.up = nn.ModuleList(convolutions((less if transposed else more) + less, less) for more, less in widths)
         self.head = nn.Conv2d(width, classes, 1)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -103,9 +109,8 @@ class UNet(nn.Module):
             before.append(x)
             x = functional.max_pool2d(x, 2)
         x = self.bottom(x)
-        for layer in self.up:
-            x = functional.interpolate(x, scale_factor=2.0, mode="nearest")
-            x = layer(torch.cat([x, before.pop()], 1))
+        for wider, layer in zip(self.wider, self.up, strict=True):
+            x = layer(torch.cat([wider(x), before.pop()], 1))
         out: Tensor = self.head(x)
         return out
 
