@@ -35,10 +35,11 @@ def quick(folder: Path, *arguments: str) -> tuple[str, list[Row]]:
 
 
 def test_files_are_measured_as_a_plain_script_does_and_once(tmp_path: Path) -> None:
-    given = ("--tasks", "text classifier,one logit", "--efforts", "cut", "--budgets", "1,0.7")
+    tasks = ("text classifier", "U-Net", "one logit", "decoder")
+    given = ("--tasks", ",".join(tasks), "--efforts", "cut", "--budgets", "1,0.7")
     printed, rows = quick(tmp_path, *given)
-    assert [(row.task, row.budget) for row in rows] == [
-        (task, budget) for task in ("text classifier", "one logit") for budget in (1, 0.7)
+    assert [(row.task, row.metric, row.budget) for row in rows] == [
+        (task, metric, budget) for task in tasks for metric in TASKS[task].metrics for budget in (1, 0.7)
     ]
     assert all(row.equal for row in rows)
     for whole, cut in zip(rows[::2], rows[1::2], strict=True):
@@ -48,7 +49,11 @@ def test_files_are_measured_as_a_plain_script_does_and_once(tmp_path: Path) -> N
     assert report(quick(tmp_path, *given)[1]) == report(rows) and (tmp_path / "tasks.csv").read_text() == before
 
 
-def test_the_plain_script_needs_nothing_of_this_project() -> None:
+def test_the_plain_script_needs_nothing_of_this_project(tmp_path: Path) -> None:
+    lines = "import sys; sys.path[:0] = sys.argv[1:]; import plain; print(*sys.modules)"
+    command = [sys.executable, "-I", "-c", lines, str(Path(plain.__file__).parent)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert not {"rightrank", "benchmarks"} & {name.partition(".")[0] for name in done.stdout.split()}
     nodes = list(ast.walk(ast.parse(Path(plain.__file__).read_text())))
     found = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     found |= {str(node.module) for node in nodes if isinstance(node, ast.ImportFrom)}
