@@ -42,12 +42,22 @@ FIRST = Output()
 
 
 @dataclass(frozen=True)
+class Text:
+    """Of a text within a file its bits with every layer dense, and how many more each layer takes cut."""
+
+    bits: int
+    more: Sequence[int]
+
+
+@dataclass(frozen=True)
 class Sizes:
     """Bytes of a format's files: `whole` with every layer dense, and in `tables` what each layer that can be cut adds
-    to that at every rank, from 0 (dense: 0) to its break-even; a negative entry saves."""
+    to that at every rank, from 0 (dense: 0) to its break-even; a negative entry saves. What `texts` take more or less
+    than with every layer dense comes on top: they end where a byte does, and not each layer's part of them."""
 
     whole: int
     tables: Sequence[NDArray[np.int64]]
+    texts: Sequence[Text] = ()
 
 
 class Writer(Protocol):
@@ -78,8 +88,8 @@ class Format(Protocol):
     def check(self, template: Template, encoding: Encoding) -> None:
         """Raises UnsupportedCheckpoint for a program that the format cannot hold."""
 
-    def writer(self, template: Template, encoding: Encoding) -> Writer:
-        """What writes the files of a template."""
+    def writer(self, template: Template, encoding: Encoding, original: bool = False) -> Writer:
+        """What writes the files of a template; the `original`'s as it came, to the bit where the encoding keeps it."""
 
     def load(self, path: Path) -> Network:
         """The file at `path`, run by its own runtime. Raises UnsupportedCheckpoint where that cannot open it."""

@@ -8,6 +8,7 @@ from typing import BinaryIO, Protocol
 
 from rightrank.models.emit.encoding import encoding_of
 from rightrank.models.emit.format import FIRST, Data, Format, Output, Writer
+from rightrank.models.emit.torchscript.compact_writer import CompactTorchScript
 from rightrank.models.emit.torchscript.writer import TorchScript
 from rightrank.models.errors import UnreadableMaster
 from rightrank.models.master.master import Master
@@ -15,7 +16,7 @@ from rightrank.models.master.template import Template
 from rightrank.models.master.tensorfile import TensorFile
 
 # By name, every version of the writer that has ever written a published file, rising.
-FORMATS: Mapping[str, Sequence[Format]] = {"torchscript": (TorchScript(),)}
+FORMATS: Mapping[str, Sequence[Format]] = {"torchscript": (TorchScript(), CompactTorchScript())}
 
 
 class Planned(Protocol):
@@ -52,9 +53,9 @@ def check(template: Template, output: Output = FIRST) -> None:
     format_of(output).check(template, encoding_of(output.encoding))
 
 
-def writer_of(template: Template, output: Output = FIRST) -> Writer:
+def writer_of(template: Template, output: Output = FIRST, original: bool = False) -> Writer:
     """What writes a template's files as such an output."""
-    return format_of(output).writer(template, encoding_of(output.encoding))
+    return format_of(output).writer(template, encoding_of(output.encoding), original)
 
 
 def pieces(master: Master, plan: Planned, changes: TensorFile | None = None) -> Iterator[Data]:
@@ -65,7 +66,7 @@ def pieces(master: Master, plan: Planned, changes: TensorFile | None = None) -> 
     if plan.original:
         uploaded = master.template.uploaded
         ranks = plan.ranks if uploaded is None else ()
-        return writer_of(master.template.original, plan.output).pieces(master.file, ranks, None)
+        return writer_of(master.template.original, plan.output, original=True).pieces(master.file, ranks, None)
     return writer_of(master.template, plan.output).pieces(master.file, plan.ranks, changes)
 
 

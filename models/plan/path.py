@@ -61,9 +61,8 @@ class PlanPath:
     """A growth with, for every step, the whole variant's `params`, `macs` and file `bytes`; the last step is the
     network as uploaded."""
 
-    def __init__(self, template: Template, growth: Growth, sizes: Sizes, uploaded: int = 0) -> None:
-        """`sizes` are those of the files that are planned for, `uploaded` the bytes of the network as it came, where
-        that is another than the template's."""
+    def __init__(self, template: Template, growth: Growth, sizes: Sizes, original: int) -> None:
+        """`sizes` are those of the files that are planned for, `original` the bytes of the network as it came."""
         layers, self._growth = template.decomposed, growth
         self._full = np.array([layer.break_even + 1 for layer in layers], dtype=np.int64)
         floor, steps = growth.floor.tolist(), growth.steps
@@ -80,10 +79,15 @@ class PlanPath:
         self.params = totals(template.params, [np.append(x.params_by_rank[: x.break_even], x.params) for x in layers])
         self.macs = totals(template.macs, [np.append(x.macs_by_rank[: x.break_even], x.macs) for x in layers])
         self.bytes = totals(sizes.whole, [np.concatenate([table[1:], table[:1]]) for table in sizes.tables])
-        if template.uploaded is not None:
+        for text in sizes.texts:
+            bits = totals(text.bits, [np.append(np.full(x.break_even, m), 0) for x, m in zip(layers, text.more, strict=True)])
+            self.bytes += (bits + 7) // 8 - (text.bits + 7) // 8
+        if template.uploaded is None:
+            self.bytes[-1] = original
+        else:
             self.params = np.append(self.params, template.uploaded.params)
             self.macs = np.append(self.macs, template.uploaded.macs)
-            self.bytes = np.append(self.bytes, uploaded)
+            self.bytes = np.append(self.bytes, original)
 
     def __len__(self) -> int:
         return int(self.params.size)

@@ -129,11 +129,10 @@ class Planner:
         """`growth` is the order of bases by what they are worth per parameter, `by_macs` per multiply-accumulate,
         where that is another one; `output` is what plans are written as."""
         self.template, self.output = template, output
-        sizes, uploaded = formats.writer_of(template, output).sizes(), 0
-        if template.uploaded is not None:
-            uploaded = formats.writer_of(template.uploaded, output).sizes().whole
-        self._path = PlanPath(template, growth, sizes, uploaded)
-        self._path_by_macs = PlanPath(template, by_macs, sizes, uploaded) if by_macs else self._path
+        sizes = formats.writer_of(template, output).sizes()
+        original = formats.writer_of(template.original, output, original=True).sizes().whole
+        self._path = PlanPath(template, growth, sizes, original)
+        self._path_by_macs = PlanPath(template, by_macs, sizes, original) if by_macs else self._path
         self._importance = importance
 
     @staticmethod

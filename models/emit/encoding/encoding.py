@@ -30,3 +30,6 @@ class Encoding(Protocol):
 
     def decode(self, value: str, spec: TensorSpec, parts: Mapping[str, Ref]) -> tuple[Node, ...]:
         """The calls that make `value` of its parts; none where the part "" is the tensor itself."""
+
+    def coded(self, spec: TensorSpec) -> bool:
+        """Whether the part "" of such a tensor is coded levels, for formats that can hold them (see `levels`)."""

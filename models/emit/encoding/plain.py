@@ -24,3 +24,6 @@ class Plain:
 
     def decode(self, value: str, spec: TensorSpec, parts: Mapping[str, Ref]) -> tuple[Node, ...]:
         return ()
+
+    def coded(self, spec: TensorSpec) -> bool:
+        return False

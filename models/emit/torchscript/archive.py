@@ -1,14 +1,15 @@
-"""A ZIP archive of stored records, as pieces that need only be written one after the other.
+"""A ZIP archive, as pieces that need only be written one after the other.
 
-No seeking, no copy of the data, and nothing in it that varies: one date, one mode, no compression. Without
-ZIP64, since a file's size is known before and must be exact: up to 4 GiB and 65,535 records.
+No seeking, no copy of the data, and nothing in it that varies: one date, one mode, and no compression but what comes
+compressed already. Without ZIP64, since a file's size is known before and must be exact: up to 4 GiB and 65,535 records.
 """
 
 from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -24,10 +25,20 @@ VERSION = 20
 UNIX = 3 << 8
 MIDNIGHT, NEW_YEAR_1980 = 0, 1 << 5 | 1
 ORDINARY_FILE = 0o644 << 16
+STORED, DEFLATED = 0, 8
 LARGEST, MOST = 2**32 - 1, 2**16 - 1
 
 
-def pieces(records: Iterable[tuple[str, Data, bool]]) -> Iterator[Data]:
+@dataclass(frozen=True)
+class Deflated:
+    """A record's data as they are to be written, and the CRC-32 and the size of what they stand for."""
+
+    pieces: Sequence[Data]
+    crc: int
+    size: int
+
+
+def pieces(records: Iterable[tuple[str, Data | Deflated, bool]]) -> Iterator[Data]:
     """The archive of `(name, data, aligned)`; aligned data start at a multiple of 64 bytes of the file.
 
     Raises `OverflowError` beyond what the format holds.
@@ -36,13 +47,19 @@ def pieces(records: Iterable[tuple[str, Data, bool]]) -> Iterator[Data]:
     count = 0
     for name, data, aligned in records:
         encoded, extra = name.encode(), filler(padding(offset, name) if aligned else 0)
-        size = len(data)
-        start, offset = offset, offset + LOCAL.size + len(encoded) + len(extra) + size
-        if offset > LARGEST or count == MOST:
+        if isinstance(data, Deflated):
+            written, whole, crc, method = sum(map(len, data.pieces)), data.size, data.crc, DEFLATED
+        else:
+            written, whole, crc, method = len(data), len(data), zlib.crc32(data), STORED
+        start, offset = offset, offset + LOCAL.size + len(encoded) + len(extra) + written
+        if max(offset, whole) > LARGEST or count == MOST:
             raise OverflowError("the file would be larger than a ZIP archive without ZIP64 can be")
-        common = (0, 0, MIDNIGHT, NEW_YEAR_1980, zlib.crc32(data), size, size, len(encoded))
+        common = (0, method, MIDNIGHT, NEW_YEAR_1980, crc, written, whole, len(encoded))
         yield LOCAL.pack(b"PK\3\4", VERSION, *common, len(extra)) + encoded + extra
-        yield data
+        if isinstance(data, Deflated):
+            yield from data.pieces
+        else:
+            yield data
         # The padding is for the data; the directory need not repeat it.
         directory += CENTRAL.pack(b"PK\1\2", UNIX | VERSION, VERSION, *common, 0, 0, 0, 0, ORDINARY_FILE, start)
         directory += encoded

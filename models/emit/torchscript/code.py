@@ -112,6 +112,11 @@ def render(argument: Argument, names: Mapping[str, str]) -> str:
     return repr(argument)
 
 
+def expression(node: Node, names: Mapping[str, str]) -> str:
+    """A call with one result as an expression."""
+    return call(node, {**names, node.outputs[0]: "_"}).strip().removeprefix("_ = ")
+
+
 def _function(op: str) -> str:
     return BARE.get(op) or f"torch.{FUNCTIONS.get(op, op.split('.')[1])}"
 

@@ -47,7 +47,7 @@ class ScriptWriter:
         return sizes(self._template, self._script)
 
     def pieces(self, master: TensorFile, ranks: Sequence[int], changes: TensorFile | None) -> Iterator[Data]:
-        return archive.pieces(_records(self._script, master, ranks, changes))
+        return archive.pieces(records(self._script, master, ranks, changes))
 
 
 class TorchScript:
@@ -66,7 +66,7 @@ class TorchScript:
                 "Upload it in half precision, or in parts.",
             )
 
-    def writer(self, template: Template, encoding: Encoding) -> Writer:
+    def writer(self, template: Template, encoding: Encoding, original: bool = False) -> Writer:
         return ScriptWriter(template, encoding)
 
     def load(self, path: Path) -> Network:
@@ -83,7 +83,7 @@ class TorchScript:
         return model.eval()
 
 
-def _records(
+def records(
     script: Script, master: TensorFile, ranks: Sequence[int], changes: TensorFile | None
 ) -> Iterator[tuple[str, Data, bool]]:
     records = script.records(script.slots.at(ranks))
@@ -91,14 +91,14 @@ def _records(
     parts: Mapping[str, NDArray[Any]] = {}
     for record in records:
         if (slot := record.slot) is not last:
-            last, parts = slot, script.encoding.encode(_numbers(slot, master, changes), slot.dtype)
+            last, parts = slot, script.encoding.encode(numbers(slot, master, changes), slot.dtype)
         data: NDArray[Any] = np.ascontiguousarray(parts[record.part])
         yield record.name, data.reshape(-1).view(np.uint8).data if data.size else b"", True
     for name, text in script.text_records(ranks, records):
         yield f"{TOP}/{name}", text, False
 
 
-def _numbers(slot: Slot, master: TensorFile, changes: TensorFile | None) -> NDArray[Any]:
+def numbers(slot: Slot, master: TensorFile, changes: TensorFile | None) -> NDArray[Any]:
     """A slot's elements, as unsigned integers of their width."""
     width = DTYPES[slot.dtype].width
     if changes is not None and slot.source in changes:

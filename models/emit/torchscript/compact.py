@@ -1,0 +1,503 @@
+"""What a TorchScript file of the second writer says, for any ranks.
+
+A small network drowns in what is no weight: 300 bytes a tensor. So here
+
+* a batch norm that follows a layer alone is part of it (see `fold`; not in the network as uploaded);
+* tensors share one storage for each type, but for large ones, which have a record of their own;
+* vectors (biases, scales) are one tensor, which the code splits;
+* text and pickle are deflated to a size that is a sum (see `text`), and names are short.
+
+The order of records is that of `storages`: large tensors first, at multiples of 64, then what is shared.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from rightrank.models.emit.encoding.encoding import Encoding
+from rightrank.models.emit.torchscript import code
+from rightrank.models.emit.torchscript.fold import FOLDED, Fold, folded, folds
+from rightrank.models.emit.torchscript.text import Part, Quote, Text
+from rightrank.models.factor.layer import factor_value
+from rightrank.models.master.slots import Slots
+from rightrank.models.master.template import Template, TensorSpec
+from rightrank.models.program.dtypes import DTYPES
+from rightrank.models.program.graph import Graph, Node, Ref
+
+TOP = "v"
+# A tensor that takes more bytes, at full rank, has a record of its own.
+LARGE = 1 << 16
+# Vectors of more numbers are tensors like others.
+LONG = 1 << 12
+# What the code calls the two vectors, split: of sizes that are always the same, and of sizes that depend on ranks.
+FIXED, VARIED = "p", "q"
+# Operators that give one tensor: the local variable of what is not read any more may hold it.
+ONE_TENSOR = {
+    f"aten.{name}"
+    for name in (
+        "convolution.default linear.default relu.default batch_norm.default add.Tensor mul.Tensor sub.Tensor div.Tensor "
+        "gelu.default silu.default sigmoid.default hardtanh.default hardswish.default hardsigmoid.default tanh.default "
+        "max_pool2d.default avg_pool2d.default adaptive_avg_pool2d.default mean.dim flatten.using_ints view.default "
+        "reshape.default permute.default transpose.int matmul.default softmax.int layer_norm.default clone.default "
+        "scaled_dot_product_attention.default conv1d.default conv2d.default conv3d.default embedding.default"
+    ).split()
+}  # fmt: skip
+
+
+class Place(NamedTuple):
+    """A tensor of the file: which of the program's, which `side` of its factors, which `part` of its encoding."""
+
+    tensor: str
+    side: str = ""
+    part: str = ""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor with an attribute of its own. `axis`: along which its bases lie in the file, which is ahead of all
+    others there; None where its elements lie in the order of its own axes. `alone`: in a record of its own; `coded`:
+    in that of coded levels."""
+
+    place: Place
+    attribute: str
+    dtype: str
+    parameter: bool
+    alone: bool
+    coded: bool
+    axis: int | None
+
+
+@dataclass(frozen=True)
+class Vector:
+    """A vector, `number` in the tensor of all of type `dtype` whose size is fixed, or else varied."""
+
+    place: Place
+    dtype: str
+    varied: bool
+    number: int
+
+
+class Compact:
+    """One template in one encoding."""
+
+    def __init__(self, template: Template, encoding: Encoding, folding: bool) -> None:
+        self.template, self.encoding = template, encoding
+        self.slots = Slots(template)
+        self.folds: Mapping[str, Fold] = folds(template) if folding else {}
+        gone = {name for fold in self.folds.values() for name in fold.tensors}
+        self.tensors = [name for name in self.slots.tensors if name not in gone]
+        self._layers = {layer.weight: layer for layer in template.decomposed}
+        self._nodes = folded(template.graph, self.folds)
+        self.stored: dict[Place, Stored] = {}
+        self.vectors: dict[Place, Vector] = {}
+        for number, name in enumerate(self.tensors):
+            for place, spec, varied in self._places(name):
+                if not self._packed(place, spec):
+                    self.stored[place] = self._stored(place, spec, number)
+                elif not varied and place.side and (whole := self.vectors.get(Place(name, "", place.part))):
+                    self.vectors[place] = whole  # of as many numbers as the whole layer's: one stands for the other
+                else:
+                    self._pack(place, spec.dtype, varied)
+            if name in self.folds:
+                self._pack(Place(self.folds[name].value), FOLDED, False)
+
+    def _pack(self, place: Place, dtype: str, varied: bool) -> None:
+        self.vectors[place] = Vector(place, dtype, varied, len(self.members((dtype, varied))))
+
+    # What there is.
+
+    def sides(self, name: str) -> tuple[str, ...]:
+        """Those of a tensor's factors, none where it is no layer's that can be cut."""
+        return self._layers[name].form.sides if name in self._layers else ()
+
+    def shape(self, place: Place, rank: Any) -> tuple[Any, ...]:
+        """The shape of a stored part at a rank of its layer (or ranks); of a whole tensor whatever that is."""
+        return self._spec(place, rank).shape
+
+    def _spec(self, place: Place, rank: Any = 1) -> TensorSpec:
+        spec = self.template.tensors[place.tensor]
+        if place.side:
+            spec = TensorSpec(spec.dtype, self._layers[place.tensor].factor_shapes(rank)[place.side])
+        return self.encoding.parts(spec)[place.part]
+
+    def _places(self, name: str) -> Iterable[tuple[Place, TensorSpec, bool]]:
+        """Every part of a tensor, whole and as factors, at full rank, and whether its size depends on the rank."""
+        full = self._layers[name].rank if name in self._layers else 0
+        for side in ("", *self.sides(name)):
+            parts = self.encoding.parts(self._spec_of(name, side, full or 1))
+            for part, spec in parts.items():
+                place = Place(name, side, part)
+                yield place, spec, bool(side) and self.shape(place, 1) != self.shape(place, 2)
+
+    def _spec_of(self, name: str, side: str, rank: Any) -> TensorSpec:
+        spec = self.template.tensors[name]
+        return TensorSpec(spec.dtype, self._layers[name].factor_shapes(rank)[side]) if side else spec
+
+    def _packed(self, place: Place, spec: TensorSpec) -> bool:
+        """Whether a part is one of the vectors."""
+        if len(spec.shape) != 1 or spec.shape[0] > LONG or not DTYPES[spec.dtype].floating or not spec.shape[0]:
+            return False
+        if place.part or place.side:
+            # A factor's own numbers are no vector; what its encoding has for each slice along its first axis is.
+            return bool(place.part) and spec.shape[0] == self._spec_of(place.tensor, place.side, self._rank(place)).shape[0]
+        return place.tensor not in self._layers
+
+    def _rank(self, place: Place) -> int:
+        return self._layers[place.tensor].rank if place.side else 1
+
+    def _stored(self, place: Place, spec: TensorSpec, number: int) -> Stored:
+        layer = self._layers.get(place.tensor)
+        letter = "defghijk"[self.sides(place.tensor).index(place.side)] if place.side else "w"
+        attribute = f"{letter}{number}" + (f"_{place.part}" if place.part else "")
+        own = self.template.tensors[place.tensor]
+        coded = not place.part and self.encoding.coded(own)
+        axis = None
+        if place.side and coded:
+            assert layer is not None
+            one, two = (self.shape(place, rank) for rank in (1, 2))
+            axes = [at for at, (less, more) in enumerate(zip(one, two, strict=True)) if less != more]
+            axis = axes[0] if axes else None
+        size = math.prod(spec.shape) * DTYPES[spec.dtype].width
+        parameter = place.tensor in self.template.graph.parameters and DTYPES[spec.dtype].floating
+        return Stored(place, attribute, spec.dtype, parameter, size > LARGE and not coded, coded, axis)
+
+    def present(self, name: str, factored: bool) -> list[Stored]:
+        """The parts of a tensor with attributes of their own, in a file where its layer is factored, or is not."""
+        places = self.places(name, factored)
+        return [self.stored[place] for place in places if place in self.stored]
+
+    def places(self, name: str, factored: bool) -> list[Place]:
+        """All parts of a tensor, where its layer is factored or is not."""
+        sides = self.sides(name) if factored else ("",)
+        return [Place(name, side, part) for side in sides for part in self.encoding.parts(self._spec_of(name, side, 1))]
+
+    def members(self, group: tuple[str, bool]) -> list[Vector]:
+        """The vectors of one tensor, in order."""
+        return [each for place, each in self.vectors.items() if (each.dtype, each.varied) == group and each.place == place]
+
+    def size_of(self, vector: Vector, rank: Any = 1) -> Any:
+        """How many numbers a vector has."""
+        if vector.place.tensor in self.template.tensors:
+            return self.shape(vector.place, rank)[0]
+        weight = next(fold.weight for fold in self.folds.values() if fold.value == vector.place.tensor)
+        return self.template.tensors[weight].shape[0]
+
+    @cached_property
+    def groups(self) -> list[tuple[str, bool]]:
+        """The tensors of vectors that there are, by type and whether sizes vary."""
+        return list(dict.fromkeys((each.dtype, each.varied) for each in self.vectors.values()))
+
+    @cached_property
+    def shared(self) -> list[str]:
+        """The types of the storages that tensors share, in the order of their records."""
+        found = [dtype for dtype, _ in self.groups]
+        found += [each.dtype for each in self.stored.values() if not each.alone and not each.coded]
+        return list(dict.fromkeys(found))
+
+    @cached_property
+    def coded(self) -> bool:
+        """Whether there are coded levels."""
+        return any(each.coded for each in self.stored.values())
+
+    @property
+    def storages(self) -> list[str]:
+        """The type of every storage that tensors share, in the order of their records; last that of coded levels."""
+        return [*self.shared, *(["int8"] if self.coded else [])]
+
+    @cached_property
+    def alone(self) -> list[Place]:
+        return [place for place, each in self.stored.items() if each.alone]
+
+    def key(self, place: Place) -> str:
+        """The record of a tensor that is alone; always of as many characters."""
+        return f"{len(self.storages) + self.alone.index(place):05d}"
+
+    # The code.
+
+    def group(self, dtype: str, varied: bool) -> str:
+        """What the code calls a tensor of vectors; its attribute has an underscore more."""
+        name = VARIED if varied else FIXED
+        return name if dtype == "float32" else name + dtype[0] + dtype[-2:]
+
+    def expression(self, place: Place) -> str:
+        """How the code calls a part."""
+        if place in self.vectors:
+            vector = self.vectors[place]
+            return f"{self.group(vector.dtype, vector.varied)}[{vector.number}]"
+        return f"self.{self.stored[place].attribute}"
+
+    def _value(self, name: str, side: str) -> str:
+        """A tensor, or one of its factors, as an expression."""
+        spec = self._spec_of(name, side, 1)
+        places = {part: Place(name, side, part) for part in self.encoding.parts(spec)}
+        refs = {part: Ref(f"part {part}") for part in places}
+        names = {refs[part].name: self.expression(place) for part, place in places.items()}
+        nodes = self.encoding.decode("", spec, refs)
+        if not nodes:
+            return names[refs[""].name]
+        for node in nodes:
+            names[node.outputs[0]] = code.expression(node, names)
+        return names[nodes[-1].outputs[0]]
+
+    @cached_property
+    def _names(self) -> dict[str, str]:
+        graph = self.template.graph
+        names = registers(graph, self._nodes)
+        for value, name in graph.tensors.items():
+            if name in self.template.tensors and name in self.tensors:
+                names[value] = self._value(name, "")
+        for fold in self.folds.values():
+            names[fold.value] = self.expression(Place(fold.value))
+        whole = [each for place, each in self.stored.items() if not place.side and not self.sides(place.tensor)]
+        first = f"self.{whole[0].attribute}" if whole else None
+        if first is None and self.groups:
+            first = f"self.{self.group(*self.groups[0])}_"
+        names[code.DEVICE] = f"{first or names[graph.inputs[0].name]}.device"
+        return names
+
+    @cached_property
+    def code(self) -> Text:
+        """The module's class."""
+        graph, names, layers = self.template.graph, self._names, self.template.decomposed
+        index_of = {layer.weight: index for index, layer in enumerate(layers)}
+        parts: list[Part] = []
+
+        def add(text: str, quote: Quote | None = None) -> None:
+            if text:
+                parts.append(Part(((text.encode(),),), None, quote))
+
+        def either(index: int, dense: str, factored: str, quote: Quote | None = None) -> None:
+            if dense or factored:
+                texts = tuple((each.encode(),) if each else None for each in (dense, factored))
+                parts.append(Part(texts, index, quote))
+
+        def attributes(line: Callable[[str], str], wanted: Callable[[Stored], bool], quote: Quote) -> None:
+            for name in self.tensors:
+                dense, factored = (
+                    "".join(line(each.attribute) for each in self.present(name, cut) if wanted(each))
+                    for cut in (False, True)
+                )
+                if name in index_of:
+                    either(index_of[name], dense, factored, quote)
+                else:
+                    add(dense, quote)
+
+        add("class Variant(Module):\n  __parameters__ = [")
+        attributes(listed, lambda each: each.parameter, in_list)
+        add("]\n  __buffers__ = [", in_list)
+        add("".join(listed(self.group(*group) + "_") for group in self.groups), in_list)
+        attributes(listed, lambda each: not each.parameter, in_list)
+        add("]\n" + "".join(declared(self.group(*group) + "_") for group in self.groups))
+        attributes(declared, lambda each: True, in_class)
+        head = "  training : bool\n  _is_full_backward_hook : Optional[bool]\n  def forward(self: __torch__.Variant"
+        inputs = "".join(f",\n    {names[spec.name]}: Tensor" for spec in graph.inputs)
+        count = len(graph.outputs)
+        kind = "Tensor" if count == 1 else f"Tuple[{', '.join(['Tensor'] * count)}]"
+        add(f"{head}{inputs}) -> {kind}:\n", in_class)
+        for group in self.groups:
+            local = self.group(*group)
+            add(f"    {local} = torch.split_with_sizes(self.{local}_, [", in_function)
+            for vector in self.members(group):
+                if not vector.varied:
+                    add(f"{self.size_of(vector)}, ")
+                else:
+                    place = vector.place
+                    along = f"torch.size(self.{self.stored[Place(place.tensor, place.side)].attribute}, 0), "
+                    either(index_of[place.tensor], "0, ", along)
+            add("], 0)\n")
+        layer_of_call = {call: index for index, layer in enumerate(layers) for call in layer.calls}
+        for node in self._nodes:
+            index = layer_of_call.get(node.name)
+            if index is None:
+                add(code.call(node, names), in_function)
+                continue
+            layer = layers[index]
+            sides = {factor_value(layer, side).name: self._value(layer.weight, side) for side in layer.form.sides}
+            own, last = names | sides, names[next(name for name in node.outputs if name)]
+            nodes = layer.form.calls(layer, node)
+            for step, each in enumerate(nodes[:-1], 1):
+                own[each.outputs[0]] = last + "_" * step
+            either(index, code.call(node, names), "".join(code.call(each, own) for each in nodes), in_function)
+        results = ", ".join(names[name] for name in graph.outputs)
+        add(f"    return {results if count == 1 else f'({results})'}\n", in_function)
+        return Text(parts, flat=False)
+
+    # The pickle.
+
+    @cached_property
+    def pickle(self) -> Text:
+        """The module's attributes; the fields of a part are those of the tensors in it (see `fields`)."""
+        index_of = {layer.weight: index for index, layer in enumerate(self.template.decomposed)}
+        head: list[bytes | int] = [HEAD + b"c__torch__\nVariant\n)\x81}("]
+        head.append(entry("", REBUILD) + entry("", HOOKS) + entry("", b"\x89q\x02") + entry("", b"\x88q\x03"))
+        for number, dtype in enumerate(self.storages):
+            head += [string("") + persistent(dtype, f"{number:05d}") + b"J", 4, b"tQq" + bytes([FIRST + number])]
+        head.append(entry("training", b"h\x02") + entry("_is_full_backward_hook", b"N"))
+        parts = [Part((tuple(merged(head)),))]
+        for group in self.groups:
+            memo = bytes([FIRST + self.shared.index(group[0])])
+            name = string(self.group(*group) + "_")
+            parts.append(Part(((name + b"h\0(h" + memo + b"J", 4, b"(J", 4, b"t(K\x01th\x02h\x01tR"),), None, in_pickle))
+        for name in self.tensors:
+            several = [self.present(name, cut) for cut in ((False, True) if name in index_of else (False,))]
+            if any(several):
+                templates = tuple(tuple(merged(p for each in some for p in self._tensor(each))) or None for some in several)
+                parts.append(Part(templates, index_of.get(name), in_pickle))
+        parts.append(Part(((b"ub.",),)))
+        return Text(parts, flat=True)
+
+    def _tensor(self, stored: Stored) -> tuple[bytes | int, ...]:
+        flag = b"h\x03" if stored.parameter else b"h\x02"
+        found: list[bytes | int]
+        if stored.alone:
+            key = self.key(stored.place)
+            found = [string(stored.attribute) + b"h\0(" + persistent(stored.dtype, key) + b"J", 4, b"tQK\0"]
+        else:
+            number = self.shared.index(stored.dtype) if not stored.coded else len(self.shared)
+            found = [string(stored.attribute) + b"h\0(h" + bytes([FIRST + number]) + b"J", 4]
+        found.append(b"(")
+        for each in zip(*(self.layout(stored, rank) for rank in self._ranks(stored)), strict=True):
+            found.append(b"t(") if each[0] is None else found.extend(number_template(each))
+        found.append(b"t" + flag + b"h\x01tR")
+        return tuple(merged(found))
+
+    def _ranks(self, stored: Stored) -> tuple[int, int]:
+        layer = self._layers.get(stored.place.tensor) if stored.place.side else None
+        return (1, layer.rank) if layer is not None else (1, 1)
+
+    def layout(self, stored: Stored, rank: int) -> list[int | None]:
+        """Sizes and strides, with None between them."""
+        shape = self.shape(stored.place, rank)
+        order = list(range(len(shape)))
+        if stored.axis is not None:
+            order.insert(0, order.pop(stored.axis))
+        strides, step = [0] * len(shape), 1
+        for axis in reversed(order):
+            strides[axis] = step
+            step *= shape[axis]
+        return [*shape, None, *strides]
+
+    def fields(self, stored: Stored, rank: int, offset: int) -> list[bytes]:
+        """What fills a tensor's template: its offset (or how many elements its record has), and what of its sizes and
+        strides depends on the rank."""
+        shape = self.shape(stored.place, rank)
+        found = [struct.pack("<i", math.prod(shape) if stored.alone else offset)]
+        several = [self.layout(stored, each) for each in self._ranks(stored)]
+        for value, *extremes in zip(self.layout(stored, rank), *several, strict=True):
+            if value is not None and extremes[0] != extremes[1]:
+                found.append(struct.pack("<H" if wide(extremes) == 2 else "<i", value))
+        return found
+
+
+# The pickle's memo: how a tensor is made, its hooks, false, true, and then storages.
+REBUILD, HOOKS = b"ctorch._utils\n_rebuild_tensor_v2\nq\0", b"ccollections\nOrderedDict\n)Rq\x01"
+HEAD, FIRST = b"\x80\x02", 4
+
+
+def string(value: str) -> bytes:
+    data = value.encode("latin-1")
+    return b"X" + struct.pack("<I", len(data)) + data
+
+
+def entry(name: str, value: bytes) -> bytes:
+    """An attribute and its value; one without a name is only there to be put into the memo."""
+    return string(name) + value
+
+
+def persistent(dtype: str, key: str) -> bytes:
+    """A storage, up to the number of its elements."""
+    kind = f"ctorch\n{DTYPES[dtype].storage}\n".encode()
+    return b"(" + string("storage") + kind + string(key) + string("cpu")
+
+
+def wide(values: Sequence[int | None]) -> int:
+    """The bytes of a field for numbers up to these."""
+    return 2 if max(value or 0 for value in values) < 1 << 16 else 4
+
+
+def number_template(extremes: Sequence[int | None]) -> list[bytes | int]:
+    """A number that is always the same, or a field where it is not."""
+    value = extremes[0]
+    assert value is not None
+    if extremes[0] != extremes[1]:
+        return [b"M", 2] if wide(extremes) == 2 else [b"J", 4]
+    if value < 256:
+        return [b"K" + bytes([value])]
+    return [b"M" + struct.pack("<H", value)] if value < 1 << 16 else [b"J" + struct.pack("<i", value)]
+
+
+def merged(pieces: Iterable[bytes | int]) -> list[bytes | int]:
+    """Constant bytes next to each other as one."""
+    found: list[bytes | int] = []
+    for piece in pieces:
+        if isinstance(piece, bytes) and found and isinstance(found[-1], bytes):
+            found[-1] += piece
+        else:
+            found.append(piece)
+    return found
+
+
+def registers(graph: Graph, nodes: Sequence[Node]) -> dict[str, str]:
+    """A local variable for every value that a node makes or the caller passes; values that are one tensor each take
+    that of one which is not read any more, so that lines are alike."""
+    last: dict[str, int] = {}
+    for number, node in enumerate(nodes):
+        last.update((name, number) for name in node.outputs if name)
+        last.update((name, number) for name in node.inputs())
+    last.update((name, len(nodes)) for name in graph.outputs)
+    names = {spec.name: f"x{number}" for number, spec in enumerate(graph.inputs)}
+    free: list[int] = []
+    held: dict[str, int] = {}
+    count = 0
+    for number, node in enumerate(nodes):
+        reusable = node.op in ONE_TENSOR and len(node.outputs) == 1 and not node.listed
+        ended = [name for name, at in last.items() if at == number and name in held]
+        if reusable:
+            free += sorted(held.pop(name) for name in ended)
+            free.sort()
+        for name in filter(None, node.outputs):
+            if reusable and free:
+                held[name] = free.pop(0)
+                names[name] = f"v{held[name]}"
+                continue
+            names[name] = f"v{count}"
+            if reusable:
+                held[name] = count
+            count += 1
+        if not reusable:
+            free += sorted(held.pop(name) for name in ended)
+            free.sort()
+    return names
+
+
+def listed(name: str) -> str:
+    return f'"{name}", '
+
+
+def declared(name: str) -> str:
+    return f"  {name} : Tensor\n"
+
+
+# A dictionary where it says nothing: among the names of tensors, between declarations, in the function, and among the
+# attributes of the pickle.
+
+
+def in_list(dictionary: bytes) -> bytes:
+    return b'"""' + dictionary + b'\n""", '
+
+
+def in_class(dictionary: bytes) -> bytes:
+    return b"  __buffers__ = [" + in_list(dictionary) + b"]\n"
+
+
+def in_function(dictionary: bytes) -> bytes:
+    return b'    z = """' + dictionary + b'\n"""\n'
+
+
+def in_pickle(dictionary: bytes) -> bytes:
+    return entry("", string(dictionary.decode("ascii")))

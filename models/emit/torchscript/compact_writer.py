@@ -1,0 +1,261 @@
+"""Plan → the bytes of a TorchScript file, by the second version of the writer (see `compact`).
+
+Layout:
+
+    v/data/<number>             tensors that are alone, aligned to 64 bytes; then what tensors of a type share; then
+                                coded levels, deflated
+    v/data.pkl, v/code/__torch__.py    deflated
+    v/constants.pkl, v/version, v/byteorder
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import struct
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rightrank.models.emit import format as formats
+from rightrank.models.emit.encoding.encoding import Encoding
+from rightrank.models.emit.format import Data, Sizes, Writer
+from rightrank.models.emit.torchscript import archive
+from rightrank.models.emit.torchscript.compact import HEAD, TOP, Compact, Place, Stored, Vector
+from rightrank.models.emit.torchscript.fold import FOLDED, Fold
+from rightrank.models.emit.torchscript.script import VERSION
+from rightrank.models.emit.torchscript.text import Text
+from rightrank.models.emit.torchscript.writer import TorchScript, numbers
+from rightrank.models.errors import UnsupportedCheckpoint
+from rightrank.models.master.template import Template
+from rightrank.models.master.tensorfile import TensorFile
+from rightrank.models.program.dtypes import DTYPES
+
+if TYPE_CHECKING:
+    from rightrank.models.emit.format import Network
+
+DATA = f"{TOP}/data/00000"
+PICKLE, CODE = f"{TOP}/data.pkl", f"{TOP}/code/__torch__.py"
+LAST = ((f"{TOP}/constants.pkl", HEAD + b")."), (f"{TOP}/version", VERSION), (f"{TOP}/byteorder", b"little"))
+
+
+def record(name: str) -> int:
+    """What a record takes besides its data and padding."""
+    return archive.LOCAL.size + archive.CENTRAL.size + 2 * len(name)
+
+
+class CompactWriter:
+    """TorchScript files of one template."""
+
+    def __init__(self, template: Template, encoding: Encoding, original: bool) -> None:
+        self._template, self._encoding = template, encoding
+        self._compact = Compact(template, encoding, not original)
+
+    # How large files are.
+
+    def sizes(self) -> Sizes:
+        compact, layers = self._compact, self._template.decomposed
+        position = {layer.weight: index for index, layer in enumerate(layers)}
+        total = archive.END.size + sum(record(name) + len(data) for name, data in LAST)
+        total += record(PICKLE) + record(CODE) + len(compact.storages) * record(DATA)
+        if compact.alone:
+            total += archive.padding(0, DATA)
+        for vector in dict.fromkeys(compact.vectors.values()):
+            total += 0 if vector.varied else compact.size_of(vector) * DTYPES[vector.dtype].width
+        tables = [np.zeros(layer.break_even + 1, dtype=np.int64) for layer in layers]
+        for name in compact.tensors:
+            dense = int(self._bytes(name, None))
+            total += dense
+            if name in position:
+                layer = layers[position[name]]
+                ranks = np.arange(1, layer.break_even + 1, dtype=np.int64)
+                tables[position[name]][1:] = self._bytes(name, ranks) - dense
+        texts = [self._text(text) for text in (compact.pickle, compact.code)]
+        total += sum(int(Text.size(text.bits)) for text in texts)
+        return Sizes(total, tables, texts)
+
+    def _text(self, text: Text) -> formats.Text:
+        more = [0] * len(self._template.decomposed)
+        bits = text.overhead
+        for layer, several in zip(text.layers, text.bits, strict=True):
+            bits += several[0]
+            if layer is not None:
+                more[layer] += several[1] - several[0]
+        return formats.Text(bits, more)
+
+    def _bytes(self, name: str, ranks: NDArray[np.int64] | None) -> Any:
+        """Of a tensor's parts, whole or at ranks, without vectors whose size is fixed."""
+        compact, total = self._compact, np.zeros(() if ranks is None else ranks.shape, dtype=np.int64)
+        for place in compact.places(name, ranks is not None):
+            vector, stored = compact.vectors.get(place), compact.stored.get(place)
+            if vector is not None and vector.varied:
+                total = total + np.asarray(compact.size_of(vector, ranks)) * DTYPES[vector.dtype].width
+            elif stored is not None and not stored.coded:
+                count = np.asarray(math.prod(compact.shape(place, 1 if ranks is None else ranks)), dtype=np.int64)
+                data = count * DTYPES[stored.dtype].width
+                total = total + data
+                if stored.alone:
+                    total = total + record(DATA) + archive.padding(data, DATA)
+        return total
+
+    # Their bytes.
+
+    def pieces(self, master: TensorFile, ranks: Sequence[int], changes: TensorFile | None) -> Iterator[Data]:
+        return archive.pieces(self._records(_Content(self._compact, master, ranks, changes)))
+
+    def _records(self, content: _Content) -> Iterator[tuple[str, Data | archive.Deflated, bool]]:
+        compact = self._compact
+        aligned = False
+        for place, array in content.alone():
+            yield f"{TOP}/data/{compact.key(place)}", _raw(array), True
+            aligned = True
+        for number, dtype in enumerate(compact.shared):
+            yield f"{TOP}/data/{number:05d}", b"".join(map(_raw, content.shared[dtype])), aligned
+            aligned = False
+        if not compact.shared and aligned:
+            pass
+        for name, text, fields in ((PICKLE, compact.pickle, content.fields()), (CODE, compact.code, None)):
+            chosen = []
+            for number, layer in enumerate(text.layers):
+                which = int(layer is not None and bool(content.ranks[layer]))
+                chosen.append((which, () if fields is None else fields[number]))
+            whole, deflated = text.deflated(chosen)
+            yield name, archive.Deflated([deflated], zlib.crc32(whole), len(whole)), aligned
+            aligned = False
+        for name, data in LAST:
+            yield name, data, False
+
+
+class _Content:
+    """The numbers of one plan's file, and where each tensor is."""
+
+    def __init__(
+        self, compact: Compact, master: TensorFile, ranks: Sequence[int], changes: TensorFile | None
+    ) -> None:
+        self._compact, self.ranks = compact, ranks
+        template = compact.template
+        self._rank = {layer.weight: rank for layer, rank in zip(template.decomposed, ranks, strict=True)}
+        knot = template.knot(ranks)
+
+        def slots(name: str) -> Mapping[str, NDArray[Any]]:
+            found = compact.slots.of(name, self._rank.get(name, 0), ranks, knot)
+            return {slot.side: numbers(slot, master, changes) for slot in found}
+
+        self._parts: dict[Place, NDArray[Any]] = {}
+        for name in compact.tensors:
+            arrays, dtype = slots(name), template.tensors[name].dtype
+            last = next(reversed(arrays))
+            for side, array in arrays.items():
+                if name in compact.folds and side == last:
+                    scale, bias = folded(compact.folds[name], lambda each: slots(each)[""])
+                    self._parts[Place(compact.folds[name].value)] = bias
+                    array = _scaled(array, scale)
+                for part, each in compact.encoding.encode(array, dtype).items():
+                    self._parts[Place(name, side, part)] = each
+        self.shared: dict[str, list[NDArray[Any]]] = {dtype: [] for dtype in compact.shared}
+        self._offset: dict[Place | str, int] = {}
+        self._count: dict[str, int] = {}
+        filled = {dtype: 0 for dtype in compact.shared}
+
+        def put(key: Place | str, dtype: str, arrays: Sequence[NDArray[Any]]) -> None:
+            self._offset[key] = filled[dtype]
+            self.shared[dtype] += arrays
+            filled[dtype] += sum(array.size for array in arrays)
+
+        for group in compact.groups:
+            arrays = [self._vector(vector) for vector in compact.members(group)]
+            name = compact.group(*group)
+            self._count[name] = sum(array.size for array in arrays)
+            put(name, group[0], arrays)
+        for name in compact.tensors:
+            for stored in compact.present(name, bool(self._rank.get(name))):
+                if not stored.alone and not stored.coded:
+                    put(stored.place, stored.dtype, [self._parts[stored.place]])
+        self._filled = filled
+
+    def _vector(self, vector: Vector) -> NDArray[Any]:
+        """A vector's numbers; none where the layer that it is of has no such part here."""
+        for place, each in self._compact.vectors.items():
+            if each is vector and place in self._parts:
+                return self._parts[place].reshape(-1)
+        width = DTYPES[vector.dtype].width
+        return np.zeros(0 if vector.varied else self._compact.size_of(vector), dtype=f"u{width}")
+
+    def alone(self) -> Iterator[tuple[Place, NDArray[Any]]]:
+        """The tensors with records of their own, in the order of their tensors."""
+        for stored in self._stored():
+            if stored.alone:
+                yield stored.place, self._parts[stored.place]
+
+    def _stored(self) -> Iterator[Stored]:
+        for name in self._compact.tensors:
+            yield from self._compact.present(name, bool(self._rank.get(name)))
+
+    def fields(self) -> list[list[bytes]]:
+        """Those of each part of the pickle."""
+        compact = self._compact
+        found = [[struct.pack("<i", count) for count in self._filled.values()]]
+        for group in compact.groups:
+            name = compact.group(*group)
+            found.append([struct.pack("<i", self._offset[name]), struct.pack("<i", self._count[name])])
+        for name in compact.tensors:
+            if any(place.tensor == name for place in compact.stored):
+                rank = self._rank.get(name, 0)
+                some = compact.present(name, bool(rank))
+                found.append([f for each in some for f in compact.fields(each, rank, self._offset.get(each.place, 0))])
+        return [*found, []]
+
+
+def folded(fold: Fold, tensor: Any) -> tuple[NDArray[np.float64], NDArray[Any]]:
+    """A folded norm's scale, and the bias as it is stored, of tensors by name, which are float32 as unsigned numbers.
+
+    In double, by operations that give the same on every machine.
+    """
+
+    def values(name: str | None, otherwise: float) -> NDArray[np.float64]:
+        if name is None:
+            return np.asarray(otherwise)
+        return np.asarray(tensor(name).view(np.float32), dtype=np.float64)
+
+    norm = fold.norm
+    scale = values(norm.weight, 1.0) / np.sqrt(values(norm.variance, 1.0) + norm.epsilon)
+    bias = (values(fold.bias, 0.0) - values(norm.mean, 0.0)) * scale + values(norm.bias, 0.0)
+    return scale, bias.astype(FOLDED).view(np.uint32)
+
+
+def _scaled(array: NDArray[Any], scale: NDArray[np.float64]) -> NDArray[Any]:
+    """A float32 weight, or its last factor, times a number for each output."""
+    factor = scale.astype(np.float32).reshape(-1, *(1,) * (array.ndim - 1))
+    return np.ascontiguousarray(np.ascontiguousarray(array).view(np.float32) * factor).view(np.uint32)
+
+
+def _raw(array: NDArray[Any]) -> Data:
+    array = np.ascontiguousarray(array)
+    return array.reshape(-1).view(np.uint8).data if array.size else b""
+
+
+class CompactTorchScript(TorchScript):
+    """The second version of its writer."""
+
+    version = 2
+
+    def check(self, template: Template, encoding: Encoding) -> None:
+        size = self.writer(template, encoding, original=True).sizes().whole
+        if size > archive.LARGEST:
+            raise UnsupportedCheckpoint(
+                f"The original would be a file of {size:,} bytes; {archive.LARGEST:,} are the most.",
+                "Upload it in half precision, or in parts.",
+            )
+
+    def writer(self, template: Template, encoding: Encoding, original: bool = False) -> Writer:
+        return CompactWriter(template, encoding, original)
+
+    def load(self, path: Path) -> Network:
+        return super().load(path)
+
+
+_ = functools
