@@ -6,6 +6,7 @@ The service does the same by the same functions below these.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -17,6 +18,8 @@ from rightrank.models import checkpoint
 from rightrank.models.assemble.build import build as assemble
 from rightrank.models.checkpoint.data import data_of, targets_for
 from rightrank.models.emit import formats
+from rightrank.models.emit.format import FIRST
+from rightrank.models.emit.precision import encoding_in, precisions
 from rightrank.models.errors import DataError
 from rightrank.models.master.master import Master
 from rightrank.models.measure import accuracy
@@ -77,10 +80,12 @@ def plan(
     max_bytes: int | None = None,
     max_params: int | None = None,
     max_macs: int | None = None,
+    precision: str | None = None,
 ) -> Plan:
     """The largest size within every limit given: a `budget`, which is a share of the parameters and of the file or of
-    the MACs, and absolute ones. Raises BudgetError, which names the nearest that can be met, and ValueError for what is
-    no limit."""
+    the MACs, and absolute ones. Its file's numbers are stored in a `precision`, "float32", "float16" or "int8", by
+    default as they are. Raises BudgetError, which names the nearest that can be met, PrecisionError, which names the
+    precisions that the network can have, and ValueError for what is no limit."""
     limits = {"budget": budget, "max_bytes": max_bytes, "max_params": max_params, "max_macs": max_macs}
     if all(limit is None for limit in limits.values()):
         raise ValueError(f"plan takes one or several of {', '.join(limits)}, and was given none")
@@ -88,7 +93,10 @@ def plan(
         raise ValueError(f"budget={budget!r} is no share: it is above 0 and at most 1")
     if of not in ("params", "macs"):
         raise ValueError(f"of={of!r} is not known: a budget is of params or of macs")
-    planner = Planner.open(master.folder)
+    output = FIRST
+    if precision is not None:
+        output = replace(output, encoding=encoding_in(precisions(master.template), precision))
+    planner = Planner.open(master.folder, output)
     return planner.plan(budget, of=of, max_bytes=max_bytes, max_params=max_params, max_macs=max_macs)
 
 

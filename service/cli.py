@@ -52,6 +52,9 @@ Of = Annotated[str | None, typer.Option(help="What the budget is a fraction of: 
 MaxBytes = Annotated[int | None, typer.Option(help="Of the file.")]
 MaxParams = Annotated[int | None, typer.Option()]
 MaxMacs = Annotated[int | None, typer.Option()]
+Precision = Annotated[
+    str | None, typer.Option(help="Of the file: float32, float16 or int8.  [default: the publisher's choice]")
+]
 GRACE_SECONDS = 5
 LOCAL = "http://127.0.0.1:8000"
 
@@ -116,6 +119,9 @@ def push(
     effort: Annotated[
         str | None, typer.Option(help="For accuracy: cut, or with --calibration refit, tune or polish.")
     ] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="Of files for which none is named: float32, float16 or int8.")
+    ] = None,
     option: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="May be repeated.")] = None,
     wait: Annotated[bool, typer.Option(help="Return once the model can be fetched.")] = True,
     url: Url = LOCAL,
@@ -123,8 +129,7 @@ def push(
 ) -> None:
     """Publish a trained model."""
     options = dict(parse_option(text) for text in option or [])
-    if effort is not None:
-        options["effort"] = effort
+    options |= {key: value for key, value in (("effort", effort), ("precision", precision)) if value is not None}
     told: list[str] = []
 
     def note(text: str) -> None:
@@ -168,6 +173,7 @@ def pull(
     metric: Annotated[
         str | None, typer.Option(help="What --min-accuracy or --max-error is of, as the publisher reported it.")
     ] = None,
+    precision: Precision = None,
     ready: Annotated[
         bool, typer.Option("--ready", help="What is ready of that, at once; nothing is waited for.")
     ] = False,
@@ -186,6 +192,8 @@ def pull(
         max_error=max_error,
         metric=metric,
     )
+    if precision:
+        size["precision"] = precision
     if ready:
         size["ready"] = 1
     file = output or Path(f"{reference.replace('/', '_')}.pt")
@@ -209,6 +217,7 @@ def measure(
     max_bytes: MaxBytes = None,
     max_params: MaxParams = None,
     max_macs: MaxMacs = None,
+    precision: Precision = None,
     metric: Annotated[
         str | None,
         typer.Option(help="What is measured, where the script does not say.  [default: the script's name]"),
@@ -227,6 +236,8 @@ def measure(
     "low": 0.07, "high": 0.1, "higher_is_better": false}; all but the value may be left out.
     """
     size = size_of(budget=budget, of=of, max_bytes=max_bytes, max_params=max_params, max_macs=max_macs)
+    if precision:
+        size["precision"] = precision
     with plainly(as_json), connect(url) as client, tempfile.TemporaryDirectory(prefix="rightrank-") as folder:
         path = Path(folder, f"{reference.replace('/', '_')}.pt")
         with Bars(err) as bars:
@@ -267,10 +278,10 @@ def models(url: Url = LOCAL, as_json: Json = False) -> None:
 
 
 @app.command()
-def show(reference: Reference, url: Url = LOCAL, as_json: Json = False) -> None:
-    """Describe a model."""
+def show(reference: Reference, precision: Precision = None, url: Url = LOCAL, as_json: Json = False) -> None:
+    """Describe a model, and what was measured of its files in a precision."""
     with plainly(as_json), connect(url) as client:
-        description, curve = client.show(reference), client.curve(reference)
+        description, curve = client.show(reference), client.curve(reference, precision)
     if as_json:
         out.print_json(data={**description, "curve": curve})
     else:

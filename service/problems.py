@@ -45,6 +45,9 @@ KINDS: Mapping[str, Kind] = {
     ),
     "data-unusable": Kind(422, "The data cannot be used", "The evaluation or calibration data do not fit the model."),
     "budget-unreachable": Kind(422, "No model fits", "No plan meets what was asked; `nearest` is what one can meet."),
+    "precision-unavailable": Kind(
+        422, "The model has no such precision", "Its numbers do not allow it; its description has `precisions`."
+    ),
     "master-unreadable": Kind(
         501, "The stored model cannot be read", "It is stored as another version of the service stores models."
     ),

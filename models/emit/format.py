@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rightrank.models.emit.encoding import encoding_of
 from rightrank.models.emit.encoding.encoding import Encoding
+from rightrank.models.emit.encoding.plain import Plain
 from rightrank.models.master.template import Template
 from rightrank.models.master.tensorfile import TensorFile
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 # A file that runs: from the program's inputs to its output, or all of them.
 Network: TypeAlias = "Callable[..., Tensor | tuple[Tensor, ...]]"
 Data: TypeAlias = bytes | memoryview
+PLAIN = Plain.name
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,17 @@ class Output:
 
     format: str = "torchscript"
     writer: int = 1
-    encoding: str = "plain"
+    encoding: str = PLAIN
+
+    @property
+    def exact(self) -> bool:
+        """Whether the network as uploaded can be such a file, bit for bit."""
+        return encoding_of(self.encoding).exact
+
+    @property
+    def plain(self) -> Output:
+        """The same with numbers as they are."""
+        return replace(self, encoding=PLAIN)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -61,8 +61,9 @@ class PlanPath:
     """A growth with, for every step, the whole variant's `params`, `macs` and file `bytes`; the last step is the
     network as uploaded."""
 
-    def __init__(self, template: Template, growth: Growth, sizes: Sizes, original: int) -> None:
-        """`sizes` are those of the files that are planned for, `original` the bytes of the network as it came."""
+    def __init__(self, template: Template, growth: Growth, sizes: Sizes, original: int | None) -> None:
+        """`sizes` are those of the files that are planned for, `original` the bytes of the network as it came; None
+        where the last step is no more than all layers dense."""
         layers, self._growth = template.decomposed, growth
         self._full = np.array([layer.break_even + 1 for layer in layers], dtype=np.int64)
         floor, steps = growth.floor.tolist(), growth.steps
@@ -82,6 +83,8 @@ class PlanPath:
         for text in sizes.texts:
             bits = totals(text.bits, [np.append(np.full(x.break_even, m), 0) for x, m in zip(layers, text.more, strict=True)])
             self.bytes += (bits + 7) // 8 - (text.bits + 7) // 8
+        if original is None:
+            return
         if template.uploaded is None:
             self.bytes[-1] = original
         else:

@@ -19,7 +19,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
@@ -48,9 +48,9 @@ class Plan:
 
     `params` counts all parameters of the variant, `macs` those of its layers for one
     sample, `bytes` is the size of its file, written as `output` says, `budget` = params / original params.
-    `original` is the network as uploaded; where computed weights were stored or zero channels removed, all
-    layers dense without that is the network that is left (`reduced`). `digest` is the plan's identity within
-    its model.
+    `original` is the network as uploaded, bit for bit; where computed weights were stored or zero channels removed,
+    all layers dense without that is the network that is left (`reduced`), and so is it where the output is not exact.
+    `digest` is the plan's identity within its model.
     """
 
     ranks: tuple[int, ...]
@@ -87,11 +87,13 @@ class Plan:
 
 @dataclass(frozen=True)
 class Limit:
-    """A limit as it is `asked`, and by quantity (params, macs, bytes) the `most` that a plan within it has."""
+    """A limit as it is `asked`, and by quantity (params, macs, bytes) the `most` that a plan within it has; of a budget
+    also what the `original` has, of which it is a share."""
 
     name: str
     asked: str
     most: Mapping[str, int]
+    original: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def by_macs(self) -> bool:
@@ -108,11 +110,23 @@ class Limit:
     def least(self, path: PlanPath, where: NDArray[np.bool_]) -> float:
         """The lowest that it could be for one of the steps `where` of a path to meet it, a budget rounded up to six
         digits."""
-        totals = [getattr(path, quantity) for quantity in self.most]
-        if self.name != "budget":
-            return int(totals[0][where].min())
-        shares = np.max([total / max(int(total[-1]), 1) for total in totals], axis=0)
-        return math.ceil(float(shares[where].min()) * 10**6) / 10**6
+        totals = {quantity: getattr(path, quantity)[where] for quantity in self.most}
+        if not self.original:
+            return int(next(iter(totals.values())).min())
+        return self._share(
+            np.max([total / max(self.original[name], 1) for name, total in totals.items()], axis=0).min()
+        )
+
+    def needed(self, plan: Plan) -> float:
+        """The least that it would have to be for a plan to be within, a budget rounded up to six digits."""
+        totals = {quantity: int(getattr(plan, quantity)) for quantity in self.most}
+        if not self.original:
+            return max(totals.values())
+        return self._share(max(total / max(self.original[name], 1) for name, total in totals.items()))
+
+    @staticmethod
+    def _share(exact: float) -> float:
+        return math.ceil(float(exact) * 10**6) / 10**6
 
 
 class Planner:
@@ -129,11 +143,18 @@ class Planner:
         """`growth` is the order of bases by what they are worth per parameter, `by_macs` per multiply-accumulate,
         where that is another one; `output` is what plans are written as."""
         self.template, self.output = template, output
-        sizes = formats.writer_of(template, output).sizes()
-        original = formats.writer_of(template.original, output, original=True).sizes().whole
-        self._path = PlanPath(template, growth, sizes, original)
-        self._path_by_macs = PlanPath(template, by_macs, sizes, original) if by_macs else self._path
-        self._importance = importance
+        self._growth, self._growth_by_macs, self._importance = growth, by_macs, importance
+        # What a budget is a share of, whatever numbers are written as: its file has them as they are.
+        original = template.original
+        file = formats.writer_of(original, output.plain, original=True).sizes().whole
+        self._original = {"params": original.params, "macs": original.macs, "bytes": file}
+        # Only exact numbers give the network as it came, and have it for the last step.
+        within = template if output.exact else replace(template, uploaded=None)
+        sizes = formats.writer_of(within, output).sizes()
+        self._path = PlanPath(within, growth, sizes, file if output.exact else None)
+        self._path_by_macs = self._path
+        if by_macs:
+            self._path_by_macs = PlanPath(within, by_macs, sizes, file if output.exact else None)
 
     @staticmethod
     def open(folder: Path, output: Output = FIRST) -> Planner:
@@ -148,6 +169,10 @@ class Planner:
         # A tuned master knows the batch norms along one path only.
         return Planner(template, growth, importance, None if template.tuned else by_macs, output)
 
+    def written_as(self, output: Output) -> Planner:
+        """The planner of the same master for other files."""
+        return Planner(self.template, self._growth, self._importance, self._growth_by_macs, output)
+
     def plan(
         self,
         budget: float | None = None,
@@ -159,7 +184,7 @@ class Planner:
     ) -> Plan:
         """The largest plan within every limit given, one or several.
 
-        `budget` is a fraction in (0, 1]: of the original's parameters *and* of its file, or with
+        `budget` is a fraction in (0, 1]: of the original's parameters *and* of its file as uploaded, or with
         `of="macs"` of its MACs; the others are absolute. Raises BudgetError where a limit cannot be met, alone or
         with those before it: `nearest` is what can be, and `limit` the limit's name where there are several.
 
@@ -197,8 +222,8 @@ class Planner:
         found: list[Limit] = []
         if budget is not None:
             share = Decimal(repr(float(budget)))
-            most = {each: math.floor(share * int(getattr(self._path, each)[-1])) for each in BUDGETED[of]}
-            found.append(Limit("budget", f"{budget:g}", most))
+            most = {each: math.floor(share * self._original[each]) for each in BUDGETED[of]}
+            found.append(Limit("budget", f"{budget:g}", most, self._original))
         for quantity, value in (("params", max_params), ("macs", max_macs), ("bytes", max_bytes)):
             if value is not None:
                 found.append(Limit(f"max_{quantity}", str(value), {quantity: value}))
@@ -215,7 +240,8 @@ class Planner:
     def least(self, of: Of = "params") -> float:
         """The smallest budget that can be met, rounded up to six digits."""
         path = self._path_by_macs if of == "macs" else self._path
-        return float(Limit("budget", "", dict.fromkeys(BUDGETED[of], 0)).least(path, np.ones(len(path), dtype=bool)))
+        limit = Limit("budget", "", dict.fromkeys(BUDGETED[of], 0), self._original)
+        return float(limit.least(path, np.ones(len(path), dtype=bool)))
 
     def possible(self, budgets: Sequence[float] = COMMON) -> list[float]:
         """Those of a list of budgets, of parameters, that can be met."""
@@ -237,6 +263,11 @@ class Planner:
     def smallest(self) -> Plan:
         """The plan with the fewest parameters."""
         return self._at(0)
+
+    @property
+    def largest(self) -> Plan:
+        """The whole network: as uploaded where numbers are exact."""
+        return self._at(len(self._path) - 1)
 
     def __len__(self) -> int:
         """How many different plans there are by parameters."""
@@ -260,7 +291,7 @@ class Planner:
             macs=int(path.macs[count]),
             bytes=int(path.bytes[count]),
             budget=params / self.template.original.params,
-            original=count == len(path) - 1,
+            original=self.output.exact and count == len(path) - 1,
             output=self.output,
         )
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from fastapi import Query, Request
 
+from rightrank.models.emit.precision import NAMES
 from rightrank.models.errors import BudgetError
-from rightrank.models.plan.planner import Limit, Plan
+from rightrank.models.plan.planner import Limit, Plan, Planner
 from rightrank.service.api.goal import Goal, measured, reported
 from rightrank.service.api.reports import MetricQuery
 from rightrank.service.jobs.dispatch import Parts
@@ -21,7 +21,8 @@ from rightrank.service.registry.recent import Recent
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """How large the artifact may be, by one limit or several, and whether only what is `ready` will do."""
+    """How large the artifact may be, by one limit or several, what its numbers are stored as (None: as its publisher
+    chose), and whether only what is `ready` will do."""
 
     budget: float | None = None
     of: Literal["params", "macs"] = "params"
@@ -31,18 +32,32 @@ class Ask:
     min_accuracy: float | None = None
     max_error: float | None = None
     metric: str | None = None
+    precision: str | None = None
     ready: bool = field(default=False, compare=False)  # the plan is the same
 
     def limits(self, model: Model) -> list[Limit]:
         """Those of its size."""
-        return model.planner.limits(**self.size())
+        return self.planner(model).limits(**self.size())
+
+    def planner(self, model: Model) -> Planner:
+        """The one for files in the precision asked for. Raises PrecisionError where they cannot have it."""
+        return model.planner_in(self.precision)
 
     def size(self) -> Mapping[str, Any]:
         """What a planner is asked."""
         return {name: getattr(self, name) for name in ("budget", "of", "max_bytes", "max_params", "max_macs")}
 
 
-# Plans follow from the model and the limits alone.
+PrecisionQuery = Annotated[
+    str | None,
+    Query(
+        description="What the files' numbers are stored as, one of the model's `precisions`; by default what its "
+        "publisher chose.",
+        examples=["int8"],
+        json_schema_extra={"enum": list(NAMES)},
+    ),
+]
+# Plans follow from the model, the limits and the precision alone.
 PLANS: Recent[tuple[str, str, Ask], Plan] = Recent(4096)
 KNOWN = frozenset(Ask.__slots__)
 # For the description: a limit that a small network meets.
@@ -83,6 +98,7 @@ async def ask_of(
         ),
     ] = None,
     metric: MetricQuery = None,
+    precision: PrecisionQuery = None,
     ready: Annotated[
         bool | None,
         Query(description="Whether to have at once the nearest size within the limits that is ready, if any is."),
@@ -96,7 +112,13 @@ async def ask_of(
         raise Problem("invalid-request", f"A parameter is given twice: {', '.join(given)}.", "Give each of them once.")
     if of is not None and budget is None:
         raise Problem("invalid-request", "`of` says what a budget is a fraction of, and there is none.")
-    if not set(given) - {"of", "ready"}:
+    if not set(given) - {"of", "precision", "ready"}:
+        if precision is not None:
+            raise Problem(
+                "invalid-request",
+                "`precision` says what a file's numbers are stored as, and no size is asked for.",
+                "Give a limit; `budget=1` is the whole network.",
+            )
         if ready is not None:
             raise Problem("invalid-request", "`ready` says how a size is wanted, and there is none.", "Give a limit.")
         return None
@@ -108,14 +130,16 @@ async def ask_of(
         )
     if metric is None and min_accuracy is not None and not 0 <= min_accuracy <= 1:
         raise Problem("invalid-request", f"`min_accuracy` is a share from 0 to 1, and not {min_accuracy:g}.")
-    return Ask(budget, of or "params", max_bytes, max_params, max_macs, min_accuracy, max_error, metric, bool(ready))
+    return Ask(
+        budget, of or "params", max_bytes, max_params, max_macs, min_accuracy, max_error, metric, precision, bool(ready)
+    )
 
 
 def choose(parts: Parts, model: Model, ask: Ask) -> Plan:
     """The plan for what is asked. Raises `BudgetError` where there is none."""
     if (goal := goal_of(parts, model, ask)) is not None:
         return smallest_accurate(parts.catalogue.records(model.id), goal, model, ask)
-    plan = PLANS.get((model.id, model.tag, ask), lambda: model.planner.plan(**ask.size()))
+    plan = PLANS.get((model.id, model.tag, ask), lambda: ask.planner(model).plan(**ask.size()))
     assert plan is not None
     return plan
 
@@ -130,14 +154,21 @@ def goal_of(parts: Parts, model: Model, ask: Ask) -> Goal | None:
 
 
 def smallest_accurate(records: list[Record], goal: Goal, model: Model, ask: Ask) -> Plan:
-    """The smallest cut that reaches the goal, and that is within the limits asked for besides. Raises
-    `BudgetError`."""
-    limits = ask.limits(model)
+    """The smallest cut in the precision asked for that reaches the goal, and that is within the limits asked for
+    besides. Raises `BudgetError`."""
+    limits, planner = ask.limits(model), ask.planner(model)
     if limits:
-        model.planner.plan(**ask.size())  # where no size at all is within them, that is the answer
+        planner.plan(**ask.size())  # where no size at all is within them, that is the answer
     known = [record for record in records if goal.of(record) is not None]
     if not known:
         raise goal.unknown
+    known = [record for record in known if record.plan.output == planner.output]
+    if not known:
+        precision = ask.precision or model.precision
+        raise BudgetError(
+            f"There is no {goal.cuts} of this model in {precision} yet.",
+            f"Ask for a `budget` with `precision={precision}`: what is asked for is measured.",
+        )
     reaching = [record.plan for record in known if goal.reached(record)]
     for plan in reaching:
         if within(plan, limits):
@@ -157,7 +188,7 @@ def smallest_accurate(records: list[Record], goal: Goal, model: Model, ask: Ask)
             limit=goal.parameter,
         )
     limit = next(limit for limit in limits if not limit.holds(reaching[0]))
-    nearest = needed(limit, reaching[0], model)
+    nearest = limit.needed(reaching[0])
     raise BudgetError(
         f"No {goal.cuts} that reaches {goal.words} is within `{limit.name}={limit.asked}`.",
         f"The smallest that reaches it needs `{limit.name}={nearest:.10g}`.",
@@ -166,21 +197,13 @@ def smallest_accurate(records: list[Record], goal: Goal, model: Model, ask: Ask)
     )
 
 
-def needed(limit: Limit, plan: Plan, model: Model) -> float:
-    """The least that a limit would have to be for a plan to be within; a budget is rounded up to six digits."""
-    if limit.name != "budget":
-        return max(int(getattr(plan, quantity)) for quantity in limit.most)
-    share: float = max(getattr(plan, quantity) / max(model.manifest[quantity], 1) for quantity in limit.most)
-    return math.ceil(share * 10**6) / 10**6
-
-
 def within(plan: Plan, limits: Iterable[Limit]) -> bool:
     return all(limit.holds(plan) for limit in limits)
 
 
 def ready_first(parts: Parts, model: Model, plan: Plan, ask: Ask) -> Iterator[Record]:
-    """What may be ready of what is asked: the plan itself, and then the others within the limits, the largest first;
-    where something is to be reached the smallest."""
+    """What may be ready of what is asked: the plan itself, and then the others of its precision within the limits, the
+    largest first; where something is to be reached the smallest."""
     exact = parts.catalogue.record(model.id, plan.digest)
     if exact is not None:
         yield exact
@@ -188,7 +211,10 @@ def ready_first(parts: Parts, model: Model, plan: Plan, ask: Ask) -> Iterator[Re
     found = [
         record
         for record in parts.catalogue.records(model.id)
-        if record.plan.digest != plan.digest and within(record.plan, limits) and (goal is None or goal.reached(record))
+        if record.plan.digest != plan.digest
+        and record.plan.output == plan.output
+        and within(record.plan, limits)
+        and (goal is None or goal.reached(record))
     ]
     if goal is None:
         by_macs = all(limit.by_macs for limit in limits)

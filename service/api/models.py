@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 
 from rightrank.service.api import artifacts
-from rightrank.service.api.ask import Ask, ask_of
+from rightrank.service.api.ask import Ask, PrecisionQuery, ask_of
 from rightrank.service.api.common import (
     AskedModel,
     Fetcher,
@@ -46,6 +46,7 @@ from rightrank.service.jobs import reading
 from rightrank.service.jobs.dispatch import Parts
 from rightrank.service.jobs.engine import INGEST
 from rightrank.service.problems import Problem
+from rightrank.service.registry.catalogue import Model
 from rightrank.service.registry.layout import ID
 from rightrank.service.registry.reports import ByFile
 
@@ -141,10 +142,12 @@ async def fetch(
     return await artifacts.Service(access.parts, tally, request, access.key).answer(asked, ask)
 
 
-@router.get("/models/{reference}/curve", responses=answers(Curve) | problems(*MODEL))
-def curve(asked: ToFetch, parts: TheParts) -> dict[str, Any]:
-    """What has been measured: size against accuracy, the smallest first. `reported` is what the publisher says."""
+@router.get("/models/{reference}/curve", responses=answers(Curve) | problems(*MODEL, "precision-unavailable"))
+def curve(asked: ToFetch, parts: TheParts, precision: PrecisionQuery = None) -> dict[str, Any]:
+    """What has been measured of files in one precision: size against accuracy, the smallest first. `reported` is what
+    the publisher says."""
     model = parts.catalogue.open(asked.id())
+    output = model.planner_in(precision).output
     reports = parts.catalogue.reports.of(model.id)
     points = [
         {
@@ -165,9 +168,10 @@ def curve(asked: ToFetch, parts: TheParts) -> dict[str, Any]:
         }
         for record in parts.catalogue.records(model.id)
         for measured, reported in [(record.measurement or {}, reports.get(record.sha256, {}))]
-        if measured or reported
+        if record.plan.output == output and (measured or reported)
     ]
-    return {"id": model.id, "baseline": model.manifest["baseline"], "points": points}
+    baseline = model.manifest["baseline"]
+    return {"id": model.id, "precision": precision or model.precision, "baseline": baseline, "points": points}
 
 
 @router.get("/models/{reference}/importance", responses=answers(Importance) | problems(*MODEL))
@@ -211,6 +215,8 @@ def describe(parts: Parts, asked: AskedModel) -> Mapping[str, Any]:
         **public,
         "sha256": model.manifest["checkpoint"],
         "measured": model.manifest["evaluation"] is not None,
+        "precision": model.precision,
+        "precisions": [in_precision(model, name) for name in model.precisions],
         "reported": summary(parts.catalogue.reports.lately(model.id)),
         "names": asked.access.seen(parts.catalogue.names_of(model.id)),
         "links": {
@@ -218,6 +224,17 @@ def describe(parts: Parts, asked: AskedModel) -> Mapping[str, Any]:
             "curve": f"/models/{model.id}/curve",
             "importance": f"/models/{model.id}/importance",
         },
+    }
+
+
+def in_precision(model: Model, name: str) -> Mapping[str, Any]:
+    """How large the files in a precision are."""
+    planner = model.planner_in(name)
+    return {
+        "precision": name,
+        "bytes": planner.largest.bytes,
+        "smallest": planner.smallest.bytes,
+        "min_budget": planner.least(),
     }
 
 

@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, Field
 
+from rightrank.models.emit.precision import NAMES
 from rightrank.models.measure.metrics import METRICS
 from rightrank.service.problems import KINDS
 
@@ -267,6 +268,15 @@ class Links(BaseModel):
     importance: str
 
 
+class Precision(BaseModel):
+    """What a model's files can store their numbers as."""
+
+    precision: str = Field(json_schema_extra={"enum": list(NAMES)})
+    bytes: int = Field(description="Of the whole network's file.")
+    smallest: int = Field(description="Of the file with the fewest parameters.")
+    min_budget: float = Field(description="The smallest budget of parameters, and of the original's file.")
+
+
 class Description(Brief):
     sha256: str = Field(description="Of the uploaded checkpoint.")
     filename: str
@@ -275,6 +285,8 @@ class Description(Brief):
     architecture: dict[str, Any] | None
     options: dict[str, Any]
     measured: bool = Field(description="Whether there are evaluation data.")
+    precision: str = Field(description="In which files come where none is asked for, and which is measured ahead.")
+    precisions: list[Precision] = Field(description="Those that files can be asked for in, the upload's own first.")
     tried: dict[str, float] = Field(description="How far each criterion's cuts were off where several were tried.")
     inputs: list[Input]
     outputs: int
@@ -311,6 +323,7 @@ class Point(BaseModel):
 
 class Curve(BaseModel):
     id: str
+    precision: str = Field(description="Of the files.")
     baseline: Measurement | None
     points: list[Point]
 

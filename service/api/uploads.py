@@ -7,6 +7,7 @@ import time
 import uuid
 from typing import Any
 
+from rightrank.models.emit.precision import NAMES
 from rightrank.models.measure.metrics import METRICS
 from rightrank.models.plan.criteria import CRITERIA
 from rightrank.models.plan.planner import COMMON
@@ -88,6 +89,11 @@ FORM_SCHEMA = {
                             "criterion": {"enum": list(CRITERIA)},
                             "metric": {"enum": list(METRICS)},
                             "effort": {"enum": list(EFFORTS), "default": "cut"},
+                            "precision": {
+                                "enum": list(NAMES),
+                                "description": "What files' numbers are stored as where a request names nothing, and "
+                                "what is measured right after the upload; by default as they are.",
+                            },
                             **{name: {"type": "integer", "minimum": 1, "maximum": most} for name, most in NUMBERS},
                             "budgets": {
                                 "type": "array",
@@ -210,7 +216,8 @@ def architecture_of(form: Form) -> dict[str, Any] | None:
 def options_of(form: Form) -> dict[str, Any]:
     text = form.fields.get("options", "").strip()
     options = read_json("options", text) if text else {}
-    words, numbers = {"criterion": tuple(CRITERIA), "metric": tuple(METRICS), "effort": EFFORTS}, dict(NUMBERS)
+    words = {"criterion": tuple(CRITERIA), "metric": tuple(METRICS), "effort": EFFORTS, "precision": NAMES}
+    numbers = dict(NUMBERS)
     for option, value in options.items():
         if option in words:
             if value not in words[option]:

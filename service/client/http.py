@@ -231,9 +231,12 @@ class Client:
         description: dict[str, Any] = self._patiently("GET", _path(reference)).json()
         return description
 
-    def curve(self, reference: str) -> list[dict[str, Any]]:
-        """What has been measured of a model, the smallest first."""
-        points: list[dict[str, Any]] = self._patiently("GET", f"{_path(reference)}/curve").json()["points"]
+    def curve(self, reference: str, precision: str | None = None) -> list[dict[str, Any]]:
+        """What has been measured of a model's files in a precision, by default its publisher's, the smallest first."""
+        query = {"precision": precision} if precision else {}
+        points: list[dict[str, Any]] = self._patiently("GET", f"{_path(reference)}/curve", params=query).json()[
+            "points"
+        ]
         return points
 
     def report(self, reference: str, sha256: str, metric: str, number: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ NAMED = 3
 def sentence(facts: dict[str, str], of: str) -> str:
     """What the headers of an artifact say about it."""
     size = f"{int(facts['params']):,} parameters, {int(facts['macs']):,} MACs"
+    size += f", {facts['precision']}" if "precision" in facts else ""
     share = f"{float(facts['budget']):.1%} of the original's {'MACs' if of == 'macs' else 'parameters'}"
     if facts.get("ready") == "nearest":
         share += "; what was asked for is being made"
@@ -42,9 +43,20 @@ def summary_of(model: dict[str, Any]) -> Table:
     for label, words in _uncovered(model.get("uncovered")):
         table.add_row(label, words)
     table.add_row("Smallest", f"budget={model['min_budget']['params']:.4f}")
+    for label, words in _precisions(model):
+        table.add_row(label, words)
     for note in model.get("notes") or []:
         table.add_row("Note", note)
     return table
+
+
+def _precisions(model: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """How large files are in each precision, the publisher's choice marked; nothing of an earlier service."""
+    label = "Precisions"
+    for each in model.get("precisions") or []:
+        chosen = ", unless another is named" if each["precision"] == model["precision"] else ""
+        yield label, f"{each['precision']}: {decimal(each['smallest'])} to {decimal(each['bytes'])}{chosen}"
+        label = ""
 
 
 def _uncovered(rest: dict[str, Any] | None) -> Iterator[tuple[str, str]]:

@@ -74,10 +74,10 @@ class Cutter:
         path.unlink()
 
     def _method(self, plan: Plan, improved: Path | None) -> str:
-        """How a plan is made: "original", "reduced" (zero channels removed, nothing else), "cut", "tuned", or what
-        `improved` says."""
+        """How a plan is made: "original", "reduced" (zero channels removed, nothing else), "rounded" (the whole network
+        in another precision), "cut", "tuned", or what `improved` says."""
         if plan.original or plan.reduced:
-            return "original" if plan.original else "reduced"
+            return "original" if plan.original else "reduced" if plan.output.exact else "rounded"
         if improved is not None:
             return method_of(improved)
         return "cut" if Template.open(self.folder).knot(plan.ranks) is None else "tuned"
@@ -115,7 +115,7 @@ class Cutter:
             return
         original = path.with_suffix(".original")
         with open(original, "wb") as file:
-            formats.write(self.folder, Planner.open(self.folder, plan.output).plan(budget=1), file)
+            formats.write(self.folder, Planner.open(self.folder, plan.output.plain).largest, file)
         try:
             yield original
         finally:
@@ -125,13 +125,13 @@ class Cutter:
 def run(job: Job) -> Mapping[str, Any]:
     """Cuts the job's plan; the operation's result. Raises `Problem` where the model has gone."""
     id, parts = job.model, job.parts
-    manifest = parts.catalogue.open(id).manifest
-    plan = Plan.from_json(job.details["plan"])
+    model = parts.catalogue.open(id)
+    manifest, plan = model.manifest, Plan.from_json(job.details["plan"])
     known = parts.catalogue.record(id, plan.digest)
     if known is not None and _there(job, known):
         # Asked for just as another attempt was ending.
         job.outcome = "unneeded"
-        return cut_result(id, known.plan, known.sha256, known.size)
+        return cut_result(id, known.plan, known.sha256, known.size, model.named(plan))
     record = None
     try:
         record = _cut(job, manifest, plan, known)
@@ -144,7 +144,7 @@ def run(job: Job) -> Mapping[str, Any]:
         parts.store.delete(record_key(id, plan.digest), artifact_key(id, plan), improved_key(id, plan.digest))
         parts.catalogue.forget(id)
         raise Problem("model-not-found", f"The model {id} was deleted while it was being cut.")
-    return cut_result(id, plan, record.sha256, record.size)
+    return cut_result(id, plan, record.sha256, record.size, model.named(plan))
 
 
 def _same(parts: Parts, manifest: Mapping[str, Any]) -> bool:

@@ -169,6 +169,13 @@ class Parts:
             elif not self.catalogue.damaged(id):
                 self.catalogue.discard(id)
 
+    def _named(self, model: str, plan: Plan) -> str:
+        """What a query has to name to get a plan's precision; "" where that is the model's, or there is no model."""
+        try:
+            return self.catalogue.open(model).named(plan)
+        except Problem:
+            return ""
+
     def _remembered(self, id: str) -> Operation | None:
         match = ID.fullmatch(id)
         if match is None:
@@ -186,23 +193,25 @@ class Parts:
                 error, owner = refusal["error"], refusal["owner"]
                 return Operation(id, "failed", {"model": model}, IDLE, error=error, owner=owner)
         elif (record := self.catalogue.record(model, plan)) is not None:
-            return _ended(id, {"model": model}, cut_result(model, record.plan, record.sha256, record.size))
+            result = cut_result(model, record.plan, record.sha256, record.size, self._named(model, record.plan))
+            return _ended(id, {"model": model}, result)
         elif self.catalogue.exists(model) and self.engine.length(WAITING) < self.settings.queue_limit:
             opened = self.catalogue.open(model)
-            wanted = opened.planner.find(plan)
+            wanted = opened.find(plan)
             if wanted is not None:
                 return self.engine.get(self.cut(opened.id, wanted))
         return None
 
 
-def cut_result(id: str, plan: Plan, sha256: str, size: int) -> dict[str, object]:
-    """What a finished cut's operation says."""
+def cut_result(id: str, plan: Plan, sha256: str, size: int, precision: str = "") -> dict[str, object]:
+    """What a finished cut's operation says; `precision` where it is not the one that the model's files come in."""
+    query = f"max_params={plan.params}" + (f"&precision={precision}" if precision else "")
     return {
         "model": id,
         "plan": plan.digest,
         "sha256": sha256,
         "size": size,
-        "url": f"/models/{id}?max_params={plan.params}",
+        "url": f"/models/{id}?{query}",
     }
 
 

@@ -12,6 +12,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from rightrank.models.checkpoint import sandbox
 from rightrank.models.checkpoint.limits import NOTES, Limits
 from rightrank.models.emit import formats
 from rightrank.models.emit.format import FIRST, Output
+from rightrank.models.emit.precision import encoding_in, precisions
 from rightrank.models.errors import Cancelled
 from rightrank.models.master.template import Template
 from rightrank.models.plan.planner import Planner
@@ -101,6 +103,8 @@ def _build(job: Job, upload: Mapping[str, Any], folder: Path) -> None:
 
     def accept(smaller: Program, template: Template) -> None:
         effort.check_program(options, smaller)
+        if "precision" in options:
+            encoding_in(precisions(template), options["precision"])
         job.note = foreseen(template)
 
     description = build(
@@ -123,6 +127,11 @@ def _build(job: Job, upload: Mapping[str, Any], folder: Path) -> None:
     cutter = cut.Cutter(out, options.get("metric"), job.progress, first=True)
     original = cutter.cut(planner.plan(budget=1), folder / "original.pt")
     cutter.check(planner.smallest, folder / "smallest.pt")
+    if "precision" in options:
+        encoding = encoding_in(precisions(planner.template), options["precision"])
+        chosen = planner.written_as(replace(planner.output, encoding=encoding))
+        for plan in (chosen.largest, chosen.smallest):
+            cutter.check(plan, folder / "chosen.pt")
     job.progress("store", 0, 1, "models")
     names = [*MASTER, *([EVALUATION] if has_data else []), *([REFIT] if keep else [])]
     names += [REFERENCE] if (out / REFERENCE).exists() else []

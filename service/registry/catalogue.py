@@ -13,11 +13,12 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from rightrank.models.emit.format import FIRST, Output
+from rightrank.models.emit.precision import encoding_in, precisions
 from rightrank.models.errors import Cancelled
 from rightrank.models.plan.planner import Plan, Planner
 from rightrank.service.problems import Problem, unavailable
@@ -63,12 +64,54 @@ V = TypeVar("V")
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A finished model: its manifest and its planner. `tag` tells it from the same one uploaded again."""
+    """A finished model: its manifest, and a planner for the files of each precision. `tag` tells it from the same one
+    uploaded again; `precisions` are those that its files can have, its own first, with their encodings, and `precision`
+    the one that its publisher chose for those who name none."""
 
     id: str
     manifest: Mapping[str, Any]
-    planner: Planner
     tag: str
+    precision: str
+    precisions: Mapping[str, str]
+    _planners: dict[str, Planner]
+
+    @staticmethod
+    def open(folder: Path, id: str, manifest: Mapping[str, Any], tag: str) -> Model:
+        """The model whose template and plans are in `folder`."""
+        exact = Planner.open(folder, output_of(manifest))
+        found = precisions(exact.template)
+        own = next(iter(found))
+        chosen = str(manifest.get("options", {}).get("precision", own))
+        return Model(id, manifest, tag, chosen, found, {own: exact})
+
+    @property
+    def planner(self) -> Planner:
+        """For files in the publisher's precision."""
+        return self.planner_in(self.precision)
+
+    def planner_in(self, precision: str | None) -> Planner:
+        """For files in a precision, by default the publisher's. Raises PrecisionError for one that they cannot have."""
+        name = precision or self.precision
+        encoding = encoding_in(self.precisions, name)
+        planner = self._planners.get(name)
+        if planner is None:
+            exact = next(iter(self._planners.values()))
+            planner = self._planners[name] = exact.written_as(replace(exact.output, encoding=encoding))
+        return planner
+
+    def precision_of(self, plan: Plan) -> str:
+        """The precision that a plan's file has."""
+        return next(name for name, encoding in self.precisions.items() if encoding == plan.output.encoding)
+
+    def named(self, plan: Plan) -> str:
+        """What a query has to name to get a plan's precision; "" where that is the publisher's."""
+        return "" if (name := self.precision_of(plan)) == self.precision else name
+
+    def find(self, digest: str) -> Plan | None:
+        """The plan of any precision with this digest. Looks at every plan, which takes a moment where there are
+        many."""
+        plans = (self.planner_in(precision).find(digest) for precision in self.precisions)
+        return next((plan for plan in plans if plan is not None), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -461,7 +504,7 @@ class Catalogue:
             raise _foreign(manifest_key(id))
         try:
             with self.folder(manifest, PLANNER) as folder:
-                return Model(id, manifest, Planner.open(folder, output_of(manifest)), tag)
+                return Model.open(folder, id, manifest, tag)
         except FileNotFoundError:
             if self.whole(id):
                 raise

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from rightrank.models.emit.encoding.encoding import Encoding
+from rightrank.models.emit.encoding.half import Half
+from rightrank.models.emit.encoding.int8 import Int8
 from rightrank.models.emit.encoding.plain import Plain
 from rightrank.models.errors import UnreadableMaster
 
-ENCODINGS: Mapping[str, Encoding] = {encoding.name: encoding for encoding in (Plain(),)}
+ENCODINGS: Mapping[str, Encoding] = {encoding.name: encoding for encoding in (Plain(), Half(), Int8())}
 
 
 def encoding_of(name: str) -> Encoding:

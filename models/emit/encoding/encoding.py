@@ -21,6 +21,10 @@ class Encoding(Protocol):
     @property
     def name(self) -> str: ...
 
+    @property
+    def exact(self) -> bool:
+        """Whether the numbers that are made again are those that were, bit for bit."""
+
     def parts(self, spec: TensorSpec) -> Mapping[str, TensorSpec]:
         """Of which types and sizes the parts of such a tensor are, in the order in which they lie in the file."""
 
@@ -33,3 +37,9 @@ class Encoding(Protocol):
 
     def coded(self, spec: TensorSpec) -> bool:
         """Whether the part "" of such a tensor is coded levels, for formats that can hold them (see `levels`)."""
+
+
+def coarsened(dtype: str, dimensions: int) -> bool:
+    """Whether encodings that keep less than float32 store such a tensor otherwise than as it is: the weights of layers,
+    and not biases and what batch norms have, which are few and count for much."""
+    return dtype == "float32" and dimensions > 1

@@ -14,7 +14,7 @@ from rightrank.models.program.graph import Node, Ref
 class Plain:
     """Every tensor in its own type, bit for bit."""
 
-    name = "plain"
+    name, exact = "plain", True
 
     def parts(self, spec: TensorSpec) -> Mapping[str, TensorSpec]:
         return {"": spec}

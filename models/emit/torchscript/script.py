@@ -40,6 +40,11 @@ class DataRecord(NamedTuple):
     def name(self) -> str:
         return record_name(self.key)
 
+    @property
+    def parameter(self) -> bool:
+        """Whether it is one to torch, which are of floating point: levels that stand for one are not."""
+        return self.slot.parameter and DTYPES[self.spec.dtype].floating
+
 
 class Script:
     """One template in one encoding."""
@@ -93,8 +98,8 @@ class Script:
         results = ", ".join(self._names[name] for name in graph.outputs)
         lines = [
             "class Variant(Module):\n",
-            f"  __parameters__ = [{quoted(r.attribute for r in records if r.slot.parameter)}]\n",
-            f"  __buffers__ = [{quoted(r.attribute for r in records if not r.slot.parameter)}]\n",
+            f"  __parameters__ = [{quoted(r.attribute for r in records if r.parameter)}]\n",
+            f"  __buffers__ = [{quoted(r.attribute for r in records if not r.parameter)}]\n",
             *(declared(record) for record in records),
             "  training : bool\n  _is_full_backward_hook : Optional[bool]\n",
             "  def forward(self: __torch__.Variant",
@@ -187,9 +192,7 @@ def _first_of(node: Node) -> str:
 def entry(memo: pickle.Memo, record: DataRecord) -> tuple[str, bytes]:
     """A record's attribute, and its tensor's pickle."""
     kind, shape = DTYPES[record.spec.dtype].storage, record.spec.shape
-    tensor = pickle.tensor(
-        memo, kind, str(record.key), math.prod(shape), shape, contiguous(shape), record.slot.parameter
-    )
+    tensor = pickle.tensor(memo, kind, str(record.key), math.prod(shape), shape, contiguous(shape), record.parameter)
     return record.attribute, tensor
 
 

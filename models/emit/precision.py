@@ -1,0 +1,48 @@
+"""Precisions: what a request calls the ways in which a file's numbers can be stored.
+
+A model's own, in which they are as they were uploaded, is called by the type that most of them have: mostly float32.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+
+from rightrank.models.emit.encoding import encoding_of
+from rightrank.models.emit.format import PLAIN
+from rightrank.models.errors import PrecisionError
+from rightrank.models.master.template import Template
+from rightrank.models.program.dtypes import DTYPES
+
+FULL = "float32"
+# By name, the encoding. A new one is a line.
+PRECISIONS: Mapping[str, str] = {FULL: PLAIN, "float16": "half", "int8": "int8"}
+# All that a model's files may be asked in.
+NAMES = (*PRECISIONS, *(name for name, row in DTYPES.items() if row.floating and name not in PRECISIONS))
+
+
+def precisions(template: Template) -> Mapping[str, str]:
+    """Those that the files of a model can have, its own first, with their encodings: without those that would leave
+    every tensor as it is."""
+    tensors = template.original.tensors.values()
+    counts: Counter[str] = Counter()
+    for spec in tensors:
+        if DTYPES[spec.dtype].floating:
+            counts[spec.dtype] += math.prod(spec.shape)
+    own = max(counts, key=counts.__getitem__, default=FULL)
+    others = {name: encoding for name, encoding in PRECISIONS.items() if name != own}
+    return {own: PLAIN} | {
+        name: encoding
+        for name, encoding in others.items()
+        if any(encoding_of(encoding).parts(spec) != {"": spec} for spec in tensors)
+    }
+
+
+def encoding_in(found: Mapping[str, str], precision: str) -> str:
+    """The encoding of one of a model's `precisions`. Raises PrecisionError for one that is not among them."""
+    if precision not in found:
+        raise PrecisionError(
+            f"This model's files cannot have the precision {precision[:40]!r}.", f"They have {', '.join(found)}."
+        )
+    return found[precision]
