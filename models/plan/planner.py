@@ -151,10 +151,9 @@ class Planner:
         # Only exact numbers give the network as it came, and have it for the last step.
         within = template if output.exact else replace(template, uploaded=None)
         sizes = formats.writer_of(within, output).sizes()
-        self._path = PlanPath(within, growth, sizes, file if output.exact else None)
-        self._path_by_macs = self._path
-        if by_macs:
-            self._path_by_macs = PlanPath(within, by_macs, sizes, file if output.exact else None)
+        last = formats.writer_of(original, output, original=True).sizes().whole if output.exact else None
+        self._path = PlanPath(within, growth, sizes, last)
+        self._path_by_macs = PlanPath(within, by_macs, sizes, last) if by_macs else self._path
 
     @staticmethod
     def open(folder: Path, output: Output = FIRST) -> Planner:

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from rightrank.models.emit.encoding.encoding import Encoding
 from rightrank.models.emit.encoding.half import Half
 from rightrank.models.emit.encoding.int8 import Int8
+from rightrank.models.emit.encoding.levels import Mixed
 from rightrank.models.emit.encoding.plain import Plain
 from rightrank.models.errors import UnreadableMaster
 
-ENCODINGS: Mapping[str, Encoding] = {encoding.name: encoding for encoding in (Plain(), Half(), Int8())}
+ENCODINGS: Mapping[str, Encoding] = {encoding.name: encoding for encoding in (Plain(), Half(), Int8(), Mixed())}
 
 
 def encoding_of(name: str) -> Encoding:

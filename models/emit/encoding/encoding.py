@@ -25,6 +25,10 @@ class Encoding(Protocol):
     def exact(self) -> bool:
         """Whether the numbers that are made again are those that were, bit for bit."""
 
+    @property
+    def coded(self) -> bool:
+        """Whether the part "" of what it coarsens is levels that were coded at ingest (see `levels`)."""
+
     def parts(self, spec: TensorSpec) -> Mapping[str, TensorSpec]:
         """Of which types and sizes the parts of such a tensor are, in the order in which they lie in the file."""
 
@@ -34,9 +38,6 @@ class Encoding(Protocol):
 
     def decode(self, value: str, spec: TensorSpec, parts: Mapping[str, Ref]) -> tuple[Node, ...]:
         """The calls that make `value` of its parts; none where the part "" is the tensor itself."""
-
-    def coded(self, spec: TensorSpec) -> bool:
-        """Whether the part "" of such a tensor is coded levels, for formats that can hold them (see `levels`)."""
 
 
 def coarsened(dtype: str, dimensions: int) -> bool:

@@ -24,7 +24,7 @@ class Int8:
     `encode` raises PrecisionError where a number is not finite.
     """
 
-    name, exact = "int8", False
+    name, exact, coded = "int8", False, False
 
     def parts(self, spec: TensorSpec) -> Mapping[str, TensorSpec]:
         if not coarsened(spec.dtype, len(spec.shape)):

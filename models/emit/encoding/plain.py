@@ -14,7 +14,7 @@ from rightrank.models.program.graph import Node, Ref
 class Plain:
     """Every tensor in its own type, bit for bit."""
 
-    name, exact = "plain", True
+    name, exact, coded = "plain", True, False
 
     def parts(self, spec: TensorSpec) -> Mapping[str, TensorSpec]:
         return {"": spec}
@@ -24,6 +24,3 @@ class Plain:
 
     def decode(self, value: str, spec: TensorSpec, parts: Mapping[str, Ref]) -> tuple[Node, ...]:
         return ()
-
-    def coded(self, spec: TensorSpec) -> bool:
-        return False

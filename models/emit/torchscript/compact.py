@@ -20,6 +20,8 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from rightrank.models.emit.encoding.encoding import Encoding
+from rightrank.models.emit.encoding.levels import TIMES
+from rightrank.models.emit.encoding.plain import Plain
 from rightrank.models.emit.torchscript import code
 from rightrank.models.emit.torchscript.fold import FOLDED, Fold, folded, folds
 from rightrank.models.emit.torchscript.text import Part, Quote, Text
@@ -29,7 +31,7 @@ from rightrank.models.master.template import Template, TensorSpec
 from rightrank.models.program.dtypes import DTYPES
 from rightrank.models.program.graph import Graph, Node, Ref
 
-TOP = "v"
+TOP, PLAIN = "v", Plain()
 # A tensor that takes more bytes, at full rank, has a record of its own.
 LARGE = 1 << 16
 # Vectors of more numbers are tensors like others.
@@ -72,13 +74,35 @@ class Stored:
     axis: int | None
 
 
-@dataclass(frozen=True)
-class Vector:
-    """A vector, `number` in the tensor of all of type `dtype` whose size is fixed, or else varied."""
+class Group(NamedTuple):
+    """Vectors that are one tensor: of one type, of sizes that are fixed or vary with ranks; `scales` are stored as
+    `TIMES` what they are, and `held` in half precision are those that calls take as float32."""
 
-    place: Place
     dtype: str
     varied: bool
+    scales: bool = False
+    held: bool = False
+
+    @property
+    def name(self) -> str:
+        """What the code calls the tensor, split; its attribute has an underscore more."""
+        kind = "s" * self.scales + "h" * self.held
+        return (VARIED if self.varied else FIXED) + kind + ("" if self.dtype == FOLDED else self.dtype[0] + self.dtype[-2:])
+
+    def opened(self) -> str:
+        """The tensor in the numbers that calls take."""
+        stored = f"self.{self.name}_"
+        if self.held:
+            stored = f"torch.to({stored}, {DTYPES[FOLDED].script})"
+        return f"torch.mul({stored}, {1 / TIMES!r})" if self.scales else stored
+
+
+@dataclass(frozen=True)
+class Vector:
+    """A vector, and its number in the tensor that holds all of its group."""
+
+    place: Place
+    group: Group
     number: int
 
 
@@ -92,6 +116,7 @@ class Compact:
         gone = {name for fold in self.folds.values() for name in fold.tensors}
         self.tensors = [name for name in self.slots.tensors if name not in gone]
         self._layers = {layer.weight: layer for layer in template.decomposed}
+        self._weights = {layer.weight for layer in template.layers if template.tensors[layer.weight].dtype == FOLDED}
         self._nodes = folded(template.graph, self.folds)
         self.stored: dict[Place, Stored] = {}
         self.vectors: dict[Place, Vector] = {}
@@ -99,21 +124,41 @@ class Compact:
             for place, spec, varied in self._places(name):
                 if not self._packed(place, spec):
                     self.stored[place] = self._stored(place, spec, number)
-                elif not varied and place.side and (whole := self.vectors.get(Place(name, "", place.part))):
-                    self.vectors[place] = whole  # of as many numbers as the whole layer's: one stands for the other
+                elif (whole := self._whole(place, spec)) is not None:
+                    self.vectors[place] = whole  # of as many numbers: one stands for the other
                 else:
                     self._pack(place, spec.dtype, varied)
             if name in self.folds:
                 self._pack(Place(self.folds[name].value), FOLDED, False)
 
+    def _whole(self, place: Place, spec: TensorSpec) -> Vector | None:
+        """The whole layer's vector, where one of a factor's has as many numbers at every rank."""
+        found = self.vectors.get(Place(place.tensor, "", place.part)) if place.side else None
+        fixed = found is not None and not self._varies(place) and self.size_of(found) == spec.shape[0]
+        return found if fixed else None
+
+    def _varies(self, place: Place) -> bool:
+        return bool(place.side) and self.shape(place, 1) != self.shape(place, 2)
+
+    def _held(self, dtype: str) -> str:
+        """What type a vector is stored in: beside levels half precision will do."""
+        return "float16" if self.encoding.coded and dtype == FOLDED else dtype
+
     def _pack(self, place: Place, dtype: str, varied: bool) -> None:
-        self.vectors[place] = Vector(place, dtype, varied, len(self.members((dtype, varied))))
+        stored = self._held(dtype)
+        held = stored == "float16" and (dtype == FOLDED or bool(place.part))
+        group = Group(stored, varied, held and bool(place.part) and self.encoding.coded, held)
+        self.vectors[place] = Vector(place, group, len(self.members(group)))
 
     # What there is.
 
     def sides(self, name: str) -> tuple[str, ...]:
         """Those of a tensor's factors, none where it is no layer's that can be cut."""
         return self._layers[name].form.sides if name in self._layers else ()
+
+    def encoding_of(self, name: str) -> Encoding:
+        """How a tensor's numbers are written: those of layers' weights by the encoding, others as they are."""
+        return self.encoding if self.encoding.exact or name in self._weights else PLAIN
 
     def shape(self, place: Place, rank: Any) -> tuple[Any, ...]:
         """The shape of a stored part at a rank of its layer (or ranks); of a whole tensor whatever that is."""
@@ -123,29 +168,30 @@ class Compact:
         spec = self.template.tensors[place.tensor]
         if place.side:
             spec = TensorSpec(spec.dtype, self._layers[place.tensor].factor_shapes(rank)[place.side])
-        return self.encoding.parts(spec)[place.part]
+        return self.encoding_of(place.tensor).parts(spec)[place.part]
 
     def _places(self, name: str) -> Iterable[tuple[Place, TensorSpec, bool]]:
         """Every part of a tensor, whole and as factors, at full rank, and whether its size depends on the rank."""
         full = self._layers[name].rank if name in self._layers else 0
         for side in ("", *self.sides(name)):
-            parts = self.encoding.parts(self._spec_of(name, side, full or 1))
+            parts = self.encoding_of(name).parts(self._spec_of(name, side, full or 1))
             for part, spec in parts.items():
                 place = Place(name, side, part)
-                yield place, spec, bool(side) and self.shape(place, 1) != self.shape(place, 2)
+                yield place, spec, self._varies(place)
 
     def _spec_of(self, name: str, side: str, rank: Any) -> TensorSpec:
         spec = self.template.tensors[name]
         return TensorSpec(spec.dtype, self._layers[name].factor_shapes(rank)[side]) if side else spec
 
     def _packed(self, place: Place, spec: TensorSpec) -> bool:
-        """Whether a part is one of the vectors."""
-        if len(spec.shape) != 1 or spec.shape[0] > LONG or not DTYPES[spec.dtype].floating or not spec.shape[0]:
+        """Whether a part is one of the vectors: one number for each slice along the first axis of a weight or a factor,
+        or a tensor of one dimension that is no layer's weight."""
+        if not DTYPES[spec.dtype].floating or not all(spec.shape):
             return False
-        if place.part or place.side:
-            # A factor's own numbers are no vector; what its encoding has for each slice along its first axis is.
-            return bool(place.part) and spec.shape[0] == self._spec_of(place.tensor, place.side, self._rank(place)).shape[0]
-        return place.tensor not in self._layers
+        if place.part:
+            slices = self._spec_of(place.tensor, place.side, self._rank(place)).shape[0]
+            return math.prod(spec.shape) == spec.shape[0] == slices
+        return len(spec.shape) == 1 and spec.shape[0] <= LONG and not place.side and place.tensor not in self._layers
 
     def _rank(self, place: Place) -> int:
         return self._layers[place.tensor].rank if place.side else 1
@@ -154,8 +200,7 @@ class Compact:
         layer = self._layers.get(place.tensor)
         letter = "defghijk"[self.sides(place.tensor).index(place.side)] if place.side else "w"
         attribute = f"{letter}{number}" + (f"_{place.part}" if place.part else "")
-        own = self.template.tensors[place.tensor]
-        coded = not place.part and self.encoding.coded(own)
+        coded = not place.part and self.encoding.coded and place.tensor in self._weights
         axis = None
         if place.side and coded:
             assert layer is not None
@@ -174,11 +219,11 @@ class Compact:
     def places(self, name: str, factored: bool) -> list[Place]:
         """All parts of a tensor, where its layer is factored or is not."""
         sides = self.sides(name) if factored else ("",)
-        return [Place(name, side, part) for side in sides for part in self.encoding.parts(self._spec_of(name, side, 1))]
+        return [Place(name, side, part) for side in sides for part in self.encoding_of(name).parts(self._spec_of(name, side, 1))]
 
-    def members(self, group: tuple[str, bool]) -> list[Vector]:
+    def members(self, group: Group) -> list[Vector]:
         """The vectors of one tensor, in order."""
-        return [each for place, each in self.vectors.items() if (each.dtype, each.varied) == group and each.place == place]
+        return [each for place, each in self.vectors.items() if each.group == group and each.place == place]
 
     def size_of(self, vector: Vector, rank: Any = 1) -> Any:
         """How many numbers a vector has."""
@@ -188,14 +233,14 @@ class Compact:
         return self.template.tensors[weight].shape[0]
 
     @cached_property
-    def groups(self) -> list[tuple[str, bool]]:
-        """The tensors of vectors that there are, by type and whether sizes vary."""
-        return list(dict.fromkeys((each.dtype, each.varied) for each in self.vectors.values()))
+    def groups(self) -> list[Group]:
+        """The tensors of vectors that there are."""
+        return list(dict.fromkeys(each.group for each in self.vectors.values()))
 
     @cached_property
     def shared(self) -> list[str]:
         """The types of the storages that tensors share, in the order of their records."""
-        found = [dtype for dtype, _ in self.groups]
+        found = [group.dtype for group in self.groups]
         found += [each.dtype for each in self.stored.values() if not each.alone and not each.coded]
         return list(dict.fromkeys(found))
 
@@ -219,25 +264,23 @@ class Compact:
 
     # The code.
 
-    def group(self, dtype: str, varied: bool) -> str:
-        """What the code calls a tensor of vectors; its attribute has an underscore more."""
-        name = VARIED if varied else FIXED
-        return name if dtype == "float32" else name + dtype[0] + dtype[-2:]
-
     def expression(self, place: Place) -> str:
         """How the code calls a part."""
+        shape = self.shape(place, 1) if place.tensor in self.template.tensors else (0,)
         if place in self.vectors:
             vector = self.vectors[place]
-            return f"{self.group(vector.dtype, vector.varied)}[{vector.number}]"
+            named = f"{vector.group.name}[{vector.number}]"
+            return named if len(shape) == 1 else f"torch.reshape({named}, [-1, {', '.join('1' for _ in shape[1:])}])"
         return f"self.{self.stored[place].attribute}"
 
     def _value(self, name: str, side: str) -> str:
         """A tensor, or one of its factors, as an expression."""
         spec = self._spec_of(name, side, 1)
-        places = {part: Place(name, side, part) for part in self.encoding.parts(spec)}
+        encoding = self.encoding_of(name)
+        places = {part: Place(name, side, part) for part in encoding.parts(spec)}
         refs = {part: Ref(f"part {part}") for part in places}
         names = {refs[part].name: self.expression(place) for part, place in places.items()}
-        nodes = self.encoding.decode("", spec, refs)
+        nodes = encoding.decode("", spec, refs)
         if not nodes:
             return names[refs[""].name]
         for node in nodes:
@@ -256,7 +299,7 @@ class Compact:
         whole = [each for place, each in self.stored.items() if not place.side and not self.sides(place.tensor)]
         first = f"self.{whole[0].attribute}" if whole else None
         if first is None and self.groups:
-            first = f"self.{self.group(*self.groups[0])}_"
+            first = f"self.{self.groups[0].name}_"
         names[code.DEVICE] = f"{first or names[graph.inputs[0].name]}.device"
         return names
 
@@ -290,9 +333,9 @@ class Compact:
         add("class Variant(Module):\n  __parameters__ = [")
         attributes(listed, lambda each: each.parameter, in_list)
         add("]\n  __buffers__ = [", in_list)
-        add("".join(listed(self.group(*group) + "_") for group in self.groups), in_list)
+        add("".join(listed(group.name + "_") for group in self.groups), in_list)
         attributes(listed, lambda each: not each.parameter, in_list)
-        add("]\n" + "".join(declared(self.group(*group) + "_") for group in self.groups))
+        add("]\n" + "".join(declared(group.name + "_") for group in self.groups))
         attributes(declared, lambda each: True, in_class)
         head = "  training : bool\n  _is_full_backward_hook : Optional[bool]\n  def forward(self: __torch__.Variant"
         inputs = "".join(f",\n    {names[spec.name]}: Tensor" for spec in graph.inputs)
@@ -300,10 +343,9 @@ class Compact:
         kind = "Tensor" if count == 1 else f"Tuple[{', '.join(['Tensor'] * count)}]"
         add(f"{head}{inputs}) -> {kind}:\n", in_class)
         for group in self.groups:
-            local = self.group(*group)
-            add(f"    {local} = torch.split_with_sizes(self.{local}_, [", in_function)
+            add(f"    {group.name} = torch.split_with_sizes({group.opened()}, [", in_function)
             for vector in self.members(group):
-                if not vector.varied:
+                if not group.varied:
                     add(f"{self.size_of(vector)}, ")
                 else:
                     place = vector.place
@@ -340,8 +382,8 @@ class Compact:
         head.append(entry("training", b"h\x02") + entry("_is_full_backward_hook", b"N"))
         parts = [Part((tuple(merged(head)),))]
         for group in self.groups:
-            memo = bytes([FIRST + self.shared.index(group[0])])
-            name = string(self.group(*group) + "_")
+            memo = bytes([FIRST + self.shared.index(group.dtype)])
+            name = string(group.name + "_")
             parts.append(Part(((name + b"h\0(h" + memo + b"J", 4, b"(J", 4, b"t(K\x01th\x02h\x01tR"),), None, in_pickle))
         for name in self.tensors:
             several = [self.present(name, cut) for cut in ((False, True) if name in index_of else (False,))]

@@ -25,7 +25,7 @@ from rightrank.models.emit import format as formats
 from rightrank.models.emit.encoding.encoding import Encoding
 from rightrank.models.emit.format import Data, Sizes, Writer
 from rightrank.models.emit.torchscript import archive
-from rightrank.models.emit.torchscript.compact import HEAD, TOP, Compact, Place, Stored, Vector
+from rightrank.models.emit.torchscript.compact import HEAD, TOP, Compact, Group, Place, Stored, Vector
 from rightrank.models.emit.torchscript.fold import FOLDED, Fold
 from rightrank.models.emit.torchscript.script import VERSION
 from rightrank.models.emit.torchscript.text import Text
@@ -65,7 +65,7 @@ class CompactWriter:
         if compact.alone:
             total += archive.padding(0, DATA)
         for vector in dict.fromkeys(compact.vectors.values()):
-            total += 0 if vector.varied else compact.size_of(vector) * DTYPES[vector.dtype].width
+            total += 0 if vector.group.varied else compact.size_of(vector) * DTYPES[vector.group.dtype].width
         tables = [np.zeros(layer.break_even + 1, dtype=np.int64) for layer in layers]
         for name in compact.tensors:
             dense = int(self._bytes(name, None))
@@ -92,8 +92,8 @@ class CompactWriter:
         compact, total = self._compact, np.zeros(() if ranks is None else ranks.shape, dtype=np.int64)
         for place in compact.places(name, ranks is not None):
             vector, stored = compact.vectors.get(place), compact.stored.get(place)
-            if vector is not None and vector.varied:
-                total = total + np.asarray(compact.size_of(vector, ranks)) * DTYPES[vector.dtype].width
+            if vector is not None and vector.group.varied:
+                total = total + np.asarray(compact.size_of(vector, ranks)) * DTYPES[vector.group.dtype].width
             elif stored is not None and not stored.coded:
                 count = np.asarray(math.prod(compact.shape(place, 1 if ranks is None else ranks)), dtype=np.int64)
                 data = count * DTYPES[stored.dtype].width
@@ -154,23 +154,22 @@ class _Content:
                     scale, bias = folded(compact.folds[name], lambda each: slots(each)[""])
                     self._parts[Place(compact.folds[name].value)] = bias
                     array = _scaled(array, scale)
-                for part, each in compact.encoding.encode(array, dtype).items():
+                for part, each in compact.encoding_of(name).encode(array, dtype).items():
                     self._parts[Place(name, side, part)] = each
         self.shared: dict[str, list[NDArray[Any]]] = {dtype: [] for dtype in compact.shared}
-        self._offset: dict[Place | str, int] = {}
-        self._count: dict[str, int] = {}
+        self._offset: dict[Place | Group, int] = {}
+        self._count: dict[Group, int] = {}
         filled = {dtype: 0 for dtype in compact.shared}
 
-        def put(key: Place | str, dtype: str, arrays: Sequence[NDArray[Any]]) -> None:
+        def put(key: Place | Group, dtype: str, arrays: Sequence[NDArray[Any]]) -> None:
             self._offset[key] = filled[dtype]
             self.shared[dtype] += arrays
             filled[dtype] += sum(array.size for array in arrays)
 
         for group in compact.groups:
             arrays = [self._vector(vector) for vector in compact.members(group)]
-            name = compact.group(*group)
-            self._count[name] = sum(array.size for array in arrays)
-            put(name, group[0], arrays)
+            self._count[group] = sum(array.size for array in arrays)
+            put(group, group.dtype, arrays)
         for name in compact.tensors:
             for stored in compact.present(name, bool(self._rank.get(name))):
                 if not stored.alone and not stored.coded:
@@ -182,8 +181,8 @@ class _Content:
         for place, each in self._compact.vectors.items():
             if each is vector and place in self._parts:
                 return self._parts[place].reshape(-1)
-        width = DTYPES[vector.dtype].width
-        return np.zeros(0 if vector.varied else self._compact.size_of(vector), dtype=f"u{width}")
+        width = DTYPES[vector.group.dtype].width
+        return np.zeros(0 if vector.group.varied else self._compact.size_of(vector), dtype=f"u{width}")
 
     def alone(self) -> Iterator[tuple[Place, NDArray[Any]]]:
         """The tensors with records of their own, in the order of their tensors."""
@@ -200,8 +199,7 @@ class _Content:
         compact = self._compact
         found = [[struct.pack("<i", count) for count in self._filled.values()]]
         for group in compact.groups:
-            name = compact.group(*group)
-            found.append([struct.pack("<i", self._offset[name]), struct.pack("<i", self._count[name])])
+            found.append([struct.pack("<i", self._offset[group]), struct.pack("<i", self._count[group])])
         for name in compact.tensors:
             if any(place.tensor == name for place in compact.stored):
                 rank = self._rank.get(name, 0)

@@ -12,11 +12,13 @@ from dataclasses import dataclass
 
 from rightrank.models.factor.layer import Layer, factor_value
 from rightrank.models.master.template import Template
-from rightrank.models.program.calls import BATCH_NORM, Convolution, Linear, layer_call
+from rightrank.models.program.calls import BATCH_NORM, LINEAR, Convolution, Linear, layer_call
 from rightrank.models.program.graph import Graph, Node, Ref
 from rightrank.models.program.norms import Norm, norm_of
 
 FOLDED = "float32"
+# Calls whose outputs lie along the first axis of their second argument.
+SCALED = {LINEAR, *(f"aten.conv{dimensions}d.default" for dimensions in (1, 2, 3))}
 
 
 @dataclass(frozen=True)
@@ -83,11 +85,9 @@ def _scales(layer: Layer | None, node: Node, outputs: int) -> bool:
     """Whether to scale the first axis of a layer's last factor is to scale its outputs."""
     if layer is None:
         return True
-    last = layer_call(layer.form.calls(layer, node)[-1])
-    side = layer.form.sides[-1]
-    if not isinstance(last, (Linear, Convolution)) or (isinstance(last, Convolution) and last.transposed):
-        return False
-    return last.weight == factor_value(layer, side) and layer.factor_shapes(1)[side][0] == outputs
+    last, side = layer.form.calls(layer, node)[-1], layer.form.sides[-1]
+    reads = last.op in SCALED and last.args[1:2] == (factor_value(layer, side),)
+    return reads and layer.factor_shapes(1)[side][0] == outputs
 
 
 def folded(graph: Graph, found: Mapping[str, Fold]) -> list[Node]:

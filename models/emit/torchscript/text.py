@@ -226,7 +226,7 @@ class Text:
         code, place = self._code, np.concatenate(literals)
         found = np.concatenate(matches)
         distances = found[:, 0] - np.concatenate(froms) - found[:, 2]
-        length_words, length_bits = _length_words(code)
+        length_words, length_bits = self._lengths
         words = np.concatenate(
             [code.words[symbols[place]], length_words[found[:, 1]], _DISTANCE_WORDS[distances]]
         ).astype(np.uint16)
@@ -248,9 +248,13 @@ class Text:
         pack(stream, total, np.array([end.value], dtype=np.uint16), np.array([end.count], dtype=np.uint8))
         return text, stream.tobytes() + ALIGNED_LAST
 
+    @cached_property
+    def _lengths(self) -> tuple[NDArray[np.uint32], NDArray[np.uint8]]:
+        return _length_words(self._code)
+
     def _bits(self, each: Parsed) -> int:
         symbols = np.frombuffer(each.raw, dtype=np.uint8)[each.literals]
-        _, lengths = _length_words(self._code)
+        _, lengths = self._lengths
         return int(self._code.lengths[symbols].sum(dtype=np.int64)) + int(
             lengths[each.matches[:, 1]].sum(dtype=np.int64) + FAR * len(each.matches)
         )

@@ -1,0 +1,38 @@
+"""Numbers as levels that were chosen and coded at ingest: ranks and steps, mixed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from numpy.typing import NDArray
+
+from rightrank.models.emit.encoding.encoding import coarsened
+from rightrank.models.master.template import TensorSpec
+from rightrank.models.program.graph import Constant, Node, Ref
+
+# Scales are stored as so many times what they are, in half precision: most are below what that holds well.
+TIMES = 4096.0
+
+
+class Mixed:
+    """Weights of float32 with two dimensions or more as levels of eight bits, deflated, and a scale for each slice
+    along the first axis, in half precision."""
+
+    name, exact, coded = "levels", False, True
+
+    def parts(self, spec: TensorSpec) -> Mapping[str, TensorSpec]:
+        if not coarsened(spec.dtype, len(spec.shape)):
+            return {"": spec}
+        scales = (spec.shape[0], *(1 for _ in spec.shape[1:]))
+        return {"": TensorSpec("int8", spec.shape), "scale": TensorSpec("float16", scales)}
+
+    def encode(self, array: NDArray[Any], dtype: str) -> Mapping[str, NDArray[Any]]:
+        raise NotImplementedError("levels are chosen at ingest, or with a plan's improvement, not at a cut")
+
+    def decode(self, value: str, spec: TensorSpec, parts: Mapping[str, Ref]) -> tuple[Node, ...]:
+        if not coarsened(spec.dtype, len(spec.shape)):
+            return ()
+        levels = f"levels of {value}"
+        single = Node(levels, "aten.to.dtype", (parts[""], Constant("dtype", "float32")), (), (levels,))
+        return single, Node(value, "aten.mul.Tensor", (Ref(levels), parts["scale"]), (), (value,))
