@@ -42,6 +42,11 @@ class Output:
         return encoding_of(self.encoding).exact
 
     @property
+    def coded(self) -> bool:
+        """Whether numbers are levels that were coded at ingest."""
+        return encoding_of(self.encoding).coded
+
+    @property
     def plain(self) -> Output:
         """The same with numbers as they are."""
         return replace(self, encoding=PLAIN)
@@ -56,10 +61,11 @@ FIRST = Output()
 
 @dataclass(frozen=True)
 class Text:
-    """Of a text within a file its bits with every layer dense, and how many more each layer takes cut."""
+    """Of a text within a file its bits with every layer dense, and for each layer how many more it takes as each of the
+    kinds that it may be: dense (0), cut, or what else the writer tells apart."""
 
     bits: int
-    more: Sequence[int]
+    more: Sequence[Sequence[int]]
 
 
 @dataclass(frozen=True)
@@ -79,8 +85,16 @@ class Writer(Protocol):
     def sizes(self) -> Sizes:
         """How large files are; exact."""
 
-    def pieces(self, master: TensorFile, ranks: Sequence[int], changes: TensorFile | None) -> Iterator[Data]:
-        """A file's bytes in order. Entries that are in `changes` are taken from there, at these ranks already."""
+    def pieces(
+        self,
+        master: TensorFile,
+        ranks: Sequence[int],
+        changes: TensorFile | None,
+        levels: TensorFile | None = None,
+        grids: Sequence[str] = (),
+    ) -> Iterator[Data]:
+        """A file's bytes in order. Entries that are in `changes` are taken from there, at these ranks already; where
+        the encoding is of coded `levels`, those of each layer that can be cut are of one of `grids`."""
 
 
 class Format(Protocol):

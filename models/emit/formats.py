@@ -29,6 +29,9 @@ class Planned(Protocol):
     def original(self) -> bool: ...
 
     @property
+    def grids(self) -> tuple[str, ...]: ...
+
+    @property
     def output(self) -> Output: ...
 
 
@@ -67,7 +70,10 @@ def pieces(master: Master, plan: Planned, changes: TensorFile | None = None) -> 
         uploaded = master.template.uploaded
         ranks = plan.ranks if uploaded is None else ()
         return writer_of(master.template.original, plan.output, original=True).pieces(master.file, ranks, None)
-    return writer_of(master.template, plan.output).pieces(master.file, plan.ranks, changes)
+    writer = writer_of(master.template, plan.output)
+    if plan.output.coded:
+        return writer.pieces(master.file, plan.ranks, changes, master.levels, plan.grids)
+    return writer.pieces(master.file, plan.ranks, changes)
 
 
 def write(folder: Path, plan: Planned, file: BinaryIO, changes: Path | None = None) -> None:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 from rightrank.models.errors import UnreadableMaster
 from rightrank.models.master import entries
+from rightrank.models.master.levels import LEVELS
 from rightrank.models.master.template import Template
 from rightrank.models.master.tensorfile import TensorFile
 
@@ -58,6 +59,11 @@ class Master:
                         "It is of an earlier version: delete the model and upload it again.",
                     )
         return file
+
+    @cached_property
+    def levels(self) -> TensorFile:
+        """All levels (see `levels`). Raises FileNotFoundError where there are none."""
+        return TensorFile(self.folder / LEVELS)
 
     def tensors(self) -> dict[str, Tensor]:
         """All entries as torch's tensors. Raises UnreadableMaster for one of another version."""

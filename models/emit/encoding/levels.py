@@ -13,6 +13,7 @@ from rightrank.models.program.graph import Constant, Node, Ref
 
 # Scales are stored as so many times what they are, in half precision: most are below what that holds well.
 TIMES = 4096.0
+SCALE = "scale"
 
 
 class Mixed:
@@ -25,7 +26,7 @@ class Mixed:
         if not coarsened(spec.dtype, len(spec.shape)):
             return {"": spec}
         scales = (spec.shape[0], *(1 for _ in spec.shape[1:]))
-        return {"": TensorSpec("int8", spec.shape), "scale": TensorSpec("float16", scales)}
+        return {"": TensorSpec("int8", spec.shape), SCALE: TensorSpec("float16", scales)}
 
     def encode(self, array: NDArray[Any], dtype: str) -> Mapping[str, NDArray[Any]]:
         raise NotImplementedError("levels are chosen at ingest, or with a plan's improvement, not at a cut")
@@ -35,4 +36,4 @@ class Mixed:
             return ()
         levels = f"levels of {value}"
         single = Node(levels, "aten.to.dtype", (parts[""], Constant("dtype", "float32")), (), (levels,))
-        return single, Node(value, "aten.mul.Tensor", (Ref(levels), parts["scale"]), (), (value,))
+        return single, Node(value, "aten.mul.Tensor", (Ref(levels), parts[SCALE]), (), (value,))

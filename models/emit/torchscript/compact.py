@@ -12,6 +12,7 @@ The order of records is that of `storages`: large tensors first, at multiples of
 
 from __future__ import annotations
 
+import functools
 import math
 import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,18 +21,23 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from rightrank.models.emit.encoding.encoding import Encoding
-from rightrank.models.emit.encoding.levels import TIMES
+from rightrank.models.emit.encoding.levels import SCALE, TIMES
+from rightrank.models.emit.encoding.packing import PACKINGS
 from rightrank.models.emit.encoding.plain import Plain
 from rightrank.models.emit.torchscript import code
 from rightrank.models.emit.torchscript.fold import FOLDED, Fold, folded, folds
 from rightrank.models.emit.torchscript.text import Part, Quote, Text
-from rightrank.models.factor.layer import factor_value
+from rightrank.models.factor.layer import Layer, factor_value
 from rightrank.models.master.slots import Slots
 from rightrank.models.master.template import Template, TensorSpec
 from rightrank.models.program.dtypes import DTYPES
 from rightrank.models.program.graph import Graph, Node, Ref
 
 TOP, PLAIN = "v", Plain()
+# What the code calls the powers of a packing's base.
+POWERS = "t"
+# The type of rows of coded levels.
+CODED = "uint8"
 # A tensor that takes more bytes, at full rank, has a record of its own.
 LARGE = 1 << 16
 # Vectors of more numbers are tensors like others.
@@ -51,6 +57,13 @@ ONE_TENSOR = {
 }  # fmt: skip
 
 
+class Kind(NamedTuple):
+    """What a layer is in a file: factored or whole, and by which packing its coded levels lie (0 without)."""
+
+    factored: bool
+    packing: int = 0
+
+
 class Place(NamedTuple):
     """A tensor of the file: which of the program's, which `side` of its factors, which `part` of its encoding."""
 
@@ -61,9 +74,8 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor with an attribute of its own. `axis`: along which its bases lie in the file, which is ahead of all
-    others there; None where its elements lie in the order of its own axes. `alone`: in a record of its own; `coded`:
-    in that of coded levels."""
+    """A tensor with an attribute of its own. `alone`: in a record of its own; `coded`: in that of coded levels, as rows
+    of bytes (see `packing`)."""
 
     place: Place
     attribute: str
@@ -71,7 +83,6 @@ class Stored:
     parameter: bool
     alone: bool
     coded: bool
-    axis: int | None
 
 
 class Group(NamedTuple):
@@ -118,6 +129,9 @@ class Compact:
         self._layers = {layer.weight: layer for layer in template.decomposed}
         self._weights = {layer.weight for layer in template.layers if template.tensors[layer.weight].dtype == FOLDED}
         self._nodes = folded(template.graph, self.folds)
+        packings = len(PACKINGS) if encoding.coded else 1
+        # What a layer that can be cut may be; whole and as its numbers are first.
+        self.kinds = [Kind(factored, packing) for factored in (False, True) for packing in range(packings)]
         self.stored: dict[Place, Stored] = {}
         self.vectors: dict[Place, Vector] = {}
         for number, name in enumerate(self.tensors):
@@ -197,19 +211,25 @@ class Compact:
         return self._layers[place.tensor].rank if place.side else 1
 
     def _stored(self, place: Place, spec: TensorSpec, number: int) -> Stored:
-        layer = self._layers.get(place.tensor)
         letter = "defghijk"[self.sides(place.tensor).index(place.side)] if place.side else "w"
         attribute = f"{letter}{number}" + (f"_{place.part}" if place.part else "")
         coded = not place.part and self.encoding.coded and place.tensor in self._weights
-        axis = None
-        if place.side and coded:
-            assert layer is not None
-            one, two = (self.shape(place, rank) for rank in (1, 2))
-            axes = [at for at, (less, more) in enumerate(zip(one, two, strict=True)) if less != more]
-            axis = axes[0] if axes else None
         size = math.prod(spec.shape) * DTYPES[spec.dtype].width
         parameter = place.tensor in self.template.graph.parameters and DTYPES[spec.dtype].floating
-        return Stored(place, attribute, spec.dtype, parameter, size > LARGE and not coded, coded, axis)
+        dtype = CODED if coded else spec.dtype
+        return Stored(place, attribute, dtype, parameter and not coded, size > LARGE and not coded, coded)
+
+    def rows(self, place: Place, packing: int, rank: Any) -> tuple[Any, int]:
+        """How many rows of how many bytes coded levels are: a basis a row, or of a whole weight an output."""
+        shape, axis = self._shape_and_axis(place, rank)
+        return shape[axis], PACKINGS[packing].width(math.prod(shape[:axis] + shape[axis + 1 :]))
+
+    def _shape_and_axis(self, place: Place, rank: Any) -> tuple[tuple[Any, ...], int]:
+        shape = self._spec_of(place.tensor, place.side, rank).shape
+        if not place.side:
+            return shape, 0
+        one, two = (self._spec_of(place.tensor, place.side, each).shape for each in (1, 2))
+        return shape, next(at for at, (less, more) in enumerate(zip(one, two, strict=True)) if less != more)
 
     def present(self, name: str, factored: bool) -> list[Stored]:
         """The parts of a tensor with attributes of their own, in a file where its layer is factored, or is not."""
@@ -252,7 +272,7 @@ class Compact:
     @property
     def storages(self) -> list[str]:
         """The type of every storage that tensors share, in the order of their records; last that of coded levels."""
-        return [*self.shared, *(["int8"] if self.coded else [])]
+        return [*self.shared, *([CODED] if self.coded else [])]
 
     @cached_property
     def alone(self) -> list[Place]:
@@ -273,8 +293,10 @@ class Compact:
             return named if len(shape) == 1 else f"torch.reshape({named}, [-1, {', '.join('1' for _ in shape[1:])}])"
         return f"self.{self.stored[place].attribute}"
 
-    def _value(self, name: str, side: str) -> str:
+    def _value(self, name: str, side: str, packing: int = 0) -> str:
         """A tensor, or one of its factors, as an expression."""
+        if (stored := self.stored.get(Place(name, side))) is not None and stored.coded:
+            return self._decoded(stored, packing)
         spec = self._spec_of(name, side, 1)
         encoding = self.encoding_of(name)
         places = {part: Place(name, side, part) for part in encoding.parts(spec)}
@@ -286,6 +308,26 @@ class Compact:
         for node in nodes:
             names[node.outputs[0]] = code.expression(node, names)
         return names[nodes[-1].outputs[0]]
+
+    def _decoded(self, stored: Stored, packing: int) -> str:
+        """Coded levels, times what they stand for."""
+        shape, axis = self._shape_and_axis(stored.place, 1)
+        others = shape[:axis] + shape[axis + 1 :]
+        single, packed = DTYPES[FOLDED].script, PACKINGS[packing]
+        found = f"self.{stored.attribute}"
+        if packed.count > 1:
+            digits = f'torch.div(torch.unsqueeze({found}, -1), {POWERS}{packing}, rounding_mode="floor")'
+            whole = packed.width(math.prod(others)) * packed.count
+            found = f"torch.reshape(torch.remainder({digits}, {packed.base}), [-1, {whole}])"
+            if whole > math.prod(others):
+                found = f"torch.slice({found}, 1, 0, {math.prod(others)})"
+        found = f"torch.sub(torch.to({found}, {single}), {packed.most})"
+        if len(others) > 1:
+            found = f"torch.reshape({found}, [-1, {', '.join(map(str, others))}])"
+        if axis:
+            order = [*range(1, axis + 1), 0, *range(axis + 1, len(shape))]
+            found = f"torch.permute({found}, [{', '.join(map(str, order))}])"
+        return f"torch.mul({found}, {self.expression(Place(stored.place.tensor, stored.place.side, SCALE))})"
 
     @cached_property
     def _names(self) -> dict[str, str]:
@@ -314,21 +356,21 @@ class Compact:
             if text:
                 parts.append(Part(((text.encode(),),), None, quote))
 
-        def either(index: int, dense: str, factored: str, quote: Quote | None = None) -> None:
-            if dense or factored:
-                texts = tuple((each.encode(),) if each else None for each in (dense, factored))
-                parts.append(Part(texts, index, quote))
+        def either(index: int, of: Callable[[Kind], str], quote: Quote | None = None) -> None:
+            texts = [of(kind) for kind in self.kinds]
+            if any(texts):
+                parts.append(Part(tuple((each.encode(),) if each else None for each in texts), index, quote))
 
         def attributes(line: Callable[[str], str], wanted: Callable[[Stored], bool], quote: Quote) -> None:
             for name in self.tensors:
-                dense, factored = (
-                    "".join(line(each.attribute) for each in self.present(name, cut) if wanted(each))
-                    for cut in (False, True)
-                )
+
+                def lines(kind: Kind, name: str = name) -> str:
+                    return "".join(line(each.attribute) for each in self.present(name, kind.factored) if wanted(each))
+
                 if name in index_of:
-                    either(index_of[name], dense, factored, quote)
+                    either(index_of[name], lines, quote)
                 else:
-                    add(dense, quote)
+                    add(lines(Kind(False)), quote)
 
         add("class Variant(Module):\n  __parameters__ = [")
         attributes(listed, lambda each: each.parameter, in_list)
@@ -350,24 +392,35 @@ class Compact:
                 else:
                     place = vector.place
                     along = f"torch.size(self.{self.stored[Place(place.tensor, place.side)].attribute}, 0), "
-                    either(index_of[place.tensor], "0, ", along)
+                    either(index_of[place.tensor], lambda kind, along=along: along if kind.factored else "0, ")
             add("], 0)\n")
+        if self.coded:
+            for number, packing in enumerate(PACKINGS[1:], 1):
+                numbers = f"torch.arange({packing.count}, dtype={DTYPES[CODED].script})"
+                add(f"    {POWERS}{number} = torch.pow({packing.base}, {numbers})\n", in_function)
         layer_of_call = {call: index for index, layer in enumerate(layers) for call in layer.calls}
         for node in self._nodes:
             index = layer_of_call.get(node.name)
             if index is None:
                 add(code.call(node, names), in_function)
                 continue
-            layer = layers[index]
-            sides = {factor_value(layer, side).name: self._value(layer.weight, side) for side in layer.form.sides}
-            own, last = names | sides, names[next(name for name in node.outputs if name)]
-            nodes = layer.form.calls(layer, node)
-            for step, each in enumerate(nodes[:-1], 1):
-                own[each.outputs[0]] = last + "_" * step
-            either(index, code.call(node, names), "".join(code.call(each, own) for each in nodes), in_function)
+            either(index, functools.partial(self._layer_lines, layers[index], node), in_function)
         results = ", ".join(names[name] for name in graph.outputs)
         add(f"    return {results if count == 1 else f'({results})'}\n", in_function)
         return Text(parts, flat=False)
+
+    def _layer_lines(self, layer: Layer, node: Node, kind: Kind) -> str:
+        """A call of a layer, as what it is."""
+        names, last = dict(self._names), self._names[next(name for name in node.outputs if name)]
+        if not kind.factored:
+            own = next(value for value, name in self.template.graph.tensors.items() if name == layer.weight)
+            return code.call(node, names | {own: self._value(layer.weight, "", kind.packing)})
+        for side in layer.form.sides:
+            names[factor_value(layer, side).name] = self._value(layer.weight, side, kind.packing)
+        nodes = layer.form.calls(layer, node)
+        for step, each in enumerate(nodes[:-1], 1):
+            names[each.outputs[0]] = last + "_" * step
+        return "".join(code.call(each, names) for each in nodes)
 
     # The pickle.
 
@@ -386,25 +439,27 @@ class Compact:
             name = string(group.name + "_")
             parts.append(Part(((name + b"h\0(h" + memo + b"J", 4, b"(J", 4, b"t(K\x01th\x02h\x01tR"),), None, in_pickle))
         for name in self.tensors:
-            several = [self.present(name, cut) for cut in ((False, True) if name in index_of else (False,))]
-            if any(several):
-                templates = tuple(tuple(merged(p for each in some for p in self._tensor(each))) or None for some in several)
-                parts.append(Part(templates, index_of.get(name), in_pickle))
+            templates = []
+            for kind in self.kinds if name in index_of else self.kinds[:1]:
+                several = [self._tensor(each, kind.packing) for each in self.present(name, kind.factored)]
+                templates.append(tuple(merged(piece for each in several for piece in each)) or None)
+            if any(templates):
+                parts.append(Part(tuple(templates), index_of.get(name), in_pickle))
         parts.append(Part(((b"ub.",),)))
         return Text(parts, flat=True)
 
-    def _tensor(self, stored: Stored) -> tuple[bytes | int, ...]:
+    def _tensor(self, stored: Stored, packing: int) -> tuple[bytes | int, ...]:
         flag = b"h\x03" if stored.parameter else b"h\x02"
         found: list[bytes | int]
         if stored.alone:
             key = self.key(stored.place)
             found = [string(stored.attribute) + b"h\0(" + persistent(stored.dtype, key) + b"J", 4, b"tQK\0"]
         else:
-            number = self.shared.index(stored.dtype) if not stored.coded else len(self.shared)
+            number = len(self.shared) if stored.coded else self.shared.index(stored.dtype)
             found = [string(stored.attribute) + b"h\0(h" + bytes([FIRST + number]) + b"J", 4]
         found.append(b"(")
-        for each in zip(*(self.layout(stored, rank) for rank in self._ranks(stored)), strict=True):
-            found.append(b"t(") if each[0] is None else found.extend(number_template(each))
+        for each in zip(*(self.layout(stored, packing, rank) for rank in self._ranks(stored)), strict=True):
+            found.extend([b"t("] if each[0] is None else number_template(each))
         found.append(b"t" + flag + b"h\x01tR")
         return tuple(merged(found))
 
@@ -412,25 +467,18 @@ class Compact:
         layer = self._layers.get(stored.place.tensor) if stored.place.side else None
         return (1, layer.rank) if layer is not None else (1, 1)
 
-    def layout(self, stored: Stored, rank: int) -> list[int | None]:
-        """Sizes and strides, with None between them."""
-        shape = self.shape(stored.place, rank)
-        order = list(range(len(shape)))
-        if stored.axis is not None:
-            order.insert(0, order.pop(stored.axis))
-        strides, step = [0] * len(shape), 1
-        for axis in reversed(order):
-            strides[axis] = step
-            step *= shape[axis]
-        return [*shape, None, *strides]
+    def layout(self, stored: Stored, packing: int, rank: int) -> list[int | None]:
+        """Sizes and strides in the file, with None between them."""
+        shape = self.rows(stored.place, packing, rank) if stored.coded else self.shape(stored.place, rank)
+        return [*shape, None, *(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))]
 
-    def fields(self, stored: Stored, rank: int, offset: int) -> list[bytes]:
+    def fields(self, stored: Stored, packing: int, rank: int, offset: int) -> list[bytes]:
         """What fills a tensor's template: its offset (or how many elements its record has), and what of its sizes and
         strides depends on the rank."""
         shape = self.shape(stored.place, rank)
         found = [struct.pack("<i", math.prod(shape) if stored.alone else offset)]
-        several = [self.layout(stored, each) for each in self._ranks(stored)]
-        for value, *extremes in zip(self.layout(stored, rank), *several, strict=True):
+        several = [self.layout(stored, packing, each) for each in self._ranks(stored)]
+        for value, *extremes in zip(self.layout(stored, packing, rank), *several, strict=True):
             if value is not None and extremes[0] != extremes[1]:
                 found.append(struct.pack("<H" if wide(extremes) == 2 else "<i", value))
         return found

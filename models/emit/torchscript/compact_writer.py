@@ -10,11 +10,11 @@ Layout:
 
 from __future__ import annotations
 
-import functools
 import math
 import struct
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,13 +24,16 @@ from numpy.typing import NDArray
 from rightrank.models.emit import format as formats
 from rightrank.models.emit.encoding.encoding import Encoding
 from rightrank.models.emit.format import Data, Sizes, Writer
-from rightrank.models.emit.torchscript import archive
-from rightrank.models.emit.torchscript.compact import HEAD, TOP, Compact, Group, Place, Stored, Vector
+from rightrank.models.emit.encoding.levels import SCALE, TIMES
+from rightrank.models.emit.torchscript import archive, crc, deflate
+from rightrank.models.emit.torchscript.compact import HEAD, TOP, Compact, Group, Kind, Place, Stored, Vector
 from rightrank.models.emit.torchscript.fold import FOLDED, Fold
 from rightrank.models.emit.torchscript.script import VERSION
 from rightrank.models.emit.torchscript.text import Text
 from rightrank.models.emit.torchscript.writer import TorchScript, numbers
 from rightrank.models.errors import UnsupportedCheckpoint
+from rightrank.models.master.levels import FIXED, OWN, Levels, there
+from rightrank.models.master.slots import Slot
 from rightrank.models.master.template import Template
 from rightrank.models.master.tensorfile import TensorFile
 from rightrank.models.program.dtypes import DTYPES
@@ -40,6 +43,8 @@ if TYPE_CHECKING:
 
 DATA = f"{TOP}/data/00000"
 PICKLE, CODE = f"{TOP}/data.pkl", f"{TOP}/code/__torch__.py"
+# The largest number of half precision.
+HALF = 65504.0
 LAST = ((f"{TOP}/constants.pkl", HEAD + b")."), (f"{TOP}/version", VERSION), (f"{TOP}/byteorder", b"little"))
 
 
@@ -52,7 +57,9 @@ class CompactWriter:
     """TorchScript files of one template."""
 
     def __init__(self, template: Template, encoding: Encoding, original: bool) -> None:
-        self._template, self._encoding = template, encoding
+        if encoding.coded:
+            template = replace(template, tuned=None)  # what was tuned has no levels at ingest
+        self._template = template
         self._compact = Compact(template, encoding, not original)
 
     # How large files are.
@@ -62,6 +69,7 @@ class CompactWriter:
         position = {layer.weight: index for index, layer in enumerate(layers)}
         total = archive.END.size + sum(record(name) + len(data) for name, data in LAST)
         total += record(PICKLE) + record(CODE) + len(compact.storages) * record(DATA)
+        total += len(deflate.LAST) if compact.coded else 0
         if compact.alone:
             total += archive.padding(0, DATA)
         for vector in dict.fromkeys(compact.vectors.values()):
@@ -79,12 +87,12 @@ class CompactWriter:
         return Sizes(total, tables, texts)
 
     def _text(self, text: Text) -> formats.Text:
-        more = [0] * len(self._template.decomposed)
+        more = [[0] * len(self._compact.kinds) for _ in self._template.decomposed]
         bits = text.overhead
         for layer, several in zip(text.layers, text.bits, strict=True):
             bits += several[0]
             if layer is not None:
-                more[layer] += several[1] - several[0]
+                more[layer] = [sum(pair) for pair in zip(more[layer], (x - several[0] for x in several), strict=True)]
         return formats.Text(bits, more)
 
     def _bytes(self, name: str, ranks: NDArray[np.int64] | None) -> Any:
@@ -104,8 +112,15 @@ class CompactWriter:
 
     # Their bytes.
 
-    def pieces(self, master: TensorFile, ranks: Sequence[int], changes: TensorFile | None) -> Iterator[Data]:
-        return archive.pieces(self._records(_Content(self._compact, master, ranks, changes)))
+    def pieces(
+        self,
+        master: TensorFile,
+        ranks: Sequence[int],
+        changes: TensorFile | None,
+        levels: TensorFile | None = None,
+        grids: Sequence[str] = (),
+    ) -> Iterator[Data]:
+        return archive.pieces(self._records(_Content(self._compact, master, ranks, changes, levels, grids)))
 
     def _records(self, content: _Content) -> Iterator[tuple[str, Data | archive.Deflated, bool]]:
         compact = self._compact
@@ -116,12 +131,13 @@ class CompactWriter:
         for number, dtype in enumerate(compact.shared):
             yield f"{TOP}/data/{number:05d}", b"".join(map(_raw, content.shared[dtype])), aligned
             aligned = False
-        if not compact.shared and aligned:
-            pass
+        if compact.coded:
+            yield f"{TOP}/data/{len(compact.shared):05d}", content.coded(), aligned
+            aligned = False
         for name, text, fields in ((PICKLE, compact.pickle, content.fields()), (CODE, compact.code, None)):
             chosen = []
             for number, layer in enumerate(text.layers):
-                which = int(layer is not None and bool(content.ranks[layer]))
+                which = 0 if layer is None else content.kinds[layer]
                 chosen.append((which, () if fields is None else fields[number]))
             whole, deflated = text.deflated(chosen)
             yield name, archive.Deflated([deflated], zlib.crc32(whole), len(whole)), aligned
@@ -134,28 +150,50 @@ class _Content:
     """The numbers of one plan's file, and where each tensor is."""
 
     def __init__(
-        self, compact: Compact, master: TensorFile, ranks: Sequence[int], changes: TensorFile | None
+        self,
+        compact: Compact,
+        master: TensorFile,
+        ranks: Sequence[int],
+        changes: TensorFile | None,
+        levels: TensorFile | None,
+        grids: Sequence[str],
     ) -> None:
-        self._compact, self.ranks = compact, ranks
-        template = compact.template
-        self._rank = {layer.weight: rank for layer, rank in zip(template.decomposed, ranks, strict=True)}
+        self._compact, template = compact, compact.template
+        weights = [layer.weight for layer in template.decomposed]
+        self._rank = dict(zip(weights, ranks, strict=True))
+        self._grid = dict(zip(weights, grids, strict=True)) if grids else {}
+        self._levels, self._changes = levels, changes
         knot = template.knot(ranks)
 
-        def slots(name: str) -> Mapping[str, NDArray[Any]]:
-            found = compact.slots.of(name, self._rank.get(name, 0), ranks, knot)
-            return {slot.side: numbers(slot, master, changes) for slot in found}
+        def slots(name: str) -> list[Slot]:
+            return list(compact.slots.of(name, self._rank.get(name, 0), ranks, knot))
+
+        def one(name: str) -> NDArray[Any]:
+            return numbers(slots(name)[0], master, changes)
 
         self._parts: dict[Place, NDArray[Any]] = {}
+        self._coded: dict[Place, tuple[Levels, int]] = {}
+        self._packing: dict[str, int] = {}
         for name in compact.tensors:
-            arrays, dtype = slots(name), template.tensors[name].dtype
-            last = next(reversed(arrays))
-            for side, array in arrays.items():
-                if name in compact.folds and side == last:
-                    scale, bias = folded(compact.folds[name], lambda each: slots(each)[""])
-                    self._parts[Place(compact.folds[name].value)] = bias
-                    array = _scaled(array, scale)
-                for part, each in compact.encoding_of(name).encode(array, dtype).items():
-                    self._parts[Place(name, side, part)] = each
+            several, scale = slots(name), None
+            if name in compact.folds:
+                fold = compact.folds[name]
+                scale, bias = folded(fold, one)
+                self._parts[Place(fold.value)] = self._held(bias)
+            for slot in several:
+                place, by = Place(name, slot.side), scale if slot is several[-1] else None
+                if (stored := compact.stored.get(place)) is not None and stored.coded:
+                    self._take_levels(place, slot, by)
+                    continue
+                array = numbers(slot, master, changes)
+                array = array if by is None else _scaled(array, by)
+                for part, each in compact.encoding_of(name).encode(array, slot.dtype).items():
+                    self._parts[Place(name, slot.side, part)] = each
+                if compact.encoding.coded and place in compact.vectors and slot.dtype == FOLDED:
+                    self._parts[place] = self._held(array)
+        self.kinds = [
+            compact.kinds.index(Kind(bool(rank), self._packing.get(name, 0))) for name, rank in self._rank.items()
+        ]
         self.shared: dict[str, list[NDArray[Any]]] = {dtype: [] for dtype in compact.shared}
         self._offset: dict[Place | Group, int] = {}
         self._count: dict[Group, int] = {}
@@ -170,11 +208,49 @@ class _Content:
             arrays = [self._vector(vector) for vector in compact.members(group)]
             self._count[group] = sum(array.size for array in arrays)
             put(group, group.dtype, arrays)
+        levels_before = 0
         for name in compact.tensors:
-            for stored in compact.present(name, bool(self._rank.get(name))):
-                if not stored.alone and not stored.coded:
+            rank = self._rank.get(name, 0)
+            for stored in compact.present(name, bool(rank)):
+                if stored.coded:
+                    self._offset[stored.place] = levels_before
+                    levels_before += math.prod(compact.rows(stored.place, self._packing[name], rank or 1))
+                elif not stored.alone:
                     put(stored.place, stored.dtype, [self._parts[stored.place]])
-        self._filled = filled
+        self._filled = [*filled.values(), *([levels_before] if compact.coded else [])]
+
+    def _held(self, array: NDArray[Any]) -> NDArray[Any]:
+        """A vector of float32 as it is stored; beside levels in half precision."""
+        if not self._compact.encoding.coded:
+            return array
+        return np.clip(np.ascontiguousarray(array).view(np.float32), -HALF, HALF).astype(np.float16).view(np.uint16)
+
+    def _take_levels(self, place: Place, slot: Slot, by: NDArray[np.float64] | None) -> None:
+        """What a tensor's levels are here: the plan's own, or those of its grid; their scale times `by`."""
+        if self._changes is not None and there(self._changes, OWN, slot.source):
+            found = Levels.of(self._changes, OWN, slot.source)
+        else:
+            assert self._levels is not None
+            found = Levels.of(self._levels, self._grid.get(place.tensor, FIXED), slot.source)
+        rank = self._rank.get(place.tensor, 0) if place.side else 0
+        scale = found.scale[: slot.shape[0]].astype(np.float64) * TIMES
+        scale = np.clip(scale if by is None else scale * by, -HALF, HALF)
+        self._parts[Place(place.tensor, place.side, SCALE)] = scale.astype(np.float16).view(np.uint16)
+        self._coded[place] = found, rank or len(found.ends) - 1
+        self._packing[place.tensor] = int(found.end[2])
+
+    def coded(self) -> archive.Deflated:
+        """The record of all levels."""
+        pieces: list[Data] = []
+        crcs, sizes = [], []
+        for place, (levels, count) in self._coded.items():
+            rank = self._rank.get(place.tensor, 0)
+            rows, width = self._compact.rows(place, self._packing[place.tensor], rank)
+            word, length, _ = levels.end.tolist()
+            pieces += deflate.block(levels.stream, int(levels.ends[count]), deflate.Bits(word, length))
+            crcs.append(int(levels.crcs[count]))
+            sizes.append(rows * width)
+        return archive.Deflated([*pieces, deflate.LAST], crc.combined(crcs, sizes), sum(sizes))
 
     def _vector(self, vector: Vector) -> NDArray[Any]:
         """A vector's numbers; none where the layer that it is of has no such part here."""
@@ -197,14 +273,16 @@ class _Content:
     def fields(self) -> list[list[bytes]]:
         """Those of each part of the pickle."""
         compact = self._compact
-        found = [[struct.pack("<i", count) for count in self._filled.values()]]
+        found = [[struct.pack("<i", count) for count in self._filled]]
         for group in compact.groups:
             found.append([struct.pack("<i", self._offset[group]), struct.pack("<i", self._count[group])])
         for name in compact.tensors:
             if any(place.tensor == name for place in compact.stored):
                 rank = self._rank.get(name, 0)
                 some = compact.present(name, bool(rank))
-                found.append([f for each in some for f in compact.fields(each, rank, self._offset.get(each.place, 0))])
+                packing = self._packing.get(name, 0)
+                places = [(each, self._offset.get(each.place, 0)) for each in some]
+                found.append([field for each, at in places for field in compact.fields(each, packing, rank, at)])
         return [*found, []]
 
 
@@ -255,5 +333,3 @@ class CompactTorchScript(TorchScript):
     def load(self, path: Path) -> Network:
         return super().load(path)
 
-
-_ = functools

@@ -1,0 +1,50 @@
+"""Several small levels in one byte.
+
+A prefix code takes a bit for a symbol at the least. Levels of which most are zero take less where several are one
+symbol: `count` of them, each between -most and most, as the digits of a byte to the base 2·most + 1, the first the
+lowest. A row is filled up with zeros, so that each row is by itself.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Packing(NamedTuple):
+    count: int
+    most: int
+
+    @property
+    def base(self) -> int:
+        return 2 * self.most + 1
+
+    def width(self, numbers: int) -> int:
+        """How many bytes a row of so many levels takes."""
+        return -(-numbers // self.count)
+
+    def pack(self, levels: NDArray[np.int8]) -> NDArray[np.uint8]:
+        """Levels (R, m) as bytes (R, ⌈m/count⌉)."""
+        rows, numbers = levels.shape
+        digits = np.full((rows, self.width(numbers) * self.count), self.most, dtype=np.int64)
+        digits[:, :numbers] += levels
+        powers = self.base ** np.arange(self.count)
+        return (digits.reshape(rows, -1, self.count) @ powers).astype(np.uint8)
+
+    def unpack(self, packed: NDArray[np.uint8], numbers: int) -> NDArray[np.int8]:
+        """The inverse of `pack`, of rows of so many levels."""
+        digits = packed[..., None] // (self.base ** np.arange(self.count)) % self.base
+        levels: NDArray[np.int8] = (digits.reshape(len(packed), -1)[:, :numbers] - self.most).astype(np.int8)
+        return levels
+
+
+# By number, which files and stores name: never another.
+PACKINGS = (Packing(1, 127), Packing(2, 7), Packing(3, 2), Packing(5, 1))
+
+
+def packings(levels: NDArray[np.int8]) -> list[int]:
+    """Those that can hold such levels."""
+    most = int(np.abs(levels.astype(np.int16)).max(initial=0))
+    return [number for number, packing in enumerate(PACKINGS) if packing.most >= most]
