@@ -100,6 +100,10 @@ class PlanPath:
         levels = self._growth.floor + np.bincount(self._growth.steps[:count], minlength=self._full.size)
         return tuple(np.where(levels >= self._full, DENSE, levels).tolist())
 
+    def grids(self, count: int) -> tuple[str, ...]:
+        """None: numbers are no levels."""
+        return ()
+
     @staticmethod
     def largest(*limits: tuple[NDArray[np.int64], int]) -> int | None:
         """The last step of the path at which every total is within its limit, if there is one.

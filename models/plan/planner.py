@@ -30,14 +30,16 @@ from numpy.typing import NDArray
 
 from rightrank.models.emit import formats
 from rightrank.models.emit.format import FIRST, Output
-from rightrank.models.errors import BudgetError
+from rightrank.models.errors import BudgetError, PrecisionError
 from rightrank.models.master import entries
 from rightrank.models.master.template import Template
 from rightrank.models.plan.criteria import Importance
+from rightrank.models.plan.mixture import MIXTURE, MixedPath, Mixture
 from rightrank.models.plan.path import Growth, PlanPath
 
 COMMON = (1.0, 0.7, 0.5, 0.4, 0.3, 0.2, 0.1)
 Of: TypeAlias = Literal["params", "macs"]
+UPLOAD_AGAIN = "Ask for another precision, or delete the model and upload it again."
 # What a budget is a share of.
 BUDGETED: Mapping[Of, Sequence[str]] = {"params": ("params", "bytes"), "macs": ("macs",)}
 
@@ -60,11 +62,13 @@ class Plan:
     budget: float
     original: bool
     output: Output = FIRST
+    grids: tuple[str, ...] = ()
 
     @cached_property
     def digest(self) -> str:
         identity: list[Any] = [*self.ranks, "reduced"] if self.reduced else [*self.ranks]
         identity += [] if self.output == FIRST else [self.output.to_json()]
+        identity += [list(self.grids)] if self.grids else []
         return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
 
     @property
@@ -76,13 +80,15 @@ class Plan:
         found = {**asdict(self), "ranks": list(self.ranks), "digest": self.digest}
         if self.output == FIRST:
             del found["output"]
+        if not self.grids:
+            del found["grids"]
         return found
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Plan:
         output = Output(**data["output"]) if "output" in data else FIRST
-        ranks = tuple(data["ranks"])
-        return Plan(ranks, data["params"], data["macs"], data["bytes"], data["budget"], data["original"], output)
+        ranks, grids = tuple(data["ranks"]), tuple(data.get("grids", ()))
+        return Plan(ranks, data["params"], data["macs"], data["bytes"], data["budget"], data["original"], output, grids)
 
 
 @dataclass(frozen=True)
@@ -103,11 +109,11 @@ class Limit:
     def holds(self, plan: Plan) -> bool:
         return all(getattr(plan, quantity) <= most for quantity, most in self.most.items())
 
-    def met(self, path: PlanPath) -> NDArray[np.bool_]:
+    def met(self, path: PlanPath | MixedPath) -> NDArray[np.bool_]:
         """For every step of a path whether it is within."""
         return np.asarray(np.all([getattr(path, quantity) <= most for quantity, most in self.most.items()], axis=0))
 
-    def least(self, path: PlanPath, where: NDArray[np.bool_]) -> float:
+    def least(self, path: PlanPath | MixedPath, where: NDArray[np.bool_]) -> float:
         """The lowest that it could be for one of the steps `where` of a path to meet it, a budget rounded up to six
         digits."""
         totals = {quantity: getattr(path, quantity)[where] for quantity in self.most}
@@ -139,10 +145,12 @@ class Planner:
         importance: Importance,
         by_macs: Growth | None = None,
         output: Output = FIRST,
+        mixture: Mixture | None = None,
     ) -> None:
         """`growth` is the order of bases by what they are worth per parameter, `by_macs` per multiply-accumulate,
-        where that is another one; `output` is what plans are written as."""
-        self.template, self.output = template, output
+        where that is another one; `output` is what plans are written as, and `mixture` the path of those of coded
+        levels, where there are any."""
+        self.template, self.output, self.mixture = template, output, mixture
         self._growth, self._growth_by_macs, self._importance = growth, by_macs, importance
         # What a budget is a share of, whatever numbers are written as: its file has them as they are.
         original = template.original
@@ -151,6 +159,11 @@ class Planner:
         # Only exact numbers give the network as it came, and have it for the last step.
         within = template if output.exact else replace(template, uploaded=None)
         sizes = formats.writer_of(within, output).sizes()
+        if output.coded:
+            if mixture is None:
+                raise PrecisionError("The model has no levels: it was published before there were any.", UPLOAD_AGAIN)
+            self._path = self._path_by_macs = MixedPath(within, mixture, sizes)
+            return
         last = formats.writer_of(original, output, original=True).sizes().whole if output.exact else None
         self._path = PlanPath(within, growth, sizes, last)
         self._path_by_macs = PlanPath(within, by_macs, sizes, last) if by_macs else self._path
@@ -166,11 +179,12 @@ class Planner:
             split = np.cumsum([layer.rank for layer in template.decomposed])[:-1]
             importance = np.split(file["importance"], split) if template.decomposed else []
         # A tuned master knows the batch norms along one path only.
-        return Planner(template, growth, importance, None if template.tuned else by_macs, output)
+        mixture = Mixture.open(folder) if (folder / MIXTURE).exists() else None
+        return Planner(template, growth, importance, None if template.tuned else by_macs, output, mixture)
 
     def written_as(self, output: Output) -> Planner:
         """The planner of the same master for other files."""
-        return Planner(self.template, self._growth, self._importance, self._growth_by_macs, output)
+        return Planner(self.template, self._growth, self._importance, self._growth_by_macs, output, self.mixture)
 
     def plan(
         self,
@@ -221,12 +235,16 @@ class Planner:
         found: list[Limit] = []
         if budget is not None:
             share = Decimal(repr(float(budget)))
-            most = {each: math.floor(share * self._original[each]) for each in BUDGETED[of]}
+            most = {each: math.floor(share * self._original[each]) for each in self._budgeted(of)}
             found.append(Limit("budget", f"{budget:g}", most, self._original))
         for quantity, value in (("params", max_params), ("macs", max_macs), ("bytes", max_bytes)):
             if value is not None:
                 found.append(Limit(f"max_{quantity}", str(value), {quantity: value}))
         return found
+
+    def _budgeted(self, of: Of) -> Sequence[str]:
+        """What a budget bounds. Where ranks and steps are mixed, the file alone."""
+        return ("bytes",) if self.output.coded and of == "params" else BUDGETED[of]
 
     def find(self, digest: str) -> Plan | None:
         """The plan with this digest. Looks at every plan, which takes a moment where there are many."""
@@ -239,7 +257,7 @@ class Planner:
     def least(self, of: Of = "params") -> float:
         """The smallest budget that can be met, rounded up to six digits."""
         path = self._path_by_macs if of == "macs" else self._path
-        limit = Limit("budget", "", dict.fromkeys(BUDGETED[of], 0), self._original)
+        limit = Limit("budget", "", dict.fromkeys(self._budgeted(of), 0), self._original)
         return float(limit.least(path, np.ones(len(path), dtype=bool)))
 
     def possible(self, budgets: Sequence[float] = COMMON) -> list[float]:
@@ -281,7 +299,7 @@ class Planner:
             total += float(worth[rank - 1])  # of a layer left whole, rank 0, the last: all of it
         return total
 
-    def _at(self, count: int, path: PlanPath | None = None) -> Plan:
+    def _at(self, count: int, path: PlanPath | MixedPath | None = None) -> Plan:
         path = path or self._path
         params = int(path.params[count])
         return Plan(
@@ -292,14 +310,15 @@ class Planner:
             budget=params / self.template.original.params,
             original=self.output.exact and count == len(path) - 1,
             output=self.output,
+            grids=path.grids(count),
         )
 
 
-def _largest(path: PlanPath, limits: Sequence[Limit]) -> int | None:
-    return path.largest(*((getattr(path, each), most) for limit in limits for each, most in limit.most.items()))
+def _largest(path: PlanPath | MixedPath, limits: Sequence[Limit]) -> int | None:
+    return PlanPath.largest(*((getattr(path, each), most) for limit in limits for each, most in limit.most.items()))
 
 
-def _refusal(limits: Sequence[Limit], paths: Sequence[PlanPath]) -> BudgetError:
+def _refusal(limits: Sequence[Limit], paths: Sequence[PlanPath | MixedPath]) -> BudgetError:
     """Of limits that no step of the paths meets, the first that none meets which meets those before it."""
     left = [np.ones(len(path), dtype=bool) for path in paths]
     for limit in limits:

@@ -1,0 +1,143 @@
+"""The path along which plans lie that mix ranks and steps: what each layer is written as, and in which order it grows.
+
+Each layer has *states*: whole at a grid of levels, or cut to a rank at one, the smallest first. They are those on the
+lower convex hull of what a state costs in bytes and what it loses, in the unit of the importance. Along the path one
+layer after the other takes its next state, the one that saves most for each byte first: a Lagrangian over ranks and
+steps at once. Needs numpy only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rightrank.models.emit.format import Sizes
+from rightrank.models.master.template import Template
+
+MIXTURE = "mixture.npz"
+
+
+class State(NamedTuple):
+    """A layer at a `rank` (0: whole) and a grid (its number), of so many `bytes` of coded levels, packed so, and what
+    that loses."""
+
+    rank: int
+    grid: int
+    packing: int
+    bytes: int
+    loss: float
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """The states of every layer that can be cut, one after the other in `states` (S, 4): rank, grid, packing, bytes;
+    `counts` how many each layer has; `steps` the order in which layers grow, by index; `fixed` the bytes of the levels
+    of weights that are never cut; `grids` the names of grids."""
+
+    states: NDArray[np.int64]
+    counts: NDArray[np.int64]
+    steps: NDArray[np.int32]
+    fixed: int
+    grids: tuple[str, ...]
+
+    @staticmethod
+    def of(layers: Sequence[Sequence[State]], fixed: int, grids: Sequence[str]) -> Mixture:
+        """The path over all that layers can be, of states in any order."""
+        hulls = [hull(states) for states in layers]
+        owners, gains = [], []
+        for index, states in enumerate(hulls):
+            for less, more in zip(states, states[1:], strict=False):
+                owners.append(index)
+                gains.append((less.loss - more.loss) / (more.bytes - less.bytes))
+        order = np.argsort(-np.array(gains), kind="stable")
+        table = np.array([state[:4] for states in hulls for state in states], dtype=np.int64).reshape(-1, 4)
+        counts = np.array([len(states) for states in hulls], dtype=np.int64)
+        return Mixture(table, counts, np.array(owners, dtype=np.int32)[order], fixed, tuple(grids))
+
+    def save(self, folder: Path) -> None:
+        arrays = {"states": self.states, "counts": self.counts, "steps": self.steps}
+        np.savez(folder / MIXTURE, **arrays, fixed=np.array(self.fixed), grids=np.array(self.grids))
+
+    @staticmethod
+    def open(folder: Path) -> Mixture:
+        """Raises FileNotFoundError for a master without levels."""
+        with np.load(folder / MIXTURE, allow_pickle=False) as file:
+            grids = tuple(map(str, file["grids"].tolist()))
+            return Mixture(file["states"], file["counts"], file["steps"], int(file["fixed"]), grids)
+
+    def of_layers(self) -> list[NDArray[np.int64]]:
+        """Each layer's states, (k, 4)."""
+        return np.split(self.states, np.cumsum(self.counts)[:-1]) if len(self.counts) else []
+
+
+def hull(states: Sequence[State]) -> list[State]:
+    """The states on the lower convex hull of loss over bytes, rising in bytes, each losing less than that before."""
+    found: list[State] = []
+    for state in sorted(states, key=lambda each: (each.bytes, each.loss)):
+        if found and state.loss >= found[-1].loss:
+            continue
+        while len(found) > 1 and _above(found[-2], found[-1], state):
+            found.pop()
+        found.append(state)
+    # Of states that take as many bytes the first loses least.
+    return [each for at, each in enumerate(found) if not at or each.bytes > found[at - 1].bytes]
+
+
+def _above(one: State, middle: State, other: State) -> bool:
+    """Whether the middle of three is not below the line between the others."""
+    return (one.loss - middle.loss) * (other.bytes - one.bytes) <= (one.loss - other.loss) * (middle.bytes - one.bytes)
+
+
+class MixedPath:
+    """A mixture with, for every step, the whole variant's `params`, `macs` and file `bytes`."""
+
+    def __init__(self, template: Template, mixture: Mixture, sizes: Sizes) -> None:
+        """`sizes` are those of files without their coded levels."""
+        self._mixture, self._states = mixture, mixture.of_layers()
+        layers, steps = template.decomposed, mixture.steps
+
+        def totals(whole: int, tables: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+            """Along the path, of a network that has `whole` but for what each layer's states have."""
+            grown = np.zeros(steps.size, dtype=np.int64)
+            for index, table in enumerate(tables):
+                grown[steps == index] = np.diff(table)
+            start = whole + sum(int(table[0]) for table in tables)
+            return np.asarray(np.concatenate([[0], np.cumsum(grown)]) + start)
+
+        by_rank = [
+            (np.append(layer.params, layer.params_by_rank), np.append(layer.macs, layer.macs_by_rank)) for layer in layers
+        ]
+        ranks = [states[:, 0] for states in self._states]
+        params = [table[0][rank] for table, rank in zip(by_rank, ranks, strict=True)]
+        macs = [table[1][rank] for table, rank in zip(by_rank, ranks, strict=True)]
+        self.params = totals(template.params - sum(layer.params for layer in layers), params)
+        self.macs = totals(template.macs - sum(layer.macs for layer in layers), macs)
+        coded = [
+            table[states[:, 0]] + states[:, 3] for table, states in zip(sizes.tables, self._states, strict=True)
+        ]
+        self.bytes = totals(sizes.whole + mixture.fixed, coded)
+        for text in sizes.texts:
+            packings = len(text.more[0]) // 2 if text.more else 1
+            kinds = [(states[:, 0] > 0) * packings + states[:, 2] for states in self._states]
+            bits = totals(text.bits, [np.asarray(more)[kind] for more, kind in zip(text.more, kinds, strict=True)])
+            self.bytes += (bits + 7) // 8 - (text.bits + 7) // 8
+
+    def __len__(self) -> int:
+        return int(self.params.size)
+
+    def _at(self, count: int) -> NDArray[np.int64]:
+        taken = np.bincount(self._mixture.steps[:count], minlength=len(self._states))
+        return np.array([states[at] for states, at in zip(self._states, taken, strict=True)]).reshape(-1, 4)
+
+    def ranks(self, count: int) -> tuple[int, ...]:
+        """The rank of every layer after `count` steps; 0 where it is whole."""
+        return tuple(self._at(count)[:, 0].tolist())
+
+    def grids(self, count: int) -> tuple[str, ...]:
+        """The grid that each layer's levels are of."""
+        return tuple(self._mixture.grids[grid] for grid in self._at(count)[:, 1].tolist())
