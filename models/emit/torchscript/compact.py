@@ -34,16 +34,17 @@ from rightrank.models.program.dtypes import DTYPES
 from rightrank.models.program.graph import Graph, Node, Ref
 
 TOP, PLAIN = "v", Plain()
-# What the code calls the powers of a packing's base.
-POWERS = "t"
+# What the code calls the functions that make numbers of levels, by the axis along which the bases lie.
+ALONG = ("r", "c")
 # The type of rows of coded levels.
 CODED = "uint8"
 # A tensor that takes more bytes, at full rank, has a record of its own.
 LARGE = 1 << 16
 # Vectors of more numbers are tensors like others.
 LONG = 1 << 12
-# What the code calls the two vectors, split: of sizes that are always the same, and of sizes that depend on ranks.
-FIXED, VARIED = "p", "q"
+# What the code calls the tensors of vectors, split: one for each type, of sizes that are fixed or depend on ranks, and
+# of scales or others.
+SPLIT = "pqstuyabghijkmno" + "ABCDEFGHIJKLMNOP"
 # Operators that give one tensor: the local variable of what is not read any more may hold it.
 ONE_TENSOR = {
     f"aten.{name}"
@@ -93,19 +94,6 @@ class Group(NamedTuple):
     varied: bool
     scales: bool = False
     held: bool = False
-
-    @property
-    def name(self) -> str:
-        """What the code calls the tensor, split; its attribute has an underscore more."""
-        kind = "s" * self.scales + "h" * self.held
-        return (VARIED if self.varied else FIXED) + kind + ("" if self.dtype == FOLDED else self.dtype[0] + self.dtype[-2:])
-
-    def opened(self) -> str:
-        """The tensor in the numbers that calls take."""
-        stored = f"self.{self.name}_"
-        if self.held:
-            stored = f"torch.to({stored}, {DTYPES[FOLDED].script})"
-        return f"torch.mul({stored}, {1 / TIMES!r})" if self.scales else stored
 
 
 @dataclass(frozen=True)
@@ -284,12 +272,27 @@ class Compact:
 
     # The code.
 
+    def _named(self, group: Group) -> str:
+        """What the code calls the tensor of a group's vectors, split."""
+        return SPLIT[self.groups.index(group)]
+
+    def attribute(self, group: Group) -> str:
+        """The attribute that holds that tensor."""
+        return f"{self._named(group)}_"
+
+    def _opened(self, group: Group) -> str:
+        """That tensor in the numbers that calls take."""
+        stored = f"self.{self.attribute(group)}"
+        if group.held:
+            stored = f"torch.to({stored}, {DTYPES[FOLDED].script})"
+        return f"torch.mul({stored}, {1 / TIMES!r})" if group.scales else stored
+
     def expression(self, place: Place) -> str:
         """How the code calls a part."""
         shape = self.shape(place, 1) if place.tensor in self.template.tensors else (0,)
         if place in self.vectors:
             vector = self.vectors[place]
-            named = f"{vector.group.name}[{vector.number}]"
+            named = f"{self._named(vector.group)}[{vector.number}]"
             return named if len(shape) == 1 else f"torch.reshape({named}, [-1, {', '.join('1' for _ in shape[1:])}])"
         return f"self.{self.stored[place].attribute}"
 
@@ -310,24 +313,13 @@ class Compact:
         return names[nodes[-1].outputs[0]]
 
     def _decoded(self, stored: Stored, packing: int) -> str:
-        """Coded levels, times what they stand for."""
+        """Coded levels, times what they stand for: a call of one of the module's functions (see `unpacking`)."""
         shape, axis = self._shape_and_axis(stored.place, 1)
-        others = shape[:axis] + shape[axis + 1 :]
-        single, packed = DTYPES[FOLDED].script, PACKINGS[packing]
-        found = f"self.{stored.attribute}"
-        if packed.count > 1:
-            digits = f'torch.div(torch.unsqueeze({found}, -1), {POWERS}{packing}, rounding_mode="floor")'
-            whole = packed.width(math.prod(others)) * packed.count
-            found = f"torch.reshape(torch.remainder({digits}, {packed.base}), [-1, {whole}])"
-            if whole > math.prod(others):
-                found = f"torch.slice({found}, 1, 0, {math.prod(others)})"
-        found = f"torch.sub(torch.to({found}, {single}), {packed.most})"
-        if len(others) > 1:
-            found = f"torch.reshape({found}, [-1, {', '.join(map(str, others))}])"
-        if axis:
-            order = [*range(1, axis + 1), 0, *range(axis + 1, len(shape))]
-            found = f"torch.permute({found}, [{', '.join(map(str, order))}])"
-        return f"torch.mul({found}, {self.expression(Place(stored.place.tensor, stored.place.side, SCALE))})"
+        sizes = [str(-1 if at == axis else size) for at, size in enumerate(shape)]
+        scale = self.vectors[Place(stored.place.tensor, stored.place.side, SCALE)]
+        count = math.prod(shape[:axis] + shape[axis + 1 :])
+        levels = f"self.l{packing}(self.{stored.attribute}, {count})"
+        return f"self.{ALONG[axis]}({levels}, {self._named(scale.group)}[{scale.number}], [{', '.join(sizes)}])"
 
     @cached_property
     def _names(self) -> dict[str, str]:
@@ -341,7 +333,7 @@ class Compact:
         whole = [each for place, each in self.stored.items() if not place.side and not self.sides(place.tensor)]
         first = f"self.{whole[0].attribute}" if whole else None
         if first is None and self.groups:
-            first = f"self.{self.groups[0].name}_"
+            first = f"self.{self.attribute(self.groups[0])}"
         names[code.DEVICE] = f"{first or names[graph.inputs[0].name]}.device"
         return names
 
@@ -375,17 +367,21 @@ class Compact:
         add("class Variant(Module):\n  __parameters__ = [")
         attributes(listed, lambda each: each.parameter, in_list)
         add("]\n  __buffers__ = [", in_list)
-        add("".join(listed(group.name + "_") for group in self.groups), in_list)
+        add("".join(listed(self.attribute(group)) for group in self.groups), in_list)
         attributes(listed, lambda each: not each.parameter, in_list)
-        add("]\n" + "".join(declared(group.name + "_") for group in self.groups))
+        add("]\n" + "".join(declared(self.attribute(group)) for group in self.groups))
         attributes(declared, lambda each: True, in_class)
+        if self.coded:
+            for packing in range(len(PACKINGS)):
+                add(unpacking(packing), in_class)
+            add(SCALING, in_class)
         head = "  training : bool\n  _is_full_backward_hook : Optional[bool]\n  def forward(self: __torch__.Variant"
         inputs = "".join(f",\n    {names[spec.name]}: Tensor" for spec in graph.inputs)
         count = len(graph.outputs)
         kind = "Tensor" if count == 1 else f"Tuple[{', '.join(['Tensor'] * count)}]"
         add(f"{head}{inputs}) -> {kind}:\n", in_class)
         for group in self.groups:
-            add(f"    {group.name} = torch.split_with_sizes({group.opened()}, [", in_function)
+            add(f"    {self._named(group)} = torch.split_with_sizes({self._opened(group)}, [", in_function)
             for vector in self.members(group):
                 if not group.varied:
                     add(f"{self.size_of(vector)}, ")
@@ -394,10 +390,6 @@ class Compact:
                     along = f"torch.size(self.{self.stored[Place(place.tensor, place.side)].attribute}, 0), "
                     either(index_of[place.tensor], lambda kind, along=along: along if kind.factored else "0, ")
             add("], 0)\n")
-        if self.coded:
-            for number, packing in enumerate(PACKINGS[1:], 1):
-                numbers = f"torch.arange({packing.count}, dtype={DTYPES[CODED].script})"
-                add(f"    {POWERS}{number} = torch.pow({packing.base}, {numbers})\n", in_function)
         layer_of_call = {call: index for index, layer in enumerate(layers) for call in layer.calls}
         for node in self._nodes:
             index = layer_of_call.get(node.name)
@@ -436,7 +428,7 @@ class Compact:
         parts = [Part((tuple(merged(head)),))]
         for group in self.groups:
             memo = bytes([FIRST + self.shared.index(group.dtype)])
-            name = string(group.name + "_")
+            name = string(self.attribute(group))
             parts.append(Part(((name + b"h\0(h" + memo + b"J", 4, b"(J", 4, b"t(K\x01th\x02h\x01tR"),), None, in_pickle))
         for name in self.tensors:
             templates = []
@@ -563,6 +555,35 @@ def registers(graph: Graph, nodes: Sequence[Node]) -> dict[str, str]:
             free += sorted(held.pop(name) for name in ended)
             free.sort()
     return names
+
+
+def unpacking(packing: int) -> str:
+    """A function of the module: the `m` levels of each row of `b`, as numbers."""
+    single, (count, most) = DTYPES[FOLDED].script, PACKINGS[packing]
+    levels = "b"
+    if count > 1:
+        powers = f"torch.pow({2 * most + 1}, torch.arange({count}, dtype={DTYPES[CODED].script}))"
+        digits = f'torch.div(torch.unsqueeze(b, -1), {powers}, rounding_mode="floor")'
+        levels = f"torch.slice(torch.flatten(torch.remainder({digits}, {2 * most + 1}), 1), 1, 0, m)"
+    head = f"  def l{packing}(self: __torch__.Variant,\n    b: Tensor,\n    m: int) -> Tensor:\n"
+    return f"{head}    return torch.sub(torch.to({levels}, {single}), {most})\n"
+
+
+# Functions of the module: rows `b` of levels, times scales `s`, as a tensor of sizes `z`. The scales are one for each
+# row, or each is for neighbouring levels of every row, and the rows come to lie along the second axis.
+SCALING = """\
+  def r(self: __torch__.Variant,
+    b: Tensor,
+    s: Tensor,
+    z: List[int]) -> Tensor:
+    return torch.reshape(torch.mul(b, torch.unsqueeze(s, 1)), z)
+  def c(self: __torch__.Variant,
+    b: Tensor,
+    s: Tensor,
+    z: List[int]) -> Tensor:
+    b = torch.reshape(b, [torch.size(b, 0), torch.size(s, 0), -1])
+    return torch.reshape(torch.permute(torch.mul(b, torch.unsqueeze(s, 1)), [1, 0, 2]), z)
+"""
 
 
 def listed(name: str) -> str:
