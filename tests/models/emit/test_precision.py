@@ -138,6 +138,14 @@ def test_a_limit_that_no_file_meets_names_the_nearest_in_that_precision(case: Ca
     assert refused.value.nearest == found.least() and found.plan(budget=found.least()).budget <= found.least()
 
 
+def test_a_network_too_small_for_a_precision_is_told_to_take_another(tmp_path: Path) -> None:
+    _, _, exact = planner(Shared, tmp_path)
+    found = exact.written_as(replace(FIRST, encoding="int8"))
+    assert found.least() > 1 and found.possible() == []
+    with pytest.raises(BudgetError, match="larger than the one as uploaded: none meets `budget=1`. Ask for another"):
+        found.plan(budget=1)
+
+
 def test_a_model_has_those_that_its_numbers_allow_its_own_first(case: Case) -> None:
     template = case[2].template
     assert precisions(template) == dict(PRECISIONS)
