@@ -2,9 +2,9 @@
 
 The cut; its tuned factors where the master has some (see `tune`); its layers refit (`refit`); the cut and the
 refit with batch norms taken anew relative to the original (`renorm`); and, where asked for, the best of these
-trained further on its own, at two learning rates (`polish`). Each can hurt, so that one is kept whose outputs are
-nearest to the original's on calibration inputs that no fit and no training has seen (what the decomposition
-weighs them by has, for all alike); evaluation data play no part.
+trained further on its own, at two learning rates (`polish`). Each can hurt, so that one is kept whose outputs, with
+the numbers that its file has, are nearest to the original's on calibration inputs that no fit and no training has seen
+(what the decomposition weighs them by has, for all alike); evaluation data play no part.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from rightrank.models.emit.format import FIRST, Output
 from rightrank.models.factor.gradients import Gradients
 from rightrank.models.improve.distill import Recipe
 from rightrank.models.improve.polish import polish
 from rightrank.models.improve.refit import INPUTS, affordable, refit
 from rightrank.models.improve.renorm import renorm
+from rightrank.models.improve.written import as_written
 from rightrank.models.master import entries, gradients
 from rightrank.models.master.master import Master
 from rightrank.models.master.template import Template
@@ -46,8 +48,10 @@ def improve(
     progress: Progress,
     classes: Classes = True,
     training: Recipe | None = None,
+    output: Output = FIRST,
 ) -> str:
-    """Find what is best for the plan `ranks` of the master in `folder`; write the tensors that it changes to `out`.
+    """Find what is best for the plan `ranks` of the master in `folder`, in files as `output` says; write the tensors
+    that it changes to `out`.
 
     The answer says what won: "cut", "cut+bn", "refit", "refit+bn", "tuned", or with a recipe for `training` perhaps
     "polished". A fifth of the calibration inputs, at most 256 or one batch of a program for a fixed number of samples,
@@ -77,7 +81,7 @@ def improve(
 
         def distances(several: Mapping[str, Variant]) -> dict[str, float]:
             progress("compare", 0, 1, "plans")
-            programs = [each.program() for each in several.values()]
+            programs = [as_written(each, output) for each in several.values()]
             found = measure.distances(original, programs, held, batch)
             return dict(zip(several, found, strict=True))
 

@@ -260,6 +260,11 @@ class Planner:
         limit = Limit("budget", "", dict.fromkeys(self._budgeted(of), 0), self._original)
         return float(limit.least(path, np.ones(len(path), dtype=bool)))
 
+    @property
+    def least_bytes(self) -> int:
+        """How large the smallest file is."""
+        return int(self._path.bytes.min())
+
     def possible(self, budgets: Sequence[float] = COMMON) -> list[float]:
         """Those of a list of budgets, of parameters, that can be met."""
         least = self.least()
@@ -328,6 +333,12 @@ def _refusal(limits: Sequence[Limit], paths: Sequence[PlanPath | MixedPath]) -> 
             break
     nearest = min(limit.least(path, steps) for path, steps in before)
     others = ", together with the limits before it" if len(limits) > 1 else ""
+    if limit.name == "budget" and nearest > 1:
+        return BudgetError(
+            f"In this precision each file is larger than the one as uploaded: none meets `budget={limit.asked}`.",
+            "Ask for another precision: a network as small as this gains nothing by it.",
+            limit=limit.name if len(limits) > 1 else None,
+        )
     return BudgetError(
         f"`{limit.name}={limit.asked}` is below what this model can be cut to{others}.",
         f"The smallest that can be met is {nearest if isinstance(nearest, int) else f'{nearest:g}'}.",

@@ -167,7 +167,7 @@ def smallest_accurate(records: list[Record], goal: Goal, model: Model, ask: Ask)
         precision = ask.precision or model.precision
         raise BudgetError(
             f"There is no {goal.cuts} of this model in {precision} yet.",
-            f"Ask for a `budget` with `precision={precision}`: what is asked for is measured.",
+            f"Ask for a `budget` with `precision={precision}`, or name another precision.",
         )
     reaching = [record.plan for record in known if goal.reached(record)]
     for plan in reaching:

@@ -233,7 +233,7 @@ def in_precision(model: Model, name: str) -> Mapping[str, Any]:
     return {
         "precision": name,
         "bytes": planner.largest.bytes,
-        "smallest": planner.smallest.bytes,
+        "smallest": planner.least_bytes,
         "min_budget": planner.least(),
     }
 

@@ -273,7 +273,7 @@ class Precision(BaseModel):
 
     precision: str = Field(json_schema_extra={"enum": list(NAMES)})
     bytes: int = Field(description="Of the whole network's file.")
-    smallest: int = Field(description="Of the file with the fewest parameters.")
+    smallest: int = Field(description="Of the smallest file.")
     min_budget: float = Field(description="The smallest budget of parameters, and of the original's file.")
 
 

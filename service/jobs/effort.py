@@ -110,7 +110,8 @@ def forget(job: Job) -> None:
 
 @contextlib.contextmanager
 def improvement(job: Job, plan: Plan, folder: Path, scratch: Path) -> Iterator[Path]:
-    """The file of what the plan has of its own. It is made once: another machine would fit other numbers."""
+    """The file of what the plan has of its own. It is made once: another machine would fit other numbers. So is that of
+    the same ranks in another precision, where another candidate may be the best."""
     key = improved_key(job.model, plan.digest)
     if not job.parts.store.exists(key):
         made = scratch / "improved.safetensors"
@@ -119,7 +120,7 @@ def improvement(job: Job, plan: Plan, folder: Path, scratch: Path) -> Iterator[P
         tells_classes = classes(options, baseline.get("metric"))
         training = recipe(options, polish.RECIPE, tells_classes) if of(options) == "polish" else None
         job.allow(options.get("tune_seconds", 0))
-        improve(folder, plan.ranks, made, job.progress, tells_classes, training)
+        improve(folder, plan.ranks, made, job.progress, tells_classes, training, plan.output)
         job.parts.store.create_file(key, made)
     with job.parts.store.files({"improved": key}) as files:
         yield files["improved"]

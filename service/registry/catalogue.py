@@ -91,7 +91,7 @@ class Model:
 
     def planner_in(self, precision: str | None) -> Planner:
         """For files in a precision, by default the publisher's. Raises PrecisionError for one that they cannot have."""
-        name = precision or self.precision
+        name = self.precision if precision is None else precision
         encoding = encoding_in(self.precisions, name)
         planner = self._planners.get(name)
         if planner is None:

@@ -18,6 +18,7 @@ import pytest
 from rightrank.models.emit.encoding.encoding import Encoding
 from rightrank.models.emit.format import Data, Writer
 from rightrank.models.emit.formats import FORMATS
+from rightrank.models.emit.precision import PRECISIONS
 from rightrank.models.emit.torchscript.writer import ScriptWriter, TorchScript
 from rightrank.models.master.template import Template
 from rightrank.models.master.tensorfile import TensorFile
@@ -75,7 +76,7 @@ def check(service: Running, name: str, asked: dict[str, Any]) -> None:
 
 
 # Members that answers have got since, and what they are of a model that was published before.
-SINCE: dict[str, Any] = {"reported": [], "worst": None, "changed": None}
+SINCE: dict[str, Any] = {"reported": [], "worst": None, "changed": None, "precision": "float32"}
 
 
 def without(answer: Any) -> Any:
@@ -91,9 +92,27 @@ def test_a_store_of_an_earlier_version_is_answered_for_as_it_was(service: Runnin
     assert store is not None
     before = contents(store)
     check(service, name, EXPECTED[name])
-    assert without(service.client.get(f"/models/{name}").json()) == EXPECTED[name]["model"]
+    described = service.client.get(f"/models/{name}").json()
+    assert [(row["precision"], row["bytes"]) for row in described.pop("precisions")][0] == (
+        "float32",
+        described["bytes"],
+    )
+    assert without(described) == EXPECTED[name]["model"]
     assert without(service.client.get(f"/models/{name}/curve").json()) == EXPECTED[name]["curve"]
     assert contents(store) == before == contents(STORE / "objects")
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_a_model_of_before_there_were_precisions_has_them_too(service: Running, name: str) -> None:
+    files = {}
+    for precision in PRECISIONS:
+        files[precision] = service.client.get(f"/models/{name}", params={"budget": 1, "precision": precision})
+        assert files[precision].headers["RightRank-Precision"] == precision, files[precision].text
+        assert "RightRank-Accuracy-Samples" in files[precision].headers
+    assert files["float32"].headers["ETag"] == EXPECTED[name]["sizes"]["1"]["ETag"]
+    sizes = [len(answer.content) for answer in files.values()]
+    assert sizes == sorted(sizes, reverse=True)
+    check(service, name, EXPECTED[name])
 
 
 def test_a_later_writer_writes_what_is_published_since_and_nothing_else(service: Running, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import rightrank
-from rightrank.models.errors import BudgetError, DataError
+from rightrank.models.errors import BudgetError, DataError, PrecisionError
 from rightrank.models.master.master import Master
 from tests.models.nets import SHAPES, Attending, Small, encoded, encoder, export, make
 
@@ -62,6 +62,14 @@ def test_calibration_that_does_not_fit_is_refused_in_words(
 def test_a_file_is_no_program(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="as read gives it"):
         rightrank.build("model.pt2", tmp_path)  # type: ignore[arg-type]
+
+
+def test_a_plan_has_the_precision_asked_for(master: Master, tmp_path: Path) -> None:
+    exact, whole = rightrank.plan(master, 1), rightrank.plan(master, 1, precision="float16")
+    assert exact == rightrank.plan(master, 1, precision="float32") and whole.bytes < exact.bytes
+    assert rightrank.write(master, whole, tmp_path / "half.pt").stat().st_size == whole.bytes
+    with pytest.raises(PrecisionError, match="They have float32, float16, int8"):
+        rightrank.plan(master, 1, precision="int4")
 
 
 def test_a_plan_takes_limits_that_are_some(master: Master) -> None:

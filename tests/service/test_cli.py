@@ -176,6 +176,7 @@ def test_pull_asks_for_the_size_and_tells_what_it_got(server, tmp_path):
             "Repr-Digest": "sha-256=:" + base64.b64encode(digest).decode() + ":",
             "RightRank-Budget": "0.29876",
             "RightRank-Params": "20970",
+            "RightRank-Precision": "int8",
             "RightRank-Macs": "98944",
             "RightRank-Metric": "top1",
             "RightRank-Accuracy": "0.9712",
@@ -188,12 +189,46 @@ def test_pull_asks_for_the_size_and_tells_what_it_got(server, tmp_path):
     assert result.exit_code == 0, result.stderr
     assert dict(server.requests[0].url.params) == {"budget": "0.3", "of": "macs"}
     assert file.read_bytes() == body
-    assert "20,970 parameters, 98,944 MACs (29.9% of the original's MACs)" in result.stdout
+    assert "20,970 parameters, 98,944 MACs, int8 (29.9% of the original's MACs)" in result.stdout
     assert "top1 0.9712 on 1000 samples; the original 0.9801" in result.stdout
     facts = json.loads(run("pull", "net", "-o", str(file), "--json").stdout)
     assert facts["budget"] == "0.29876"
     assert facts["etag"] == f'"{digest.hex()}"'
     assert dict(server.requests[-1].url.params) == {"budget": "1"}
+
+
+def test_every_command_that_fetches_or_publishes_names_a_precision(server, tmp_path):
+    (tmp_path / "net.pt2").write_bytes(b"net")
+    server.answers = {
+        ("POST", "/models"): lambda: httpx.Response(202, json={"id": "abc", "operation": "ingest-abc"}),
+        ("GET", "/models/net/curve"): lambda: httpx.Response(200, json={"points": []}),
+        ("GET", "/models/net"): lambda: httpx.Response(
+            422, json={"detail": "It cannot have it.", "hint": "Ask for a `budget` with `precision=int8`."}
+        ),
+    }
+    assert run("push", str(tmp_path / "net.pt2"), "--precision", "int8", "--no-wait").exit_code == 0
+    assert b'{"precision": "int8"}' in server.requests[-1].content
+    refused = run("pull", "net", "--precision", "int8", "-o", str(tmp_path / "net.pt"))
+    assert dict(server.requests[-1].url.params) == {"budget": "1", "precision": "int8"}
+    assert "Ask for a --budget with --precision int8." in refused.stderr
+    run("measure", "net", str(tmp_path / "net.pt2"), "--budget", "0.5", "--precision", "float16")
+    assert dict(server.requests[-1].url.params) == {"budget": "0.5", "precision": "float16"}
+
+
+def test_show_lists_the_precisions_and_what_was_measured_in_one(server):
+    rows = [
+        {"precision": "float32", "bytes": 400_000, "smallest": 20_000, "min_budget": 0.05},
+        {"precision": "int8", "bytes": 101_000, "smallest": 7_000, "min_budget": 0.04},
+    ]
+    description = {"id": "m1", "names": [], "params": 1, "macs": 1, "criterion": "c1", "layers": []}
+    description |= {"min_budget": {"params": 0.05, "macs": 0.05}, "precision": "int8", "precisions": rows}
+    server.answers = {
+        ("GET", "/models/net"): lambda: httpx.Response(200, json=description),
+        ("GET", "/models/net/curve"): lambda: httpx.Response(200, json={"points": []}),
+    }
+    shown = run("show", "net", "--precision", "float32").stdout
+    assert dict(server.requests[-1].url.params) == {"precision": "float32"}
+    assert "float32: 20.0 kB to 400.0 kB" in shown and "int8: 7.0 kB to 101.0 kB, unless another is named" in shown
 
 
 def test_what_is_ready_is_pulled_and_said_to_be_so(server, tmp_path):

@@ -23,7 +23,7 @@ from rightrank.models.master.master import Master
 from rightrank.models.master.template import TensorSpec
 from rightrank.models.master.variant import variant
 from rightrank.models.plan.planner import Plan, Planner
-from tests.models.nets import SHAPES, Halved, Separable, Shared, Small, planner
+from tests.models.nets import SHAPES, Halved, Separable, Shared, Small, build, planner, source
 
 Case: TypeAlias = tuple[torch.nn.Module, Path, Planner]
 OTHERS = [name for name in PRECISIONS if name != "float32"]
@@ -136,6 +136,14 @@ def test_a_limit_that_no_file_meets_names_the_nearest_in_that_precision(case: Ca
     with pytest.raises(BudgetError) as refused:
         found.plan(budget=1e-6)
     assert refused.value.nearest == found.least() and found.plan(budget=found.least()).budget <= found.least()
+
+
+def test_a_network_too_small_for_a_precision_is_told_to_take_another(tmp_path: Path) -> None:
+    build(source(torch.nn.Linear(4, 3), (4,), tmp_path / "source"), tmp_path / "master")
+    found = Planner.open(tmp_path / "master", Output(encoding="int8"))
+    assert found.least() > 1 and found.possible() == []
+    with pytest.raises(BudgetError, match="larger than the one as uploaded: none meets `budget=1`. Ask for another"):
+        found.plan(budget=1)
 
 
 def test_a_model_has_those_that_its_numbers_allow_its_own_first(case: Case) -> None:
