@@ -6,7 +6,6 @@ The service does the same by the same functions below these.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -19,12 +18,13 @@ from rightrank.models.assemble.build import build as assemble
 from rightrank.models.checkpoint.data import data_of, targets_for
 from rightrank.models.emit import formats
 from rightrank.models.emit.format import FIRST
-from rightrank.models.emit.precision import encoding_in, precisions
+from rightrank.models.emit.precision import encoding_in, precisions, written_in
 from rightrank.models.errors import DataError
 from rightrank.models.master.master import Master
 from rightrank.models.measure import accuracy
 from rightrank.models.measure.accuracy import Measurement
 from rightrank.models.measure.metrics import METRICS
+from rightrank.models.plan.mixture import MIXTURE
 from rightrank.models.plan.planner import Plan, Planner
 from rightrank.models.program.program import Program
 from rightrank.models.program.samples import INPUTS, Data, Samples
@@ -95,7 +95,8 @@ def plan(
         raise ValueError(f"of={of!r} is not known: a budget is of params or of macs")
     output = FIRST
     if precision is not None:
-        output = replace(output, encoding=encoding_in(precisions(master.template), precision))
+        found = precisions(master.template, (master.folder / MIXTURE).exists())
+        output = written_in(output, encoding_in(found, precision))
     planner = Planner.open(master.folder, output)
     return planner.plan(budget, of=of, max_bytes=max_bytes, max_params=max_params, max_macs=max_macs)
 

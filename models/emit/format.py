@@ -85,16 +85,8 @@ class Writer(Protocol):
     def sizes(self) -> Sizes:
         """How large files are; exact."""
 
-    def pieces(
-        self,
-        master: TensorFile,
-        ranks: Sequence[int],
-        changes: TensorFile | None,
-        levels: TensorFile | None = None,
-        grids: Sequence[str] = (),
-    ) -> Iterator[Data]:
-        """A file's bytes in order. Entries that are in `changes` are taken from there, at these ranks already; where
-        the encoding is of coded `levels`, those of each layer that can be cut are of one of `grids`."""
+    def pieces(self, master: TensorFile, ranks: Sequence[int], changes: TensorFile | None) -> Iterator[Data]:
+        """A file's bytes in order. Entries that are in `changes` are taken from there, at these ranks already."""
 
 
 class Format(Protocol):

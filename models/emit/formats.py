@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from rightrank.models.emit.encoding import encoding_of
+from rightrank.models.emit.encoding.levels import Mixed
 from rightrank.models.emit.format import FIRST, Data, Format, Output, Writer
 from rightrank.models.emit.torchscript.compact_writer import CompactTorchScript
 from rightrank.models.emit.torchscript.writer import TorchScript
@@ -20,13 +21,17 @@ FORMATS: Mapping[str, Sequence[Format]] = {"torchscript": (TorchScript(), Compac
 
 
 class Planned(Protocol):
-    """What has to be known of a plan: its ranks, whether it is the network as uploaded, and what it is written as."""
+    """What has to be known of a plan: its ranks, its size, whether it is the network as uploaded, what it is written as
+    and, where that is levels, of which grid each layer's are."""
 
     @property
     def ranks(self) -> tuple[int, ...]: ...
 
     @property
     def original(self) -> bool: ...
+
+    @property
+    def bytes(self) -> int: ...
 
     @property
     def grids(self) -> tuple[str, ...]: ...
@@ -70,10 +75,10 @@ def pieces(master: Master, plan: Planned, changes: TensorFile | None = None) -> 
         uploaded = master.template.uploaded
         ranks = plan.ranks if uploaded is None else ()
         return writer_of(master.template.original, plan.output, original=True).pieces(master.file, ranks, None)
-    writer = writer_of(master.template, plan.output)
-    if plan.output.coded:
-        return writer.pieces(master.file, plan.ranks, changes, master.levels, plan.grids)
-    return writer.pieces(master.file, plan.ranks, changes)
+    encoding = encoding_of(plan.output.encoding)
+    if isinstance(encoding, Mixed):
+        encoding = Mixed(master.levels, plan.grids, plan.bytes)
+    return format_of(plan.output).writer(master.template, encoding).pieces(master.file, plan.ranks, changes)
 
 
 def write(folder: Path, plan: Planned, file: BinaryIO, changes: Path | None = None) -> None:

@@ -8,35 +8,48 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 
 from rightrank.models.emit.encoding import encoding_of
-from rightrank.models.emit.format import PLAIN
+from rightrank.models.emit.format import PLAIN, Output
 from rightrank.models.errors import PrecisionError
 from rightrank.models.master.template import Template
 from rightrank.models.program.dtypes import DTYPES
 
 FULL = "float32"
+# Ranks and steps mixed as suits the size best.
+MIXED = "auto"
+# The first writer that has other encodings than numbers as they are.
+WRITER = 2
 # By name, the encoding. A new one is a line.
-PRECISIONS: Mapping[str, str] = {FULL: PLAIN, "float16": "half", "int8": "int8"}
+PRECISIONS: Mapping[str, str] = {FULL: PLAIN, "float16": "half", "int8": "int8", MIXED: "levels"}
 # All that a model's files may be asked in.
 NAMES = (*PRECISIONS, *(name for name, row in DTYPES.items() if row.floating and name not in PRECISIONS))
 
 
-def precisions(template: Template) -> Mapping[str, str]:
+def precisions(template: Template, mixed: bool) -> Mapping[str, str]:
     """Those that the files of a model can have, its own first, with their encodings: without those that would leave
-    every tensor as it is."""
+    every layer's weight as it is, and with levels where it has some (`mixed`)."""
     tensors = template.original.tensors.values()
     counts: Counter[str] = Counter()
     for spec in tensors:
         if DTYPES[spec.dtype].floating:
             counts[spec.dtype] += math.prod(spec.shape)
     own = max(counts, key=counts.__getitem__, default=FULL)
-    others = {name: encoding for name, encoding in PRECISIONS.items() if name != own}
+    others = {name: encoding for name, encoding in PRECISIONS.items() if name != own and (mixed or name != MIXED)}
+    weights = [template.tensors[layer.weight] for layer in template.layers]
     return {own: PLAIN} | {
         name: encoding
         for name, encoding in others.items()
-        if any(encoding_of(encoding).parts(spec) != {"": spec} for spec in tensors)
+        if any(encoding_of(encoding).parts(spec) != {"": spec} for spec in weights)
     }
+
+
+def written_in(exact: Output, encoding: str) -> Output:
+    """What files are written as in an encoding, of a model whose exact ones are written so."""
+    if encoding == exact.encoding:
+        return exact
+    return replace(exact, encoding=encoding, writer=max(exact.writer, WRITER))
 
 
 def encoding_in(found: Mapping[str, str], precision: str) -> str:

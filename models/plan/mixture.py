@@ -110,16 +110,15 @@ class MixedPath:
             return np.asarray(np.concatenate([[0], np.cumsum(grown)]) + start)
 
         by_rank = [
-            (np.append(layer.params, layer.params_by_rank), np.append(layer.macs, layer.macs_by_rank)) for layer in layers
+            (np.append(layer.params, layer.params_by_rank), np.append(layer.macs, layer.macs_by_rank))
+            for layer in layers
         ]
         ranks = [states[:, 0] for states in self._states]
         params = [table[0][rank] for table, rank in zip(by_rank, ranks, strict=True)]
         macs = [table[1][rank] for table, rank in zip(by_rank, ranks, strict=True)]
         self.params = totals(template.params - sum(layer.params for layer in layers), params)
         self.macs = totals(template.macs - sum(layer.macs for layer in layers), macs)
-        coded = [
-            table[states[:, 0]] + states[:, 3] for table, states in zip(sizes.tables, self._states, strict=True)
-        ]
+        coded = [table[states[:, 0]] + states[:, 3] for table, states in zip(sizes.tables, self._states, strict=True)]
         self.bytes = totals(sizes.whole + mixture.fixed, coded)
         for text in sizes.texts:
             packings = len(text.more[0]) // 2 if text.more else 1

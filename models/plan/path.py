@@ -81,7 +81,9 @@ class PlanPath:
         self.macs = totals(template.macs, [np.append(x.macs_by_rank[: x.break_even], x.macs) for x in layers])
         self.bytes = totals(sizes.whole, [np.concatenate([table[1:], table[:1]]) for table in sizes.tables])
         for text in sizes.texts:
-            bits = totals(text.bits, [np.append(np.full(x.break_even, m[1]), 0) for x, m in zip(layers, text.more, strict=True)])
+            bits = totals(
+                text.bits, [np.append(np.full(x.break_even, m[1]), 0) for x, m in zip(layers, text.more, strict=True)]
+            )
             self.bytes += (bits + 7) // 8 - (text.bits + 7) // 8
         if original is None:
             return

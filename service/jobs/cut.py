@@ -24,6 +24,7 @@ from rightrank.service.registry.catalogue import Record
 from rightrank.service.registry.layout import (
     EVALUATION,
     MASTER,
+    MIXED,
     REFERENCE,
     REFIT,
     artifact_key,
@@ -168,13 +169,14 @@ def _cut(job: Job, manifest: Mapping[str, Any], plan: Plan, known: Record | None
     improves = effort.kept(manifest["options"]) > 0
     names = [*MASTER, *([EVALUATION] if manifest["evaluation"] else []), *([REFIT] if improves else [])]
     names += [REFERENCE] if REFERENCE in digests_in(manifest) else []
+    names += MIXED if plan.output.coded else []
     with contextlib.ExitStack() as open_files:
         folder = open_files.enter_context(parts.catalogue.folder(manifest, tuple(names)))
         scratch = open_files.enter_context(parts.store.folder_for_work())
         cutter = Cutter(folder, metric_of(manifest), job.progress)
         path = scratch / f"artifact{formats.format_of(plan.output).suffix}"
         improved = None
-        if improves and any(plan.ranks):
+        if improves and (any(plan.ranks) or plan.output.coded):
             improved = open_files.enter_context(effort.improvement(job, plan, folder, scratch))
         record = cutter.cut(plan, path, known, improved)
         if known is not None and record is not known:

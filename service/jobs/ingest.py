@@ -12,7 +12,6 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from rightrank.models.checkpoint import sandbox
 from rightrank.models.checkpoint.limits import NOTES, Limits
 from rightrank.models.emit import formats
 from rightrank.models.emit.format import FIRST, Output
-from rightrank.models.emit.precision import encoding_in, precisions
+from rightrank.models.emit.precision import encoding_in, precisions, written_in
 from rightrank.models.errors import Cancelled
 from rightrank.models.master.template import Template
 from rightrank.models.plan.planner import Planner
@@ -40,6 +39,7 @@ from rightrank.service.registry.layout import (
     EVALUATION,
     MADE,
     MASTER,
+    MIXED,
     REFERENCE,
     REFIT,
     TOKEN,
@@ -104,7 +104,7 @@ def _build(job: Job, upload: Mapping[str, Any], folder: Path) -> None:
     def accept(smaller: Program, template: Template) -> None:
         effort.check_program(options, smaller)
         if "precision" in options:
-            encoding_in(precisions(template), options["precision"])
+            encoding_in(precisions(template, True), options["precision"])
         job.note = foreseen(template)
 
     description = build(
@@ -128,13 +128,13 @@ def _build(job: Job, upload: Mapping[str, Any], folder: Path) -> None:
     original = cutter.cut(planner.plan(budget=1), folder / "original.pt")
     cutter.check(planner.smallest, folder / "smallest.pt")
     if "precision" in options:
-        encoding = encoding_in(precisions(planner.template), options["precision"])
-        chosen = planner.written_as(replace(planner.output, encoding=encoding))
+        encoding = encoding_in(precisions(planner.template, planner.mixture is not None), options["precision"])
+        chosen = planner.written_as(written_in(planner.output, encoding))
         for plan in (chosen.largest, chosen.smallest):
             cutter.check(plan, folder / "chosen.pt")
     job.progress("store", 0, 1, "models")
     names = [*MASTER, *([EVALUATION] if has_data else []), *([REFIT] if keep else [])]
-    names += [REFERENCE] if (out / REFERENCE).exists() else []
+    names += [name for name in (REFERENCE, *MIXED) if (out / name).exists()]
     manifest = {
         **upload,
         **description,

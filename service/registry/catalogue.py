@@ -13,12 +13,12 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from rightrank.models.emit.format import FIRST, Output
-from rightrank.models.emit.precision import encoding_in, precisions
+from rightrank.models.emit.precision import encoding_in, precisions, written_in
 from rightrank.models.errors import Cancelled
 from rightrank.models.plan.planner import Plan, Planner
 from rightrank.service.problems import Problem, unavailable
@@ -27,6 +27,7 @@ from rightrank.service.registry.cache import Cache
 from rightrank.service.registry.layout import (
     ID,
     MADE,
+    MIXED,
     NAME,
     PLANNER,
     TOKEN,
@@ -79,7 +80,7 @@ class Model:
     def open(folder: Path, id: str, manifest: Mapping[str, Any], tag: str) -> Model:
         """The model whose template and plans are in `folder`."""
         exact = Planner.open(folder, output_of(manifest))
-        found = precisions(exact.template)
+        found = precisions(exact.template, exact.mixture is not None)
         own = next(iter(found))
         chosen = str(manifest.get("options", {}).get("precision", own))
         return Model(id, manifest, tag, chosen, found, {own: exact})
@@ -96,7 +97,7 @@ class Model:
         planner = self._planners.get(name)
         if planner is None:
             exact = next(iter(self._planners.values()))
-            planner = self._planners[name] = exact.written_as(replace(exact.output, encoding=encoding))
+            planner = self._planners[name] = exact.written_as(written_in(exact.output, encoding))
         return planner
 
     def precision_of(self, plan: Plan) -> str:
@@ -503,7 +504,8 @@ class Catalogue:
         if not manifest.keys() >= NEEDED:
             raise _foreign(manifest_key(id))
         try:
-            with self.folder(manifest, PLANNER) as folder:
+            files = digests_in(manifest)
+            with self.folder(manifest, (*PLANNER, *(name for name in MIXED[:1] if name in files))) as folder:
                 return Model.open(folder, id, manifest, tag)
         except FileNotFoundError:
             if self.whole(id):

@@ -28,10 +28,14 @@ from typing import Any
 
 from rightrank.models.emit.formats import format_of
 from rightrank.models.master import entries
+from rightrank.models.master.levels import LEVELS
+from rightrank.models.plan.mixture import MIXTURE
 from rightrank.models.plan.planner import Plan
 
 MASTER = (entries.MASTER, entries.TEMPLATE, entries.PLANS)
 PLANNER = (entries.TEMPLATE, entries.PLANS)
+# Where ranks and steps can be mixed; of these the planner has the first.
+MIXED = (MIXTURE, LEVELS)
 EVALUATION, CALIBRATION = "evaluation.safetensors", "calibration.safetensors"
 # What the original gives for the evaluation data, as far as a cut is compared with that.
 REFERENCE = "reference.safetensors"

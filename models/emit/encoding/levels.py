@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from numpy.typing import NDArray
 
 from rightrank.models.emit.encoding.encoding import coarsened
 from rightrank.models.master.template import TensorSpec
+from rightrank.models.master.tensorfile import TensorFile
 from rightrank.models.program.graph import Constant, Node, Ref
 
 # Scales are stored as so many times what they are, in half precision: most are below what that holds well.
@@ -16,11 +18,22 @@ TIMES = 4096.0
 SCALE = "scale"
 
 
+@dataclass(frozen=True)
 class Mixed:
     """Weights of float32 with two dimensions or more as levels of eight bits, deflated, and a scale for each slice
-    along the first axis, in half precision."""
+    along the first axis, in half precision.
 
-    name, exact, coded = "levels", False, True
+    To write a plan it has the master's `levels`, for each layer that can be cut the name of a grid, and the plan's
+    `bytes`, to which a file is filled up whose levels are the plan's own.
+    """
+
+    levels: TensorFile | None = None
+    grids: tuple[str, ...] = ()
+    bytes: int = 0
+
+    name: ClassVar[str] = "levels"
+    exact: ClassVar[bool] = False
+    coded: ClassVar[bool] = True
 
     def parts(self, spec: TensorSpec) -> Mapping[str, TensorSpec]:
         if not coarsened(spec.dtype, len(spec.shape)):

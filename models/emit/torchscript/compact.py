@@ -48,13 +48,7 @@ SPLIT = "pqstuyabghijkmno" + "ABCDEFGHIJKLMNOP"
 # Operators that give one tensor: the local variable of what is not read any more may hold it.
 ONE_TENSOR = {
     f"aten.{name}"
-    for name in (
-        "convolution.default linear.default relu.default batch_norm.default add.Tensor mul.Tensor sub.Tensor div.Tensor "
-        "gelu.default silu.default sigmoid.default hardtanh.default hardswish.default hardsigmoid.default tanh.default "
-        "max_pool2d.default avg_pool2d.default adaptive_avg_pool2d.default mean.dim flatten.using_ints view.default "
-        "reshape.default permute.default transpose.int matmul.default softmax.int layer_norm.default clone.default "
-        "scaled_dot_product_attention.default conv1d.default conv2d.default conv3d.default embedding.default"
-    ).split()
+    for name in ["convolution.default", "linear.default", "relu.default", "batch_norm.default", "add.Tensor", "mul.Tensor", "sub.Tensor", "div.Tensor", "gelu.default", "silu.default", "sigmoid.default", "hardtanh.default", "hardswish.default", "hardsigmoid.default", "tanh.default", "max_pool2d.default", "avg_pool2d.default", "adaptive_avg_pool2d.default", "mean.dim", "flatten.using_ints", "view.default", "reshape.default", "permute.default", "transpose.int", "matmul.default", "softmax.int", "layer_norm.default", "clone.default", "scaled_dot_product_attention.default", "conv1d.default", "conv2d.default", "conv3d.default", "embedding.default"]
 }  # fmt: skip
 
 
@@ -227,7 +221,11 @@ class Compact:
     def places(self, name: str, factored: bool) -> list[Place]:
         """All parts of a tensor, where its layer is factored or is not."""
         sides = self.sides(name) if factored else ("",)
-        return [Place(name, side, part) for side in sides for part in self.encoding_of(name).parts(self._spec_of(name, side, 1))]
+        return [
+            Place(name, side, part)
+            for side in sides
+            for part in self.encoding_of(name).parts(self._spec_of(name, side, 1))
+        ]
 
     def members(self, group: Group) -> list[Vector]:
         """The vectors of one tensor, in order."""
@@ -429,7 +427,9 @@ class Compact:
         for group in self.groups:
             memo = bytes([FIRST + self.shared.index(group.dtype)])
             name = string(self.attribute(group))
-            parts.append(Part(((name + b"h\0(h" + memo + b"J", 4, b"(J", 4, b"t(K\x01th\x02h\x01tR"),), None, in_pickle))
+            parts.append(
+                Part(((name + b"h\0(h" + memo + b"J", 4, b"(J", 4, b"t(K\x01th\x02h\x01tR"),), None, in_pickle)
+            )
         for name in self.tensors:
             templates = []
             for kind in self.kinds if name in index_of else self.kinds[:1]:

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 from rightrank.models.emit import format as formats
 from rightrank.models.emit.encoding.encoding import Encoding
+from rightrank.models.emit.encoding.levels import SCALE, TIMES, Mixed
 from rightrank.models.emit.format import Data, Sizes, Writer
-from rightrank.models.emit.encoding.levels import SCALE, TIMES
 from rightrank.models.emit.torchscript import archive, crc, deflate
 from rightrank.models.emit.torchscript.compact import HEAD, TOP, Compact, Group, Kind, Place, Stored, Vector
 from rightrank.models.emit.torchscript.fold import FOLDED, Fold
@@ -59,7 +59,7 @@ class CompactWriter:
     def __init__(self, template: Template, encoding: Encoding, original: bool) -> None:
         if encoding.coded:
             template = replace(template, tuned=None)  # what was tuned has no levels at ingest
-        self._template = template
+        self._template, self._encoding = template, encoding
         self._compact = Compact(template, encoding, not original)
 
     # How large files are.
@@ -112,15 +112,10 @@ class CompactWriter:
 
     # Their bytes.
 
-    def pieces(
-        self,
-        master: TensorFile,
-        ranks: Sequence[int],
-        changes: TensorFile | None,
-        levels: TensorFile | None = None,
-        grids: Sequence[str] = (),
-    ) -> Iterator[Data]:
-        return archive.pieces(self._records(_Content(self._compact, master, ranks, changes, levels, grids)))
+    def pieces(self, master: TensorFile, ranks: Sequence[int], changes: TensorFile | None) -> Iterator[Data]:
+        content = _Content(self._compact, master, ranks, changes)
+        size = self._encoding.bytes if isinstance(self._encoding, Mixed) else 0
+        return archive.pieces(self._records(content), size)
 
     def _records(self, content: _Content) -> Iterator[tuple[str, Data | archive.Deflated, bool]]:
         compact = self._compact
@@ -155,14 +150,13 @@ class _Content:
         master: TensorFile,
         ranks: Sequence[int],
         changes: TensorFile | None,
-        levels: TensorFile | None,
-        grids: Sequence[str],
     ) -> None:
         self._compact, template = compact, compact.template
         weights = [layer.weight for layer in template.decomposed]
         self._rank = dict(zip(weights, ranks, strict=True))
-        self._grid = dict(zip(weights, grids, strict=True)) if grids else {}
-        self._levels, self._changes = levels, changes
+        encoding = compact.encoding if isinstance(compact.encoding, Mixed) else Mixed()
+        self._grid = dict(zip(weights, encoding.grids, strict=False))
+        self._levels, self._changes = encoding.levels, changes
         knot = template.knot(ranks)
 
         def slots(name: str) -> list[Slot]:
@@ -197,7 +191,7 @@ class _Content:
         self.shared: dict[str, list[NDArray[Any]]] = {dtype: [] for dtype in compact.shared}
         self._offset: dict[Place | Group, int] = {}
         self._count: dict[Group, int] = {}
-        filled = {dtype: 0 for dtype in compact.shared}
+        filled = dict.fromkeys(compact.shared, 0)
 
         def put(key: Place | Group, dtype: str, arrays: Sequence[NDArray[Any]]) -> None:
             self._offset[key] = filled[dtype]
@@ -332,4 +326,3 @@ class CompactTorchScript(TorchScript):
 
     def load(self, path: Path) -> Network:
         return super().load(path)
-

@@ -49,7 +49,9 @@ def folds(template: Template) -> Mapping[str, Fold]:
     for node in graph.nodes:
         for name in node.inputs():
             readers.setdefault(name, []).append(node)
-    reads = {name: sum(len(readers.get(v, ())) for v, t in graph.tensors.items() if t == name) for name in template.tensors}
+    reads = {
+        name: sum(len(readers.get(v, ())) for v, t in graph.tensors.items() if t == name) for name in template.tensors
+    }
     layers = {layer.weight: layer for layer in template.decomposed}
     found: dict[str, Fold] = {}
     for node in graph.nodes:

@@ -35,6 +35,7 @@ class Part:
     layer: int | None = None
     quote: Quote | None = None
 
+
 WINDOW, MOST = 1 << 15, 258
 # From one dictionary to the last byte before the next.
 CHUNK = 30_000
@@ -327,7 +328,8 @@ def _shape(run: bytes) -> bytes:
 
 
 _LENGTH_SYMBOL = {
-    length: 257 + max(i for i, base in enumerate([*LENGTH_BASE, MOST]) if base <= length) for length in range(3, MOST + 1)
+    length: 257 + max(i for i, base in enumerate([*LENGTH_BASE, MOST]) if base <= length)
+    for length in range(3, MOST + 1)
 }
 
 
@@ -337,7 +339,9 @@ def _length_words(code: Code) -> tuple[NDArray[np.uint32], NDArray[np.uint8]]:
     bases, extras = [*LENGTH_BASE, MOST], [*LENGTH_EXTRA, 0]
     for length in range(3, MOST + 1):
         index = _LENGTH_SYMBOL[length] - 257
-        bits = code.word(257 + index) + Bits(length - bases[index], extras[index]) if code.lengths[257 + index] else Bits()
+        bits = (
+            code.word(257 + index) + Bits(length - bases[index], extras[index]) if code.lengths[257 + index] else Bits()
+        )
         words[length], counts[length] = bits.value, bits.count
     return words, counts
 
