@@ -78,7 +78,7 @@ FLOORS = (
     {"models.errors", "models.progress"},
     {"models.program", "models.confinement"},
     {"models.architectures", "models.simplify", "models.factor"},
-    {"models.checkpoint", "models.master"},
+    {"models.checkpoint", "models.master", "models.quantise"},
     {"models.emit"},
     {"models.plan", "models.measure"},
     {"models.assemble", "models.improve", "models.papers"},

@@ -49,7 +49,8 @@ class Levels(NamedTuple):
 
     def entries(self, grid: str, source: str) -> dict[str, NDArray[Any]]:
         """As they are stored."""
-        return {name(grid, part, source): array for part, array in zip(PARTS, self, strict=True)}
+        arrays: tuple[NDArray[Any], ...] = tuple(self)
+        return {name(grid, part, source): array for part, array in zip(PARTS, arrays, strict=True)}
 
 
 def there(file: TensorFile, grid: str, source: str) -> bool:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from rightrank.models.emit.format import Sizes
 from rightrank.models.master.template import Template
+from rightrank.models.plan.options import Options
 
 MIXTURE = "mixture.npz"
 
@@ -48,20 +49,20 @@ class Mixture:
     @staticmethod
     def of(layers: Sequence[Sequence[State]], fixed: int, grids: Sequence[str]) -> Mixture:
         """The path over all that layers can be, of states in any order."""
-        hulls = [hull(states) for states in layers]
-        owners, gains = [], []
-        for index, states in enumerate(hulls):
-            for less, more in zip(states, states[1:], strict=False):
-                owners.append(index)
-                gains.append((less.loss - more.loss) / (more.bytes - less.bytes))
-        order = np.argsort(-np.array(gains), kind="stable")
+        options = [
+            Options(*(np.array([state[at] for state in states], dtype=float) for at in (3, 4))) for states in layers
+        ]
+        hulls = [[states[at] for at in each.hull] for states, each in zip(layers, options, strict=True)]
+        gains = np.concatenate([np.zeros(0), *(each.gains for each in options)])
+        owners = np.repeat(np.arange(len(layers)), [len(each) - 1 for each in hulls])
         table = np.array([state[:4] for states in hulls for state in states], dtype=np.int64).reshape(-1, 4)
         counts = np.array([len(states) for states in hulls], dtype=np.int64)
-        return Mixture(table, counts, np.array(owners, dtype=np.int32)[order], fixed, tuple(grids))
+        steps = owners[np.argsort(-gains, kind="stable")].astype(np.int32)
+        return Mixture(table, counts, steps, fixed, tuple(grids))
 
     def save(self, folder: Path) -> None:
-        arrays = {"states": self.states, "counts": self.counts, "steps": self.steps}
-        np.savez(folder / MIXTURE, **arrays, fixed=np.array(self.fixed), grids=np.array(self.grids))
+        fixed, grids = np.array(self.fixed), np.array(self.grids)
+        np.savez(folder / MIXTURE, states=self.states, counts=self.counts, steps=self.steps, fixed=fixed, grids=grids)
 
     @staticmethod
     def open(folder: Path) -> Mixture:
@@ -73,24 +74,6 @@ class Mixture:
     def of_layers(self) -> list[NDArray[np.int64]]:
         """Each layer's states, (k, 4)."""
         return np.split(self.states, np.cumsum(self.counts)[:-1]) if len(self.counts) else []
-
-
-def hull(states: Sequence[State]) -> list[State]:
-    """The states on the lower convex hull of loss over bytes, rising in bytes, each losing less than that before."""
-    found: list[State] = []
-    for state in sorted(states, key=lambda each: (each.bytes, each.loss)):
-        if found and state.loss >= found[-1].loss:
-            continue
-        while len(found) > 1 and _above(found[-2], found[-1], state):
-            found.pop()
-        found.append(state)
-    # Of states that take as many bytes the first loses least.
-    return [each for at, each in enumerate(found) if not at or each.bytes > found[at - 1].bytes]
-
-
-def _above(one: State, middle: State, other: State) -> bool:
-    """Whether the middle of three is not below the line between the others."""
-    return (one.loss - middle.loss) * (other.bytes - one.bytes) <= (one.loss - other.loss) * (middle.bytes - one.bytes)
 
 
 class MixedPath:

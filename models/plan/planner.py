@@ -162,7 +162,8 @@ class Planner:
         if output.coded:
             if mixture is None:
                 raise PrecisionError("The model has no levels: it was published before there were any.", UPLOAD_AGAIN)
-            self._path = self._path_by_macs = MixedPath(within, mixture, sizes)
+            self._path = MixedPath(within, mixture, sizes)
+            self._path_by_macs = self._path
             return
         last = formats.writer_of(original, output, original=True).sizes().whole if output.exact else None
         self._path = PlanPath(within, growth, sizes, last)

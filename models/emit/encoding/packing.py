@@ -1,7 +1,7 @@
 """Several small levels in one byte.
 
 A prefix code takes a bit for a symbol at the least. Levels of which most are zero take less where several are one
-symbol: `count` of them, each between -most and most, as the digits of a byte to the base 2·most + 1, the first the
+symbol: `together` of them, each between -most and most, as the digits of a byte to the base 2·most + 1, the first the
 lowest. A row is filled up with zeros, so that each row is by itself.
 """
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 
 class Packing(NamedTuple):
-    count: int
+    together: int
     most: int
 
     @property
@@ -23,19 +23,19 @@ class Packing(NamedTuple):
 
     def width(self, numbers: int) -> int:
         """How many bytes a row of so many levels takes."""
-        return -(-numbers // self.count)
+        return -(-numbers // self.together)
 
     def pack(self, levels: NDArray[np.int8]) -> NDArray[np.uint8]:
         """Levels (R, m) as bytes (R, ⌈m/count⌉)."""
         rows, numbers = levels.shape
-        digits = np.full((rows, self.width(numbers) * self.count), self.most, dtype=np.int64)
+        digits = np.full((rows, self.width(numbers) * self.together), self.most, dtype=np.int64)
         digits[:, :numbers] += levels
-        powers = self.base ** np.arange(self.count)
-        return (digits.reshape(rows, -1, self.count) @ powers).astype(np.uint8)
+        powers = self.base ** np.arange(self.together)
+        return (digits.reshape(rows, -1, self.together) @ powers).astype(np.uint8)
 
     def unpack(self, packed: NDArray[np.uint8], numbers: int) -> NDArray[np.int8]:
         """The inverse of `pack`, of rows of so many levels."""
-        digits = packed[..., None] // (self.base ** np.arange(self.count)) % self.base
+        digits = packed[..., None] // (self.base ** np.arange(self.together)) % self.base
         levels: NDArray[np.int8] = (digits.reshape(len(packed), -1)[:, :numbers] - self.most).astype(np.int8)
         return levels
 

@@ -386,7 +386,7 @@ class Compact:
                 else:
                     place = vector.place
                     along = f"torch.size(self.{self.stored[Place(place.tensor, place.side)].attribute}, 0), "
-                    either(index_of[place.tensor], lambda kind, along=along: along if kind.factored else "0, ")
+                    either(index_of[place.tensor], functools.partial(_if_factored, along, "0, "))
             add("], 0)\n")
         layer_of_call = {call: index for index, layer in enumerate(layers) for call in layer.calls}
         for node in self._nodes:
@@ -426,9 +426,9 @@ class Compact:
         parts = [Part((tuple(merged(head)),))]
         for group in self.groups:
             memo = bytes([FIRST + self.shared.index(group.dtype)])
-            name = string(self.attribute(group))
+            called = string(self.attribute(group))
             parts.append(
-                Part(((name + b"h\0(h" + memo + b"J", 4, b"(J", 4, b"t(K\x01th\x02h\x01tR"),), None, in_pickle)
+                Part(((called + b"h\0(h" + memo + b"J", 4, b"(J", 4, b"t(K\x01th\x02h\x01tR"),), None, in_pickle)
             )
         for name in self.tensors:
             templates = []
@@ -584,6 +584,10 @@ SCALING = """\
     b = torch.reshape(b, [torch.size(b, 0), torch.size(s, 0), -1])
     return torch.reshape(torch.permute(torch.mul(b, torch.unsqueeze(s, 1)), [1, 0, 2]), z)
 """
+
+
+def _if_factored(cut: str, whole: str, kind: Kind) -> str:
+    return cut if kind.factored else whole
 
 
 def listed(name: str) -> str:

@@ -75,6 +75,7 @@ class Code:
 def _lengths(counts: Sequence[int]) -> list[int]:
     """Those of a Huffman code, of symbols that occur; the same for the same counts."""
     lengths = [0] * len(counts)
+    heap: list[tuple[int, int, tuple[int, ...]]]
     heap = [(count, symbol, (symbol,)) for symbol, count in enumerate(counts) if count]
     if len(heap) == 1:
         lengths[heap[0][1]] = 1

@@ -59,7 +59,7 @@ def folds(template: Template) -> Mapping[str, Fold]:
         if not isinstance(call, (Linear, Convolution)) or (isinstance(call, Convolution) and call.transposed):
             continue
         weight, bias = graph.stored(call.weight), graph.stored(call.bias)
-        users = readers.get(node.outputs[0], ())
+        users = readers.get(node.outputs[0], [])
         if weight is None or (call.bias is not None and bias is None) or node.outputs[0] in graph.outputs:
             continue
         norm = norm_of(graph, users[0]) if len(users) == 1 else None

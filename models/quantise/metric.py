@@ -1,0 +1,37 @@
+"""What an error in a layer costs, from the second moments around it: in the unit in which its bases are worth something.
+
+An error E (o, i) costs `tr(G E C Eᵀ)`, C the covariance of the inputs and G the moment of the outputs' gradients. Either
+may be given as a vector, where nothing is known but what each costs by itself: of many outputs a matrix would be more
+than the weight.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from rightrank.models.quantise.feedback import Feedback
+
+
+def times(rows: Tensor, metric: Tensor) -> Tensor:
+    """Rows (k, n) times a metric (n, n), or the diagonal of one, (n,)."""
+    return rows @ metric if metric.ndim == 2 else rows * metric
+
+
+def alone(metric: Tensor) -> Tensor:
+    """What an error in each number costs that nothing makes good, (n,)."""
+    return metric.diagonal() if metric.ndim == 2 else metric
+
+
+def feedback(metric: Tensor) -> Feedback | None:
+    """How errors are made good in a metric; None in one where nothing can be."""
+    return Feedback.of(metric) if metric.ndim == 2 else None
+
+
+def left(metric: Tensor, made_good: Feedback | None) -> Tensor:
+    """What an error in each number costs beside what its feedback makes good, (n,)."""
+    return metric if made_good is None else made_good.left
+
+
+def loss(error: Tensor, inputs: Tensor, outputs: Tensor) -> float:
+    """What an error (o, i) in a weight costs, all in double."""
+    return max(0.0, float((times(error, inputs) * times(error.T, outputs).T).sum()))
