@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from rightrank.models.assemble import trial
+from rightrank.models.assemble import levels, trial
 from rightrank.models.assemble.describe import describe
 from rightrank.models.assemble.plans import rate, rule_of, save_plans
 from rightrank.models.assemble.survey import survey
@@ -76,6 +76,7 @@ def build(
     tried: dict[str, float] = {}
     if rule.metric == "svd":
         work.decompose(criterion, None, out)
+        levels.make(smaller, out, rule, None, None, progress)
     else:
         if calibration is None:
             raise DataError(f"The criterion {criterion} needs calibration data.", "Upload inputs as `calibration`.")
@@ -88,6 +89,7 @@ def build(
                 raise
             criterion, tried, moments = work.learn(few, (criteria.WITHOUT_GRADIENT,), out)
         work.decompose(criterion, moments, out)
+        levels.make(smaller, out, rule_of(criterion), moments, few, progress)
         if keep:
             kept = gradients.tensors(template.decomposed, moments)
             names = [spec.name for spec in program.graph.inputs]

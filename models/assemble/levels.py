@@ -1,32 +1,253 @@
-"""A master's levels: what each weight and each factor is at each grid, chosen and coded at ingest."""
+"""A master's levels: each weight, whole and as factors, at each grid; and how they are mixed.
+
+Of every layer the grids are its own: from one at which a number takes about `FINEST` bits down to one bit, each
+twice as coarse as that before. What a state of a layer loses is said in the unit of the master's importance, as a share of what
+the layer is worth: by calibration inputs in the metric of their covariance and of the outputs' gradients, without them
+as squares of the weight.
+"""
 
 from __future__ import annotations
 
+import math
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from safetensors.numpy import save_file
+from torch import Tensor
 
 from rightrank.models.emit.encoding.packing import PACKINGS, packings
-from rightrank.models.emit.torchscript.deflate import Coded
-from rightrank.models.master.levels import Levels
+from rightrank.models.emit.torchscript.deflate import Coded, sized
+from rightrank.models.factor.factors import axis_of_bases, by_basis
+from rightrank.models.factor.gradients import Gradients
+from rightrank.models.factor.layer import Layer
+from rightrank.models.factor.moments import Moments
+from rightrank.models.factor.regression import Regression
+from rightrank.models.master import entries
+from rightrank.models.master.levels import FIXED, LEVELS, Levels
+from rightrank.models.master.master import Master
+from rightrank.models.plan import criteria
+from rightrank.models.plan.criteria import Rule
+from rightrank.models.plan.mixture import Mixture, State
+from rightrank.models.program.calls import layer_call, turned
+from rightrank.models.program.graph import Node
+from rightrank.models.program.program import Program
+from rightrank.models.program.samples import Samples
+from rightrank.models.progress import Progress, silent
+from rightrank.models.quantise import metric, steps
+from rightrank.models.quantise.feedback import Feedback, rounded
+from rightrank.models.quantise.nested import nested
+from rightrank.models.quantise.pair import by_columns
+from rightrank.models.quantise.whole import eight_bits
+
+TYPE = torch.float32
+# Bits a number takes at the finest grid, and how many grids there are.
+FINEST, GRIDS = 7, tuple("0123456")
+# By how much the entropy of a Gaussian of unit variance is above that of its step.
+GAUSSIAN = math.log2(math.sqrt(2 * math.pi * math.e))
+# More inputs take longer and say hardly more of a covariance.
+INPUTS = 512
+# What a factored layer takes besides its levels: two bytes a basis, and what is said of it.
+OF_BASIS, OF_FACTORS = 2, 48
+# The largest scale of bases, which no norm is folded into.
+LARGEST = 4.0
 
 
-def coded(several: Mapping[str, tuple[NDArray[np.int8], NDArray[np.floating[Any]]]]) -> dict[str, Levels]:
-    """Levels (R, m) with their scales, by side, coded by that packing, the same for all, that takes least."""
+def make(
+    program: Program,
+    out: Path,
+    rule: Rule,
+    moments: Sequence[Moments] | None,
+    inputs: Samples | None,
+    progress: Progress = silent,
+) -> None:
+    """Writes the levels of the master in `out`, of the layers of `program`, and their mixture; nothing where no layer
+    has a weight of float32. `moments` are those that its layers were decomposed by, by the `rule`."""
+    master = Master.open(out)
+    template, stored = master.template, master.tensors()
+    layers = [layer for layer in template.layers if template.tensors[layer.weight].dtype == "float32"]
+    if not layers:
+        return
+    worth = _worth(out, template.decomposed, rule)
+    seen = {layer.weight: each for layer, each in zip(template.decomposed, moments or (), strict=False)}
+    found: dict[str, NDArray[Any]] = {}
+    states: dict[str, list[State]] = {}
+    fixed = [0]
+    todo = {layer.weight: layer for layer in layers}
+
+    def take(layer: Layer, covariance: Tensor | None) -> None:
+        progress("quantise", len(layers) - len(todo), len(layers), "layers")
+        del todo[layer.weight]
+        weight = stored[template.entry(layer.weight)]
+        if layer.weight not in worth:
+            made = eight_bits(weight.flatten(1))
+            levels = coded({"": (made.levels.numpy(), made.scales.numpy())})[""]
+            found.update(levels.entries(FIXED, template.entry(layer.weight)))
+            fixed[0] += block_bytes([levels], len(weight))
+            return
+        work = Quantising.of(layer, weight, covariance, seen.get(layer.weight), worth[layer.weight])
+        states[layer.weight] = []
+        for number, grid in enumerate(GRIDS):
+            several, state = work.whole(number)
+            found.update(several.entries(grid, template.entry(layer.weight)))
+            states[layer.weight].append(state)
+            if not work.nests:
+                continue
+            factors = {side: stored[entries.factor(side, layer.name)] for side in layer.form.sides}
+            by_side, more = work.factored(number, factors)
+            for side, each in by_side.items():
+                found.update(each.entries(grid, entries.factor(side, layer.name)))
+            states[layer.weight] += more
+
+    _walk(program, todo, inputs, take)
+    for layer in list(todo.values()):
+        take(layer, None)
+    progress("quantise", len(layers), len(layers), "layers")
+    # A layer in another type than float32 has no levels: then nothing is mixed.
+    if all(layer.weight in states for layer in template.decomposed):
+        save_file(found, out / LEVELS)
+        Mixture.of([states[layer.weight] for layer in template.decomposed], fixed[0], GRIDS).save(out)
+
+
+def _worth(out: Path, layers: Sequence[Layer], rule: Rule) -> dict[str, float]:
+    """What each layer is worth as a whole, in the unit of the importance."""
+    with np.load(out / entries.PLANS, allow_pickle=False) as file:
+        several = np.split(file["importance"], np.cumsum([layer.rank for layer in layers])[:-1]) if layers else []
+    if rule.rate is not criteria.loss:
+        return {layer.weight: 1.0 for layer in layers}
+    return {
+        layer.weight: max(float((values * layer.params_of_basis).sum()), 1e-30)
+        for layer, values in zip(layers, several, strict=True)
+    }
+
+
+def _walk(
+    program: Program,
+    todo: Mapping[str, Layer],
+    inputs: Samples | None,
+    take: Callable[[Layer, Tensor | None], None],
+) -> None:
+    """Hands on the layers whose inputs' second moment (i, i) is known, as the inputs pass them; so there is one of these
+    matrices at a time."""
+    if inputs is None or program.graph.batch is not None:
+        return
+    calls = {layer.calls[0]: layer for layer in todo.values() if len(layer.calls) == 1}
+
+    def note(node: Node, arguments: list[Any], result: Any) -> Any:
+        layer, call = calls.get(node.name), layer_call(node)
+        if layer is None or call is None or turned(call) or not isinstance(result, Tensor):
+            return result
+        regression = Regression.of(call, layer)
+        if regression is not None and regression.groups == 1 and isinstance(arguments[0], Tensor):
+            square, count = torch.zeros(regression.inputs, regression.inputs, dtype=torch.float64), 0
+            for x, _ in regression.pairs([arguments[0]], [result]):
+                square += (x.float().T @ x.float()).double()
+                count += len(x)
+            take(layer, square / max(count, 1) if bool(square.isfinite().all()) else None)
+        return result
+
+    program.run(next(inputs[:INPUTS].largest().parts(INPUTS)), visit=note)
+
+
+@dataclass(frozen=True)
+class Quantising:
+    """A layer's weight (o, i) in double, the metric around it (`inputs`, `outputs`), how errors are made good, its
+    finest grid, and what a loss in that metric is in the unit of the importance."""
+
+    layer: Layer
+    weight: Tensor
+    inputs: Tensor
+    outputs: Tensor
+    made_good: Feedback | None
+    finest: float
+    unit: float
+    nests: bool
+
+    @staticmethod
+    def of(layer: Layer, weight: Tensor, covariance: Tensor | None, seen: Moments | None, worth: float) -> Quantising:
+        matrix = weight.flatten(1).double()
+        outputs, inputs = (torch.ones(size, dtype=torch.float64) for size in matrix.shape)
+        nests = layer.form.name in ("channel", "spatial") and all(
+            axis_of_bases(layer, side) is not None for side in layer.form.sides
+        )
+        if covariance is not None and bool((covariance.diagonal() > 0).any()):
+            inputs = covariance
+        if seen is not None and not seen.turned and inputs.ndim == 2:
+            gradient = Gradients.of(seen)
+            outputs = gradient.square if gradient.side == "outputs" else outputs * max(gradient.far, 1e-30)
+        if outputs.shape[-1] != len(matrix) or not bool(outputs.isfinite().all()) or not bool((outputs != 0).any()):
+            outputs = torch.ones(len(matrix), dtype=torch.float64)
+        made_good = metric.feedback(inputs)
+        left = metric.left(inputs, made_good).mean().clamp_min(1e-300)
+        price = steps.floored(metric.alone(outputs))
+        spread = (matrix.square().mean(1) * price * left).clamp_min(1e-300)
+        bits = float(spread.log2().mean()) / 2 + GAUSSIAN
+        total = metric.loss(matrix, inputs, outputs)
+        return Quantising(
+            layer, matrix, inputs, outputs, made_good, 2 ** (bits - FINEST), worth / max(total, 1e-300), nests
+        )
+
+    def grid(self, number: int) -> float:
+        return self.finest * 2.0**number
+
+    def whole(self, number: int) -> tuple[Levels, State]:
+        """The whole weight at a grid."""
+        left = metric.left(self.inputs, self.made_good)
+        scales = steps.of_outputs(self.weight, metric.alone(self.outputs), left, self.grid(number), 1, TYPE)
+        levels = rounded(self.weight, scales.unsqueeze(1), self.made_good)
+        lost = self.unit * metric.loss(self.weight - levels * scales.unsqueeze(1), self.inputs, self.outputs)
+        made = coded({"": (levels.numpy(), scales.numpy())})[""]
+        size = block_bytes([made], len(levels))
+        return made, State(0, number, int(made.end[2]), size, size, lost)
+
+    def factored(self, number: int, factors: Mapping[str, Tensor]) -> tuple[dict[str, Levels], list[State]]:
+        """Its factors at a grid, and a state for each rank."""
+        layer = self.layer
+        down, up = (by_basis(layer, side, factors[side]).double() for side in layer.form.sides)
+        width = up.shape[1] // len(self.weight)
+        inputs, outputs = self.inputs, self.outputs
+        if width > 1 and inputs.ndim == 2:
+            inputs, outputs = by_columns(inputs, outputs, width)
+        elif width > 1:
+            inputs = inputs[: down.shape[1]]
+            outputs = outputs.repeat_interleave(width) if outputs.ndim == 1 else torch.ones(up.shape[1])
+        bases = nested(down, up, inputs, outputs, self.grid(number), sharing=width, most=layer.break_even, dtype=TYPE)
+        assert bases.loss is not None
+        scales = balanced(bases.of_bases, bases.of_outputs[::width])
+        sides = dict(zip(layer.form.sides, ((bases.down, scales[0]), (bases.up, scales[1])), strict=True))
+        made = coded({side: (levels.numpy(), scale.numpy()) for side, (levels, scale) in sides.items()})
+        packing = int(next(iter(made.values())).end[2])
+        ranks = np.arange(1, layer.break_even + 1)
+        several = sum(sized(each.ends[ranks], int(each.end[1])) for each in made.values())
+        assert isinstance(several, np.ndarray)
+        states = [
+            State(rank, number, packing, size, size + OF_BASIS * rank + OF_FACTORS, self.unit * lost)
+            for rank, size, lost in zip(ranks.tolist(), several.tolist(), bases.loss.tolist(), strict=False)
+        ]
+        return made, states
+
+
+def balanced(of_bases: Tensor, of_outputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Both scales with the same products, in the range that half precision holds: those of the outputs, which norms are
+    folded into, take what those of the bases have not."""
+    by = 2.0 ** math.floor(math.log2(LARGEST / max(float(of_bases.max()), 1e-30)))
+    return of_bases * by, of_outputs / by
+
+
+def coded(several: Mapping[str, tuple[NDArray[np.int8], NDArray[Any]]]) -> dict[str, Levels]:
+    """Levels (R, m) with their scales, by side, coded in that packing, the same for all, in which they take least."""
     usable = set.intersection(*(set(packings(levels)) for levels, _ in several.values()))
-    best: dict[str, Levels] | None = None
-    for packing in sorted(usable):
-        found = {side: _coded(levels, scale, packing) for side, (levels, scale) in several.items()}
-        if best is None or _bits(found) < _bits(best):
-            best = found
-    assert best is not None
-    return best
+    # More together never takes more than a few bytes.
+    packing = max(usable)
+    return {side: _coded(levels, scale, packing) for side, (levels, scale) in several.items()}
 
 
-def _coded(levels: NDArray[np.int8], scale: NDArray[np.floating[Any]], packing: int) -> Levels:
+def _coded(levels: NDArray[np.int8], scale: NDArray[Any], packing: int) -> Levels:
     rows = PACKINGS[packing].pack(levels)
     made = Coded.of(rows)
     crcs = [0]
@@ -36,12 +257,6 @@ def _coded(levels: NDArray[np.int8], scale: NDArray[np.floating[Any]], packing: 
     return Levels(made.stream, made.ends, np.array(crcs, dtype=np.int64), end, scale.astype(np.float32))
 
 
-def _bits(several: Mapping[str, Levels]) -> int:
-    return sum(int(levels.ends[-1]) for levels in several.values())
-
-
-def sizes(several: Sequence[Levels], count: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The bytes that the blocks of a layer's levels take at so many rows of each."""
-    from rightrank.models.emit.torchscript.deflate import sized
-
-    return np.asarray(sum(sized(each.ends[count], int(each.end[1])) for each in several))
+def block_bytes(several: Sequence[Levels], rows: int) -> int:
+    """The bytes that so many rows of each take in a file."""
+    return sum(int(sized(int(each.ends[rows]), int(each.end[1]))) for each in several)

@@ -22,8 +22,8 @@ from rightrank.models.factor.correction import corrections
 from rightrank.models.factor.gradients import Gradients
 from rightrank.models.factor.layer import Layer
 from rightrank.models.factor.patches import single
+from rightrank.models.factor.regression import Regression
 from rightrank.models.factor.solve import solve
-from rightrank.models.improve.regression import Regression
 from rightrank.models.master import entries
 from rightrank.models.program import execute
 from rightrank.models.program.calls import HANDED, BatchNorm, Handed, Recurrent, layer_call

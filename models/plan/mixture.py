@@ -24,13 +24,14 @@ MIXTURE = "mixture.npz"
 
 
 class State(NamedTuple):
-    """A layer at a `rank` (0: whole) and a grid (its number), of so many `bytes` of coded levels, packed so, and what
-    that loses."""
+    """A layer at a `rank` (0: whole) and a grid (its number), of so many `bytes` of coded levels, packed so; what it
+    takes of a file in all, about, and what it loses."""
 
     rank: int
     grid: int
     packing: int
     bytes: int
+    cost: int
     loss: float
 
 
@@ -50,7 +51,7 @@ class Mixture:
     def of(layers: Sequence[Sequence[State]], fixed: int, grids: Sequence[str]) -> Mixture:
         """The path over all that layers can be, of states in any order."""
         options = [
-            Options(*(np.array([state[at] for state in states], dtype=float) for at in (3, 4))) for states in layers
+            Options(*(np.array([state[at] for state in states], dtype=float) for at in (4, 5))) for states in layers
         ]
         hulls = [[states[at] for at in each.hull] for states, each in zip(layers, options, strict=True)]
         gains = np.concatenate([np.zeros(0), *(each.gains for each in options)])

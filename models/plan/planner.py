@@ -152,6 +152,8 @@ class Planner:
         levels, where there are any."""
         self.template, self.output, self.mixture = template, output, mixture
         self._growth, self._growth_by_macs, self._importance = growth, by_macs, importance
+        self._path: PlanPath | MixedPath
+        self._path_by_macs: PlanPath | MixedPath
         # What a budget is a share of, whatever numbers are written as: its file has them as they are.
         original = template.original
         file = formats.writer_of(original, output.plain, original=True).sizes().whole

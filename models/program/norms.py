@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from rightrank.models.program.calls import BATCH_NORM, BatchNorm
 from rightrank.models.program.graph import Graph, Node
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,8 @@ def norms(graph: Graph) -> Iterator[tuple[Node, Norm]]:
 
 def moments(values: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and variance of each channel (dimension 1) of (N, C, …), in the precision of the values."""
+    import torch
+
     # `var_mean` over channels takes three times as long.
     mean, variance = torch.batch_norm_update_stats(values, None, None, 0.0)
     return mean, variance

@@ -14,7 +14,7 @@ from rightrank.models.factor import layers
 from rightrank.models.factor.forms import FORMS, layer_from_json
 from rightrank.models.factor.gradients import Gradients
 from rightrank.models.factor.layer import Layer, factor_value
-from rightrank.models.improve.regression import Regression
+from rightrank.models.factor.regression import Regression
 from rightrank.models.program.calls import CONVOLUTION, layer_call
 from rightrank.models.program.graph import Graph, Input, Node, Ref
 from rightrank.models.program.program import Program

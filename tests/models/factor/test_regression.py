@@ -14,8 +14,8 @@ from rightrank.models.assemble.survey import survey
 from rightrank.models.factor.forms import FORMS
 from rightrank.models.factor.gradients import Gradients
 from rightrank.models.factor.layer import Layer
+from rightrank.models.factor.regression import Regression
 from rightrank.models.improve import refit
-from rightrank.models.improve.regression import Regression
 from rightrank.models.master.variant import Variant
 from rightrank.models.program.calls import Convolution, layer_call
 from rightrank.models.program.graph import Ref
@@ -86,7 +86,7 @@ def test_patches_are_the_same_however_few_are_made_at_a_time(groups: int, monkey
         return len(parts), sorted(torch.cat(parts).tolist())
 
     count, expected = rows()
-    monkeypatch.setattr("rightrank.models.improve.regression.NUMBERS", 8 * 9 * 64 * 5)
+    monkeypatch.setattr("rightrank.models.factor.regression.NUMBERS", 8 * 9 * 64 * 5)
     assert count == 2 and rows() == (17 + 2, expected)
 
 
