@@ -78,7 +78,7 @@ class Numpy:
     def check(self, template: Template, encoding: Encoding) -> None:
         pass
 
-    def writer(self, template: Template, encoding: Encoding) -> Writer:
+    def writer(self, template: Template, encoding: Encoding, original: bool = False) -> Writer:
         return NumpyWriter(template)
 
     def load(self, path: Path) -> Network:
