@@ -139,23 +139,26 @@ class Planner:
         importance: Importance,
         by_macs: Growth | None = None,
         output: Output = FIRST,
+        uploaded: int | None = None,
     ) -> None:
         """`growth` is the order of bases by what they are worth per parameter, `by_macs` per multiply-accumulate,
-        where that is another one; `output` is what plans are written as."""
+        where that is another one; `output` is what plans are written as, and `uploaded` the bytes of the network as it
+        came with numbers as they are, where that is known."""
         self.template, self.output = template, output
         self._growth, self._growth_by_macs, self._importance = growth, by_macs, importance
         # Only exact numbers give the network as it came, and have it for the last step.
         within = template if output.exact else replace(template, uploaded=None)
-        sizes, uploaded = formats.writer_of(within, output).sizes(), 0
+        sizes, whole = formats.writer_of(within, output).sizes(), 0
         if within.uploaded is not None:
-            uploaded = formats.writer_of(within.uploaded, output).sizes().whole
-        self._path = PlanPath(within, growth, sizes, uploaded)
-        self._path_by_macs = PlanPath(within, by_macs, sizes, uploaded) if by_macs else self._path
+            whole = formats.writer_of(within.uploaded, output).sizes().whole
+        self._path = PlanPath(within, growth, sizes, whole)
+        self._path_by_macs = PlanPath(within, by_macs, sizes, whole) if by_macs else self._path
         # What a budget is a share of, whatever numbers are written as: its file has them as they are.
-        original, file = template.original, int(self._path.bytes[-1])
-        if output != output.plain:
-            file = formats.writer_of(original, output.plain).sizes().whole
-        self._original = {"params": original.params, "macs": original.macs, "bytes": file}
+        original = template.original
+        if uploaded is None:
+            exact = output == output.plain
+            uploaded = int(self._path.bytes[-1]) if exact else formats.writer_of(original, output.plain).sizes().whole
+        self._original = {"params": original.params, "macs": original.macs, "bytes": uploaded}
 
     @staticmethod
     def open(folder: Path, output: Output = FIRST) -> Planner:
@@ -172,7 +175,8 @@ class Planner:
 
     def written_as(self, output: Output) -> Planner:
         """The planner of the same master for other files."""
-        return Planner(self.template, self._growth, self._importance, self._growth_by_macs, output)
+        uploaded = self._original["bytes"] if output.plain == self.output.plain else None
+        return Planner(self.template, self._growth, self._importance, self._growth_by_macs, output, uploaded)
 
     def plan(
         self,
