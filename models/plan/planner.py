@@ -146,18 +146,21 @@ class Planner:
         by_macs: Growth | None = None,
         output: Output = FIRST,
         mixture: Mixture | None = None,
+        uploaded: int | None = None,
     ) -> None:
         """`growth` is the order of bases by what they are worth per parameter, `by_macs` per multiply-accumulate,
-        where that is another one; `output` is what plans are written as, and `mixture` the path of those of coded
-        levels, where there are any."""
+        where that is another one; `output` is what plans are written as, `mixture` the path of those of coded levels,
+        where there are any, and `uploaded` the bytes of the network as it came with numbers as they are, where that is
+        known."""
         self.template, self.output, self.mixture = template, output, mixture
         self._growth, self._growth_by_macs, self._importance = growth, by_macs, importance
         self._path: PlanPath | MixedPath
         self._path_by_macs: PlanPath | MixedPath
-        # What a budget is a share of, whatever numbers are written as: its file has them as they are.
         original = template.original
-        file = formats.writer_of(original, output.plain, original=True).sizes().whole
-        self._original = {"params": original.params, "macs": original.macs, "bytes": file}
+        # What a budget is a share of, whatever numbers are written as: its file has them as they are.
+        if uploaded is None:
+            uploaded = formats.writer_of(original, output.plain, original=True).sizes().whole
+        self._original = {"params": original.params, "macs": original.macs, "bytes": uploaded}
         # Only exact numbers give the network as it came, and have it for the last step.
         within = template if output.exact else replace(template, uploaded=None)
         sizes = formats.writer_of(within, output).sizes()
@@ -167,7 +170,11 @@ class Planner:
             self._path = MixedPath(within, mixture, sizes)
             self._path_by_macs = self._path
             return
-        last = formats.writer_of(original, output, original=True).sizes().whole if output.exact else None
+        last = None
+        if output.exact:
+            last = (
+                formats.writer_of(original, output, original=True).sizes().whole if output != output.plain else uploaded
+            )
         self._path = PlanPath(within, growth, sizes, last)
         self._path_by_macs = PlanPath(within, by_macs, sizes, last) if by_macs else self._path
 
@@ -187,7 +194,8 @@ class Planner:
 
     def written_as(self, output: Output) -> Planner:
         """The planner of the same master for other files."""
-        return Planner(self.template, self._growth, self._importance, self._growth_by_macs, output, self.mixture)
+        uploaded, others = self._original["bytes"], (self._growth_by_macs, output, self.mixture)
+        return Planner(self.template, self._growth, self._importance, *others, uploaded)
 
     def plan(
         self,
