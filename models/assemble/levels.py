@@ -9,7 +9,6 @@ as squares of the weight.
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +20,8 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 from torch import Tensor
 
-from rightrank.models.emit.encoding.packing import PACKINGS, packings
-from rightrank.models.emit.torchscript.deflate import Coded, sized
+from rightrank.models.emit.coded import block_bytes, coded
+from rightrank.models.emit.torchscript.deflate import sized
 from rightrank.models.factor.factors import axis_of_bases, by_basis
 from rightrank.models.factor.gradients import Gradients
 from rightrank.models.factor.layer import Layer
@@ -77,7 +76,7 @@ def make(
     seen = {layer.weight: each for layer, each in zip(template.decomposed, moments or (), strict=False)}
     found: dict[str, NDArray[Any]] = {}
     states: dict[str, list[State]] = {}
-    fixed = [0]
+    fixed, finest = [0], {}
     todo = {layer.weight: layer for layer in layers}
 
     def take(layer: Layer, covariance: Tensor | None) -> None:
@@ -91,7 +90,7 @@ def make(
             fixed[0] += block_bytes([levels], len(weight))
             return
         work = Quantising.of(layer, weight, covariance, seen.get(layer.weight), worth[layer.weight])
-        states[layer.weight] = []
+        states[layer.weight], finest[layer.weight] = [], work.finest
         for number, grid in enumerate(GRIDS):
             several, state = work.whole(number)
             found.update(several.entries(grid, template.entry(layer.weight)))
@@ -111,7 +110,7 @@ def make(
     # A layer in another type than float32 has no levels: then nothing is mixed.
     if all(layer.weight in states for layer in template.decomposed):
         save_file(found, out / LEVELS)
-        Mixture.of([states[layer.weight] for layer in template.decomposed], fixed[0], GRIDS).save(out)
+        Mixture.of([states[layer.weight] for layer in template.decomposed], fixed[0], GRIDS, [finest[layer.weight] for layer in template.decomposed]).save(out)
 
 
 def _worth(out: Path, layers: Sequence[Layer], rule: Rule) -> dict[str, float]:
@@ -237,26 +236,3 @@ def balanced(of_bases: Tensor, of_outputs: Tensor) -> tuple[Tensor, Tensor]:
     folded into, take what those of the bases have not."""
     by = 2.0 ** math.floor(math.log2(LARGEST / max(float(of_bases.max()), 1e-30)))
     return of_bases * by, of_outputs / by
-
-
-def coded(several: Mapping[str, tuple[NDArray[np.int8], NDArray[Any]]]) -> dict[str, Levels]:
-    """Levels (R, m) with their scales, by side, coded in that packing, the same for all, in which they take least."""
-    usable = set.intersection(*(set(packings(levels)) for levels, _ in several.values()))
-    # More together never takes more than a few bytes.
-    packing = max(usable)
-    return {side: _coded(levels, scale, packing) for side, (levels, scale) in several.items()}
-
-
-def _coded(levels: NDArray[np.int8], scale: NDArray[Any], packing: int) -> Levels:
-    rows = PACKINGS[packing].pack(levels)
-    made = Coded.of(rows)
-    crcs = [0]
-    for row in rows:
-        crcs.append(zlib.crc32(row.tobytes(), crcs[-1]))
-    end = np.array([made.end.value, made.end.count, packing], dtype=np.int64)
-    return Levels(made.stream, made.ends, np.array(crcs, dtype=np.int64), end, scale.astype(np.float32))
-
-
-def block_bytes(several: Sequence[Levels], rows: int) -> int:
-    """The bytes that so many rows of each take in a file."""
-    return sum(int(sized(int(each.ends[rows]), int(each.end[1]))) for each in several)

@@ -39,16 +39,20 @@ class State(NamedTuple):
 class Mixture:
     """The states of every layer that can be cut, one after the other in `states` (S, 4): rank, grid, packing, bytes;
     `counts` how many each layer has; `steps` the order in which layers grow, by index; `fixed` the bytes of the levels
-    of weights that are never cut; `grids` the names of grids."""
+    of weights that are never cut; `grids` the names of grids, each twice as coarse as that before, and `finest` (L,)
+    the first of each layer (see `quantise.steps`)."""
 
     states: NDArray[np.int64]
     counts: NDArray[np.int64]
     steps: NDArray[np.int32]
     fixed: int
     grids: tuple[str, ...]
+    finest: NDArray[np.float64]
 
     @staticmethod
-    def of(layers: Sequence[Sequence[State]], fixed: int, grids: Sequence[str]) -> Mixture:
+    def of(
+        layers: Sequence[Sequence[State]], fixed: int, grids: Sequence[str], finest: Sequence[float]
+    ) -> Mixture:
         """The path over all that layers can be, of states in any order."""
         options = [
             Options(*(np.array([state[at] for state in states], dtype=float) for at in (4, 5))) for states in layers
@@ -59,18 +63,20 @@ class Mixture:
         table = np.array([state[:4] for states in hulls for state in states], dtype=np.int64).reshape(-1, 4)
         counts = np.array([len(states) for states in hulls], dtype=np.int64)
         steps = owners[np.argsort(-gains, kind="stable")].astype(np.int32)
-        return Mixture(table, counts, steps, fixed, tuple(grids))
+        return Mixture(table, counts, steps, fixed, tuple(grids), np.array(finest, dtype=float))
 
     def save(self, folder: Path) -> None:
         fixed, grids = np.array(self.fixed), np.array(self.grids)
-        np.savez(folder / MIXTURE, states=self.states, counts=self.counts, steps=self.steps, fixed=fixed, grids=grids)
+        states, counts, steps = self.states, self.counts, self.steps
+        several = {"states": states, "counts": counts, "steps": steps, "fixed": fixed, "finest": self.finest}
+        np.savez(folder / MIXTURE, grids=grids, allow_pickle=False, **several)
 
     @staticmethod
     def open(folder: Path) -> Mixture:
         """Raises FileNotFoundError for a master without levels."""
         with np.load(folder / MIXTURE, allow_pickle=False) as file:
             grids = tuple(map(str, file["grids"].tolist()))
-            return Mixture(file["states"], file["counts"], file["steps"], int(file["fixed"]), grids)
+            return Mixture(file["states"], file["counts"], file["steps"], int(file["fixed"]), grids, file["finest"])
 
     def of_layers(self) -> list[NDArray[np.int64]]:
         """Each layer's states, (k, 4)."""
