@@ -58,8 +58,8 @@ class Options:
 
 @dataclass(frozen=True)
 class Mix:
-    """`start` (n,): the option that each layer begins with, its smallest; then at each step layer `owners[s]` goes on to
-    option `taken[s]`. `bytes` and `loss` (s + 1,) are all layers' together, at the start and after each step."""
+    """`start` (n,): the option that each layer begins with, its smallest; then at each step layer `owners[s]` goes on
+    to option `taken[s]`. `bytes` and `loss` (s + 1,) are all layers' together, at the start and after each step."""
 
     start: NDArray[np.int64]
     owners: NDArray[np.int64]
@@ -93,6 +93,9 @@ def allocate(layers: Sequence[Options]) -> Mix:
     taken = np.concatenate([np.zeros(0, dtype=np.int64), *(each.hull[1:] for each in layers)])[order]
     spent = np.concatenate([np.zeros(0), *(np.diff(each.bytes[each.hull]) for each in layers)])[order]
     lost = np.concatenate([np.zeros(0), *(np.diff(each.loss[each.hull]) for each in layers)])[order]
-    first = sum(float(each.bytes[each.hull[0]]) for each in layers), sum(float(each.loss[each.hull[0]]) for each in layers)
+    first = (
+        sum(float(each.bytes[each.hull[0]]) for each in layers),
+        sum(float(each.loss[each.hull[0]]) for each in layers),
+    )
     totals = (np.cumsum(np.concatenate([[begin], more])) for begin, more in zip(first, (spent, lost), strict=True))
     return Mix(start, owners.astype(np.int64), taken, *totals)

@@ -54,13 +54,15 @@ def bits(levels: NDArray[np.int8], packed: Packing) -> NDArray[np.float64]:
     symbols = packed.pack(levels)
     lengths = huffman(np.bincount(symbols.ravel(), minlength=SYMBOLS))
     table = OF_TABLE + OF_SYMBOL * int((lengths > 0).sum())
-    return lengths[symbols].sum(1).astype(np.float64) + table / len(levels)
+    taken: NDArray[np.float64] = lengths[symbols].sum(1).astype(np.float64)
+    return taken + table / len(levels)
 
 
 def huffman(counts: NDArray[np.int64]) -> NDArray[np.int64]:
     """The code lengths of symbols that occur so often; 0 for those that do not, 1 for one that is alone."""
     lengths = np.zeros(len(counts), dtype=np.int64)
-    heap = [(int(count), symbol, (symbol,)) for symbol, count in enumerate(counts) if count]
+    heap: list[tuple[int, int, tuple[int, ...]]]
+    heap = [(int(count), symbol, (symbol,)) for symbol, count in enumerate(counts.tolist()) if count]
     if len(heap) == 1:
         lengths[heap[0][1]] = 1
     heapq.heapify(heap)

@@ -45,7 +45,10 @@ def test_every_mix_is_the_best_at_its_bytes(seed: int) -> None:
     layers = drawn(seed, 4, 5)
     path = allocate(layers)
     every = [
-        (sum(x.bytes[i] for x, i in zip(layers, each, strict=True)), sum(x.loss[i] for x, i in zip(layers, each, strict=True)))
+        (
+            sum(x.bytes[i] for x, i in zip(layers, each, strict=True)),
+            sum(x.loss[i] for x, i in zip(layers, each, strict=True)),
+        )
         for each in itertools.product(range(5), repeat=4)
     ]
     for count in range(len(path)):
