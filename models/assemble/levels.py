@@ -1,9 +1,9 @@
 """A master's levels: each weight, whole and as factors, at each grid; and how they are mixed.
 
-Of every layer the grids are its own: from one at which a number takes about `FINEST` bits down to one bit, each
-twice as coarse as that before. What a state of a layer loses is said in the unit of the master's importance, as a share of what
-the layer is worth: by calibration inputs in the metric of their covariance and of the outputs' gradients, without them
-as squares of the weight.
+Every layer has grids of its own: from one at which a number takes about `FINEST` bits down to one bit, each twice as
+coarse as that before. What a state of a layer loses is said in the unit of the master's importance, as a share of what
+the layer is worth: by calibration inputs in the metric of their second moment and of the outputs' gradients, without
+them as squares of the weight.
 """
 
 from __future__ import annotations
@@ -110,7 +110,12 @@ def make(
     # A layer in another type than float32 has no levels: then nothing is mixed.
     if all(layer.weight in states for layer in template.decomposed):
         save_file(found, out / LEVELS)
-        Mixture.of([states[layer.weight] for layer in template.decomposed], fixed[0], GRIDS, [finest[layer.weight] for layer in template.decomposed]).save(out)
+        Mixture.of(
+            [states[layer.weight] for layer in template.decomposed],
+            fixed[0],
+            GRIDS,
+            [finest[layer.weight] for layer in template.decomposed],
+        ).save(out)
 
 
 def _worth(out: Path, layers: Sequence[Layer], rule: Rule) -> dict[str, float]:
@@ -131,8 +136,8 @@ def _walk(
     inputs: Samples | None,
     take: Callable[[Layer, Tensor | None], None],
 ) -> None:
-    """Hands on the layers whose inputs' second moment (i, i) is known, as the inputs pass them; so there is one of these
-    matrices at a time."""
+    """Hands on the layers whose inputs' second moment (i, i) is known, as the inputs pass them: so there is one of
+    these matrices at a time."""
     if inputs is None or program.graph.batch is not None:
         return
     calls = {layer.calls[0]: layer for layer in todo.values() if len(layer.calls) == 1}

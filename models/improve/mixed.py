@@ -203,9 +203,7 @@ class WithinBytes:
                 side: by_basis(layer, side, each.levels) if side else each.levels.flatten(1)
                 for side, each in sides.items()
             }
-            levels = coded(
-                {s: (r.numpy().astype(np.int8), sides[s].scales.flatten().numpy()) for s, r in rows.items()}
-            )
+            levels = coded({s: (r.numpy().astype(np.int8), sides[s].scales.flatten().numpy()) for s, r in rows.items()})
             size = sum(block_bytes([each], len(each.ends) - 1) for each in levels.values())
             packings = [int(next(iter(each.values())).end[2]) for each in (levels, before)]
             size += OF_PACKING * (packings[0] != packings[1])

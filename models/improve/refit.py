@@ -24,9 +24,10 @@ from rightrank.models.factor.layer import Layer
 from rightrank.models.factor.patches import single
 from rightrank.models.factor.regression import Regression
 from rightrank.models.factor.solve import solve
+from rightrank.models.improve.quantising import Fitted, Quantiser
 from rightrank.models.master import entries
 from rightrank.models.program import execute
-from rightrank.models.program.calls import HANDED, BatchNorm, Handed, Recurrent, layer_call
+from rightrank.models.program.calls import HANDED, BatchNorm, Call, Handed, Recurrent, layer_call
 from rightrank.models.program.graph import Node, Ref
 from rightrank.models.program.norms import statistics_of
 from rightrank.models.program.program import Program
@@ -51,6 +52,7 @@ def refit(
     cut: Program,
     inputs: Samples,
     progress: Progress,
+    quantise: Quantiser | None = None,
 ) -> dict[str, Tensor]:
     """For one plan new entries of its factors and of what corrects them, and of the weights and biases of layers that
     it leaves whole.
@@ -58,22 +60,65 @@ def refit(
     `layers` are all of the program's, `ranks` those of the plan by weight (0, or none: whole), `gradients`
     those of each layer with a rank, by weight, `cut` the plain cut, `inputs` calibration inputs. Layers called more
     than once, or that are no `Regression`, keep their cut.
+
+    With `quantise` each layer is what that makes of the fit, before the walk goes on: what its levels lose the layers
+    after it make good. The cut is then to be of levels too.
     """
-    calls = {node.name: layer_call(node) for node in program.graph.nodes}
-    fitted = {
-        layer.calls[0]: layer
-        for layer in layers
-        if Regression.of(calls[layer.calls[0]], layer) is not None and program.read_once(layer.weight)
-    }
-    within = recurrent.within(program.graph, fitted)
+    fitted, calls = _fittable(program, layers), _calls(program)
     kept: set[str] = set()
     for layer in layers:
         # A recurrent call's inner weights are fitted to what the plain cut makes of the steps before.
         inner = isinstance(calls[layer.calls[0]], Handed)
-        if ranks.get(layer.weight) and (inner or layer.calls[0] not in fitted):
+        if (quantise or ranks.get(layer.weight)) and (inner or layer.calls[0] not in fitted):
             kept |= {layer.weight, *(each.tensor for each in corrections(program, layer))}
     start = program.with_tensors({**program.tensors, **{name: cut.tensors[name] for name in kept}})
-    walk = _Walk(program, start, inputs[: affordable(program, inputs)])
+    walk = _Walk(program, start, inputs[: affordable(program, inputs)], quantise)
+    return _walked(walk, program, fitted, ranks, gradients, progress)
+
+
+def means(
+    program: Program, layers: Sequence[Layer], quantise: Quantiser, cut: Program, inputs: Samples, progress: Progress
+) -> dict[str, Tensor]:
+    """For a program whose layers are what `quantise` makes of them as they are: the tensors that correct the means of
+    their outputs, by name. Layer by layer, in order, each given what those before it, corrected, put out: all at once
+    corrects twice.
+
+    Layers that cannot be fitted (see `refit`) are those of `cut`.
+    """
+    fitted = _fittable(program, layers)
+    others = {layer.weight for layer in layers if layer.calls[0] not in fitted}
+    start = program.with_tensors({**program.tensors, **{name: cut.tensors[name] for name in others}})
+    walk = _Walk(program, start, inputs[: affordable(program, inputs)], quantise, fits=False)
+    found = _walked(walk, program, fitted, {}, {}, progress)
+    weights = {entries.dense(layer.weight) for layer in layers}
+    names = {entries.dense(name): name for name in program.tensors}
+    return {names[entry]: value for entry, value in found.items() if entry not in weights}
+
+
+def _calls(program: Program) -> dict[str, Call | None]:
+    return {node.name: layer_call(node) for node in program.graph.nodes}
+
+
+def _fittable(program: Program, layers: Sequence[Layer]) -> dict[str, Layer]:
+    """The layers that can be fitted, by their only call."""
+    calls = _calls(program)
+    return {
+        layer.calls[0]: layer
+        for layer in layers
+        if Regression.of(calls[layer.calls[0]], layer) is not None and program.read_once(layer.weight)
+    }
+
+
+def _walked(
+    walk: _Walk,
+    program: Program,
+    fitted: Mapping[str, Layer],
+    ranks: Mapping[str, int],
+    gradients: Mapping[str, Gradients],
+    progress: Progress,
+) -> dict[str, Tensor]:
+    """What a walk finds for the layers that are `fitted`, by their call."""
+    within = recurrent.within(program.graph, fitted)
     found: dict[str, Tensor] = {}
     done = 0
     with torch.no_grad():
@@ -109,8 +154,12 @@ class _Values:
 class _Walk:
     """Both networks, side by side, on each group of samples."""
 
-    def __init__(self, program: Program, cut: Program, inputs: Samples) -> None:
+    def __init__(
+        self, program: Program, cut: Program, inputs: Samples, quantise: Quantiser | None, fits: bool = True
+    ) -> None:
+        """Without `fits` layers stay as they are, but for what `quantise` makes of them and for their means."""
         self._program, graph = program, program.graph
+        self._quantise, self._fits = quantise, fits
         self._groups: list[_Values] = []
         for group in inputs.groups:
             given = {spec.name: value for spec, value in zip(graph.inputs, group, strict=True)}
@@ -139,7 +188,8 @@ class _Walk:
         bias = regression.offset(execute.evaluate(call.bias, self._groups[0].whole, torch.device("cpu")))
         wholes = [self._call(node, values.whole) for values in self._groups]
         lacking = [self._missing(node, values, whole) for values, whole in zip(self._groups, wholes, strict=True)]
-        if not rank and all(each is None for each in lacking) and all(each.same(node) for each in self._groups):
+        nothing = not rank and self._quantise is None and all(each is None for each in lacking)
+        if nothing and all(each.same(node) for each in self._groups):
             for values, whole in zip(self._groups, wholes, strict=True):
                 self._keep(node, values, whole, whole)
             return {}
@@ -157,7 +207,8 @@ class _Walk:
         call = Recurrent.of(node)
         assert call is not None
         wholes = [self._call(node, values.whole) for values in self._groups]
-        if all(each.same(node) for each in self._groups) and not any(ranks.get(x.weight) for x in layers.values()):
+        nothing = self._quantise is None and not any(ranks.get(x.weight) for x in layers.values())
+        if nothing and all(each.same(node) for each in self._groups):
             for values, whole in zip(self._groups, wholes, strict=True):
                 self._keep(node, values, whole, whole)
             return {}
@@ -195,13 +246,18 @@ class _Walk:
         normal, cross, mean_in, mean_out, count = _equations(regression, pairs, bias)
         if not count or not all(bool(each.isfinite().all()) for each in (normal, cross, mean_in, mean_out)):
             return {}
-        solved = _solve(normal, cross, original, count)
-        found = {}
-        kept = solved
+        solved = _solve(normal, cross, original, count) if self._fits else original
+        factors: Mapping[str, Tensor] | None = None
         if rank and gradient is not None:
             shaped, spread, centre = regression.weight(solved), normal.squeeze(0), mean_in.squeeze(0)
             moments = gradient.moments(solved.flatten(0, 1), spread, centre, original.flatten(0, 1))
             factors = layer.form.fit(layer, shaped, rank, spread, centre, moments)
+        kept = solved
+        if self._quantise is not None:
+            made = self._quantise(Fitted(regression, solved, normal, factors))
+            factors, kept = (made.factors, solved) if made.factors is not None else (None, made.matrix)
+        found = {}
+        if factors is not None:
             factors = {side: each.to(stored.dtype).contiguous() for side, each in factors.items()}
             found = {entries.factor(side, layer.name): each for side, each in factors.items()}
             kept = regression.matrix(layer.form.product(layer, factors))
@@ -232,6 +288,8 @@ class _Walk:
         Where the other term is there already and is off, the layer can make that good: the next layers
         read the sum. (He et al., arXiv:1707.06168, section 3.3, do so for pruned residual networks.)
         """
+        if not self._fits:
+            return None
         graph, norm, value = self._program.graph, None, node.outputs[0]
         users = self._program.users.get(value, ())
         if len(users) == 1 and statistics_of(graph, users[0]):

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,9 +50,7 @@ class Mixture:
     finest: NDArray[np.float64]
 
     @staticmethod
-    def of(
-        layers: Sequence[Sequence[State]], fixed: int, grids: Sequence[str], finest: Sequence[float]
-    ) -> Mixture:
+    def of(layers: Sequence[Sequence[State]], fixed: int, grids: Sequence[str], finest: Sequence[float]) -> Mixture:
         """The path over all that layers can be, of states in any order."""
         options = [
             Options(*(np.array([state[at] for state in states], dtype=float) for at in (4, 5))) for states in layers
@@ -68,8 +66,14 @@ class Mixture:
     def save(self, folder: Path) -> None:
         fixed, grids = np.array(self.fixed), np.array(self.grids)
         states, counts, steps = self.states, self.counts, self.steps
-        several = {"states": states, "counts": counts, "steps": steps, "fixed": fixed, "finest": self.finest}
-        np.savez(folder / MIXTURE, grids=grids, allow_pickle=False, **several)
+        several: dict[str, Any] = {
+            "states": states,
+            "counts": counts,
+            "steps": steps,
+            "fixed": fixed,
+            "finest": self.finest,
+        }
+        np.savez(folder / MIXTURE, grids=grids, **several)
 
     @staticmethod
     def open(folder: Path) -> Mixture:

@@ -38,7 +38,8 @@ def nested(
     dtype: torch.dtype = torch.float32,
 ) -> Bases:
     """Levels of the factors `down` (R, m) and `up` (R, n) of a layer, strongest basis first, at a grid; of the `most`
-    strongest alone, where that is given.
+    strongest alone, where that is given. They are to be those of the metric (see `factor.metric`), in which no two
+    bases have anything in common: what does would be left to none of them.
 
     `inputs`, (m, m) or (m,), and `outputs`, (n, n) or (n,), are the metric of their product: an error E (n, m) in it
     costs `tr(outputs·E·inputs·Eᵀ)`. So many neighbouring numbers of a row of `up` share a scale; scales are as `dtype`
@@ -49,7 +50,7 @@ def nested(
     lost = metric.loss(rest, inputs, outputs)
     down, up = down[:most], up[:most]
     coming, going = metric.feedback(inputs), metric.feedback(outputs)
-    of_outputs = _scales(metric.left(outputs, going), sharing, dtype)
+    of_outputs = scales_of(metric.left(outputs, going), sharing, dtype)
     fine_in = grid / metric.left(inputs, coming).mean().clamp_min(TINY).sqrt()
     fine_out = grid / (metric.left(outputs, going) * of_outputs.square()).mean().clamp_min(TINY).sqrt()
     first = rounded(down, rows_steps(down, fine_in, (metric.times(up, outputs) * up).sum(1)), coming)
@@ -84,7 +85,7 @@ def rows_steps(down: Tensor, fine: Tensor, worth: Tensor) -> Tensor:
     return held(wanted, down, torch.float64).unsqueeze(1)
 
 
-def _scales(left: Tensor, sharing: int, dtype: torch.dtype) -> Tensor:
+def scales_of(left: Tensor, sharing: int, dtype: torch.dtype) -> Tensor:
     """The scales (n,) of outputs where an error in each number costs `left` (n,); the largest is one."""
     price = floored(left.reshape(-1, sharing).mean(1))
     return (price.min() / price).sqrt().to(dtype).double().repeat_interleave(sharing)

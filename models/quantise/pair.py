@@ -13,10 +13,11 @@ from torch import Tensor
 
 from rightrank.models.factor.patches import columns_of
 from rightrank.models.factor.solve import solve
-from rightrank.models.quantise import metric, steps
+from rightrank.models.quantise import metric
 from rightrank.models.quantise.bases import Bases
 from rightrank.models.quantise.feedback import Feedback, rounded
-from rightrank.models.quantise.nested import TINY, rows_steps
+from rightrank.models.quantise.nested import TINY, rows_steps, scales_of
+from rightrank.models.quantise.steps import as_stored, held
 
 # A share of features that are all of one size, for those that say the same.
 LIGHT = 1e-6
@@ -46,17 +47,19 @@ def pair(
     fine = grid / coming.left.mean().clamp_min(TINY).sqrt()
     first = rounded(down, rows_steps(down, fine, (metric.times(up, passing) * up).sum(1)), coming)
     energy = (metric.times(first.double(), met) * first).sum(1)
-    limits = torch.finfo(dtype)
-    of_bases = torch.where(energy > 0, energy.clamp_min(TINY).rsqrt(), 1.0)
-    of_bases = of_bases.clamp(limits.tiny, limits.max).to(dtype).double()
-    features, seen = _features(first * of_bases.unsqueeze(1), inputs, width)
-    # (o, r·width): all features are of one size, so that none is lost beside a stronger one.
-    second = solve(features, seen @ weight.T, LIGHT).T
+    # Features of one size, so that none is lost beside a stronger one.
+    unit = torch.where(energy > 0, energy.clamp_min(TINY).rsqrt(), 1.0)
+    features, seen = _features(first * unit.unsqueeze(1), inputs, width)
+    second = solve(features, seen @ weight.T, LIGHT).T.reshape(len(weight), -1, width)
     made_good = Feedback.of(features)
-    scales = steps.of_outputs(second, metric.alone(outputs), made_good.left, grid, sharing, dtype)
-    levels = rounded(second, scales.unsqueeze(1), made_good)
-    by_basis = levels.reshape(len(weight), -1, width).movedim(1, 0).flatten(1)
-    return Bases(first, by_basis.contiguous(), of_bases, scales.repeat_interleave(width))
+    price = metric.alone(outputs)
+    of_outputs = scales_of(price, sharing, dtype)
+    fine = grid / ((price * of_outputs.square()).mean() * made_good.left.mean()).clamp_min(TINY).sqrt()
+    relative = (second / of_outputs.reshape(-1, 1, 1)).movedim(1, 0).flatten(1)
+    of_bases = as_stored(held(fine.expand(len(first)), relative, torch.float64) * unit, dtype)
+    scales = of_outputs.unsqueeze(1) * (of_bases / unit).repeat_interleave(width)
+    levels = rounded(second.flatten(1), scales, made_good).reshape(second.shape)
+    return Bases(first, levels.movedim(1, 0).flatten(1).contiguous(), of_bases, of_outputs.repeat_interleave(width))
 
 
 def by_columns(inputs: Tensor, outputs: Tensor, width: int) -> tuple[Tensor, Tensor]:

@@ -32,9 +32,13 @@ def held(wanted: Tensor, rows: Tensor, dtype: torch.dtype) -> Tensor:
     finest = rows.abs().amax(1) / LARGEST
     # A hair more, so that rounding to the type does not put the largest number beyond the last level.
     found = torch.maximum(wanted, finest * (1 + torch.finfo(dtype).eps))
-    found = torch.where(finest > 0, found, 1.0)
+    return as_stored(torch.where(finest > 0, found, 1.0), dtype)
+
+
+def as_stored(scales: Tensor, dtype: torch.dtype) -> Tensor:
+    """Scales as `dtype` holds them, in double, none of them nothing."""
     limits = torch.finfo(dtype)
-    return found.clamp(limits.tiny, limits.max).to(dtype).double()
+    return scales.clamp(limits.tiny, limits.max).to(dtype).double()
 
 
 def floored(price: Tensor) -> Tensor:

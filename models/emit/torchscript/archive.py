@@ -1,7 +1,8 @@
 """A ZIP archive, as pieces that need only be written one after the other.
 
-No seeking, no copy of the data, and nothing in it that varies: one date, one mode, and no compression but what comes
-compressed already. Without ZIP64, since a file's size is known before and must be exact: up to 4 GiB and 65,535 records.
+No seeking, no copy of the data, and nothing in it that varies: one date, one mode, and no compression but of what comes
+compressed already. Without ZIP64, since a file's size is known before and must be exact: up to 4 GiB and 65,535
+records.
 """
 
 from __future__ import annotations

@@ -48,8 +48,42 @@ SPLIT = "pqstuyabghijkmno" + "ABCDEFGHIJKLMNOP"
 # Operators that give one tensor: the local variable of what is not read any more may hold it.
 ONE_TENSOR = {
     f"aten.{name}"
-    for name in ["convolution.default", "linear.default", "relu.default", "batch_norm.default", "add.Tensor", "mul.Tensor", "sub.Tensor", "div.Tensor", "gelu.default", "silu.default", "sigmoid.default", "hardtanh.default", "hardswish.default", "hardsigmoid.default", "tanh.default", "max_pool2d.default", "avg_pool2d.default", "adaptive_avg_pool2d.default", "mean.dim", "flatten.using_ints", "view.default", "reshape.default", "permute.default", "transpose.int", "matmul.default", "softmax.int", "layer_norm.default", "clone.default", "scaled_dot_product_attention.default", "conv1d.default", "conv2d.default", "conv3d.default", "embedding.default"]
-}  # fmt: skip
+    for name in [
+        "convolution.default",
+        "linear.default",
+        "relu.default",
+        "batch_norm.default",
+        "add.Tensor",
+        "mul.Tensor",
+        "sub.Tensor",
+        "div.Tensor",
+        "gelu.default",
+        "silu.default",
+        "sigmoid.default",
+        "hardtanh.default",
+        "hardswish.default",
+        "hardsigmoid.default",
+        "tanh.default",
+        "max_pool2d.default",
+        "avg_pool2d.default",
+        "adaptive_avg_pool2d.default",
+        "mean.dim",
+        "flatten.using_ints",
+        "view.default",
+        "reshape.default",
+        "permute.default",
+        "transpose.int",
+        "matmul.default",
+        "softmax.int",
+        "layer_norm.default",
+        "clone.default",
+        "scaled_dot_product_attention.default",
+        "conv1d.default",
+        "conv2d.default",
+        "conv3d.default",
+        "embedding.default",
+    ]
+}
 
 
 class Kind(NamedTuple):

@@ -1,0 +1,61 @@
+"""What a walk over the layers asks of whoever turns their numbers into levels, and one who does so by grids.
+
+A fit is quantised where it is made, with the covariance of the inputs that the quantised layers before it make, and
+the layers after it are fitted to make good what it has lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from rightrank.models.factor.gradients import Gradients
+from rightrank.models.factor.regression import Regression
+from rightrank.models.program.calls import transposed
+from rightrank.models.quantise import layers
+from rightrank.models.quantise.scaled import Scaled
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a layer is to be: its weight as the `matrix` (g, o, i) of a regression, and with a rank `factors` by side;
+    and the covariance of its inputs, `normal` (g, i, i). All in double."""
+
+    regression: Regression
+    matrix: Tensor
+    normal: Tensor
+    factors: Mapping[str, Tensor] | None = None
+
+
+# What it is with numbers that levels make: other factors where it has some, else another matrix.
+Quantiser: TypeAlias = Callable[[Fitted], Fitted]
+
+
+@dataclass
+class Quantising:
+    """Quantises each layer at its grid (see `quantise.steps`), by weight; those that have none, or whose `gradients`
+    are not known, to eight bits. What it has made is `found`, by weight: factors by side, or the weight under "".
+    Scales are as `dtype` holds them."""
+
+    grids: Mapping[str, float]
+    gradients: Mapping[str, Gradients]
+    dtype: torch.dtype = torch.float32
+    found: dict[str, dict[str, Scaled]] = field(default_factory=dict)
+
+    def __call__(self, fitted: Fitted) -> Fitted:
+        regression = fitted.regression
+        layer, turned = regression.layer, transposed(regression.call)
+        grid, gradients = self.grids.get(layer.weight), self.gradients.get(layer.weight)
+        if fitted.factors is not None and gradients is not None:
+            several = layers.pair_of(
+                layer, fitted.matrix, fitted.factors, fitted.normal, gradients, grid or 0.0, turned, self.dtype
+            )
+            self.found[layer.weight] = several
+            return replace(fitted, factors={side: each.numbers() for side, each in several.items()})
+        made = layers.whole_of(layer, fitted.matrix, fitted.normal, gradients, grid, turned, self.dtype)
+        self.found[layer.weight] = {"": made}
+        return replace(fitted, matrix=regression.matrix(made.numbers()))

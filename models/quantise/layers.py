@@ -1,0 +1,151 @@
+"""A layer as levels: whole, or as factors, in whichever form it has.
+
+A layer's weight is here a regression's matrix (g, o, i), from i inputs to o outputs in each of its groups, and `normal`
+(g, i, i) the covariance of these inputs. Of a transposed convolution, `turned`, an input makes a patch of outputs, so
+that neighbouring ones are of one channel.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from rightrank.models.factor.factors import axis_of_bases, by_basis, in_call
+from rightrank.models.factor.gradients import Gradients
+from rightrank.models.factor.layer import Layer
+from rightrank.models.quantise import metric
+from rightrank.models.quantise.apart import apart
+from rightrank.models.quantise.bases import Bases
+from rightrank.models.quantise.nested import nested
+from rightrank.models.quantise.pair import by_columns, pair
+from rightrank.models.quantise.scaled import Scaled
+from rightrank.models.quantise.whole import eight_bits, whole
+
+DOWN, UP = "down", "up"
+
+
+def whole_of(
+    layer: Layer,
+    matrix: Tensor,
+    normal: Tensor,
+    gradients: Gradients | None,
+    grid: float | None,
+    turned: bool = False,
+    dtype: torch.dtype = torch.float32,
+) -> Scaled:
+    """The weight at a grid; without one, or where no `gradients` say what an error costs, rounded to eight bits."""
+    sharing = _sharing(layer, turned)
+    if grid is None or gradients is None:
+        rows = eight_bits(matrix.flatten(0, 1), sharing=sharing, dtype=dtype)
+        levels, scales = rows.levels, rows.scales
+    else:
+        several = [
+            whole(each, inputs, outputs, grid, sharing=sharing, dtype=dtype)
+            for each, inputs, outputs in zip(matrix, normal, _prices(gradients, matrix), strict=True)
+        ]
+        levels, scales = (torch.cat([getattr(each, name) for each in several]) for name in ("levels", "scales"))
+    if turned:
+        levels, scales = levels.T, scales[::sharing].unsqueeze(0)
+    shape = (*scales.shape, *(1,) * (len(layer.shape) - scales.ndim))
+    return Scaled(levels.reshape(layer.shape).contiguous(), scales.reshape(shape))
+
+
+def pair_of(
+    layer: Layer,
+    matrix: Tensor,
+    factors: Mapping[str, Tensor],
+    normal: Tensor,
+    gradients: Gradients,
+    grid: float,
+    turned: bool = False,
+    dtype: torch.dtype = torch.float32,
+) -> dict[str, Scaled]:
+    """Factors of one rank at a grid, by side: `factors` say where `down` looks; `up` is solved anew, to come as near to
+    the matrix as it can."""
+    down, up = (by_basis(layer, side, factors[side]).double() for side in (DOWN, UP))
+    if len(matrix) > 1:
+        return _in_call(layer, _grouped(down, up, normal, gradients, matrix, grid, dtype))
+    outputs = _prices(gradients, matrix)[0]
+    width, sharing = _width(layer), _sharing(layer, turned)
+    found = pair(matrix[0], down, up, normal[0], outputs, grid, width=width, sharing=sharing, dtype=dtype)
+    return _in_call(layer, found)
+
+
+def nested_of(
+    layer: Layer,
+    matrix: Tensor,
+    factors: Mapping[str, Tensor],
+    normal: Tensor,
+    gradients: Gradients,
+    grid: float,
+    turned: bool = False,
+    most: int | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> tuple[dict[str, Scaled], Tensor]:
+    """Nested factors at a grid, by side, of which every prefix is good by itself, of the `most` strongest bases alone
+    where that is given; and what the leading r of them lack of the layer, (R,). `factors` are those of full rank, whose
+    product is the matrix."""
+    down, up = (by_basis(layer, side, factors[side]).double() for side in (DOWN, UP))
+    if len(matrix) > 1:
+        found = _grouped(down, up, normal, gradients, matrix, grid, dtype, most)
+    else:
+        met, passing = by_columns(normal[0].double(), _prices(gradients, matrix)[0], _width(layer))
+        sharing = up.shape[1] // layer.shape[1 if turned else 0]
+        found = nested(down, up, met, passing, grid, sharing=sharing, most=most, dtype=dtype)
+    assert found.loss is not None
+    return _in_call(layer, found), found.loss
+
+
+def loss_of(error: Tensor, normal: Tensor, gradients: Gradients) -> float:
+    """What an error (g, o, i) in a matrix costs, in the unit in which bases are worth something."""
+    pairs = zip(error.double(), normal.double(), _prices(gradients, error), strict=True)
+    return sum(metric.loss(each, inputs, outputs) for each, inputs, outputs in pairs)
+
+
+def _prices(gradients: Gradients, matrix: Tensor) -> tuple[Tensor, ...]:
+    """What an error in the outputs costs, for each group: as a matrix where it is known so, else the same for all."""
+    groups, outputs, _ = matrix.shape
+    if gradients.side == "outputs" and len(gradients.square) == groups * outputs:
+        starts = range(0, groups * outputs, outputs)
+        return tuple(gradients.square[s : s + outputs, s : s + outputs].double() for s in starts)
+    known = gradients.far if gradients.side == "inputs" else float(gradients.square.diagonal().mean())
+    return (torch.full((outputs,), known, dtype=torch.float64),) * groups
+
+
+def _grouped(
+    down: Tensor,
+    up: Tensor,
+    normal: Tensor,
+    gradients: Gradients,
+    matrix: Tensor,
+    grid: float,
+    dtype: torch.dtype,
+    most: int | None = None,
+) -> Bases:
+    inputs = normal.diagonal(dim1=1, dim2=2).flatten().double()
+    outputs = torch.cat([metric.alone(each) for each in _prices(gradients, matrix)])
+    return apart(down, up, inputs, outputs, grid, groups=len(matrix), most=most, dtype=dtype)
+
+
+def _in_call(layer: Layer, found: Bases) -> dict[str, Scaled]:
+    """Levels of factors by side, as their calls take them."""
+    one = in_call(layer, UP, found.of_outputs.unsqueeze(0))
+    # Of an output's numbers, which have one scale, the first.
+    one = one[(slice(None), slice(None), *(slice(1),) * (one.ndim - 2))]
+    down = in_call(layer, DOWN, found.down).contiguous()
+    axis = axis_of_bases(layer, DOWN)
+    of_bases = found.of_bases.reshape([-1 if dim == axis else 1 for dim in range(down.ndim)])
+    return {DOWN: Scaled(down, of_bases), UP: Scaled(in_call(layer, UP, found.up).contiguous(), one)}
+
+
+def _width(layer: Layer) -> int:
+    """How many numbers of each basis an output reads."""
+    return layer.shape[3] if layer.form.name == "spatial" else 1
+
+
+def _sharing(layer: Layer, turned: bool) -> int:
+    """How many neighbouring rows of a matrix are of one channel."""
+    return math.prod(layer.shape[2:]) if turned else 1

@@ -1,0 +1,232 @@
+"""Layers as levels within a walk: what they lose, those after them make good."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import pytest
+import torch
+from rightrank.models.quantise.ladder import ladder
+from torch import Tensor, nn
+
+from rightrank.models.assemble.survey import survey
+from rightrank.models.factor.factors import Factors
+from rightrank.models.factor.forms import FORMS
+from rightrank.models.factor.gradients import Gradients
+from rightrank.models.factor.layer import Layer
+from rightrank.models.improve.quantising import Fitted, Quantising
+from rightrank.models.improve.refit import means, refit
+from rightrank.models.master.template import Template
+from rightrank.models.program.calls import transposed
+from rightrank.models.program.program import Program
+from rightrank.models.program.samples import Samples
+from rightrank.models.progress import silent
+from rightrank.models.quantise import layers as quantise
+from tests.models.nets import SHAPES, Cardinal, Painter, Recurring, Separable, Small, gather, make, read
+
+NETS: Sequence[type[nn.Module]] = (Small, Separable, Painter, Cardinal, Recurring)
+SEEN, UNSEEN = 160, 64
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    program: Program
+    template: Template
+    gradients: Mapping[str, Gradients]
+    factors: Mapping[str, Factors]
+    seen: Tensor
+    unseen: Tensor
+
+    def error(self, tensors: Mapping[str, Tensor]) -> float:
+        """How far the outputs are from the program's on inputs that nothing was fitted to, as a share."""
+        whole = self.program.run([self.unseen])[0]
+        made = self.program.with_tensors({**self.program.tensors, **tensors}).run([self.unseen])[0]
+        return float((made - whole).square().mean() / (whole - whole.mean(0)).square().mean())
+
+    @cached_property
+    def layers(self) -> Mapping[str, Layer]:
+        return {layer.weight: layer for layer in self.template.layers}
+
+    @cached_property
+    def observed(self) -> dict[str, Fitted]:
+        """Every layer as the walk meets it, nothing changed."""
+        found: dict[str, Fitted] = {}
+
+        def note(fitted: Fitted) -> Fitted:
+            found[fitted.regression.layer.weight] = fitted
+            return fitted
+
+        means(self.program, self.template.layers, note, self.program, Samples.of(self.seen), silent)
+        return found
+
+    @cached_property
+    def grids(self) -> tuple[float, ...]:
+        several = self.observed
+        return ladder(
+            [
+                quantise.in_grids(several[weight].matrix, several[weight].normal, gradients)
+                for weight, gradients in self.gradients.items()
+                if weight in several
+            ]
+        )
+
+
+def prepared(kind: type[nn.Module], folder: Path) -> Case:
+    data = torch.randn(SEEN + UNSEEN, *SHAPES[kind], generator=torch.Generator().manual_seed(0)).cumsum(2)
+    program = read(make(kind), SHAPES[kind], folder)
+    template = survey(program)
+    layers = list(template.decomposed)
+    moments = gather(program, template.decomposed, data[:SEEN], forms=FORMS)
+    factors = {}
+    for number, (layer, each) in enumerate(zip(layers, moments, strict=True)):
+        if "spatial" in layer.suits:
+            layers[number] = layer = replace(layer, form=FORMS["spatial"])
+        factors[layer.weight] = layer.form.factors(layer, program.tensors[layer.weight], each)
+    formed = {layer.weight: layer for layer in layers}
+    template = replace(template, layers=tuple(formed.get(layer.weight, layer) for layer in template.layers))
+    gradients = {layer.weight: Gradients.of(each) for layer, each in zip(layers, moments, strict=True)}
+    return Case(program, template, gradients, factors, data[:SEEN], data[SEEN:])
+
+
+@pytest.fixture(scope="module", params=NETS, ids=lambda kind: kind.__name__)
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
+    return prepared(request.param, tmp_path_factory.mktemp("net"))
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    return prepared(Small, tmp_path_factory.mktemp("small"))
+
+
+def refitted(case: Case, ranks: Mapping[str, int], levels: Quantising | None) -> dict[str, Tensor]:
+    inputs = Samples.of(case.seen)
+    cut = case.program
+    found = refit(case.program, case.template.layers, ranks, case.gradients, cut, inputs, silent, levels)
+    result: dict[str, Tensor] = {}
+    by_name = {layer.name: layer for layer in case.template.layers}
+    for layer in by_name.values():
+        sides = {side: found[f"{side}/{layer.name}"] for side in layer.form.sides if f"{side}/{layer.name}" in found}
+        if sides:
+            result[layer.weight] = layer.form.product(layer, sides)
+    for name, value in found.items():
+        kind, _, tensor = name.partition("/")
+        if kind in ("dense", "corrected"):
+            result[tensor] = value
+    return result
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_levels_are_what_the_refit_leaves_behind(case: Case, cut: bool) -> None:
+    grids = dict.fromkeys(case.gradients, case.grids[2])
+    ranks = {
+        weight: case.layers[weight].break_even // 2 for weight in case.gradients if cut and weight in case.observed
+    }
+    levels = Quantising(grids, case.gradients)
+    found = refitted(case, ranks, levels)
+    assert case.observed.keys() == levels.found.keys()
+    for weight, several in levels.found.items():
+        layer = case.layers[weight]
+        assert several.keys() == ({*layer.form.sides} if ranks.get(weight) else {""})
+        for each in several.values():
+            assert each.levels.dtype == torch.int8
+        numbers = {side: each.numbers(torch.float32) for side, each in several.items()}
+        made = layer.form.product(layer, numbers) if ranks.get(weight) else numbers[""]
+        assert torch.allclose(found[weight], made, rtol=1e-4, atol=1e-6)
+        if ranks.get(weight):
+            shapes = layer.factor_shapes(ranks[weight])
+            assert {side: tuple(each.levels.shape) for side, each in several.items()} == shapes
+            # One scale a basis, and one an output that does not depend on the rank.
+            assert several["down"].scales.numel() == ranks[weight]
+            outputs = layer.shape[1] if case_turned(case, layer) else layer.outputs
+            assert several["up"].scales.numel() == outputs
+        else:
+            assert several[""].levels.shape == layer.shape
+            assert several[""].scales.numel() == (layer.shape[1] if case_turned(case, layer) else layer.outputs)
+
+
+def case_turned(case: Case, layer: Layer) -> bool:
+    return transposed(case.observed[layer.weight].regression.call)
+
+
+def test_a_refit_of_levels_is_nearer_than_rounding_at_the_same_grids(case: Case) -> None:
+    grid = case.grids[3]
+    levels = Quantising(dict.fromkeys(case.gradients, grid), case.gradients)
+    fitted = refitted(case, {}, levels)
+    rounded = {}
+    for weight, several in levels.found.items():
+        scales = several[""].scales
+        rounded[weight] = ((case.program.tensors[weight] / scales).round() * scales).float()
+    assert case.error(fitted) < 0.7 * case.error(rounded)
+
+
+def test_coarser_grids_lose_more(case: Case) -> None:
+    errors = [
+        case.error(refitted(case, {}, Quantising(dict.fromkeys(case.gradients, grid), case.gradients)))
+        for grid in case.grids[::2]
+    ]
+    assert errors == sorted(errors)
+    assert errors[0] < min(0.02, 0.2 * errors[-1])
+
+
+def test_layers_without_a_grid_have_eight_bits(small: Case) -> None:
+    case = small
+    levels = Quantising({}, case.gradients)
+    assert case.error(refitted(case, {}, levels)) < 1e-3
+    for several in levels.found.values():
+        assert (several[""].levels.flatten(1).abs().amax(1) == 127).all()
+
+
+def test_means_are_corrected_in_order(small: Case) -> None:
+    case = small
+    levels = Quantising(dict.fromkeys(case.gradients, case.grids[4]), case.gradients)
+    found = means(case.program, case.template.layers, levels, case.program, Samples.of(case.seen), silent)
+    weights = {weight: several[""].numbers(torch.float32) for weight, several in levels.found.items()}
+    assert found.keys() == {
+        "norm.running_mean",
+        "norm.running_var",
+        "wide.bias",
+        "grouped.bias",
+        "dilated.bias",
+        "head.bias",
+    }
+    assert case.error({**weights, **found}) < 0.8 * case.error(weights)
+    # In order: what each layer puts out on what the corrected ones before it do has the mean that it had.
+    both = [case.program.with_tensors({**case.program.tensors, **each}) for each in ({}, {**weights, **found})]
+    outputs = [each.run([case.seen])[0].mean(0) for each in both]
+    assert torch.allclose(*outputs, atol=2e-2 * float(outputs[0].abs().max()))
+
+
+def test_where_nothing_changes_no_mean_is_moved(small: Case) -> None:
+    case = small
+    found = means(case.program, case.template.layers, lambda each: each, case.program, Samples.of(case.seen), silent)
+    for name, value in found.items():
+        assert torch.allclose(value, case.program.tensors[name], atol=1e-5)
+
+
+def test_nested_levels_of_a_layer_lose_what_they_say(case: Case) -> None:
+    """In the metric that its form takes, which is nearly the layer's own."""
+    grid = case.grids[2]
+    for weight, fitted in case.observed.items():
+        layer, gradients = case.layers[weight], case.gradients.get(weight)
+        if gradients is None or weight not in case.factors:
+            continue
+        turned, tensors = transposed(fitted.regression.call), case.factors[weight].tensors
+        levels, loss = quantise.nested_of(
+            layer, fitted.matrix, tensors, fitted.normal, gradients, grid, turned, layer.break_even
+        )
+        assert loss.shape == (layer.break_even,)
+        shapes = layer.factor_shapes(layer.break_even)
+        assert {side: tuple(each.levels.shape) for side, each in levels.items()} == shapes
+        for rank in {1, layer.break_even // 2, layer.break_even}:
+            kept = {
+                side: each.numbers()[tuple(slice(size) for size in layer.factor_shapes(rank)[side])]
+                for side, each in levels.items()
+            }
+            error = fitted.matrix - fitted.regression.matrix(layer.form.product(layer, kept))
+            lost = quantise.loss_of(error, fitted.normal, gradients)
+            whole = quantise.loss_of(fitted.matrix, fitted.normal, gradients)
+            assert lost <= 1.5 * float(loss[rank - 1]) + 0.05 * whole
+            assert float(loss[rank - 1]) <= 3 * lost + 0.05 * whole
