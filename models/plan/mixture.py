@@ -65,14 +65,8 @@ class Mixture:
 
     def save(self, folder: Path) -> None:
         fixed, grids = np.array(self.fixed), np.array(self.grids)
-        states, counts, steps = self.states, self.counts, self.steps
-        several: dict[str, Any] = {
-            "states": states,
-            "counts": counts,
-            "steps": steps,
-            "fixed": fixed,
-            "finest": self.finest,
-        }
+        several: dict[str, Any] = {"states": self.states, "counts": self.counts, "steps": self.steps}
+        several |= {"fixed": fixed, "finest": self.finest}
         np.savez(folder / MIXTURE, grids=grids, **several)
 
     @staticmethod
