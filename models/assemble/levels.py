@@ -9,7 +9,7 @@ them as squares of the weight.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ from rightrank.models.program.samples import Samples
 from rightrank.models.progress import Progress, silent
 from rightrank.models.quantise import metric, steps
 from rightrank.models.quantise.feedback import Feedback, rounded
-from rightrank.models.quantise.nested import nested
+from rightrank.models.quantise.nested import nested_at
 from rightrank.models.quantise.pair import by_columns
 from rightrank.models.quantise.whole import eight_bits
 
@@ -91,17 +91,15 @@ def make(
             return
         work = Quantising.of(layer, weight, covariance, seen.get(layer.weight), worth[layer.weight])
         states[layer.weight], finest[layer.weight] = [], work.finest
-        for number, grid in enumerate(GRIDS):
-            several, state = work.whole(number)
+        for grid, (several, state) in zip(GRIDS, work.whole(), strict=True):
             found.update(several.entries(grid, template.entry(layer.weight)))
             states[layer.weight].append(state)
-            if not work.nests:
-                continue
+        if work.nests:
             factors = {side: stored[entries.factor(side, layer.name)] for side in layer.form.sides}
-            by_side, more = work.factored(number, factors)
-            for side, each in by_side.items():
-                found.update(each.entries(grid, entries.factor(side, layer.name)))
-            states[layer.weight] += more
+            for grid, (by_side, more) in zip(GRIDS, work.factored(factors), strict=True):
+                for side, each in by_side.items():
+                    found.update(each.entries(grid, entries.factor(side, layer.name)))
+                states[layer.weight] += more
 
     _walk(program, todo, inputs, take)
     for layer in list(todo.values()):
@@ -196,21 +194,26 @@ class Quantising:
             layer, matrix, inputs, outputs, made_good, 2 ** (bits - FINEST), worth / max(total, 1e-300), nests
         )
 
-    def grid(self, number: int) -> float:
-        return self.finest * 2.0**number
+    @property
+    def grids(self) -> list[float]:
+        return [self.finest * 2.0**number for number in range(len(GRIDS))]
 
-    def whole(self, number: int) -> tuple[Levels, State]:
-        """The whole weight at a grid."""
-        left = metric.left(self.inputs, self.made_good)
-        scales = steps.of_outputs(self.weight, metric.alone(self.outputs), left, self.grid(number), 1, TYPE)
-        levels = rounded(self.weight, scales.unsqueeze(1), self.made_good)
-        lost = self.unit * metric.loss(self.weight - levels * scales.unsqueeze(1), self.inputs, self.outputs)
-        made = coded({"": (levels.numpy(), scales.numpy())})[""]
-        size = block_bytes([made], len(levels))
-        return made, State(0, number, int(made.end[2]), size, size, lost)
+    def whole(self) -> Iterator[tuple[Levels, State]]:
+        """The whole weight at each grid."""
+        left, price = metric.left(self.inputs, self.made_good), metric.alone(self.outputs)
+        several = [steps.of_outputs(self.weight, price, left, grid, 1, TYPE) for grid in self.grids]
+        # All grids at once: what takes time is to go through the columns.
+        rows = self.weight.repeat(len(several), 1)
+        levels = rounded(rows, torch.cat(several).unsqueeze(1), self.made_good).chunk(len(several))
+        for number, (each, scales) in enumerate(zip(levels, several, strict=True)):
+            error = self.weight - each * scales.unsqueeze(1)
+            made = coded({"": (each.numpy(), scales.numpy())})[""]
+            size = block_bytes([made], len(each))
+            lost = self.unit * metric.loss(error, self.inputs, self.outputs)
+            yield made, State(0, number, int(made.end[2]), size, size, lost)
 
-    def factored(self, number: int, factors: Mapping[str, Tensor]) -> tuple[dict[str, Levels], list[State]]:
-        """Its factors at a grid, and a state for each rank."""
+    def factored(self, factors: Mapping[str, Tensor]) -> Iterator[tuple[dict[str, Levels], list[State]]]:
+        """Its factors at each grid, and a state for each rank."""
         layer = self.layer
         down, up = (by_basis(layer, side, factors[side]).double() for side in layer.form.sides)
         width = up.shape[1] // len(self.weight)
@@ -220,20 +223,24 @@ class Quantising:
         elif width > 1:
             inputs = inputs[: down.shape[1]]
             outputs = outputs.repeat_interleave(width) if outputs.ndim == 1 else torch.ones(up.shape[1])
-        bases = nested(down, up, inputs, outputs, self.grid(number), sharing=width, most=layer.break_even, dtype=TYPE)
-        assert bases.loss is not None
-        scales = balanced(bases.of_bases, bases.of_outputs[::width])
-        sides = dict(zip(layer.form.sides, ((bases.down, scales[0]), (bases.up, scales[1])), strict=True))
-        made = coded({side: (levels.numpy(), scale.numpy()) for side, (levels, scale) in sides.items()})
-        packing = int(next(iter(made.values())).end[2])
         ranks = np.arange(1, layer.break_even + 1)
-        several = sum(sized(each.ends[ranks], int(each.end[1])) for each in made.values())
-        assert isinstance(several, np.ndarray)
-        states = [
-            State(rank, number, packing, size, size + OF_BASIS * rank + OF_FACTORS, self.unit * lost)
-            for rank, size, lost in zip(ranks.tolist(), several.tolist(), bases.loss.tolist(), strict=False)
-        ]
-        return made, states
+        for number, bases in enumerate(
+            nested_at(down, up, inputs, outputs, self.grids, sharing=width, most=layer.break_even, dtype=TYPE)
+        ):
+            assert bases.loss is not None
+            scales = balanced(bases.of_bases, bases.of_outputs[::width])
+            sides = dict(zip(layer.form.sides, ((bases.down, scales[0]), (bases.up, scales[1])), strict=True))
+            made = coded({side: (levels.numpy(), scale.numpy()) for side, (levels, scale) in sides.items()})
+            packing = int(next(iter(made.values())).end[2])
+            several = sum(sized(each.ends[ranks], int(each.end[1])) for each in made.values())
+            assert isinstance(several, np.ndarray)
+            yield (
+                made,
+                [
+                    State(rank, number, packing, size, size + OF_BASIS * rank + OF_FACTORS, self.unit * lost)
+                    for rank, size, lost in zip(ranks.tolist(), several.tolist(), bases.loss.tolist(), strict=False)
+                ],
+            )
 
 
 def balanced(of_bases: Tensor, of_outputs: Tensor) -> tuple[Tensor, Tensor]:

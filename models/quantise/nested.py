@@ -12,12 +12,14 @@ depends on the rank.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import torch
 from torch import Tensor
 
 from rightrank.models.quantise import metric
 from rightrank.models.quantise.bases import Bases
-from rightrank.models.quantise.feedback import rounded
+from rightrank.models.quantise.feedback import Feedback, rounded
 from rightrank.models.quantise.steps import floored, held
 
 # So many bases at a time are rounded after they were all solved: rows of `down` have next to nothing in common, so that
@@ -45,18 +47,51 @@ def nested(
     costs `tr(outputs·E·inputs·Eᵀ)`. So many neighbouring numbers of a row of `up` share a scale; scales are as `dtype`
     holds them.
     """
+    return next(nested_at(down, up, inputs, outputs, (grid,), sharing=sharing, most=most, dtype=dtype))
+
+
+def nested_at(
+    down: Tensor,
+    up: Tensor,
+    inputs: Tensor,
+    outputs: Tensor,
+    grids: Sequence[float],
+    *,
+    sharing: int = 1,
+    most: int | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Iterator[Bases]:
+    """The same at several grids, which takes little longer for `down`."""
     down, up, inputs, outputs = (each.double() for each in (down, up, inputs, outputs))
-    rest = up.T @ down
-    lost = metric.loss(rest, inputs, outputs)
+    whole = up.T @ down
     down, up = down[:most], up[:most]
     coming, going = metric.feedback(inputs), metric.feedback(outputs)
     of_outputs = scales_of(metric.left(outputs, going), sharing, dtype)
-    fine_in = grid / metric.left(inputs, coming).mean().clamp_min(TINY).sqrt()
-    fine_out = grid / (metric.left(outputs, going) * of_outputs.square()).mean().clamp_min(TINY).sqrt()
-    first = rounded(down, rows_steps(down, fine_in, (metric.times(up, outputs) * up).sum(1)), coming)
-    second = torch.zeros(up.shape, dtype=torch.int8)
-    of_bases, losses = (torch.empty(len(down), dtype=torch.float64) for _ in range(2))
-    for start in range(0, len(down), TOGETHER):
+    fine_in = 1 / metric.left(inputs, coming).mean().clamp_min(TINY).sqrt()
+    fine_out = 1 / (metric.left(outputs, going) * of_outputs.square()).mean().clamp_min(TINY).sqrt()
+    worth = (metric.times(up, outputs) * up).sum(1)
+    several = torch.cat([rows_steps(down, grid * fine_in, worth) for grid in grids])
+    firsts = rounded(down.repeat(len(grids), 1), several, coming).chunk(len(grids))
+    lost = metric.loss(whole, inputs, outputs)
+    for grid, first in zip(grids, firsts, strict=True):
+        yield _seconds(first, whole.clone(), lost, inputs, outputs, going, grid * fine_out, of_outputs, dtype)
+
+
+def _seconds(
+    first: Tensor,
+    rest: Tensor,
+    lost: float,
+    inputs: Tensor,
+    outputs: Tensor,
+    going: Feedback | None,
+    fine: Tensor,
+    of_outputs: Tensor,
+    dtype: torch.dtype,
+) -> Bases:
+    """`up` for rows of `down` that are rounded, of a layer `rest` (n, m) that is worth `lost`."""
+    second = torch.zeros(len(first), len(of_outputs), dtype=torch.int8)
+    of_bases, losses = (torch.empty(len(first), dtype=torch.float64) for _ in range(2))
+    for start in range(0, len(first), TOGETHER):
         rows = slice(start, start + TOGETHER)
         taken = first[rows].double()
         seen = metric.times(taken, inputs)
@@ -64,7 +99,7 @@ def nested(
         energy = inner.diagonal()
         # A row of nothing but zeros has no `up`: nothing over one.
         wanted = torch.linalg.solve_triangular(inner.tril() + torch.diag((energy <= 0).double()), cross, upper=False)
-        of_bases[rows] = held(fine_out / energy.clamp_min(TINY).sqrt(), wanted / of_outputs, dtype)
+        of_bases[rows] = held(fine / energy.clamp_min(TINY).sqrt(), wanted / of_outputs, dtype)
         scales = of_bases[rows].unsqueeze(1) * of_outputs
         second[rows] = rounded(wanted, scales, going)
         made = second[rows] * scales

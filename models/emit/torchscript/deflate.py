@@ -50,13 +50,11 @@ class Code:
     @staticmethod
     def of(lengths: Sequence[int]) -> Code:
         """The code whose words have these lengths, at most 15 (RFC 1951, 3.2.2)."""
-        words, word = np.zeros(len(lengths), dtype=np.uint16), 0
-        for length in range(1, LONGEST + 1):
-            word <<= 1
-            for symbol, own in enumerate(lengths):
-                if own == length:
-                    words[symbol] = int(format(word, f"0{length}b")[::-1], 2)
-                    word += 1
+        words, word, before = np.zeros(len(lengths), dtype=np.uint16), -1, 0
+        for length, symbol in sorted((length, symbol) for symbol, length in enumerate(lengths) if length):
+            word = word + 1 << length - before
+            before = length
+            words[symbol] = int(f"{word:0{length}b}"[::-1], 2)
         return Code(np.array(lengths, dtype=np.uint8), words)
 
     @staticmethod

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from rightrank.models.emit.torchscript.deflate import Coded
 from rightrank.models.factor.metric import spatial_matrix, spatial_product
-from rightrank.models.quantise import metric, sizes
+from rightrank.models.quantise import metric
 from rightrank.models.quantise.nested import nested
 from rightrank.models.quantise.pair import by_columns, pair
 
@@ -147,7 +148,7 @@ def test_at_the_same_bits_strong_bases_have_more_of_them() -> None:
     _, inputs, outputs, down, up, worth = layer(outputs=40, inputs=300)
     found = nested(down, up, inputs, outputs, float(worth[20].sqrt()) / 20)
     levels = found.down.numpy()
-    taken = sizes.bits(levels, sizes.packing(levels))
+    taken = np.diff(Coded.of(levels.view(np.uint8)).ends)
     assert taken[:5].mean() > taken[-5:].mean() + 50
     assert np.isfinite(taken).all()
 
