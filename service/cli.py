@@ -53,7 +53,7 @@ MaxBytes = Annotated[int | None, typer.Option(help="Of the file.")]
 MaxParams = Annotated[int | None, typer.Option()]
 MaxMacs = Annotated[int | None, typer.Option()]
 Precision = Annotated[
-    str | None, typer.Option(help="Of the file: float32, float16 or int8.  [default: the publisher's choice]")
+    str | None, typer.Option(help="Of the file: float32, float16, int8, auto.  [default: the publisher's choice]")
 ]
 GRACE_SECONDS = 5
 LOCAL = "http://127.0.0.1:8000"
@@ -120,7 +120,7 @@ def push(
         str | None, typer.Option(help="For accuracy: cut, or with --calibration refit, tune or polish.")
     ] = None,
     precision: Annotated[
-        str | None, typer.Option(help="Of files for which none is named: float32, float16 or int8.")
+        str | None, typer.Option(help="Of files for which none is named: float32, float16, int8, auto.")
     ] = None,
     option: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="May be repeated.")] = None,
     wait: Annotated[bool, typer.Option(help="Return once the model can be fetched.")] = True,

@@ -77,11 +77,14 @@ class Cutter:
     def _method(self, plan: Plan, improved: Path | None) -> str:
         """How a plan is made: "original", "reduced" (zero channels removed, nothing else), "rounded" (the whole network
         in another precision), "cut", "tuned", or what `improved` says."""
-        if plan.original or plan.reduced:
-            return "original" if plan.original else "reduced" if plan.output.exact else "rounded"
+        if plan.original or (plan.reduced and plan.output.exact):
+            return "original" if plan.original else "reduced"
         if improved is not None:
             return method_of(improved)
-        return "cut" if Template.open(self.folder).knot(plan.ranks) is None else "tuned"
+        if plan.reduced:
+            return "rounded"
+        tuned = not plan.output.coded and Template.open(self.folder).knot(plan.ranks) is not None
+        return "tuned" if tuned else "cut"
 
     def _measure(self, plan: Plan, path: Path) -> Mapping[str, Any] | None:
         """What the file of a plan is worth; None without data, and where that is not a finite number. Raises

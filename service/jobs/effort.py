@@ -19,6 +19,7 @@ from rightrank.models.errors import DataError
 from rightrank.models.improve import polish, refit, tune
 from rightrank.models.improve.choose import improve
 from rightrank.models.improve.distill import Recipe
+from rightrank.models.improve.mixed import improve_mixed
 from rightrank.models.improve.student import check_types
 from rightrank.models.measure.metrics import METRICS
 from rightrank.models.plan.planner import Plan
@@ -120,7 +121,10 @@ def improvement(job: Job, plan: Plan, folder: Path, scratch: Path) -> Iterator[P
         tells_classes = classes(options, baseline.get("metric"))
         training = recipe(options, polish.RECIPE, tells_classes) if of(options) == "polish" else None
         job.allow(options.get("tune_seconds", 0))
-        improve(folder, plan.ranks, made, job.progress, tells_classes, training, plan.output)
+        if plan.output.coded:
+            improve_mixed(folder, plan, made, job.progress, tells_classes)
+        else:
+            improve(folder, plan.ranks, made, job.progress, tells_classes, training, plan.output)
         job.parts.store.create_file(key, made)
     with job.parts.store.files({"improved": key}) as files:
         yield files["improved"]

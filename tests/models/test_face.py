@@ -68,7 +68,7 @@ def test_a_plan_has_the_precision_asked_for(master: Master, tmp_path: Path) -> N
     exact, whole = rightrank.plan(master, 1), rightrank.plan(master, 1, precision="float16")
     assert exact == rightrank.plan(master, 1, precision="float32") and whole.bytes < exact.bytes
     assert rightrank.write(master, whole, tmp_path / "half.pt").stat().st_size == whole.bytes
-    with pytest.raises(PrecisionError, match="They have float32, float16, int8"):
+    with pytest.raises(PrecisionError, match="They have float32, float16, int8, auto"):
         rightrank.plan(master, 1, precision="int4")
 
 

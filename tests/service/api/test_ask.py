@@ -131,7 +131,7 @@ def test_what_cannot_be_had_is_refused_with_what_can(shared: Running, demo: str,
     answer = shared.client.get(f"/models/{demo}{path}")
     assert answer.status_code == 422 and answer.json()["type"] == f"/problems/{kind}"
     if kind == "precision-unavailable":
-        assert answer.json()["hint"] == "They have float32, float16, int8."
+        assert answer.json()["hint"] == "They have float32, float16, int8, auto."
     if kind == "budget-unreachable":
         limit = path[1:].partition("=")[0]
         again = shared.client.head(f"/models/{demo}?{limit}={answer.json()['nearest']:.10g}&precision=int8")
@@ -248,7 +248,7 @@ def test_a_network_of_another_type_has_its_own_and_no_rounding(service: Running,
 
 def test_an_option_that_is_no_precision_is_refused_with_those_that_are(service: Running, files: Files) -> None:
     answer = service.push({"checkpoint": files.checkpoint}, options='{"precision": "int4"}')
-    assert answer.status_code == 422 and "float32, float16, int8" in answer.json()["hint"]
+    assert answer.status_code == 422 and "float32, float16, int8, auto" in answer.json()["hint"]
 
 
 def test_each_precision_has_an_improvement_of_its_own(service: Running, files: Files, tmp_path: Path) -> None:
