@@ -17,7 +17,6 @@ from rightrank.models import checkpoint
 from rightrank.models.assemble.build import build as assemble
 from rightrank.models.checkpoint.data import data_of, targets_for
 from rightrank.models.emit import formats
-from rightrank.models.emit.format import FIRST
 from rightrank.models.emit.precision import encoding_in, precisions, written_in
 from rightrank.models.errors import DataError
 from rightrank.models.master.master import Master
@@ -93,7 +92,7 @@ def plan(
         raise ValueError(f"budget={budget!r} is no share: it is above 0 and at most 1")
     if of not in ("params", "macs"):
         raise ValueError(f"of={of!r} is not known: a budget is of params or of macs")
-    output = FIRST
+    output = formats.latest()
     if precision is not None:
         found = precisions(master.template, (master.folder / MIXTURE).exists())
         output = written_in(output, encoding_in(found, precision))

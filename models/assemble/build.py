@@ -94,7 +94,7 @@ def build(
             kept = gradients.tensors(template.decomposed, moments)
             names = [spec.name for spec in program.graph.inputs]
             save_file({**kept, **calibration[:keep].tensors(names)}, out / entries.REFIT)
-    return {"criterion": criterion, "tried": tried, **describe(Planner.open(out)), **reports}
+    return {"criterion": criterion, "tried": tried, **describe(Planner.open(out, formats.latest())), **reports}
 
 
 @dataclass(frozen=True)

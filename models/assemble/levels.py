@@ -46,7 +46,7 @@ from rightrank.models.quantise.whole import eight_bits
 
 TYPE = torch.float32
 # Bits a number takes at the finest grid, and how many grids there are.
-FINEST, GRIDS = 7, tuple("0123456")
+FINEST, GRIDS = 6.5, tuple("01234567")
 # By how much the entropy of a Gaussian of unit variance is above that of its step.
 GAUSSIAN = math.log2(math.sqrt(2 * math.pi * math.e))
 # More inputs take longer and say hardly more of a covariance.

@@ -45,6 +45,11 @@ def newest() -> dict[str, int]:
     return {name: versions[-1].version for name, versions in FORMATS.items()}
 
 
+def latest() -> Output:
+    """What new models' files are written as, with numbers as they are."""
+    return Output(writer=newest()[FIRST.format])
+
+
 def format_of(output: Output) -> Format:
     """The writer of an output. Raises UnreadableMaster for one that this version has not."""
     for each in FORMATS.get(output.format, ()):

@@ -37,10 +37,12 @@ from rightrank.models.master.variant import Variant, changes, variant
 from rightrank.models.measure.nearness import nearness
 from rightrank.models.plan.mixture import Mixture
 from rightrank.models.plan.planner import Plan
-from rightrank.models.program.calls import transposed
+from rightrank.models.program.calls import Convolution, Linear, transposed
 from rightrank.models.program.samples import Samples
 from rightrank.models.program.shapes import Classes
 from rightrank.models.progress import Progress
+from rightrank.models.quantise.scaled import Scaled
+from rightrank.models.quantise.whole import whole
 
 # How often a layer's steps are made coarser before it keeps the levels that it had.
 TRIES = 6
@@ -178,6 +180,14 @@ def numbers(layer: Layer, side: str, shape: tuple[int, ...], levels: Levels, cou
     return (in_call(layer, side, found) if side else found.reshape(shape)).contiguous() * scale
 
 
+def _rounded(weight: Tensor, grid: float) -> Scaled:
+    """A weight at a grid where each number costs the same."""
+    rows = weight.flatten(1).double()
+    inputs, outputs = (torch.ones(size, dtype=torch.float64) for size in reversed(rows.shape))
+    made = whole(rows, inputs, outputs, grid)
+    return Scaled(made.levels.reshape(weight.shape), made.scales.reshape(-1, *(1,) * (weight.ndim - 1)))
+
+
 @dataclass
 class WithinBytes:
     """Quantises each layer at its grid, or as much coarser as its bytes want it. What it has made is `found`, by weight
@@ -192,13 +202,22 @@ class WithinBytes:
     def __call__(self, fitted: Fitted) -> Fitted:
         layer, name = fitted.regression.layer, fitted.regression.layer.weight
         planned, before = self.made.bytes(name), self.made.levels(name)
-        if transposed(fitted.regression.call) or (fitted.factors is None) != (name in self.made.whole):
+        if (fitted.factors is None) != (name in self.made.whole):
             return self._as_made(fitted)
+        known = fitted.regression.groups == 1 and isinstance(fitted.regression.call, (Linear, Convolution))
+        known = known and not transposed(fitted.regression.call)
         allowed, grid = planned + self.left, self.grids.get(name)
         for _ in range(TRIES):
-            quantising = Quantising({name: grid} if grid else {}, self.gradients)
-            result = quantising(fitted)
-            sides = quantising.found[name]
+            if known:
+                quantising = Quantising({name: grid} if grid else {}, self.gradients)
+                result = quantising(fitted)
+                sides = quantising.found[name]
+            elif fitted.factors is None:
+                # As at ingest, where no metric is known of it.
+                sides = {"": _rounded(fitted.regression.weight(fitted.matrix), grid or 0.0)}
+                result = replace(fitted, matrix=fitted.regression.matrix(sides[""].numbers()))
+            else:
+                return self._as_made(fitted)
             rows = {
                 side: by_basis(layer, side, each.levels) if side else each.levels.flatten(1)
                 for side, each in sides.items()

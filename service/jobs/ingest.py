@@ -23,7 +23,6 @@ from rightrank.models.assemble.build import build
 from rightrank.models.checkpoint import sandbox
 from rightrank.models.checkpoint.limits import NOTES, Limits
 from rightrank.models.emit import formats
-from rightrank.models.emit.format import FIRST, Output
 from rightrank.models.emit.precision import encoding_in, precisions, written_in
 from rightrank.models.errors import Cancelled
 from rightrank.models.master.template import Template
@@ -123,7 +122,7 @@ def _build(job: Job, upload: Mapping[str, Any], folder: Path) -> None:
         description["tuned"] = effort.tuned(job, options, calibration.samples, tells_classes, out, state)
     if has_data:
         (folder_of_program / EVALUATION).rename(out / EVALUATION)
-    planner = Planner.open(out, Output(writer=formats.newest()[FIRST.format]))
+    planner = Planner.open(out, formats.latest())
     cutter = cut.Cutter(out, options.get("metric"), job.progress, first=True)
     original = cutter.cut(planner.plan(budget=1), folder / "original.pt")
     cutter.check(planner.smallest, folder / "smallest.pt")

@@ -39,9 +39,9 @@ class Deflated:
     size: int
 
 
-def pieces(records: Iterable[tuple[str, Data | Deflated, bool]], whole: int = 0) -> Iterator[Data]:
+def pieces(records: Iterable[tuple[str, Data | Deflated, bool]], least: int = 0) -> Iterator[Data]:
     """The archive of `(name, data, aligned)`; aligned data start at a multiple of 64 bytes of the file. One that would
-    be smaller than `whole` has zeros before its directory.
+    be smaller than `least` has zeros before its directory.
 
     Raises `OverflowError` beyond what the format holds.
     """
@@ -66,7 +66,7 @@ def pieces(records: Iterable[tuple[str, Data | Deflated, bool]], whole: int = 0)
         directory += CENTRAL.pack(b"PK\1\2", UNIX | VERSION, VERSION, *common, 0, 0, 0, 0, ORDINARY_FILE, start)
         directory += encoded
         count += 1
-    if (short := whole - offset - len(directory) - END.size) > 0:
+    if (short := least - offset - len(directory) - END.size) > 0:
         yield bytes(short)
         offset += short
     yield bytes(directory) + END.pack(b"PK\5\6", 0, 0, count, count, len(directory), offset, 0)

@@ -116,12 +116,13 @@ class Stored:
 
 class Group(NamedTuple):
     """Vectors that are one tensor: of one type, of sizes that are fixed or vary with ranks; `scales` are stored as
-    `TIMES` what they are, and `held` in half precision are those that calls take as float32."""
+    `TIMES` what they are, `held` in half precision are those that calls take as float32, and `parameters` those that learning would change."""
 
     dtype: str
     varied: bool
     scales: bool = False
     held: bool = False
+    parameters: bool = False
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,8 @@ class Compact:
     def _pack(self, place: Place, dtype: str, varied: bool) -> None:
         stored = self._held(dtype)
         held = stored == "float16" and (dtype == FOLDED or bool(place.part))
-        group = Group(stored, varied, held and bool(place.part) and self.encoding.coded, held)
+        learns = not place.part and (place.tensor in self.template.graph.parameters or place.tensor not in self.tensors)
+        group = Group(stored, varied, held and bool(place.part) and self.encoding.coded, held, learns)
         self.vectors[place] = Vector(place, group, len(self.members(group)))
 
     # What there is.
@@ -398,8 +400,9 @@ class Compact:
 
         add("class Variant(Module):\n  __parameters__ = [")
         attributes(listed, lambda each: each.parameter, in_list)
+        add("".join(listed(self.attribute(group)) for group in self.groups if group.parameters), in_list)
         add("]\n  __buffers__ = [", in_list)
-        add("".join(listed(self.attribute(group)) for group in self.groups), in_list)
+        add("".join(listed(self.attribute(group)) for group in self.groups if not group.parameters), in_list)
         attributes(listed, lambda each: not each.parameter, in_list)
         add("]\n" + "".join(declared(self.attribute(group)) for group in self.groups))
         attributes(declared, lambda each: True, in_class)
@@ -460,9 +463,11 @@ class Compact:
         parts = [Part((tuple(merged(head)),))]
         for group in self.groups:
             memo = bytes([FIRST + self.shared.index(group.dtype)])
-            called = string(self.attribute(group))
+            called, flag = string(self.attribute(group)), b"\x03" if group.parameters else b"\x02"
             parts.append(
-                Part(((called + b"h\0(h" + memo + b"J", 4, b"(J", 4, b"t(K\x01th\x02h\x01tR"),), None, in_pickle)
+                Part(
+                    ((called + b"h\0(h" + memo + b"J", 4, b"(J", 4, b"t(K\x01th" + flag + b"h\x01tR"),), None, in_pickle
+                )
             )
         for name in self.tensors:
             templates = []

@@ -1,0 +1,125 @@
+"""A master's levels: at every grid, of every layer, whole and as factors."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from rightrank.models.assemble.levels import GRIDS
+from rightrank.models.emit import formats
+from rightrank.models.emit.format import Output
+from rightrank.models.improve.mixed import numbers
+from rightrank.models.master import entries
+from rightrank.models.master.levels import FIXED, LEVELS, Levels, there
+from rightrank.models.master.master import Master
+from rightrank.models.plan.mixture import MIXTURE
+from rightrank.models.plan.planner import Planner
+from tests.models.nets import SHAPES, Small, build, planner, source
+
+MIXED = Output(writer=2, encoding="levels")
+
+
+@pytest.fixture(scope="module", params=["data", "without"])
+def master(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Master:
+    data = torch.randn(64, *SHAPES[Small]) if request.param == "data" else None
+    criterion = "logit" if request.param == "data" else "energy"
+    _, folder, _ = planner(Small, tmp_path_factory.mktemp("levels"), criterion, data)
+    return Master.open(folder)
+
+
+def test_each_grid_is_nearer_to_the_weight_than_the_next(master: Master) -> None:
+    stored = master.tensors()
+    for layer in master.template.decomposed:
+        source_ = master.template.entry(layer.weight)
+        weight, before = stored[source_], 0.0
+        for grid in GRIDS:
+            levels = Levels.of(master.levels, grid, source_)
+            made = numbers(layer, "", layer.shape, levels, len(levels.ends) - 1)
+            error = float((made - weight).norm() / weight.norm())
+            assert before <= error + 1e-3
+            before = error
+        finest = numbers(layer, "", layer.shape, Levels.of(master.levels, GRIDS[0], source_), layer.shape[0])
+        assert float((finest - weight).norm() / weight.norm()) < 0.1
+
+
+def test_factors_of_the_finest_grid_make_the_weight(master: Master) -> None:
+    """In the metric of the layer's inputs, which need not be that of its numbers."""
+    stored, close = (
+        master.tensors(),
+        0.15 if (master.folder.parent / "source/calibration.safetensors").exists() else 0.15,
+    )
+    for layer in master.template.decomposed:
+        sources = {side: entries.factor(side, layer.name) for side in layer.form.sides}
+        if not there(master.levels, GRIDS[0], sources["down"]):
+            assert layer.form.name == "grouped"
+            continue
+        rank, made = layer.break_even, {}
+        for side, shape in layer.factor_shapes(rank).items():
+            made[side] = numbers(layer, side, shape, Levels.of(master.levels, GRIDS[0], sources[side]), rank)
+        whole = layer.form.product(layer, {s: stored[e][tuple(map(slice, made[s].shape))] for s, e in sources.items()})
+        assert float((layer.form.product(layer, made) - whole).norm() / whole.norm()) < close
+
+
+def test_coarser_is_smaller_and_the_mixture_knows_every_size(master: Master) -> None:
+    found = Planner.open(master.folder, MIXED)
+    sizes = []
+    for count in (0, len(found) // 3, 2 * len(found) // 3, len(found) - 1):
+        plan, file = found._at(count), io.BytesIO()
+        formats.write(master.folder, plan, file)
+        assert len(file.getvalue()) == plan.bytes
+        sizes.append(plan.bytes)
+    assert sizes == sorted(set(sizes))
+
+
+def test_the_largest_file_answers_as_the_network_does(master: Master) -> None:
+    found, file = Planner.open(master.folder, MIXED), io.BytesIO()
+    formats.write(master.folder, found.largest, file)
+    x = torch.randn(16, *SHAPES[Small])
+    file.seek(0)
+    with torch.no_grad():
+        made, wanted = torch.jit.load(file)(x), master.program().run((x,))[0]
+    assert float((made - wanted).norm() / wanted.norm()) < 0.05
+
+
+class Depthwise(nn.Module):
+    """A depthwise convolution, which is never cut, before one that may be; in double precision where that is asked."""
+
+    def __init__(self, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.dtype = dtype
+        self.apart = nn.Conv2d(12, 12, 3, groups=12, dtype=dtype)
+        self.mixed = nn.Conv2d(12, 24, 3, dtype=dtype)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.mixed(torch.relu(self.apart(x.to(self.dtype)))).mean((2, 3))
+
+
+def test_weights_that_are_never_cut_have_eight_bits(tmp_path: Path) -> None:
+    build(source(Depthwise(), (12, 9, 9), tmp_path / "source"), tmp_path / "master", criterion="energy")
+    master = Master.open(tmp_path / "master")
+    (layer,) = [layer for layer in master.template.layers if not layer.decomposed]
+    entry = master.template.entry(layer.weight)
+    levels, weight = Levels.of(master.levels, FIXED, entry), master.tensors()[entry]
+    error = (numbers(layer, "", layer.shape, levels, len(levels.ends) - 1) - weight).flatten(1).abs().amax(1)
+    assert bool((error <= 0.51 * weight.flatten(1).abs().amax(1) / 127).all())
+
+
+def test_a_network_of_other_numbers_has_none(tmp_path: Path) -> None:
+    module = Depthwise(torch.float64)
+    build(source(module, (12, 9, 9), tmp_path / "source"), tmp_path / "master", criterion="energy")
+    assert not (tmp_path / "master" / LEVELS).exists() and not (tmp_path / "master" / MIXTURE).exists()
+
+
+def test_they_take_less_room_than_the_numbers(master: Master) -> None:
+    streams = sum(
+        Levels.of(master.levels, grid, master.template.entry(layer.weight)).stream.size
+        for layer in master.template.decomposed
+        for grid in GRIDS
+    )
+    assert streams < 2 * sum(4 * layer.params for layer in master.template.decomposed)
+    assert np.isfinite(streams)
