@@ -18,8 +18,8 @@ ROUNDS = 30
 
 
 def ladder(numbers: Sequence[Tensor], count: int = COUNT) -> tuple[float, ...]:
-    """So many grids, the finest first, at which all numbers together take `FINEST` bits each when rounded. `numbers` are
-    each layer's in units of a grid of one: times the root of their price (see `steps`)."""
+    """So many grids, at the finest of which, the first, all numbers together take `FINEST` bits each when rounded.
+    `numbers` are each layer's in units of a grid of one: times the root of their price (see `steps`)."""
     flat = torch.cat([each.flatten() for each in numbers]).double().abs() if numbers else torch.zeros(0)
     flat = flat[flat.isfinite()]
     largest = float(flat.max()) if flat.numel() else 0.0
@@ -35,6 +35,6 @@ def ladder(numbers: Sequence[Tensor], count: int = COUNT) -> tuple[float, ...]:
 def _bits(sizes: Tensor, grid: float) -> float:
     """The entropy of the levels of numbers of these sizes and of either sign."""
     levels = (sizes / grid).clamp_max(1e15).round()
-    _, counts = levels.unique(return_counts=True)
+    _, counts = torch.unique(levels, return_counts=True)
     shares = counts.double() / counts.sum()
     return float(-(shares * shares.log2()).sum()) + float((levels > 0).double().mean())

@@ -1,4 +1,4 @@
-"""What an error in a layer costs, from the second moments around it, in the unit in which its bases are worth something.
+"""What an error in a layer costs, from the second moments around it, in the unit in which its bases have their worth.
 
 An error E (o, i) costs `tr(G E C Eᵀ)`, C the covariance of the inputs and G the moment of the outputs' gradients.
 Either may be given as a vector, where nothing is known but what each costs by itself: of many outputs a matrix would be

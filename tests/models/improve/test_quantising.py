@@ -120,7 +120,7 @@ def refitted(case: Case, ranks: Mapping[str, int], levels: Quantising | None) ->
 
 @pytest.mark.parametrize("cut", [False, True])
 def test_levels_are_what_the_refit_leaves_behind(case: Case, cut: bool) -> None:
-    grids = {weight: case.grids[2] for weight in case.gradients}
+    grids = dict.fromkeys(case.gradients, case.grids[2])
     ranks = {
         weight: case.layers[weight].break_even // 2 for weight in case.gradients if cut and weight in case.observed
     }

@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from rightrank.models.quantise.ladder import FINEST, STEP, ladder
-
-from .test_feedback import drawn
+from tests.models.quantise.drawn import drawn
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e5])
