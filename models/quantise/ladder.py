@@ -1,7 +1,7 @@
 """Which grids a network's numbers are kept at: each twice as coarse as the one before it, a bit a number less.
 
-Halving lets each layer of a plan have its own, so that finer ladders gain little: of ResNet-56 grids at steps of 1.5
-instead of 2.25 save at most a tenth of the loss.
+Each layer of a plan has its own, so that a finer ladder gains little: on ResNet-56 steps of 1.5 instead of 2.25 took 5
+to 15 % off the expected loss, depending on the size.
 """
 
 from __future__ import annotations
