@@ -33,7 +33,7 @@ from rightrank.models.master.master import Master
 from rightrank.models.plan import criteria
 from rightrank.models.plan.criteria import Rule
 from rightrank.models.plan.mixture import Mixture, State
-from rightrank.models.program.calls import layer_call, turned
+from rightrank.models.program.calls import Convolution, Linear, layer_call, turned
 from rightrank.models.program.graph import Node
 from rightrank.models.program.program import Program
 from rightrank.models.program.samples import Samples
@@ -142,10 +142,10 @@ def _walk(
 
     def note(node: Node, arguments: list[Any], result: Any) -> Any:
         layer, call = calls.get(node.name), layer_call(node)
-        if layer is None or call is None or turned(call) or not isinstance(result, Tensor):
+        if layer is None or not isinstance(call, (Linear, Convolution)) or turned(call):
             return result
         regression = Regression.of(call, layer)
-        if regression is not None and regression.groups == 1 and isinstance(arguments[0], Tensor):
+        if regression is not None and regression.groups == 1:
             square, count = torch.zeros(regression.inputs, regression.inputs, dtype=torch.float64), 0
             for x, _ in regression.pairs([arguments[0]], [result]):
                 square += (x.float().T @ x.float()).double()

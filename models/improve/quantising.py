@@ -56,6 +56,7 @@ class Quantising:
             )
             self.found[layer.weight] = several
             return replace(fitted, factors={side: each.numbers() for side, each in several.items()})
-        made = layers.whole_of(layer, fitted.matrix, fitted.normal, gradients, grid, turned, self.dtype)
+        known = gradients if grid is not None else None
+        (made,) = layers.whole_of(layer, fitted.matrix, fitted.normal, known, [grid or 0.0], turned, self.dtype)
         self.found[layer.weight] = {"": made}
         return replace(fitted, matrix=regression.matrix(made.numbers()))

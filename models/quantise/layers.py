@@ -8,7 +8,7 @@ that neighbouring ones are of one channel.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from rightrank.models.quantise.bases import Bases
 from rightrank.models.quantise.nested import nested
 from rightrank.models.quantise.pair import by_columns, pair
 from rightrank.models.quantise.scaled import Scaled
-from rightrank.models.quantise.whole import eight_bits, whole
+from rightrank.models.quantise.whole import Whole, eight_bits, whole
 
 DOWN, UP = "down", "up"
 
@@ -32,21 +32,26 @@ def whole_of(
     matrix: Tensor,
     normal: Tensor,
     gradients: Gradients | None,
-    grid: float | None,
+    grids: Sequence[float],
     turned: bool = False,
     dtype: torch.dtype = torch.float32,
-) -> Scaled:
-    """The weight at a grid; without one, or where no `gradients` say what an error costs, rounded to eight bits."""
+) -> list[Scaled]:
+    """The weight at each of some grids; where no `gradients` say what an error costs, rounded to eight bits at all."""
     sharing = _sharing(layer, turned)
-    if grid is None or gradients is None:
-        rows = eight_bits(matrix.flatten(0, 1), sharing=sharing, dtype=dtype)
-        levels, scales = rows.levels, rows.scales
-    else:
-        several = [
-            whole(each, inputs, outputs, grid, sharing=sharing, dtype=dtype)
-            for each, inputs, outputs in zip(matrix, normal, _prices(gradients, matrix), strict=True)
-        ]
-        levels, scales = (torch.cat([getattr(each, name) for each in several]) for name in ("levels", "scales"))
+    if gradients is None:
+        rounded = [eight_bits(matrix.flatten(0, 1), sharing=sharing, dtype=dtype)]
+        return [_as_weight(layer, rounded, sharing, turned)] * len(grids)
+    several: list[list[Whole]] = [[] for _ in grids]
+    for each, inputs, outputs in zip(matrix, normal, _prices(gradients, matrix), strict=True):
+        made_good = metric.feedback(inputs)
+        for grid, groups in zip(grids, several, strict=True):
+            groups.append(whole(each, inputs, outputs, grid, made_good=made_good, sharing=sharing, dtype=dtype))
+    return [_as_weight(layer, groups, sharing, turned) for groups in several]
+
+
+def _as_weight(layer: Layer, groups: Sequence[Whole], sharing: int, turned: bool) -> Scaled:
+    """The rows of each group as the layer's weight."""
+    levels, scales = (torch.cat([getattr(each, name) for each in groups]) for name in ("levels", "scales"))
     if turned:
         levels, scales = levels.T, scales[::sharing].unsqueeze(0)
     shape = (*scales.shape, *(1,) * (len(layer.shape) - scales.ndim))

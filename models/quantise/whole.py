@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rightrank.models.quantise import metric, steps
-from rightrank.models.quantise.feedback import rounded
+from rightrank.models.quantise.feedback import Feedback, rounded
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,16 @@ def whole(
     outputs: Tensor,
     grid: float,
     *,
+    made_good: Feedback | None = None,
     sharing: int = 1,
     dtype: torch.dtype = torch.float32,
 ) -> Whole:
     """A weight (o, i) at a grid (see `steps`), its errors made good in the metric of its `inputs`, (i, i) or (i,), and
     `outputs`, (o, o) or (o,) (see `metric`). So many neighbouring outputs share a scale, and scales are as `dtype`
-    holds them."""
+    holds them. `made_good` is the inputs' feedback, where it is known already: it is the same at all grids, and most of
+    the work."""
     weight, inputs, outputs = (each.double() for each in (weight, inputs, outputs))
-    made_good = metric.feedback(inputs)
+    made_good = made_good or metric.feedback(inputs)
     left = metric.left(inputs, made_good)
     scales = steps.of_outputs(weight, metric.alone(outputs), left, grid, sharing, dtype)
     return Whole(rounded(weight, scales.unsqueeze(1), made_good), scales)

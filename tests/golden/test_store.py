@@ -41,12 +41,12 @@ class Dated(ScriptWriter):
         yield from found
 
 
-class Second(TorchScript):
+class Third(TorchScript):
     """A later version of the writer, whose files are others."""
 
-    version = 2
+    version = 3
 
-    def writer(self, template: Template, encoding: Encoding) -> Writer:
+    def writer(self, template: Template, encoding: Encoding, original: bool = False) -> Writer:
         return Dated(template, encoding)
 
 
@@ -105,7 +105,10 @@ def test_a_store_of_an_earlier_version_is_answered_for_as_it_was(service: Runnin
 @pytest.mark.parametrize("name", EXPECTED)
 def test_a_model_of_before_there_were_precisions_has_them_too(service: Running, name: str) -> None:
     files = {}
-    for precision in PRECISIONS:
+    described = service.client.get(f"/models/{name}").json()
+    # But for levels, which it would have to have been given when it was published.
+    assert [row["precision"] for row in described["precisions"]] == [each for each in PRECISIONS if each != "auto"]
+    for precision in (row["precision"] for row in described["precisions"]):
         files[precision] = service.client.get(f"/models/{name}", params={"budget": 1, "precision": precision})
         assert files[precision].headers["RightRank-Precision"] == precision, files[precision].text
         assert "RightRank-Accuracy-Samples" in files[precision].headers
@@ -116,16 +119,16 @@ def test_a_model_of_before_there_were_precisions_has_them_too(service: Running, 
 
 
 def test_a_later_writer_writes_what_is_published_since_and_nothing_else(service: Running, tmp_path: Path) -> None:
-    with added(FORMATS, {"torchscript": (TorchScript(), Second())}):
+    with added(FORMATS, {"torchscript": (*FORMATS["torchscript"], Third())}):
         for name, asked in EXPECTED.items():
             check(service, name, asked)
         id = service.publish(exported(network(), tmp_path))
         manifest = service.parts.store.read_json(manifest_key(id))
-        assert manifest is not None and manifest["writers"] == {"torchscript": 2}
+        assert manifest is not None and manifest["writers"] == {"torchscript": 3}
         new = service.client.get(f"/models/{id}", params={"budget": 0.5}).content
         assert new[10:14] == b"\x00\x00\x22\x00"
         plan = service.parts.catalogue.open(id).planner.plan(budget=0.5)
-        assert plan.output.writer == 2 and plan.to_json()["output"]["writer"] == 2
+        assert plan.output.writer == 3 and plan.to_json()["output"]["writer"] == 3
 
 
 def test_a_model_of_a_later_version_is_refused_in_words(service: Running) -> None:

@@ -115,8 +115,11 @@ class Stored:
 
 
 class Group(NamedTuple):
-    """Vectors that are one tensor: of one type, of sizes that are fixed or vary with ranks; `scales` are stored as
-    `TIMES` what they are, `held` in half precision are those that calls take as float32, and `parameters` those that learning would change."""
+    """Vectors that are one tensor: of one type, of sizes that are fixed or vary with ranks.
+
+    `scales` are stored as `TIMES` what they are, `held` in half precision are those that calls take as float32, and
+    `parameters` those that learning changes.
+    """
 
     dtype: str
     varied: bool

@@ -342,7 +342,7 @@ def test_a_recurrent_classifier_gets_smaller_and_keeps_more_than_by_whitening(ki
     for criterion in ("logit", "whitened"):
         described = build(folder, tmp_path / criterion, criterion=criterion)
         assert described["min_budget"]["params"] < 0.16
-        planner = Planner.open(tmp_path / criterion)
+        planner = Planner.open(tmp_path / criterion, formats.latest())
         ranks: list[list[int]] = []
         for size in (0.2, 0.3, 0.5, 1.0):
             plan, file = planner.plan(size), io.BytesIO()

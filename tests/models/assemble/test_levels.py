@@ -49,10 +49,8 @@ def test_each_grid_is_nearer_to_the_weight_than_the_next(master: Master) -> None
 
 def test_factors_of_the_finest_grid_make_the_weight(master: Master) -> None:
     """In the metric of the layer's inputs, which need not be that of its numbers."""
-    stored, close = (
-        master.tensors(),
-        0.15 if (master.folder.parent / "source/calibration.safetensors").exists() else 0.15,
-    )
+    stored = master.tensors()
+    close = 0.5 if (master.folder.parent / "source/calibration.safetensors").exists() else 0.15
     for layer in master.template.decomposed:
         sources = {side: entries.factor(side, layer.name) for side in layer.form.sides}
         if not there(master.levels, GRIDS[0], sources["down"]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -9,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from rightrank.models.quantise.ladder import ladder
 from torch import Tensor, nn
 
 from rightrank.models.assemble.survey import survey
@@ -64,14 +64,13 @@ class Case:
 
     @cached_property
     def grids(self) -> tuple[float, ...]:
-        several = self.observed
-        return ladder(
-            [
-                quantise.in_grids(several[weight].matrix, several[weight].normal, gradients)
-                for weight, gradients in self.gradients.items()
-                if weight in several
-            ]
-        )
+        """Six for all layers, each twice as coarse as that before: of about six bits a number to about one."""
+        sizes = []
+        for weight, gradients in self.gradients.items():
+            if (seen := self.observed.get(weight)) is not None:
+                lost = quantise.loss_of(seen.matrix, seen.normal, gradients) / seen.matrix.numel()
+                sizes.append(math.log(max(lost, 1e-300)) / 2)
+        return tuple(math.exp(sum(sizes) / len(sizes)) * 2.0 ** (number - 5) for number in range(6))
 
 
 def prepared(kind: type[nn.Module], folder: Path) -> Case:

@@ -8,16 +8,7 @@ from torch import Tensor
 
 from rightrank.models.quantise import metric
 from rightrank.models.quantise.feedback import RIDGE, Feedback, rounded
-
-
-def drawn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def covariance(size: int, seed: int = 1) -> Tensor:
-    """Of inputs that have much in common."""
-    rows = drawn(4 * size, size, seed=seed) + 2 * drawn(4 * size, 3, seed=seed + 1) @ drawn(3, size, seed=seed + 2)
-    return rows.T @ rows / len(rows)
+from tests.models.quantise.drawn import covariance, drawn
 
 
 def test_without_feedback_levels_are_the_nearest() -> None:

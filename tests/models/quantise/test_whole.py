@@ -9,8 +9,7 @@ from torch import Tensor
 from rightrank.models.quantise import metric
 from rightrank.models.quantise.feedback import RIDGE
 from rightrank.models.quantise.whole import eight_bits, whole
-
-from .test_feedback import covariance, drawn
+from tests.models.quantise.drawn import covariance, drawn
 
 
 def layer(outputs: int = 24, inputs: int = 90) -> tuple[Tensor, Tensor, Tensor]:

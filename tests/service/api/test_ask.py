@@ -12,7 +12,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from rightrank.models.emit.format import FIRST
 from rightrank.models.emit.precision import PRECISIONS
 from rightrank.service.client.http import Client
 from rightrank.service.registry.layout import improved_key, record_key
@@ -92,7 +91,7 @@ def fresh(stocked: Settings) -> Iterator[Running]:
     with at_work(stocked), serving(stocked) as running:
         id = running.parts.catalogue.resolve("demo")
         for record in running.parts.catalogue.records(id):
-            if record.plan.output != FIRST:
+            if not record.plan.output.exact:
                 running.parts.store.delete(record_key(id, record.plan.digest))
         running.parts.catalogue.forget(id)
         yield running
@@ -150,7 +149,9 @@ def test_the_description_says_what_there_is(shared: Running, demo: str) -> None:
             for size in (f"max_bytes={row['smallest']}", "budget=1")
         ]
         least = shared.client.head(f"/models/{demo}?budget={row['min_budget']}&precision={name}")
-        assert float(least.headers["RightRank-Budget"]) <= row["min_budget"]
+        # With ranks and steps mixed a budget bounds the file alone.
+        assert name == "auto" or float(least.headers["RightRank-Budget"]) <= row["min_budget"]
+        assert int(least.headers["Content-Length"]) <= row["min_budget"] * described["bytes"]
         assert sizes == [row["smallest"], row["bytes"]]
 
 
@@ -208,9 +209,13 @@ class Masked(nn.Module):
         torch.manual_seed(0)
         self.first, self.last = nn.Linear(64, 48), nn.Linear(48, 10)
         self.register_buffer("mask", torch.full((2, 10), -1e9).triu(5))
+        self.large = nn.Linear(64, 10)
+        self.large.weight.data.fill_(-1e6)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.last(torch.relu(self.first(x.flatten(1)))) + self.mask.sum(0).exp()  # type: ignore[no-any-return]
+        x = x.flatten(1)
+        y: Tensor = self.last(torch.relu(self.first(x))) + self.mask.sum(0).exp()
+        return y + 0 * self.large(x)  # type: ignore[no-any-return]
 
 
 def test_numbers_that_a_precision_has_none_for_are_said_and_not_rounded_to_infinity(
@@ -220,9 +225,10 @@ def test_numbers_that_a_precision_has_none_for_are_said_and_not_rounded_to_infin
     id = service.publish(files, options='{"budgets": [1]}')
     answer = service.client.get(f"/models/{id}?budget=1&precision=float16")
     assert answer.status_code == 422 and answer.json()["type"] == "/problems/precision-unavailable"
-    assert "float16 goes up to 65,504, and a tensor of this model has -1e+09" in answer.json()["detail"]
+    assert "float16 goes up to 65,504, and a tensor of this model has -1e+06" in answer.json()["detail"]
     for query in ("precision=int8", "precision=float32", ""):
-        assert service.client.get(f"/models/{id}?budget=1&{query}").headers["RightRank-Accuracy"] == "1.0"
+        answer = service.client.get(f"/models/{id}?budget=1&{query}")
+        assert float(answer.headers["RightRank-Accuracy"]) >= (0.98 if "int8" in query else 1.0)
     again = service.push({"checkpoint": files.checkpoint}, options='{"precision": "float16"}')
     error = service.end(again.json()["operation"])["error"]
     assert error["type"] == "/problems/precision-unavailable" and "float16 goes up to 65,504" in error["detail"]
@@ -260,8 +266,8 @@ def test_each_precision_has_an_improvement_of_its_own(service: Running, files: F
     for name in PRECISIONS:
         found[name] = fetched = service.client.get(f"/models/{id}?max_params=6000&precision={name}").headers
         assert service.parts.store.exists(improved_key(id, fetched["RightRank-Plan"]))
-        assert fetched["RightRank-Method"] in ("cut", "refit")
-    assert len({headers["RightRank-Params"] for headers in found.values()}) == 1
+        assert fetched["RightRank-Method"].split("+")[0] in ("cut", "refit")
+    assert len({headers["RightRank-Params"] for name, headers in found.items() if name != "auto"}) == 1
     assert len({headers["RightRank-Plan"] for headers in found.values()}) == len(PRECISIONS)
     assert service.client.head(f"/models/{id}?budget=1&precision=int8").headers["RightRank-Method"] == "rounded"
 
