@@ -14,7 +14,7 @@ does. Nobody sees a label. The methods:
                             bytes without code and names, `raw` and `deflated` (see `blob`)
     int8, int4 fed back     the same with error feedback (GPTQ, arXiv:2210.17323), with our calibration inputs
     onnxruntime int8        static int8 of each output channel in its own runtime, calibrated with the same inputs
-    nncodec                 MPEG's neural network coding (ISO/IEC 15938-17), batch norms folded, at several steps
+    nncodec                 MPEG's neural network coding (ISO/IEC 15938-17), at several steps
 
 It goes on where it was stopped: docs/results/bytes.csv grows row by row (bytes.md and bytes.svg are made of it), what
 is made on the way lies in build/bytes. `--quick` takes scikit-learn's digits, a small network and few steps, in a

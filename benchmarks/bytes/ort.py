@@ -3,9 +3,12 @@
     build/onnx/bin/python -m benchmarks.bytes.ort FOLDER
 
 FOLDER has `model.pt2`, a torch.export with any batch size, calibration `inputs` in calibration.safetensors and `inputs`
-to answer in evaluation.safetensors. It leaves int8.onnx there, weights in int8 for each output channel, activations in
-int8 with the least and largest values seen, as QDQ, and the outputs' largest places as `answers` in
-answers.safetensors.
+to answer in evaluation.safetensors. It leaves int8.onnx there, as QDQ, with a scale for each output channel of a weight
+and for each activation as a whole, whose range is that of the values seen; and the outputs' largest places as `answers`
+in answers.safetensors.
+
+Weights and activations are both unsigned: with signed weights onnxruntime's products of a processor that has AVX2 and
+not VNNI saturate, and of EfficientNet-Lite0's answers 55 % were left where these left 89 (64 calibration images).
 """
 
 from __future__ import annotations
@@ -54,8 +57,8 @@ def quantise(folder: Path) -> None:
         Reader(),
         quant_format=QuantFormat.QDQ,
         per_channel=True,
-        activation_type=QuantType.QInt8,
-        weight_type=QuantType.QInt8,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QUInt8,
     )
 
 

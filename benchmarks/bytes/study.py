@@ -120,14 +120,17 @@ class Study:
 
     @cached_property
     def exchanged(self) -> Path:
-        """A folder of what programs in other environments take: the network with its batch norms folded as `model.pt2`
-        and its tensors, calibration inputs and images."""
+        """A folder of what programs in other environments take: the network with its batch norms folded as `model.pt2`,
+        its tensors as it is, calibration inputs and images."""
         out = self.folder / "exchanged"
         if not (out / "evaluation.safetensors").exists():
             out.mkdir(exist_ok=True)
             model = folded(self.subject.module)
             programs.export(model, self.subject.shape, out / "model.pt2")
-            save_file(model.state_dict(), out / "network.safetensors")
+            stored = self.subject.module.state_dict()
+            save_file(
+                {name: each for name, each in stored.items() if each.is_floating_point()}, out / "network.safetensors"
+            )
             _put(out / "calibration.safetensors", self.subject.calibration)
             _put(out / "evaluation.safetensors", self.subject.images)
         return out
