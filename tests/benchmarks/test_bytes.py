@@ -6,7 +6,7 @@ import csv
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.bytes import blob
+from benchmarks.bytes.__main__ import rivals, run
 from benchmarks.bytes.fold import folded
 from benchmarks.bytes.lost import Lost, lost, mean
 from benchmarks.bytes.methods import METHODS, ORDER
 from benchmarks.bytes.quantise import MOST, RIDGE, Coded, best_steps, coded, covariance, fed_back, quantised
 from benchmarks.bytes.report import MEAN, Row, draw, page
-from benchmarks.bytes.subjects import OURS
-from benchmarks.networks import ResNet14, vit
+from benchmarks.bytes.study import Setting
+from benchmarks.bytes.subjects import OURS, Subject
+from benchmarks.networks import ResNet14, Tell, vit
 from benchmarks.photos import EfficientNetLite0
 from benchmarks.results import RESULTS, Table
 
@@ -29,10 +31,13 @@ ROOT = Path(__file__).parents[2]
 QUICK = ("int8 rounded", "int4 rounded", "int4 fed back", "float32 cut", "float32 refit")
 
 
-def bench(folder: Path, methods: Sequence[str]) -> str:
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A quick run's folder, and what it printed."""
+    folder = tmp_path_factory.mktemp("bytes")
     command = [sys.executable, "-m", "benchmarks.bytes", "--quick", "--results", str(folder)]
     done = subprocess.run(
-        [*command, "--methods", ",".join(methods)],
+        [*command, "--methods", ",".join(QUICK)],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -40,18 +45,11 @@ def bench(folder: Path, methods: Sequence[str]) -> str:
         timeout=600,
     )
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    return folder, done.stdout
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A quick run's folder, and what it printed."""
-    folder = tmp_path_factory.mktemp("bytes")
-    return folder, bench(folder, QUICK)
-
-
-def test_a_quick_run_has_every_method_at_its_sizes(run: tuple[Path, str]) -> None:
-    folder, printed = run
+def test_a_quick_run_has_every_method_at_its_sizes(quick: tuple[Path, str]) -> None:
+    folder, printed = quick
     with (folder / "bytes.csv").open(newline="") as file:
         rows = {(row["method"], row["size"]): row for row in csv.DictReader(file)}
     sizes = {"float32 cut": ["whole", "1/8"], "float32 refit": ["1/8"]}
@@ -71,16 +69,33 @@ def test_a_quick_run_has_every_method_at_its_sizes(run: tuple[Path, str]) -> Non
     assert (folder / "bytes.md").read_text() in printed and (folder / "bytes.svg").exists()
 
 
-def test_a_taken_up_run_measures_only_what_is_missing(run: tuple[Path, str]) -> None:
-    folder, _ = run
-    path = folder / "bytes.csv"
-    whole = path.read_text()
-    kept = whole.splitlines()
-    missing = next(number for number, line in enumerate(kept) if "int8 rounded,deflated" in line)
-    again = kept.pop(missing)
-    path.write_text("\n".join(kept) + f"\n{again[:20]}")  # as if stopped within that row
-    bench(folder, ["int8 rounded"])
-    assert path.read_text().splitlines() == [*kept, again]
+def test_a_taken_up_run_measures_only_what_is_missing(tmp_path: Path) -> None:
+    """Each seed of a network that is trained here, and of another the first alone, which has no labels."""
+    torch.manual_seed(0)
+    model, images = settled(ResNet14(1, 10)), torch.randn(40, 1, 8, 8)
+    made: list[tuple[str, int]] = []
+
+    def make(network: str, targets: Tensor | None, seed: int, tell: Tell) -> Subject:
+        made.append((network, seed))
+        return Subject("random", network, seed, model, images, images, images, targets, ())
+
+    labels = torch.randint(10, (40,))
+    networks = {OURS[0]: partial(make, OURS[0], labels), "other": partial(make, "other", None)}
+    path = tmp_path / "bytes.csv"
+
+    def go() -> list[str]:
+        run(Table(path, Row), networks, [3, 4], ["int8 rounded"], Setting(), tmp_path)
+        return path.read_text().splitlines()
+
+    whole = go()
+    assert made == [(OURS[0], 3), (OURS[0], 4), ("other", 3)] and len(whole) == 1 + 2 * len(made)
+    rows = Table(path, Row).rows
+    assert {each.baseline for each in rows if each.network == "other"} == {1.0}
+    assert {each.baseline for each in rows if each.network != "other"} == {rows[0].baseline} != {1.0}
+    path.write_text("\n".join([*whole[:2], *whole[3:], whole[2][:20]]))  # as if stopped within that row
+    assert go() == [*whole[:2], *whole[3:], whole[2]]
+    found = rivals(Table(path, Row), make("other", None, 3, lambda done, total: None))
+    assert found == {f"int8, {each.size}": each.bytes for each in rows if each.network == "other"}
 
 
 class Mixed(nn.Module):
