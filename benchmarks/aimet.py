@@ -25,6 +25,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from benchmarks import vision
 from benchmarks.networks import NETWORKS
 from rightrank.models.architectures.vit import SelfAttention
 
@@ -58,10 +59,7 @@ def compress(
     scheme: str, model: nn.Module, shape: tuple[int, ...], rate: Callable[[nn.Module, int, bool], float], budget: float
 ) -> nn.Module:
     """The network at a share of its parameters, or where AIMET cannot, as near as it comes."""
-    schema: Any = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
-    for operator in ("nms", "qnms"):
-        if not hasattr(torch.ops.torchvision, operator):
-            schema.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    vision.declare()
     from aimet_torch.common.defs import CompressionScheme, CostMetric, GreedySelectionParameters, RankSelectScheme
     from aimet_torch.compress import ModelCompressor
     from aimet_torch.defs import SpatialSvdParameters, WeightSvdParameters

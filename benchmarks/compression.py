@@ -56,7 +56,7 @@ from rightrank.models.master.master import Master
 from rightrank.models.master.template import Template
 from rightrank.models.measure.accuracy import measure
 from rightrank.models.plan.planner import Plan, Planner
-from rightrank.models.program.samples import INPUTS, Samples
+from rightrank.models.program.samples import Samples
 
 BUDGETS = (0.7, 0.5, 0.4, 0.3, 0.2, 0.1)
 PLAIN = ("uniform", "c1", "c1c2", "sigma", "whitened")
@@ -251,7 +251,7 @@ class Study:
             self._tuned_program(self._master("tune"), self.folder / "tuned")
             masters.make(self.folder / "tuned", partial, keep=refit.INPUTS, progress=self._say)
         elif base == "polish":
-            self._to_polish(self._master("tune"), partial)
+            masters.to_polish(self._master("tune"), partial, load_file(self.folder / "tuning.safetensors")["inputs"])
         else:
             forms = ("channel",) if base == "channel" else None
             masters.make(self.program, partial, keep=refit.INPUTS, forms=forms, progress=self._say)
@@ -261,13 +261,6 @@ class Study:
             tune.tune(partial, Samples.of(inputs), self.setting.tune, state=state, progress=self._say)
         partial.rename(out)
         return out
-
-    def _to_polish(self, tuned: Path, out: Path) -> None:
-        """The tuned master, which keeps as many inputs as polishing wants."""
-        shutil.copytree(tuned, out, dirs_exist_ok=True)
-        kept = load_file(out / entries.REFIT)
-        kept |= {INPUTS: load_file(self.folder / "tuning.safetensors")["inputs"][: polish.INPUTS]}
-        save_file(kept, out / entries.REFIT)
 
     def _tuned_program(self, tuned: Path, out: Path) -> None:
         """The tuned network at full size as a program of its own."""

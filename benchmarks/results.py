@@ -102,12 +102,13 @@ def _line(label: str, cells: Sequence[str]) -> str:
 
 def plot(
     path: Path,
-    panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]],
+    panels: Mapping[str, Mapping[str, Sequence[tuple[float, ...]]]],
     across: str,
     up: str,
     logarithmic: bool = False,
 ) -> None:
-    """Lines as an SVG: for each panel (its title) and line (its label) the points (x, y)."""
+    """Lines as an SVG: for each panel (its title) and line (its label) the points (x, y), or with an interval
+    (x, y, low, high)."""
     import matplotlib
 
     matplotlib.use("svg")
@@ -117,7 +118,10 @@ def plot(
     figure, axes = pyplot.subplots(1, len(panels), figsize=(4.6 * len(panels), 4), squeeze=False, layout="constrained")
     for axis, (title, lines) in zip(axes[0], panels.items(), strict=True):
         for label, points in lines.items():
-            axis.plot(*zip(*sorted(points), strict=True), marker="o", markersize=3, linewidth=1.2, label=label)
+            x, y, *ends = zip(*sorted(points), strict=True)
+            line = axis.plot(x, y, marker="o", markersize=3, linewidth=1.2, label=label)
+            if ends:
+                axis.vlines(x, *ends, colors=line[0].get_color(), linewidth=1)
         axis.set(title=title, xlabel=across, ylabel=up)
         axis.grid(alpha=0.3)
         if logarithmic:
