@@ -1,12 +1,15 @@
 """The master form: full factors, their importance, and everything that any cut of it needs.
 
-A master is a folder of three files, and a fourth where plans are to be improved (their entries: see `entries`):
+A master is a folder of three files, two more where it has weights of float32, and another where plans are to be improved
+(their entries: see `entries`):
 
     template.json        the format it is of, the graph, the layers, shapes and dtypes (see `template`)
     master.safetensors   every tensor of the program, every layer's factors, the most important basis first, and what
                          biases and batch norms become at each rank
     plans.npz            `importance` of all bases, layer after layer; `floor` and `steps`, the path
                          of plans that the criterion asks for, and perhaps `steps_by_macs` (see `plan.path`)
+    levels.safetensors   what weights and factors are as levels (see `levels`)
+    mixture.npz          how ranks and grids of levels are mixed (see `plan.mixture`)
     refit.safetensors    inputs for calibration, and the moment of each layer's output gradients (see `improve`)
 
 The program is the upload, or where its layers have computed weights or zero channels (see `simplify`), the same

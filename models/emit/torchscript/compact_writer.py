@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import struct
 import zlib
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -58,9 +59,10 @@ class CompactWriter:
 
     def __init__(self, template: Template, encoding: Encoding, original: bool) -> None:
         if encoding.coded:
-            template = replace(template, tuned=None)  # what was tuned has no levels at ingest
+            # What was tuned has no levels at ingest.
+            template = template if template.tuned is None else replace(template, tuned=None)
         self._template, self._encoding = template, encoding
-        self._compact = Compact(template, encoding, not original)
+        self._compact = _compact(template, encoding, not original)
 
     # How large files are.
 
@@ -113,7 +115,7 @@ class CompactWriter:
     # Their bytes.
 
     def pieces(self, master: TensorFile, ranks: Sequence[int], changes: TensorFile | None) -> Iterator[Data]:
-        content = _Content(self._compact, master, ranks, changes)
+        content = _Content(self._compact, self._encoding, master, ranks, changes)
         size = self._encoding.bytes if isinstance(self._encoding, Mixed) else 0
         return archive.pieces(self._records(content), size)
 
@@ -141,12 +143,30 @@ class CompactWriter:
             yield name, data, False
 
 
+# What was worked out last, by template, encoding and whether norms are folded.
+_KEPT: OrderedDict[tuple[int, str, bool], tuple[Template, Compact]] = OrderedDict()
+MOST = 16
+
+
+def _compact(template: Template, encoding: Encoding, folding: bool) -> Compact:
+    """All that the files of a template have in common; worked out once, as long as it is one of the last."""
+    key = id(template), encoding.name, folding
+    kept = _KEPT.pop(key, None)
+    if kept is None or kept[0] is not template:
+        kept = template, Compact(template, encoding, folding)
+    _KEPT[key] = kept
+    while len(_KEPT) > MOST:
+        _KEPT.popitem(last=False)
+    return kept[1]
+
+
 class _Content:
     """The numbers of one plan's file, and where each tensor is."""
 
     def __init__(
         self,
         compact: Compact,
+        encoding: Encoding,
         master: TensorFile,
         ranks: Sequence[int],
         changes: TensorFile | None,
@@ -154,9 +174,9 @@ class _Content:
         self._compact, template = compact, compact.template
         weights = [layer.weight for layer in template.decomposed]
         self._rank = dict(zip(weights, ranks, strict=True))
-        encoding = compact.encoding if isinstance(compact.encoding, Mixed) else Mixed()
-        self._grid = dict(zip(weights, encoding.grids, strict=False))
-        self._levels, self._changes = encoding.levels, changes
+        mixed = encoding if isinstance(encoding, Mixed) else Mixed()
+        self._grid = dict(zip(weights, mixed.grids, strict=False))
+        self._levels, self._changes = mixed.levels, changes
         knot = template.knot(ranks)
 
         def slots(name: str) -> list[Slot]:

@@ -1,57 +1,48 @@
 """The CRC-32 of bytes that follow each other, from those of its pieces: a cut need not look at what it copies.
 
 Polynomials over GF(2) modulo that of ZIP, the coefficient of the highest power in the lowest bit. The remainder of a
-whole is the sum of each piece's, shifted by as many bytes as follow it.
+whole is that of what came before, shifted by as many bytes as follow it, and that of these.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-import numpy as np
-from numpy.typing import NDArray
+from functools import lru_cache
 
 POLYNOMIAL, ONE, BYTE = 0xEDB88320, 1 << 31, 1 << 23
-# The number of bytes that follow has at most so many bits.
-WIDTH = 34
 
 
 def combined(crcs: Sequence[int], sizes: Sequence[int]) -> int:
     """That of pieces with these CRCs, of so many bytes each."""
-    if not len(crcs):
-        return 0
-    after = np.cumsum(np.asarray(sizes, dtype=np.uint64)[::-1])[::-1] - np.asarray(sizes, dtype=np.uint64)
-    shifted = _times(np.asarray(crcs, dtype=np.uint64), _powers(after))
-    return int(np.bitwise_xor.reduce(shifted))
+    found = 0
+    for crc, size in zip(crcs, sizes, strict=True):
+        found = _times(found, _power(size)) ^ crc
+    return found
 
 
-def _times(one: NDArray[np.uint64], other: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Products, number by number."""
-    one = one.copy()
-    found = np.zeros_like(one)
+def _times(one: int, other: int) -> int:
+    """A product."""
+    found = 0
     for place in range(31, -1, -1):
-        found ^= np.where(other >> np.uint64(place) & np.uint64(1), one, np.uint64(0))
-        one = one >> np.uint64(1) ^ np.where(one & np.uint64(1), np.uint64(POLYNOMIAL), np.uint64(0))
+        if other >> place & 1:
+            found ^= one
+        one = one >> 1 ^ (POLYNOMIAL if one & 1 else 0)
     return found
 
 
-def _powers(counts: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """x to the power of 8 times each count."""
-    found = np.full_like(counts, ONE)
-    for place, power in enumerate(_SQUARES):
-        bits = counts >> np.uint64(place)
-        if not bits.any():
-            break
-        chosen = np.where(bits & np.uint64(1), power, np.uint64(ONE))
-        found = _times(found, chosen)
+# A file's pieces have the sizes of its layers' ranks, which come again.
+@lru_cache(1 << 16)
+def _power(count: int) -> int:
+    """x to the power of 8 times a count."""
+    found, place = ONE, 0
+    while count >> place:
+        if count >> place & 1:
+            found = _times(found, _square(place))
+        place += 1
     return found
 
 
-def _squares() -> NDArray[np.uint64]:
-    found = [np.array([BYTE], dtype=np.uint64)]
-    while len(found) < WIDTH:
-        found.append(_times(found[-1], found[-1]))
-    return np.concatenate(found)
-
-
-_SQUARES = _squares()
+@lru_cache(64)
+def _square(place: int) -> int:
+    """x to the power of 8 times two to the power of `place`."""
+    return BYTE if not place else _times(_square(place - 1), _square(place - 1))
