@@ -21,6 +21,7 @@ from safetensors.numpy import save_file
 from torch import Tensor
 
 from rightrank.models.emit.coded import block_bytes, coded
+from rightrank.models.emit.precision import FULL, mixable
 from rightrank.models.emit.torchscript.deflate import sized
 from rightrank.models.factor.factors import axis_of_bases, by_basis
 from rightrank.models.factor.gradients import Gradients
@@ -65,12 +66,12 @@ def make(
     inputs: Samples | None,
     progress: Progress = silent,
 ) -> None:
-    """Writes the levels of the master in `out`, of the layers of `program`, and their mixture; nothing where no layer
-    has a weight of float32. `moments` are those that its layers were decomposed by, by the `rule`."""
+    """Writes the levels of the master in `out`, of the layers of `program`, and their mixture; nothing where ranks
+    and steps cannot be mixed. `moments` are those that its layers were decomposed by, by the `rule`."""
     master = Master.open(out)
     template, stored = master.template, master.tensors()
-    layers = [layer for layer in template.layers if template.tensors[layer.weight].dtype == "float32"]
-    if not layers:
+    layers = [layer for layer in template.layers if template.tensors[layer.weight].dtype == FULL]
+    if not mixable(template):
         return
     worth = _worth(out, template.decomposed, rule)
     seen = {layer.weight: each for layer, each in zip(template.decomposed, moments or (), strict=False)}
@@ -105,15 +106,10 @@ def make(
     for layer in list(todo.values()):
         take(layer, None)
     progress("quantise", len(layers), len(layers), "layers")
-    # A layer in another type than float32 has no levels: then nothing is mixed.
-    if all(layer.weight in states for layer in template.decomposed):
-        save_file(found, out / LEVELS)
-        Mixture.of(
-            [states[layer.weight] for layer in template.decomposed],
-            fixed[0],
-            GRIDS,
-            [finest[layer.weight] for layer in template.decomposed],
-        ).save(out)
+    save_file(found, out / LEVELS)
+    several = [layer.weight for layer in template.decomposed]
+    mixture = Mixture.of([states[name] for name in several], fixed[0], GRIDS, [finest[name] for name in several])
+    mixture.save(out)
 
 
 def _worth(out: Path, layers: Sequence[Layer], rule: Rule) -> dict[str, float]:

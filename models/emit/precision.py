@@ -45,6 +45,13 @@ def precisions(template: Template, mixed: bool) -> Mapping[str, str]:
     }
 
 
+def mixable(template: Template) -> bool:
+    """Whether ranks and steps can be mixed: there are layers that can be cut, and all of them are of float32."""
+    return bool(template.decomposed) and all(
+        template.tensors[layer.weight].dtype == FULL for layer in template.decomposed
+    )
+
+
 def written_in(exact: Output, encoding: str) -> Output:
     """What files are written as in an encoding, of a model whose exact ones are written so."""
     if encoding == exact.encoding:

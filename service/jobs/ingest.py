@@ -23,7 +23,7 @@ from rightrank.models.assemble.build import build
 from rightrank.models.checkpoint import sandbox
 from rightrank.models.checkpoint.limits import NOTES, Limits
 from rightrank.models.emit import formats
-from rightrank.models.emit.precision import encoding_in, precisions, written_in
+from rightrank.models.emit.precision import encoding_in, mixable, precisions, written_in
 from rightrank.models.errors import Cancelled
 from rightrank.models.master.template import Template
 from rightrank.models.plan.planner import Planner
@@ -103,7 +103,7 @@ def _build(job: Job, upload: Mapping[str, Any], folder: Path) -> None:
     def accept(smaller: Program, template: Template) -> None:
         effort.check_program(options, smaller)
         if "precision" in options:
-            encoding_in(precisions(template, True), options["precision"])
+            encoding_in(precisions(template, mixable(template)), options["precision"])
         job.note = foreseen(template)
 
     description = build(
