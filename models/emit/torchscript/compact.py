@@ -624,7 +624,7 @@ SCALING = """\
     s: Tensor,
     z: List[int]) -> Tensor:
     b = torch.reshape(b, [torch.size(b, 0), torch.size(s, 0), -1])
-    return torch.reshape(torch.permute(torch.mul(b, torch.unsqueeze(s, 1)), [1, 0, 2]), z)
+    return torch.reshape(torch.contiguous(torch.permute(torch.mul(b, torch.unsqueeze(s, 1)), [1, 0, 2])), z)
 """
 
 
