@@ -244,17 +244,17 @@ class Study:
             return out
         partial = self.folder / "partial"
         if base in PLAIN:
-            masters.make(self.program, partial, criterion=base, progress=self._say)
+            masters.make(self.program, partial, criterion=base, mixed=False, progress=self._say)
             if base != "whitened":  # what is cut is cut about the mean, which only the correction makes up for
                 dataclasses.replace(Template.open(partial), corrected={}).save(partial)
         elif base == "tune + refit":
             self._tuned_program(self._master("tune"), self.folder / "tuned")
-            masters.make(self.folder / "tuned", partial, keep=refit.INPUTS, progress=self._say)
+            masters.make(self.folder / "tuned", partial, keep=refit.INPUTS, mixed=False, progress=self._say)
         elif base == "polish":
             masters.to_polish(self._master("tune"), partial, load_file(self.folder / "tuning.safetensors")["inputs"])
         else:
             forms = ("channel",) if base == "channel" else None
-            masters.make(self.program, partial, keep=refit.INPUTS, forms=forms, progress=self._say)
+            masters.make(self.program, partial, keep=refit.INPUTS, forms=forms, mixed=False, progress=self._say)
         if base == "tune":
             state = self.folder / "tuning-state.safetensors"
             inputs = load_file(self.folder / "tuning.safetensors")["inputs"]

@@ -124,7 +124,7 @@ def measure(
         inputs = torch.randn(INPUTS, *programs.input_shape("resnet18", arguments))
         save_file({"inputs": inputs}, source / "calibration.safetensors")
         build = Clock()
-        built = seconds(lambda: masters.make(source, out, criterion="logit", keep=INPUTS, progress=build))
+        built = seconds(lambda: masters.make(source, out, criterion="logit", keep=INPUTS, mixed=False, progress=build))
         gathered = build.between(("calibrate", 0), ("calibrate", INPUTS))
         advance("statistics, decomposition")
         forward = pass_over(out, inputs, device)
@@ -132,7 +132,7 @@ def measure(
         measured = {"forward": forward}
         ranks = Planner.open(out).plan(max_params=int(BUDGET * Planner.open(out).template.params)).ranks
         if device == "cpu":
-            chosen = seconds(lambda: masters.make(source, Path(temporary, "chosen")))
+            chosen = seconds(lambda: masters.make(source, Path(temporary, "chosen"), mixed=False))
             advance("choice")
             refit = seconds(lambda: improve(out, ranks, Path(temporary, "refit"), silent))
             advance("refit")

@@ -17,7 +17,7 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from benchmarks import masters, programs
 from rightrank.models.emit import formats
+from rightrank.models.emit.precision import PRECISIONS, written_in
 from rightrank.models.factor.decompose import decompose
 from rightrank.models.factor.factors import in_call
 from rightrank.models.factor.forms import FORMS
@@ -36,6 +37,8 @@ from rightrank.models.plan.planner import Planner
 from rightrank.models.program.graph import Node
 
 BUDGET = 0.3
+# Besides float32.
+SHARES = {"float16": 0.3, "int8": 0.2, "auto": 0.06}
 # A layer, the rank that it is cut to, and the calls of its factors.
 Truncation: TypeAlias = tuple[Layer, int, Sequence[Node]]
 
@@ -56,8 +59,9 @@ def measure(name: str, arguments: dict[str, int], repeats: int) -> dict[str, flo
         checkpoint = Path(folder, "state.pt")
         torch.save(module.state_dict(), checkpoint)
         masters.make(source, out)
-        planner = Planner.open(out)
-        master, writer = Master.open(out).file, formats.writer_of(planner.template)
+        planner = Planner.open(out, formats.latest())
+        whole = Master.open(out)
+        master, writer = whole.file, formats.writer_of(planner.template, planner.output)
 
         def one_cut() -> bytes:
             data = b"".join(writer.pieces(master, planner.plan(BUDGET).ranks, None))
@@ -92,10 +96,27 @@ def measure(name: str, arguments: dict[str, int], repeats: int) -> dict[str, flo
             "cut / copy and hash": round(cut_s / copy_s, 2),
             "afresh / cut": round(afresh_s / cut_again_s, 1),
             "decompose / LAPACK SVD": round(ours_s / svd_s, 2),
+            **{key: value for name, part in SHARES.items() for key, value in in_precision(whole, name, part, repeats)},
             "plan, ms": round(plan_s * 1000, 3),
             "cut, ms": round(cut_s * 1000, 1),
             "threads": torch.get_num_threads(),
         }
+
+
+def in_precision(master: Master, name: str, share: float, repeats: int) -> Iterator[tuple[str, float]]:
+    """The same of a file in a precision, of a share of the original's bytes."""
+    planner = Planner.open(master.folder, written_in(formats.latest(), PRECISIONS[name]))
+
+    def one_cut() -> bytes:
+        data = b"".join(formats.pieces(master, planner.plan(share)))
+        hashlib.sha256(data).digest()
+        return data
+
+    artifact = one_cut()
+    cut_s, copy_s = alternate(one_cut, lambda: copy_and_hash(artifact), repeats)
+    plan_s, _ = alternate(lambda: planner.plan(share), lambda: None, repeats)
+    yield f"cut / copy and hash, {name}", round(cut_s / copy_s, 2)
+    yield f"plan, ms, {name}", round(plan_s * 1000, 3)
 
 
 def copy_and_hash(data: bytes) -> None:

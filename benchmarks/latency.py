@@ -100,7 +100,7 @@ def measure(name: str, architecture: str, arguments: dict[str, Any], rounds: int
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         programs.prepare(architecture, arguments, folder / "source")
-        masters.make(folder / "source", folder / "master")
+        masters.make(folder / "source", folder / "master", mixed=False)
         planner = Planner.open(folder / "master")
         plans = [within(planner, budget) for budget in BUDGETS]
         models = [load(folder, plan) for plan in plans]

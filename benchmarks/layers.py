@@ -278,7 +278,9 @@ def measured(table: Table[Row], name: str, method: str, problem: Problem, progra
     inputs = Samples.of(problem.inputs[drawn(len(problem.inputs), CALIBRATION, generator)])
     criterion = "whitened" if method == "whitened" else None
     master = folder / method
-    built = build(checkpoint.read(program), master, inputs, criterion=criterion, keep=refit.INPUTS, classes="places")
+    built = build(
+        checkpoint.read(program), master, inputs, criterion=criterion, keep=refit.INPUTS, classes="places", mixed=False
+    )
     planner, data = Planner.open(master), Data(Samples.of(problem.test_inputs), (problem.test_targets,))
     least, whole = float(built["min_budget"]["params"]), planner.template.original.params
     file, changes, original = folder / "variant.pt", folder / "changes.safetensors", 0.0

@@ -185,7 +185,7 @@ def served(model: nn.Module, data: Data, run: Run) -> Iterator[Row]:
         source, out, file = Path(folder, "source"), Path(folder, "master"), Path(folder, "variant.pt")
         programs.write(copy.deepcopy(model).cpu(), data.images.shape[1:], source)
         save_file({"inputs": data.images[:1024].contiguous()}, source / "calibration.safetensors")
-        criterion = masters.make(source, out, criterion="logit")["criterion"]
+        criterion = masters.make(source, out, criterion="logit", mixed=False)["criterion"]
         planner = Planner.open(out)
         whole = planner.plan(1.0)
         for budget in BUDGETS:

@@ -47,6 +47,7 @@ def build(
     keep: int = 0,
     classes: Classes = True,
     forms: Collection[str] | None = None,
+    mixed: bool = True,
     accept: Callable[[Program, Template], None] = lambda program, template: None,
     progress: Progress = silent,
 ) -> dict[str, Any]:
@@ -56,7 +57,8 @@ def build(
     Without `criterion` the best that the data at hand allow is taken; where it tells `classes` apart, each sample's or
     ("places") those at each place of an output, tried out (see `trial`). By criteria of ours layers take the form that
     keeps more, of `forms` or all (see `factor.decompose`). `keep` is how many calibration inputs are kept to `improve`
-    plans later, and needs a criterion that uses calibration data. `accept` is given the program that is to be
+    plans later, and needs a criterion that uses calibration data; with `mixed` there are also levels, so that ranks and
+    steps can be mixed. `accept` is given the program that is to be
     decomposed and its template, before it is, and may raise. Returns a description (see `describe`).
     `progress(phase, completed, total, unit)` is called per layer and batch and may raise to stop.
     Raises MalformedCheckpoint for a program that does not run, DataError where a criterion lacks data or gradients.
@@ -76,7 +78,8 @@ def build(
     tried: dict[str, float] = {}
     if rule.metric == "svd":
         work.decompose(criterion, None, out)
-        levels.make(smaller, out, rule, None, None, progress)
+        if mixed:
+            levels.make(smaller, out, rule, None, None, progress)
     else:
         if calibration is None:
             raise DataError(f"The criterion {criterion} needs calibration data.", "Upload inputs as `calibration`.")
@@ -89,7 +92,8 @@ def build(
                 raise
             criterion, tried, moments = work.learn(few, (criteria.WITHOUT_GRADIENT,), out)
         work.decompose(criterion, moments, out)
-        levels.make(smaller, out, rule_of(criterion), moments, few, progress)
+        if mixed:
+            levels.make(smaller, out, rule_of(criterion), moments, few, progress)
         if keep:
             kept = gradients.tensors(template.decomposed, moments)
             names = [spec.name for spec in program.graph.inputs]

@@ -271,19 +271,29 @@ def source(module: nn.Module, shape: tuple[int, ...], folder: Path, calibration:
 
 
 def build(folder: Path, out: Path, **options: Any) -> dict[str, Any]:
-    """A master in `out` of what `source` left in a folder."""
+    """A master in `out` of what `source` left in a folder; without levels, which take as long as all else of a small
+    network, where they are not asked for."""
     calibration = folder / "calibration.safetensors"
     program = Program.open(folder)
     inputs = Samples.stored(program.graph, load_file(calibration)) if calibration.exists() else None
-    return assemble.build(program, out, inputs, **options)
+    return assemble.build(program, out, inputs, **{"mixed": False, **options})
 
 
 def planner(
-    kind: type[nn.Module], folder: Path, criterion: str = "c1c2", calibration: Tensor | None = None
+    kind: type[nn.Module],
+    folder: Path,
+    criterion: str = "c1c2",
+    calibration: Tensor | None = None,
+    mixed: bool = False,
 ) -> tuple[nn.Module, Path, Planner]:
     """A module, its master's folder, and the planner over it."""
     module = make(kind)
-    build(source(module, SHAPES[kind], folder / "source", calibration), folder / "master", criterion=criterion)
+    build(
+        source(module, SHAPES[kind], folder / "source", calibration),
+        folder / "master",
+        criterion=criterion,
+        mixed=mixed,
+    )
     return module, folder / "master", Planner.open(folder / "master")
 
 

@@ -28,7 +28,7 @@ MIXED = Output(writer=2, encoding="levels")
 def master(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Master:
     data = torch.randn(64, *SHAPES[Small]) if request.param == "data" else None
     criterion = "logit" if request.param == "data" else "energy"
-    _, folder, _ = planner(Small, tmp_path_factory.mktemp("levels"), criterion, data)
+    _, folder, _ = planner(Small, tmp_path_factory.mktemp("levels"), criterion, data, mixed=True)
     return Master.open(folder)
 
 
@@ -49,7 +49,7 @@ def test_each_grid_is_nearer_to_the_weight_than_the_next(master: Master) -> None
 
 def test_factors_of_the_finest_grid_make_the_weight(tmp_path: Path) -> None:
     """Where no data say that some of it matters less."""
-    _, folder, _ = planner(Small, tmp_path, "energy")
+    _, folder, _ = planner(Small, tmp_path, "energy", mixed=True)
     master = Master.open(folder)
     stored = master.tensors()
     for layer in master.template.decomposed:
@@ -99,7 +99,7 @@ class Depthwise(nn.Module):
 
 
 def test_weights_that_are_never_cut_have_eight_bits(tmp_path: Path) -> None:
-    build(source(Depthwise(), (12, 9, 9), tmp_path / "source"), tmp_path / "master", criterion="energy")
+    build(source(Depthwise(), (12, 9, 9), tmp_path / "source"), tmp_path / "master", criterion="energy", mixed=True)
     master = Master.open(tmp_path / "master")
     (layer,) = [layer for layer in master.template.layers if not layer.decomposed]
     entry = master.template.entry(layer.weight)
@@ -110,7 +110,7 @@ def test_weights_that_are_never_cut_have_eight_bits(tmp_path: Path) -> None:
 
 def test_a_network_of_other_numbers_has_none(tmp_path: Path) -> None:
     module = Depthwise(torch.float64)
-    build(source(module, (12, 9, 9), tmp_path / "source"), tmp_path / "master", criterion="energy")
+    build(source(module, (12, 9, 9), tmp_path / "source"), tmp_path / "master", criterion="energy", mixed=True)
     assert not (tmp_path / "master" / LEVELS).exists() and not (tmp_path / "master" / MIXTURE).exists()
 
 

@@ -33,7 +33,7 @@ ROUNDED = ["float16", "int8"]
 
 @pytest.fixture(scope="module", params=[Small, Shared, Halved, Separable])
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
-    return planner(request.param, tmp_path_factory.mktemp("precision"), "energy")
+    return planner(request.param, tmp_path_factory.mktemp("precision"), "energy", mixed=True)
 
 
 def within(case: Case, precision: str) -> Planner:

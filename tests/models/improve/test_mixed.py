@@ -29,7 +29,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Module, Path, Ten
     torch.manual_seed(0)
     data, folder = torch.randn(320, *SHAPES[Small]).cumsum(2), tmp_path_factory.mktemp("mixed")
     module = make(Small)
-    build(source(module, SHAPES[Small], folder / "source", data[:256]), folder / "master", keep=INPUTS)
+    build(source(module, SHAPES[Small], folder / "source", data[:256]), folder / "master", keep=INPUTS, mixed=True)
     return module, folder / "master", data[256:]
 
 
@@ -71,7 +71,7 @@ def test_what_it_changes_are_levels_and_what_corrects_them(
 def test_too_few_inputs_leave_the_cut(tmp_path: Path) -> None:
     torch.manual_seed(0)
     data = torch.randn(3, *SHAPES[Small])
-    build(source(make(Small), SHAPES[Small], tmp_path / "source", data), tmp_path / "master", keep=INPUTS)
+    build(source(make(Small), SHAPES[Small], tmp_path / "source", data), tmp_path / "master", keep=INPUTS, mixed=True)
     plan = Planner.open(tmp_path / "master", MIXED).smallest
     assert improve_mixed(tmp_path / "master", plan, tmp_path / "own", silent) == "cut"
     one, other = (outputs(tmp_path / "master", plan, own, data) for own in (None, tmp_path / "own"))

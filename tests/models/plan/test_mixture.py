@@ -42,7 +42,7 @@ def test_it_is_stored_as_it_is(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory: pytest.TempPathFactory) -> Planner:
-    _, folder, _ = planner(Small, tmp_path_factory.mktemp("mixture"), "energy")
+    _, folder, _ = planner(Small, tmp_path_factory.mktemp("mixture"), "energy", mixed=True)
     return Planner.open(folder, MIXED)
 
 
@@ -82,7 +82,7 @@ def test_a_limit_below_the_smallest_names_it(mixed: Planner) -> None:
 
 
 def test_a_master_without_levels_has_no_such_files(tmp_path: Path) -> None:
-    _, folder, _ = planner(Small, tmp_path, "energy")
+    _, folder, _ = planner(Small, tmp_path, "energy", mixed=True)
     (folder / MIXTURE).unlink()
     with pytest.raises(PrecisionError, match="no levels"):
         Planner.open(folder, MIXED)

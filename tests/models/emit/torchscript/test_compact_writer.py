@@ -26,7 +26,7 @@ ENCODINGS = ["plain", "half", "int8", "levels"]
 
 @pytest.fixture(scope="module", params=[Small, Shared, Halved, Attending, Placed])
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
-    return planner(request.param, tmp_path_factory.mktemp("compact"))
+    return planner(request.param, tmp_path_factory.mktemp("compact"), mixed=True)
 
 
 def emit(folder: Path, plan: Plan) -> bytes:
@@ -132,7 +132,7 @@ class Deep(nn.Module):
 def test_of_a_network_of_many_layers(tmp_path: Path) -> None:
     torch.manual_seed(0)
     module = Deep().eval()
-    build(source(module, (6, 5, 5), tmp_path / "source"), tmp_path / "master", criterion="energy")
+    build(source(module, (6, 5, 5), tmp_path / "source"), tmp_path / "master", criterion="energy", mixed=True)
     for encoding in ("plain", "levels"):
         found = Planner.open(tmp_path / "master", Output(writer=2, encoding=encoding))
         for plan in (found.smallest, found._at(len(found) // 2), found.largest):
