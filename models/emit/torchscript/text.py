@@ -5,7 +5,7 @@ bytes, for numbers that depend on the plan. Every file begins with the same *dic
 lines, and templates refer to that alone. Where in the text a template stands depends on the plan, and so do the
 distances back to the dictionary; but the code for distances is that for which each of them, with its extra bits, takes
 fifteen bits, and in a text with fields every literal takes nine. So a template always takes the same number of bits.
-The dictionary is repeated before it is further back than references reach.
+The dictionary is repeated before it is further back than references reach; what is further has none.
 """
 
 from __future__ import annotations
@@ -145,33 +145,31 @@ class Text:
     def __init__(self, parts: Sequence[Part], flat: bool) -> None:
         self._flat, self.layers = flat, [part.layer for part in parts]
         self._dictionary = _dictionary(parts)
-        first = next((number for number, part in enumerate(parts) if part.quote is not None), len(parts))
-        known: dict[tuple[Template, bool], Parsed] = {}
-
-        def parsed(each: Template, behind: bool) -> Parsed:
-            if (each, behind) not in known:
-                large = sum(piece if isinstance(piece, int) else len(piece) for piece in each) > CHUNK
-                known[each, behind] = parse(each, self._dictionary if behind and not large else b"")
-            return known[each, behind]
-
-        self._parts = [
-            [None if each is None else parsed(each, number >= first) for each in part.templates]
-            for number, part in enumerate(parts)
-        ]
-        # Before which parts the dictionary stands, and what it is there.
+        # Before which parts the dictionary stands, and what it is there; which parts it is within reach of.
         self._openings: dict[int, Parsed] = {}
         quoted: dict[bytes, Parsed] = {}
-        length = CHUNK
-        for number, (part, several) in enumerate(zip(parts, self._parts, strict=True)):
-            longest = max((each.size for each in several if each is not None), default=0)
+        near: list[bool] = []
+        length = WINDOW
+        for number, part in enumerate(parts):
+            longest = max((_size(each) for each in part.templates if each is not None), default=0)
             if part.quote is not None and length + longest > CHUNK - CHUNK // 4:
                 said = part.quote(self._dictionary)
                 quoted.setdefault(said, _against_itself(said))
                 self._openings[number] = quoted[said]
                 length = len(said)
             length += longest
-            if length > WINDOW - MOST and self._openings:
-                raise OverflowError("a text has no place for its dictionary where it would be too far back")
+            near.append(length <= WINDOW - MOST)
+        known: dict[tuple[Template, bool], Parsed] = {}
+
+        def parsed(each: Template, within: bool) -> Parsed:
+            if (each, within) not in known:
+                known[each, within] = parse(each, self._dictionary if within else b"")
+            return known[each, within]
+
+        self._parts = [
+            [None if each is None else parsed(each, within) for each in part.templates]
+            for part, within in zip(parts, near, strict=True)
+        ]
 
     @cached_property
     def _code(self) -> Code:
@@ -263,6 +261,11 @@ class Text:
 
 # After a block and three bits of zero, the rest of an empty stored block, and the last one.
 ALIGNED_LAST = b"\x00\x00\xff\xff" + LAST
+
+
+def _size(template: Template) -> int:
+    """Its bytes."""
+    return sum(piece if isinstance(piece, int) else len(piece) for piece in template)
 
 
 def _against_itself(said: bytes) -> Parsed:

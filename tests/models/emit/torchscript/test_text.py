@@ -64,10 +64,15 @@ def test_a_field_of_another_size_is_refused() -> None:
         text.deflated([(0, [b"abc"]), (0, [b"1234"])])
 
 
-def test_a_text_without_a_place_for_its_dictionary_is_refused_where_it_would_be_too_far() -> None:
+def test_what_is_too_far_from_the_dictionary_does_without() -> None:
+    """Where it can be repeated nowhere, as among the sizes that a vector is split into."""
     parts = [Part(part.templates, part.layer, quote if number == 1 else None) for number, part in enumerate(code(900))]
-    with pytest.raises(OverflowError, match="no place for its dictionary"):
-        Text(parts, False)
+    text = Text(parts, False)
+    chosen: list[tuple[int, tuple[bytes, ...]]] = [(0, ()), *[(1, ())] * 900, (0, ())]
+    whole, deflated = text.deflated(chosen)
+    assert len(whole) > 1 << 16 and zlib.decompressobj(-15).decompress(deflated) == whole
+    taken = sum(several[which] for several, (which, _) in zip(text.bits, chosen, strict=True))
+    assert len(deflated) == Text.size(text.overhead + taken)
 
 
 def test_every_distance_and_every_literal_takes_the_same() -> None:
