@@ -40,7 +40,7 @@ from rightrank.models.program.program import Program
 from rightrank.models.program.samples import Samples
 from rightrank.models.progress import Progress, silent
 from rightrank.models.quantise import metric, steps
-from rightrank.models.quantise.feedback import Feedback, rounded
+from rightrank.models.quantise.feedback import Feedback, rounded_at
 from rightrank.models.quantise.nested import nested_at
 from rightrank.models.quantise.pair import by_columns
 from rightrank.models.quantise.whole import eight_bits
@@ -54,6 +54,9 @@ GAUSSIAN = math.log2(math.sqrt(2 * math.pi * math.e))
 INPUTS = 512
 # What a factored layer takes besides its levels: two bytes a basis, and what is said of it.
 OF_BASIS, OF_FACTORS = 2, 48
+# A layer of more parameters, such as a large vocabulary, stays whole where ranks and steps are mixed: to work out its
+# factors would take more memory than all else.
+LARGE = 1 << 25
 # The largest scale of bases, which no norm is folded into.
 LARGEST = 4.0
 
@@ -170,9 +173,8 @@ class Quantising:
     def of(layer: Layer, weight: Tensor, covariance: Tensor | None, seen: Moments | None, worth: float) -> Quantising:
         matrix = weight.flatten(1).double()
         outputs, inputs = (torch.ones(size, dtype=torch.float64) for size in matrix.shape)
-        nests = layer.form.name in ("channel", "spatial") and all(
-            axis_of_bases(layer, side) is not None for side in layer.form.sides
-        )
+        nests = layer.form.name in ("channel", "spatial") and layer.params <= LARGE
+        nests = nests and all(axis_of_bases(layer, side) is not None for side in layer.form.sides)
         if covariance is not None and bool((covariance.diagonal() > 0).any()):
             inputs = covariance
         if seen is not None and not seen.turned and inputs.ndim == 2:
@@ -198,9 +200,7 @@ class Quantising:
         """The whole weight at each grid."""
         left, price = metric.left(self.inputs, self.made_good), metric.alone(self.outputs)
         several = [steps.of_outputs(self.weight, price, left, grid, 1, TYPE) for grid in self.grids]
-        # All grids at once: what takes time is to go through the columns.
-        rows = self.weight.repeat(len(several), 1)
-        levels = rounded(rows, torch.cat(several).unsqueeze(1), self.made_good).chunk(len(several))
+        levels = rounded_at(self.weight, [scales.unsqueeze(1) for scales in several], self.made_good)
         for number, (each, scales) in enumerate(zip(levels, several, strict=True)):
             error = self.weight - each * scales.unsqueeze(1)
             made = coded({"": (each.numpy(), scales.numpy())})[""]

@@ -8,6 +8,7 @@ after it: the squares of a Cholesky factor's diagonal.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +18,8 @@ from torch import Tensor
 RIDGE = 1e-2
 # So many columns at a time wait for each other; what those before them lost is a product of matrices.
 BLOCK = 64
+# So many numbers at a time where nothing waits; and no more at once of one weight at several steps.
+NUMBERS, TOGETHER = 1 << 22, 1 << 26
 LARGEST = 127
 # Each try has ten times the ridge of the one before.
 TRIES = 20
@@ -54,7 +57,11 @@ def rounded(weight: Tensor, steps: Tensor, feedback: Feedback | None = None) -> 
     (o, i); both in double. Levels beyond ±127 are cut there."""
     steps = steps.expand(weight.shape)
     if feedback is None:
-        return (weight / steps).nan_to_num().round().clamp(-LARGEST, LARGEST).to(torch.int8)
+        levels = torch.empty(weight.shape, dtype=torch.int8)
+        size = max(1, NUMBERS // max(weight.shape[1], 1))
+        for some, at, made in zip(*(torch.split(each, size) for each in (weight, steps, levels)), strict=True):
+            made.copy_((some / at).nan_to_num_().round_().clamp_(-LARGEST, LARGEST))
+        return levels
     # By columns, each of which then lies together.
     rest, steps, moves = weight.T.clone(), steps.T.contiguous(), feedback.moves
     levels = torch.empty_like(rest)
@@ -67,3 +74,13 @@ def rounded(weight: Tensor, steps: Tensor, feedback: Feedback | None = None) -> 
             rest[column + 1 : end].addr_(moves[column, column + 1 : end], lost[column - start], alpha=-1)
         rest[end:] -= moves[start:end, end:].T @ lost
     return levels.nan_to_num().T.to(torch.int8).contiguous()
+
+
+def rounded_at(weight: Tensor, several: Sequence[Tensor], feedback: Feedback | None = None) -> Iterator[Tensor]:
+    """The same at several `steps`, which takes little longer than at one: what takes time is to go through columns."""
+    if feedback is None or len(several) * weight.numel() > TOGETHER:
+        for steps in several:
+            yield rounded(weight, steps, feedback)
+        return
+    rows, steps = weight.repeat(len(several), 1), torch.cat([each.expand(len(weight), -1) for each in several])
+    yield from rounded(rows, steps, feedback).chunk(len(several))

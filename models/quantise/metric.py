@@ -34,4 +34,6 @@ def left(metric: Tensor, made_good: Feedback | None) -> Tensor:
 
 def loss(error: Tensor, inputs: Tensor, outputs: Tensor) -> float:
     """What an error (o, i) in a weight costs, all in double."""
+    if inputs.ndim == 1 and outputs.ndim == 1:
+        return max(0.0, float(error.square() @ inputs @ outputs))
     return max(0.0, float((times(error, inputs) * times(error.T, outputs).T).sum()))

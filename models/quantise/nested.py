@@ -19,7 +19,7 @@ from torch import Tensor
 
 from rightrank.models.quantise import metric
 from rightrank.models.quantise.bases import Bases
-from rightrank.models.quantise.feedback import Feedback, rounded
+from rightrank.models.quantise.feedback import Feedback, rounded, rounded_at
 from rightrank.models.quantise.steps import floored, held
 
 # So many bases at a time are rounded after they were all solved: rows of `down` have next to nothing in common, so that
@@ -70,8 +70,7 @@ def nested_at(
     fine_in = 1 / metric.left(inputs, coming).mean().clamp_min(TINY).sqrt()
     fine_out = 1 / (metric.left(outputs, going) * of_outputs.square()).mean().clamp_min(TINY).sqrt()
     worth = (metric.times(up, outputs) * up).sum(1)
-    several = torch.cat([rows_steps(down, grid * fine_in, worth) for grid in grids])
-    firsts = rounded(down.repeat(len(grids), 1), several, coming).chunk(len(grids))
+    firsts = rounded_at(down, [rows_steps(down, grid * fine_in, worth) for grid in grids], coming)
     lost = metric.loss(whole, inputs, outputs)
     for grid, first in zip(grids, firsts, strict=True):
         yield _seconds(first, whole.clone(), lost, inputs, outputs, going, grid * fine_out, of_outputs, dtype)
