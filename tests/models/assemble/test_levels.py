@@ -122,3 +122,19 @@ def test_they_take_less_room_than_the_numbers(master: Master) -> None:
     )
     assert streams < 2 * sum(4 * layer.params for layer in master.template.decomposed)
     assert np.isfinite(streams)
+
+
+def test_layers_that_are_too_large_to_be_looked_at_whole_are_rounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rightrank.models.assemble.levels.WIDE", 20)
+    monkeypatch.setattr("rightrank.models.assemble.levels.LARGE", 300)
+    _, folder, _ = planner(Small, tmp_path, "logit", torch.randn(64, *SHAPES[Small]), mixed=True)
+    master = Master.open(folder)
+    found = Planner.open(folder, MIXED)
+    for layer in master.template.decomposed:
+        factored = there(master.levels, GRIDS[0], entries.factor("down", layer.name))
+        assert factored == (layer.params <= 300 and layer.form.name != "grouped")
+    file = io.BytesIO()
+    formats.write(folder, found.largest, file)
+    assert len(file.getvalue()) == found.largest.bytes
