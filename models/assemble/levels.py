@@ -57,8 +57,6 @@ OF_BASIS, OF_FACTORS = 2, 48
 # A layer of more parameters, such as a large vocabulary, stays whole where ranks and steps are mixed: to work out its
 # factors would take more memory than all else.
 LARGE = 1 << 23
-# Of more inputs the second moment would take more memory than all else; such a layer is rounded.
-WIDE = 6144
 # The largest scale of bases, which no norm is folded into.
 LARGEST = 4.0
 
@@ -146,7 +144,7 @@ def _walk(
         if layer is None or not isinstance(call, (Linear, Convolution)) or turned(call):
             return result
         regression = Regression.of(call, layer)
-        if regression is not None and regression.groups == 1 and regression.inputs <= WIDE:
+        if regression is not None and regression.groups == 1 and regression.inputs <= metric.WIDE:
             square, count = torch.zeros(regression.inputs, regression.inputs, dtype=torch.float64), 0
             for x, _ in regression.pairs([arguments[0]], [result]):
                 square += (x.float().T @ x.float()).double()

@@ -41,6 +41,7 @@ from rightrank.models.program.calls import Convolution, Linear, transposed
 from rightrank.models.program.samples import Samples
 from rightrank.models.program.shapes import Classes
 from rightrank.models.progress import Progress
+from rightrank.models.quantise import metric
 from rightrank.models.quantise.scaled import Scaled
 from rightrank.models.quantise.whole import whole
 
@@ -205,7 +206,7 @@ class WithinBytes:
         if (fitted.factors is None) != (name in self.made.whole):
             return self._as_made(fitted)
         known = fitted.regression.groups == 1 and isinstance(fitted.regression.call, (Linear, Convolution))
-        known = known and not transposed(fitted.regression.call)
+        known = known and not transposed(fitted.regression.call) and fitted.regression.inputs <= metric.WIDE
         allowed, grid = planned + self.left, self.grids.get(name)
         for _ in range(TRIES):
             if known:

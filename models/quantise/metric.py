@@ -11,6 +11,9 @@ from torch import Tensor
 
 from rightrank.models.quantise.feedback import Feedback
 
+# Of more inputs a second moment would take more memory than all else; such a layer is rounded.
+WIDE = 6144
+
 
 def times(rows: Tensor, metric: Tensor) -> Tensor:
     """Rows (k, n) times a metric (n, n), or the diagonal of one, (n,)."""

@@ -127,7 +127,7 @@ def test_they_take_less_room_than_the_numbers(master: Master) -> None:
 def test_layers_that_are_too_large_to_be_looked_at_whole_are_rounded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rightrank.models.assemble.levels.WIDE", 20)
+    monkeypatch.setattr("rightrank.models.quantise.metric.WIDE", 20)
     monkeypatch.setattr("rightrank.models.assemble.levels.LARGE", 300)
     _, folder, _ = planner(Small, tmp_path, "logit", torch.randn(64, *SHAPES[Small]), mixed=True)
     master = Master.open(folder)
