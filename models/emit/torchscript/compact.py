@@ -142,6 +142,8 @@ class Compact:
 
     def __init__(self, template: Template, encoding: Encoding, folding: bool) -> None:
         self.template, self.encoding = template, encoding
+        # A product may round otherwise where its numbers lie otherwise: those of the original lie as torch puts them.
+        self.aligned = not folding
         self.slots = Slots(template)
         self.folds: Mapping[str, Fold] = folds(template) if folding else {}
         gone = {name for fold in self.folds.values() for name in fold.tensors}

@@ -74,8 +74,10 @@ class CompactWriter:
         total += len(deflate.LAST) if compact.coded else 0
         if compact.alone:
             total += archive.padding(0, DATA)
-        for vector in dict.fromkeys(compact.vectors.values()):
-            total += 0 if vector.group.varied else compact.size_of(vector) * DTYPES[vector.group.dtype].width
+        for group in compact.groups:
+            if not group.varied:
+                count = sum(compact.size_of(vector) for vector in compact.members(group))
+                total += self._shared(count * DTYPES[group.dtype].width)
         tables = [np.zeros(layer.break_even + 1, dtype=np.int64) for layer in layers]
         for name in compact.tensors:
             dense = int(self._bytes(name, None))
@@ -107,10 +109,15 @@ class CompactWriter:
             elif stored is not None and not stored.coded:
                 count = np.asarray(math.prod(compact.shape(place, 1 if ranks is None else ranks)), dtype=np.int64)
                 data = count * DTYPES[stored.dtype].width
-                total = total + data
                 if stored.alone:
-                    total = total + record(DATA) + archive.padding(data, DATA)
+                    total = total + data + record(DATA) + archive.padding(data, DATA)
+                else:
+                    total = total + self._shared(data)
         return total
+
+    def _shared(self, size: Any) -> Any:
+        """What a tensor of so many bytes takes of a storage that several share."""
+        return -(-size // archive.ALIGNMENT) * archive.ALIGNMENT if self._compact.aligned else size
 
     # Their bytes.
 
@@ -217,6 +224,10 @@ class _Content:
             self._offset[key] = filled[dtype]
             self.shared[dtype] += arrays
             filled[dtype] += sum(array.size for array in arrays)
+            width = DTYPES[dtype].width
+            if compact.aligned and (short := -filled[dtype] * width % archive.ALIGNMENT // width):
+                self.shared[dtype].append(np.zeros(short, dtype=f"u{width}"))
+                filled[dtype] += short
 
         for group in compact.groups:
             arrays = [self._vector(vector) for vector in compact.members(group)]

@@ -172,7 +172,7 @@ def test_links_lead_to_what_they_say(digits: Running, halved: Files) -> None:
         ("models_publish", {}, upload),
         ("models_list_models", {}, digits.client.get("/models?limit=1")),
         ("models_fetch", {"reference": "halved"}, digits.client.get(
-            "/models/halved?budget=0.41", headers={"Prefer": "respond-async"})),
+            "/models/halved?budget=0.62", headers={"Prefer": "respond-async"})),
     ]  # fmt: skip
     whole = digits.client.get("/models/halved?budget=1").headers["ETag"].strip('"')
     place = {"reference": "halved", "sha256": whole, "metric": "wer"}
