@@ -91,17 +91,26 @@ def improve_mixed(folder: Path, plan: Plan, out: Path, progress: Progress, class
         measure = nearness(original, held, batch, classes)
         several = measure.distances(original, [each.program() for each in candidates.values()], held, batch)
         order = sorted(zip(several, candidates, strict=True))
-        best = next(name for _, name in order if _save(master, plan, base, candidates[name], own[name], out, name))
+        best = next(
+            name for _, name in order if _save(master, plan, stored, base, candidates[name], own[name], out, name)
+        )
     else:
-        _save(master, plan, base, cut, {}, out, CUT)
+        _save(master, plan, stored, base, cut, {}, out, CUT)
     return best
 
 
 def _save(
-    master: Master, plan: Plan, base: Variant, wanted: Variant, own: Mapping[str, Levels], out: Path, method: str
+    master: Master,
+    plan: Plan,
+    stored: Mapping[str, Tensor],
+    base: Variant,
+    wanted: Variant,
+    own: Mapping[str, Levels],
+    out: Path,
+    method: str,
 ) -> bool:
     """Writes what a candidate changes to `out`; whether its file is then as large as it was planned, and no larger."""
-    template, stored = replace(master.template, tuned=None), master.tensors()
+    template = replace(master.template, tuned=None)
     weights = {layer.weight for layer in template.layers}
     others = Variant(
         template, base.factors, {n: base.whole[n] if n in weights else wanted.whole[n] for n in base.whole}

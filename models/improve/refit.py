@@ -76,25 +76,6 @@ def refit(
     return _walked(walk, program, fitted, ranks, gradients, progress)
 
 
-def means(
-    program: Program, layers: Sequence[Layer], quantise: Quantiser, cut: Program, inputs: Samples, progress: Progress
-) -> dict[str, Tensor]:
-    """For a program whose layers are what `quantise` makes of them as they are: the tensors that correct the means of
-    their outputs, by name. Layer by layer, in order, each given what those before it, corrected, put out: all at once
-    corrects twice.
-
-    Layers that cannot be fitted (see `refit`) are those of `cut`.
-    """
-    fitted = _fittable(program, layers)
-    others = {layer.weight for layer in layers if layer.calls[0] not in fitted}
-    start = program.with_tensors({**program.tensors, **{name: cut.tensors[name] for name in others}})
-    walk = _Walk(program, start, inputs[: affordable(program, inputs)], quantise, fits=False)
-    found = _walked(walk, program, fitted, {}, {}, progress)
-    weights = {entries.dense(layer.weight) for layer in layers}
-    names = {entries.dense(name): name for name in program.tensors}
-    return {names[entry]: value for entry, value in found.items() if entry not in weights}
-
-
 def _calls(program: Program) -> dict[str, Call | None]:
     return {node.name: layer_call(node) for node in program.graph.nodes}
 
@@ -154,12 +135,9 @@ class _Values:
 class _Walk:
     """Both networks, side by side, on each group of samples."""
 
-    def __init__(
-        self, program: Program, cut: Program, inputs: Samples, quantise: Quantiser | None, fits: bool = True
-    ) -> None:
-        """Without `fits` layers stay as they are, but for what `quantise` makes of them and for their means."""
+    def __init__(self, program: Program, cut: Program, inputs: Samples, quantise: Quantiser | None) -> None:
         self._program, graph = program, program.graph
-        self._quantise, self._fits = quantise, fits
+        self._quantise = quantise
         self._groups: list[_Values] = []
         for group in inputs.groups:
             given = {spec.name: value for spec, value in zip(graph.inputs, group, strict=True)}
@@ -246,7 +224,7 @@ class _Walk:
         normal, cross, mean_in, mean_out, count = _equations(regression, pairs, bias)
         if not count or not all(bool(each.isfinite().all()) for each in (normal, cross, mean_in, mean_out)):
             return {}
-        solved = _solve(normal, cross, original, count) if self._fits else original
+        solved = _solve(normal, cross, original, count)
         factors: Mapping[str, Tensor] | None = None
         if rank and gradient is not None:
             shaped, spread, centre = regression.weight(solved), normal.squeeze(0), mean_in.squeeze(0)
@@ -288,8 +266,6 @@ class _Walk:
         Where the other term is there already and is off, the layer can make that good: the next layers
         read the sum. (He et al., arXiv:1707.06168, section 3.3, do so for pruned residual networks.)
         """
-        if not self._fits:
-            return None
         graph, norm, value = self._program.graph, None, node.outputs[0]
         users = self._program.users.get(value, ())
         if len(users) == 1 and statistics_of(graph, users[0]):

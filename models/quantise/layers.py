@@ -19,8 +19,7 @@ from rightrank.models.factor.layer import Layer
 from rightrank.models.quantise import metric
 from rightrank.models.quantise.apart import apart
 from rightrank.models.quantise.bases import Bases
-from rightrank.models.quantise.nested import nested
-from rightrank.models.quantise.pair import by_columns, pair
+from rightrank.models.quantise.pair import pair
 from rightrank.models.quantise.scaled import Scaled
 from rightrank.models.quantise.whole import Whole, eight_bits, whole
 
@@ -79,31 +78,6 @@ def pair_of(
     return _in_call(layer, found)
 
 
-def nested_of(
-    layer: Layer,
-    matrix: Tensor,
-    factors: Mapping[str, Tensor],
-    normal: Tensor,
-    gradients: Gradients,
-    grid: float,
-    turned: bool = False,
-    most: int | None = None,
-    dtype: torch.dtype = torch.float32,
-) -> tuple[dict[str, Scaled], Tensor]:
-    """Nested factors at a grid, by side, of which every prefix is good by itself, of the `most` strongest bases alone
-    where that is given; and what the leading r of them lack of the layer, (R,). `factors` are those of full rank, whose
-    product is the matrix."""
-    down, up = (by_basis(layer, side, factors[side]).double() for side in (DOWN, UP))
-    if len(matrix) > 1:
-        found = _grouped(down, up, normal, gradients, matrix, grid, dtype, most)
-    else:
-        met, passing = by_columns(normal[0].double(), _prices(gradients, matrix)[0], _width(layer))
-        sharing = up.shape[1] // layer.shape[1 if turned else 0]
-        found = nested(down, up, met, passing, grid, sharing=sharing, most=most, dtype=dtype)
-    assert found.loss is not None
-    return _in_call(layer, found), found.loss
-
-
 def loss_of(error: Tensor, normal: Tensor, gradients: Gradients) -> float:
     """What an error (g, o, i) in a matrix costs, in the unit in which bases are worth something."""
     pairs = zip(error.double(), normal.double(), _prices(gradients, error), strict=True)
@@ -128,11 +102,10 @@ def _grouped(
     matrix: Tensor,
     grid: float,
     dtype: torch.dtype,
-    most: int | None = None,
 ) -> Bases:
     inputs = normal.diagonal(dim1=1, dim2=2).flatten().double()
     outputs = torch.cat([metric.alone(each) for each in _prices(gradients, matrix)])
-    return apart(down, up, inputs, outputs, grid, groups=len(matrix), most=most, dtype=dtype)
+    return apart(down, up, inputs, outputs, grid, groups=len(matrix), dtype=dtype)
 
 
 def _in_call(layer: Layer, found: Bases) -> dict[str, Scaled]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import functools
 import math
 import struct
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -26,18 +26,39 @@ from rightrank.models.emit.encoding.packing import PACKINGS
 from rightrank.models.emit.encoding.plain import Plain
 from rightrank.models.emit.torchscript import code
 from rightrank.models.emit.torchscript.fold import FOLDED, Fold, folded, folds
+from rightrank.models.emit.torchscript.phrases import (
+    CODED,
+    SCALING,
+    declared,
+    in_class,
+    in_function,
+    in_list,
+    listed,
+    unpacking,
+)
+from rightrank.models.emit.torchscript.pickle import HEAD, string
+from rightrank.models.emit.torchscript.pieces import (
+    FIRST,
+    HOOKS,
+    REBUILD,
+    entry,
+    in_pickle,
+    merged,
+    number_template,
+    persistent,
+    wide,
+)
+from rightrank.models.emit.torchscript.registers import registers
 from rightrank.models.emit.torchscript.text import Part, Quote, Text
 from rightrank.models.factor.layer import Layer, factor_value
 from rightrank.models.master.slots import Slots
 from rightrank.models.master.template import Template, TensorSpec
 from rightrank.models.program.dtypes import DTYPES
-from rightrank.models.program.graph import Graph, Node, Ref
+from rightrank.models.program.graph import Node, Ref
 
 TOP, PLAIN = "v", Plain()
 # What the code calls the functions that make numbers of levels, by the axis along which the bases lie.
 ALONG = ("r", "c")
-# The type of rows of coded levels.
-CODED = "uint8"
 # A tensor that takes more bytes, at full rank, has a record of its own.
 LARGE = 1 << 16
 # Vectors of more numbers are tensors like others.
@@ -45,45 +66,6 @@ LONG = 1 << 12
 # What the code calls the tensors of vectors, split: one for each type, of sizes that are fixed or depend on ranks, and
 # of scales or others.
 SPLIT = "pqstuyabghijkmno" + "ABCDEFGHIJKLMNOP"
-# Operators that give one tensor: the local variable of what is not read any more may hold it.
-ONE_TENSOR = {
-    f"aten.{name}"
-    for name in [
-        "convolution.default",
-        "linear.default",
-        "relu.default",
-        "batch_norm.default",
-        "add.Tensor",
-        "mul.Tensor",
-        "sub.Tensor",
-        "div.Tensor",
-        "gelu.default",
-        "silu.default",
-        "sigmoid.default",
-        "hardtanh.default",
-        "hardswish.default",
-        "hardsigmoid.default",
-        "tanh.default",
-        "max_pool2d.default",
-        "avg_pool2d.default",
-        "adaptive_avg_pool2d.default",
-        "mean.dim",
-        "flatten.using_ints",
-        "view.default",
-        "reshape.default",
-        "permute.default",
-        "transpose.int",
-        "matmul.default",
-        "softmax.int",
-        "layer_norm.default",
-        "clone.default",
-        "scaled_dot_product_attention.default",
-        "conv1d.default",
-        "conv2d.default",
-        "conv3d.default",
-        "embedding.default",
-    ]
-}
 
 
 class Kind(NamedTuple):
@@ -520,143 +502,5 @@ class Compact:
         return found
 
 
-# The pickle's memo: how a tensor is made, its hooks, false, true, and then storages.
-REBUILD, HOOKS = b"ctorch._utils\n_rebuild_tensor_v2\nq\0", b"ccollections\nOrderedDict\n)Rq\x01"
-HEAD, FIRST = b"\x80\x02", 4
-
-
-def string(value: str) -> bytes:
-    data = value.encode("latin-1")
-    return b"X" + struct.pack("<I", len(data)) + data
-
-
-def entry(name: str, value: bytes) -> bytes:
-    """An attribute and its value; one without a name is only there to be put into the memo."""
-    return string(name) + value
-
-
-def persistent(dtype: str, key: str) -> bytes:
-    """A storage, up to the number of its elements."""
-    kind = f"ctorch\n{DTYPES[dtype].storage}\n".encode()
-    return b"(" + string("storage") + kind + string(key) + string("cpu")
-
-
-def wide(values: Sequence[int | None]) -> int:
-    """The bytes of a field for numbers up to these."""
-    return 2 if max(value or 0 for value in values) < 1 << 16 else 4
-
-
-def number_template(extremes: Sequence[int | None]) -> list[bytes | int]:
-    """A number that is always the same, or a field where it is not."""
-    value = extremes[0]
-    assert value is not None
-    if extremes[0] != extremes[1]:
-        return [b"M", 2] if wide(extremes) == 2 else [b"J", 4]
-    if value < 256:
-        return [b"K" + bytes([value])]
-    return [b"M" + struct.pack("<H", value)] if value < 1 << 16 else [b"J" + struct.pack("<i", value)]
-
-
-def merged(pieces: Iterable[bytes | int]) -> list[bytes | int]:
-    """Constant bytes next to each other as one."""
-    found: list[bytes | int] = []
-    for piece in pieces:
-        if isinstance(piece, bytes) and found and isinstance(found[-1], bytes):
-            found[-1] += piece
-        else:
-            found.append(piece)
-    return found
-
-
-def registers(graph: Graph, nodes: Sequence[Node]) -> dict[str, str]:
-    """A local variable for every value that a node makes or the caller passes; values that are one tensor each take
-    that of one which is not read any more, so that lines are alike."""
-    last: dict[str, int] = {}
-    for number, node in enumerate(nodes):
-        last.update((name, number) for name in node.outputs if name)
-        last.update((name, number) for name in node.inputs())
-    last.update((name, len(nodes)) for name in graph.outputs)
-    names = {spec.name: f"x{number}" for number, spec in enumerate(graph.inputs)}
-    free: list[int] = []
-    held: dict[str, int] = {}
-    count = 0
-    for number, node in enumerate(nodes):
-        reusable = node.op in ONE_TENSOR and len(node.outputs) == 1 and not node.listed
-        ended = [name for name, at in last.items() if at == number and name in held]
-        if reusable:
-            free += sorted(held.pop(name) for name in ended)
-            free.sort()
-        for name in filter(None, node.outputs):
-            if reusable and free:
-                held[name] = free.pop(0)
-                names[name] = f"v{held[name]}"
-                continue
-            names[name] = f"v{count}"
-            if reusable:
-                held[name] = count
-            count += 1
-        if not reusable:
-            free += sorted(held.pop(name) for name in ended)
-            free.sort()
-    return names
-
-
-def unpacking(packing: int) -> str:
-    """A function of the module: the `m` levels of each row of `b`, as numbers."""
-    single, (count, most) = DTYPES[FOLDED].script, PACKINGS[packing]
-    levels = "b"
-    if count > 1:
-        powers = f"torch.pow({2 * most + 1}, torch.arange({count}, dtype={DTYPES[CODED].script}))"
-        digits = f'torch.div(torch.unsqueeze(b, -1), {powers}, rounding_mode="floor")'
-        levels = f"torch.slice(torch.flatten(torch.remainder({digits}, {2 * most + 1}), 1), 1, 0, m)"
-    head = f"  def l{packing}(self: __torch__.Variant,\n    b: Tensor,\n    m: int) -> Tensor:\n"
-    return f"{head}    return torch.sub(torch.to({levels}, {single}), {most})\n"
-
-
-# Functions of the module: rows `b` of levels, times scales `s`, as a tensor of sizes `z`. The scales are one for each
-# row, or each is for neighbouring levels of every row, and the rows come to lie along the second axis.
-SCALING = """\
-  def r(self: __torch__.Variant,
-    b: Tensor,
-    s: Tensor,
-    z: List[int]) -> Tensor:
-    return torch.reshape(torch.mul(b, torch.unsqueeze(s, 1)), z)
-  def c(self: __torch__.Variant,
-    b: Tensor,
-    s: Tensor,
-    z: List[int]) -> Tensor:
-    b = torch.reshape(b, [torch.size(b, 0), torch.size(s, 0), -1])
-    return torch.reshape(torch.contiguous(torch.permute(torch.mul(b, torch.unsqueeze(s, 1)), [1, 0, 2])), z)
-"""
-
-
 def _if_factored(cut: str, whole: str, kind: Kind) -> str:
     return cut if kind.factored else whole
-
-
-def listed(name: str) -> str:
-    return f'"{name}", '
-
-
-def declared(name: str) -> str:
-    return f"  {name} : Tensor\n"
-
-
-# A dictionary where it says nothing: among the names of tensors, between declarations, in the function, and among the
-# attributes of the pickle.
-
-
-def in_list(dictionary: bytes) -> bytes:
-    return b'"""' + dictionary + b'\n""", '
-
-
-def in_class(dictionary: bytes) -> bytes:
-    return b"  __buffers__ = [" + in_list(dictionary) + b"]\n"
-
-
-def in_function(dictionary: bytes) -> bytes:
-    return b'    z = """' + dictionary + b'\n"""\n'
-
-
-def in_pickle(dictionary: bytes) -> bytes:
-    return entry("", string(dictionary.decode("ascii")))

@@ -16,7 +16,6 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,8 +26,9 @@ from rightrank.models.emit.encoding.encoding import Encoding
 from rightrank.models.emit.encoding.levels import SCALE, TIMES, Mixed
 from rightrank.models.emit.format import Data, Sizes, Writer
 from rightrank.models.emit.torchscript import archive, crc, deflate
-from rightrank.models.emit.torchscript.compact import HEAD, TOP, Compact, Group, Kind, Place, Stored, Vector
+from rightrank.models.emit.torchscript.compact import TOP, Compact, Group, Kind, Place, Stored, Vector
 from rightrank.models.emit.torchscript.fold import FOLDED, Fold
+from rightrank.models.emit.torchscript.pickle import HEAD
 from rightrank.models.emit.torchscript.script import VERSION
 from rightrank.models.emit.torchscript.text import Text
 from rightrank.models.emit.torchscript.writer import TorchScript, numbers
@@ -40,7 +40,7 @@ from rightrank.models.master.tensorfile import TensorFile
 from rightrank.models.program.dtypes import DTYPES
 
 if TYPE_CHECKING:
-    from rightrank.models.emit.format import Network
+    pass
 
 DATA = f"{TOP}/data/00000"
 PICKLE, CODE = f"{TOP}/data.pkl", f"{TOP}/code/__torch__.py"
@@ -354,6 +354,3 @@ class CompactTorchScript(TorchScript):
 
     def writer(self, template: Template, encoding: Encoding, original: bool = False) -> Writer:
         return CompactWriter(template, encoding, original)
-
-    def load(self, path: Path) -> Network:
-        return super().load(path)

@@ -47,7 +47,7 @@ class ScriptWriter:
         return sizes(self._template, self._script)
 
     def pieces(self, master: TensorFile, ranks: Sequence[int], changes: TensorFile | None) -> Iterator[Data]:
-        return archive.pieces(records(self._script, master, ranks, changes))
+        return archive.pieces(_records(self._script, master, ranks, changes))
 
 
 class TorchScript:
@@ -83,7 +83,7 @@ class TorchScript:
         return model.eval()
 
 
-def records(
+def _records(
     script: Script, master: TensorFile, ranks: Sequence[int], changes: TensorFile | None
 ) -> Iterator[tuple[str, Data, bool]]:
     records = script.records(script.slots.at(ranks))

@@ -18,7 +18,7 @@ from rightrank.models.factor.forms import FORMS
 from rightrank.models.factor.gradients import Gradients
 from rightrank.models.factor.layer import Layer
 from rightrank.models.improve.quantising import Fitted, Quantising
-from rightrank.models.improve.refit import means, refit
+from rightrank.models.improve.refit import refit
 from rightrank.models.master.template import Template
 from rightrank.models.program.calls import transposed
 from rightrank.models.program.program import Program
@@ -59,7 +59,7 @@ class Case:
             found[fitted.regression.layer.weight] = fitted
             return fitted
 
-        means(self.program, self.template.layers, note, self.program, Samples.of(self.seen), silent)
+        refit(self.program, self.template.layers, {}, {}, self.program, Samples.of(self.seen), silent, note)
         return found
 
     @cached_property
@@ -176,56 +176,3 @@ def test_layers_without_a_grid_have_eight_bits(small: Case) -> None:
     assert case.error(refitted(case, {}, levels)) < 1e-3
     for several in levels.found.values():
         assert (several[""].levels.flatten(1).abs().amax(1) == 127).all()
-
-
-def test_means_are_corrected_in_order(small: Case) -> None:
-    case = small
-    levels = Quantising(dict.fromkeys(case.gradients, case.grids[4]), case.gradients)
-    found = means(case.program, case.template.layers, levels, case.program, Samples.of(case.seen), silent)
-    weights = {weight: several[""].numbers(torch.float32) for weight, several in levels.found.items()}
-    assert found.keys() == {
-        "norm.running_mean",
-        "norm.running_var",
-        "wide.bias",
-        "grouped.bias",
-        "dilated.bias",
-        "head.bias",
-    }
-    assert case.error({**weights, **found}) < 0.8 * case.error(weights)
-    # In order: what each layer puts out on what the corrected ones before it do has the mean that it had.
-    both = [case.program.with_tensors({**case.program.tensors, **each}) for each in ({}, {**weights, **found})]
-    outputs = [each.run([case.seen])[0].mean(0) for each in both]
-    assert torch.allclose(*outputs, atol=2e-2 * float(outputs[0].abs().max()))
-
-
-def test_where_nothing_changes_no_mean_is_moved(small: Case) -> None:
-    case = small
-    found = means(case.program, case.template.layers, lambda each: each, case.program, Samples.of(case.seen), silent)
-    for name, value in found.items():
-        assert torch.allclose(value, case.program.tensors[name], atol=1e-5)
-
-
-def test_nested_levels_of_a_layer_lose_what_they_say(case: Case) -> None:
-    """In the metric that its form takes, which is nearly the layer's own."""
-    grid = case.grids[2]
-    for weight, fitted in case.observed.items():
-        layer, gradients = case.layers[weight], case.gradients.get(weight)
-        if gradients is None or weight not in case.factors:
-            continue
-        turned, tensors = transposed(fitted.regression.call), case.factors[weight].tensors
-        levels, loss = quantise.nested_of(
-            layer, fitted.matrix, tensors, fitted.normal, gradients, grid, turned, layer.break_even
-        )
-        assert loss.shape == (layer.break_even,)
-        shapes = layer.factor_shapes(layer.break_even)
-        assert {side: tuple(each.levels.shape) for side, each in levels.items()} == shapes
-        for rank in {1, layer.break_even // 2, layer.break_even}:
-            kept = {
-                side: each.numbers()[tuple(slice(size) for size in layer.factor_shapes(rank)[side])]
-                for side, each in levels.items()
-            }
-            error = fitted.matrix - fitted.regression.matrix(layer.form.product(layer, kept))
-            lost = quantise.loss_of(error, fitted.normal, gradients)
-            whole = quantise.loss_of(fitted.matrix, fitted.normal, gradients)
-            assert lost <= 1.5 * float(loss[rank - 1]) + 0.05 * whole
-            assert float(loss[rank - 1]) <= 3 * lost + 0.05 * whole
