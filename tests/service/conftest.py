@@ -27,6 +27,7 @@ from rightrank.service.jobs import cut, ingest, worker
 from rightrank.service.jobs.attempt import Runner
 from rightrank.service.jobs.dispatch import Parts
 from rightrank.service.jobs.engine import QUEUES
+from rightrank.service.registry.catalogue import Record
 from rightrank.service.run.valkey import Embedded
 from rightrank.service.settings import Settings
 from tests import faulty_s3
@@ -68,6 +69,12 @@ class Running:
                 return {"error": None, "result": None} | state
             time.sleep(0.02)
         raise AssertionError(f"{operation} has not ended: {state}")
+
+    def known(self, reference: str) -> Record:
+        """A size that is ready, and that a fetch by its parameters alone means: others had it cut in more ways."""
+        model = self.parts.catalogue.open(self.parts.catalogue.resolve(reference))
+        records = self.parts.catalogue.records(model.id)
+        return next(each for each in records if each.plan == model.planner.plan(max_params=each.plan.params))
 
 
 def left(parts: Parts) -> list[str]:

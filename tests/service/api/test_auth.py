@@ -64,7 +64,7 @@ def test_deleting_takes_an_admin(guarded: Running, name: str, status: int) -> No
 
 
 def test_fetching_takes_a_key_and_is_private_then(guarded: Running) -> None:
-    record = guarded.parts.catalogue.records(guarded.parts.catalogue.resolve("demo"))[0]
+    record = guarded.known("demo")
     headers = bearer("dev") | {"If-None-Match": f'"{record.sha256}"'}
     answer = guarded.client.get(f"/models/demo@1?max_params={record.plan.params}", headers=headers)
     assert answer.status_code == 304
