@@ -7,6 +7,7 @@ RightRankError
 │   └── MalformedCheckpoint    cut, empty, inconsistent, NaN weights, wrong tensors
 ├── DataError              evaluation or calibration data do not fit
 ├── BudgetError            no plan satisfies the request
+├── FormatError            the model cannot be a file of the format asked for
 ├── PrecisionError         the model's numbers do not allow what its files were asked in
 ├── UnreadableMaster       what is stored is of a version that this one does not read
 └── Cancelled              the caller asked to stop
@@ -56,6 +57,10 @@ class BudgetError(RightRankError):
         super().__init__(detail, hint)
         self.nearest = nearest
         self.limit = limit
+
+
+class FormatError(RightRankError):
+    kind = "format-unavailable"
 
 
 class PrecisionError(RightRankError):

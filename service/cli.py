@@ -23,7 +23,7 @@ from rich.filesize import decimal
 
 from rightrank.service.client import script, tables
 from rightrank.service.client.bars import Bars
-from rightrank.service.client.flags import spoken
+from rightrank.service.client.flags import SUFFIXES, spoken
 from rightrank.service.client.http import Client, ClientError, Problem
 from rightrank.service.run.processes import StartError, die_with_parent
 
@@ -54,6 +54,9 @@ MaxParams = Annotated[int | None, typer.Option()]
 MaxMacs = Annotated[int | None, typer.Option()]
 Precision = Annotated[
     str | None, typer.Option(help="Of the file: float32, float16, int8, auto.  [default: the publisher's choice]")
+]
+Format = Annotated[
+    str | None, typer.Option(help=f"Of the file: {', '.join(SUFFIXES)}.  [default: torchscript]", show_default=False)
 ]
 GRACE_SECONDS = 5
 LOCAL = "http://127.0.0.1:8000"
@@ -174,10 +177,13 @@ def pull(
         str | None, typer.Option(help="What --min-accuracy or --max-error is of, as the publisher reported it.")
     ] = None,
     precision: Precision = None,
+    format: Format = None,
     ready: Annotated[
         bool, typer.Option("--ready", help="What is ready of that, at once; nothing is waited for.")
     ] = False,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="[default: MODEL.pt]")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="[default: MODEL.pt, or as the format is]")
+    ] = None,
     url: Url = LOCAL,
     as_json: Json = False,
 ) -> None:
@@ -192,11 +198,10 @@ def pull(
         max_error=max_error,
         metric=metric,
     )
-    if precision:
-        size["precision"] = precision
+    size |= kind_of(precision, format)
     if ready:
         size["ready"] = 1
-    file = output or Path(f"{reference.replace('/', '_')}.pt")
+    file = output or Path(file_of(reference, format))
     with plainly(as_json), connect(url) as client, Bars(err) as bars:
         headers = client.pull(reference, size, file, bars)
     facts = {key.removeprefix("rightrank-"): value for key, value in headers.items() if "rightrank-" in key}
@@ -218,6 +223,7 @@ def measure(
     max_params: MaxParams = None,
     max_macs: MaxMacs = None,
     precision: Precision = None,
+    format: Format = None,
     metric: Annotated[
         str | None,
         typer.Option(help="What is measured, where the script does not say.  [default: the script's name]"),
@@ -236,10 +242,9 @@ def measure(
     "low": 0.07, "high": 0.1, "higher_is_better": false}; all but the value may be left out.
     """
     size = size_of(budget=budget, of=of, max_bytes=max_bytes, max_params=max_params, max_macs=max_macs)
-    if precision:
-        size["precision"] = precision
+    size |= kind_of(precision, format)
     with plainly(as_json), connect(url) as client, tempfile.TemporaryDirectory(prefix="rightrank-") as folder:
-        path = Path(folder, f"{reference.replace('/', '_')}.pt")
+        path = Path(folder, file_of(reference, format))
         with Bars(err) as bars:
             headers = client.pull(reference, size, path, bars)
         number = script.run(python or script.own_python(), own, path, lambda text: err.file.write(text))
@@ -278,10 +283,12 @@ def models(url: Url = LOCAL, as_json: Json = False) -> None:
 
 
 @app.command()
-def show(reference: Reference, precision: Precision = None, url: Url = LOCAL, as_json: Json = False) -> None:
-    """Describe a model, and what was measured of its files in a precision."""
+def show(
+    reference: Reference, precision: Precision = None, format: Format = None, url: Url = LOCAL, as_json: Json = False
+) -> None:
+    """Describe a model, and what was measured of its files in a precision and format."""
     with plainly(as_json), connect(url) as client:
-        description, curve = client.show(reference), client.curve(reference, precision)
+        description, curve = client.show(reference), client.curve(reference, precision, format)
     if as_json:
         out.print_json(data={**description, "curve": curve})
     else:
@@ -461,6 +468,16 @@ def revoke_key(
     else:
         for key in gone:
             out.print(f"The key {key['name']} ({key['digest']}) is revoked")
+
+
+def kind_of(precision: str | None, format: str | None) -> dict[str, str]:
+    """What kind of file is asked for."""
+    return {name: value for name, value in (("precision", precision), ("format", format)) if value}
+
+
+def file_of(reference: str, format: str | None) -> str:
+    """What a file is called where nobody says."""
+    return reference.replace("/", "_") + SUFFIXES.get(format or "torchscript", f".{format}")
 
 
 def size_of(**limits: float | str | None) -> dict[str, Any]:
