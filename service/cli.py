@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.metadata
 import json
 import logging
 import os
 import signal
 import socket
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -38,7 +40,9 @@ app = typer.Typer(
 )
 key_commands = typer.Typer(no_args_is_help=True, help="Keys: create, list and revoke them.")
 app.add_typer(key_commands, name="key")
-out = Console(highlight=False, markup=False, soft_wrap=True)
+# In a pipe there is no edge at which a table would have to be cut off.
+WIDE = 1000
+out = Console(highlight=False, markup=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDE)
 err = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
 Url = Annotated[str, typer.Option(envvar="RIGHTRANK_URL", help="The server. Its key is read from RIGHTRANK_KEY.")]
@@ -62,6 +66,21 @@ GRACE_SECONDS = 5
 LOCAL = "http://127.0.0.1:8000"
 
 
+def show_version(wanted: bool) -> None:
+    if wanted:
+        out.print(f"rightrank {importlib.metadata.version('rightrank')}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """One trained model in, any size out."""
+
+
 @app.command()
 def serve(
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="0 picks a free one.")] = None,
@@ -75,6 +94,7 @@ def serve(
         from rightrank.service.run.supervise import serve
 
         settings = settings_of(port=port, host=host, data=data)
+        name_unknown()
         serve(settings, settings.workers if workers is None else workers, demo, tell)
 
 
@@ -88,6 +108,7 @@ def worker(
     with plainly(), faults():
         from rightrank.service.jobs.worker import run
 
+        name_unknown()
         run(settings_of(), [queue.strip() for queue in queues.split(",") if queue.strip()] or None)
 
 
@@ -125,6 +146,7 @@ def push(
     precision: Annotated[
         str | None, typer.Option(help="Of files for which none is named: float32, float16, int8, auto.")
     ] = None,
+    metric: Annotated[str | None, typer.Option(help="What accuracy is.  [default: what the data look like]")] = None,
     option: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="May be repeated.")] = None,
     wait: Annotated[bool, typer.Option(help="Return once the model can be fetched.")] = True,
     url: Url = LOCAL,
@@ -132,7 +154,8 @@ def push(
 ) -> None:
     """Publish a trained model."""
     options = dict(parse_option(text) for text in option or [])
-    options |= {key: value for key, value in (("effort", effort), ("precision", precision)) if value is not None}
+    named = {"effort": effort, "precision": precision, "metric": metric}
+    options |= {key: value for key, value in named.items() if value is not None}
     told: list[str] = []
 
     def note(text: str) -> None:
@@ -206,7 +229,9 @@ def pull(
         headers = client.pull(reference, size, file, bars)
     facts = {key.removeprefix("rightrank-"): value for key, value in headers.items() if "rightrank-" in key}
     if as_json:
-        out.print_json(data={"file": str(file), "bytes": file.stat().st_size, "etag": headers["etag"], **facts})
+        out.print_json(
+            data={"file": str(file), "bytes": file.stat().st_size, "etag": headers["etag"], **tables.typed(facts)}
+        )
     else:
         out.print(f"{file}: {decimal(file.stat().st_size)}, {tables.sentence(facts, of or 'params')}")
 
@@ -512,6 +537,15 @@ def settings_of(**given: Any) -> Settings:
         faults = [(".".join(map(str, fault["loc"])), fault["msg"]) for fault in error.errors()]
         words = "; ".join(f"{where}: {what}" if where else what for where, what in faults)
         raise StartError(words.removeprefix("Value error, ")) from error
+
+
+def name_unknown() -> None:
+    """Says which of the environment's variables look like settings and are none. They are no error: Kubernetes makes
+    some of the name of a service."""
+    from rightrank.service.settings import unknown
+
+    for name, nearest in unknown(os.environ):
+        tell(f"Warning: {name} is no setting" + (f"; {nearest} is" if nearest else ""))
 
 
 def parse_option(text: str) -> tuple[str, Any]:

@@ -12,6 +12,20 @@ from rich.table import Table
 NAMED = 3
 
 
+def typed(facts: dict[str, str]) -> dict[str, Any]:
+    """What the headers of an artifact say about it, numbers as numbers; what was not measured is None."""
+    found: dict[str, Any] = dict(facts)
+    for name in ("params", "macs", "accuracy-samples"):
+        if name in facts:
+            found[name] = int(facts[name])
+    for name in ("budget", "accuracy", "baseline-accuracy"):
+        if name in facts:
+            found[name] = None if facts[name] == "unmeasured" else float(facts[name])
+    if "accuracy-interval" in facts:
+        found["accuracy-interval"] = [float(bound) for bound in facts["accuracy-interval"].split(",")]
+    return found
+
+
 def sentence(facts: dict[str, str], of: str) -> str:
     """What the headers of an artifact say about it."""
     size = f"{int(facts['params']):,} parameters, {int(facts['macs']):,} MACs"
