@@ -9,6 +9,7 @@ RightRankError
 ├── BudgetError            no plan satisfies the request
 ├── FormatError            the model cannot be a file of the format asked for
 ├── PrecisionError         the model's numbers do not allow what its files were asked in
+├── ExportError            a module that cannot be written as a file to publish
 ├── UnreadableMaster       what is stored is of a version that this one does not read
 └── Cancelled              the caller asked to stop
 """
@@ -65,6 +66,10 @@ class FormatError(RightRankError):
 
 class PrecisionError(RightRankError):
     kind = "precision-unavailable"
+
+
+class ExportError(RightRankError):
+    kind = "export-failed"
 
 
 class UnreadableMaster(RightRankError):
