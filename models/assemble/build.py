@@ -16,6 +16,7 @@ from rightrank.models.assemble import levels, trial
 from rightrank.models.assemble.describe import describe
 from rightrank.models.assemble.plans import rate, rule_of, save_plans
 from rightrank.models.assemble.survey import survey
+from rightrank.models.assemble.values import values
 from rightrank.models.emit import formats
 from rightrank.models.errors import DataError
 from rightrank.models.factor import correction
@@ -69,6 +70,7 @@ def build(
         raise DataError("A refit needs calibration data.", "Upload them, with criterion logit, fisher or whitened.")
     progress("eliminate", 0, 1, "models")
     uploaded = survey(program)
+    uploaded = dataclasses.replace(uploaded, values=values(program, ()))
     formats.check(uploaded)
     smaller, template, reports = simplified(program, uploaded, calibration, progress)
     progress("eliminate", 1, 1, "models")
@@ -169,7 +171,8 @@ class Building:
             sigmas.append(factors.sigma.numpy())
         self.progress("decompose", len(template.decomposed), len(template.decomposed), "layers")
         layers = tuple(formed.get(layer.name, layer) for layer in template.layers)
-        template = dataclasses.replace(template, layers=layers, corrected=corrected)
+        described = values(program, layers)
+        template = dataclasses.replace(template, layers=layers, corrected=corrected, values=described)
         importance = rate(template.decomposed, sigmas, rule)
         out.mkdir(parents=True, exist_ok=True)
         save_file(stored, out / entries.MASTER)

@@ -62,6 +62,8 @@ _OUTPUTS = {
 }
 # A length, a height or a width.
 _LARGEST = 1 << 24
+# torch takes a free size to be two at the least where nobody said more.
+_USUAL = 2
 _FIXED = ("as_none", "as_bool", "as_int", "as_float", "as_string")
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -89,9 +91,9 @@ def read(archive: Archive, limits: Limits) -> Exported:
     _check_version(program)
     module = mapping(program.get("graph_module"), "the graph module")
     graph = regions.flat(module.get("graph"))
-    _check_expressions(program, graph)
+    ranges = _check_expressions(program, graph)
     values = mapping(graph.get("tensor_values"), "the tensor values")
-    signature = _Signature(weights.places, values)
+    signature = _Signature(weights.places, values, ranges)
     signature.read_inputs(module)
     nodes = signature.calls.nodes(graph.get("nodes"))
     outputs = signature.outputs(module)
@@ -101,6 +103,7 @@ def read(archive: Archive, limits: Limits) -> Exported:
         parameters=frozenset(signature.parameters),
         nodes=nodes,
         outputs=outputs,
+        ranges={name: ranges[name] for spec in signature.inputs for name in spec.symbols if name in ranges},
     )
     stored, tensors = memory.as_stored(plain, weights.load(sorted(set(signature.tensors.values()))))
     return Exported(stored, tensors, _metas(values), frozenset(signature.statistics))
@@ -197,14 +200,17 @@ def _check_version(program: Mapping[str, Any]) -> None:
         )
 
 
-def _check_expressions(program: Mapping[str, Any], graph: Mapping[str, Any]) -> None:
-    """Every symbolic size is plain, wherever it stands."""
-    ranges = mapping(program.get("range_constraints"), "the range constraints")
-    for text_, bounds in ranges.items():
+def _check_expressions(program: Mapping[str, Any], graph: Mapping[str, Any]) -> dict[str, tuple[int, int | None]]:
+    """Every symbolic size is plain, wherever it stands. The ranges of those that the publisher bounded, by name."""
+    ranges: dict[str, tuple[int, int | None]] = {}
+    for text_, bounds in mapping(program.get("range_constraints"), "the range constraints").items():
         _check_expression(text_)
-        for key in ("min_val", "max_val"):
-            if mapping(bounds, "a range").get(key) is not None:
-                integer(bounds[key], "a range's bound")
+        found = mapping(bounds, "a range")
+        low, high = (
+            None if found.get(key) is None else integer(found[key], "a range's bound") for key in ("min_val", "max_val")
+        )
+        if (name := expressions.symbol_of(text_)) and ((low or 0) > _USUAL or high is not None):
+            ranges[name] = low or 0, high
     for meta in mapping(graph.get("tensor_values"), "the tensor values").values():
         meta = mapping(meta, "a tensor value")
         for key in ("sizes", "strides"):
@@ -216,6 +222,7 @@ def _check_expressions(program: Mapping[str, Any], graph: Mapping[str, Any]) -> 
             _check_size(size)
     if graph.get("custom_obj_values"):
         raise UnsafeCheckpoint("The program uses custom objects.", "Only tensors are read.")
+    return ranges
 
 
 def _check_size(size: Any) -> None:
@@ -247,9 +254,10 @@ def _metas(values: Mapping[str, Any]) -> dict[str, TensorMeta]:
 class _Signature:
     """What the program takes, and what it gives back."""
 
-    def __init__(self, places: Mapping[str, Hashable], values: Mapping[str, Any]) -> None:
-        self.places = places
-        self.values = values
+    def __init__(
+        self, places: Mapping[str, Hashable], values: Mapping[str, Any], ranges: Mapping[str, tuple[int, int | None]]
+    ) -> None:
+        self.places, self.values, self.ranges = places, values, ranges
         self.calls = Calls()
         self.inputs: list[Input] = []
         self.tensors: dict[str, str] = {}
@@ -308,7 +316,7 @@ class _Signature:
         dtype = BY_SCHEMA.get(integer(meta.get("dtype"), f"the dtype of {name}"))
         if dtype is None:
             raise UnsupportedCheckpoint(f"The input {name} has a number type that is not read.")
-        return _input(name, dtype.name, meta["sizes"])
+        return _input(name, dtype.name, meta["sizes"], self.ranges)
 
     def outputs(self, module: Mapping[str, Any]) -> tuple[str, ...]:
         signature = mapping(module.get("signature"), "the signature")
@@ -355,11 +363,13 @@ def _is_statistic(mutation: Mapping[str, Any]) -> bool:
     return text(mutation.get("buffer_name"), "a buffer").rpartition(".")[2] in _STATISTICS
 
 
-def _input(name: str, dtype: str, sizes: Iterable[Any]) -> Input:
+def _input(name: str, dtype: str, sizes: Iterable[Any], ranges: Mapping[str, Any]) -> Input:
     """An input of these sizes. Of those that are free it has what the export took for an example: any other could be
-    one that the program does not take."""
+    one that the program does not take. Their names are kept where there is something to tell by them: of which of them
+    are the same, or of the ranges that they have."""
     shape: list[int | None] = []
     example: list[int] = []
+    symbols: list[str] = []
     for index, size in enumerate(sizes):
         kind, value = choice(size, "size")
         if kind == "as_int":
@@ -367,9 +377,11 @@ def _input(name: str, dtype: str, sizes: Iterable[Any]) -> Input:
                 raise MalformedCheckpoint(f"The input {name} has a negative size.", _HINT)
             shape.append(value)
             example.append(value)
+            symbols.append("")
             continue
         value = mapping(value, "an expression")
-        if index == 0 and not expressions.is_symbol(text(value.get("expr_str"), "an expression")):
+        symbols.append(expressions.symbol_of(text(value.get("expr_str"), "an expression")))
+        if index == 0 and not symbols[0]:
             raise UnsupportedCheckpoint(
                 f"The program takes only some batch sizes of {name}, such as multiples of a number.",
                 'Export it for any batch size, torch.export.Dim("batch"), or for one that is fixed.',
@@ -377,7 +389,10 @@ def _input(name: str, dtype: str, sizes: Iterable[Any]) -> Input:
         usual = 1 if index == 0 else _example(name, index, value.get("hint"))
         shape.append(None)
         example.append(usual)
-    return Input(name, dtype, tuple(shape), tuple(example) if None in shape[1:] else ())
+    told = None in shape[1:] or not ranges.keys().isdisjoint(symbols)
+    return Input(
+        name, dtype, tuple(shape), tuple(example) if None in shape[1:] else (), tuple(symbols) if told else ()
+    )
 
 
 def _example(name: str, index: int, hint: Any) -> int:

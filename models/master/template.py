@@ -18,6 +18,7 @@ from rightrank.models.errors import UnreadableMaster
 from rightrank.models.factor.forms import layer_from_json
 from rightrank.models.factor.layer import Layer
 from rightrank.models.master import entries
+from rightrank.models.master.values import Values
 from rightrank.models.program.graph import Graph
 
 # Of masters as they are stored. In 1 factors are as their calls take them and layers say which forms suit them;
@@ -66,8 +67,8 @@ class Template:
 
     Where computed weights were stored or zero channels removed (see `master`), all this is said of the program that
     is left, and `uploaded` is the template of the one that came. That has no layers, since none of it is cut;
-    `differing` are those of its tensors that the other has not, or has otherwise. `format` is that of the entries
-    beside it.
+    `differing` are those of its tensors that the other has not, or has otherwise. `values` is what all values are like,
+    where that can be told; templates of before have none. `format` is that of the entries beside it.
     """
 
     graph: Graph
@@ -79,6 +80,7 @@ class Template:
     tuned: Tuned | None = None
     uploaded: Template | None = None
     differing: frozenset[str] = frozenset()
+    values: Values | None = None
     format: int = FORMAT
 
     @property
@@ -121,6 +123,7 @@ class Template:
             "macs": self.macs,
             **({"uploaded": self.uploaded.to_json()} if self.uploaded else {}),
             **({"apart": sorted(self.differing)} if self.differing else {}),
+            **({"values": self.values.to_json()} if self.values else {}),
         }
 
     @staticmethod
@@ -151,6 +154,7 @@ class Template:
             macs=data["macs"],
             uploaded=Template.from_json(data["uploaded"]) if "uploaded" in data else None,
             differing=frozenset(data.get("apart", ())),
+            values=Values.from_json(data["values"]) if "values" in data else None,
             format=data.get("format", UNNAMED),
         )
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 
@@ -61,12 +61,14 @@ class Node:
 @dataclass(frozen=True, slots=True)
 class Input:
     """A tensor the caller passes. `shape` has None where any size will do: in dimension 0 that is the batch, in others
-    a length, height or width, of which `example` has a size that goes with those of the other inputs."""
+    a length, height or width, of which `example` has a size that goes with those of the other inputs. `symbols` has
+    the names of what is free: sizes of one name are the same; "" where the size is fixed, or has no name."""
 
     name: str
     dtype: str
     shape: tuple[int | None, ...]
     example: tuple[int, ...] = ()
+    symbols: tuple[str, ...] = ()
 
     def sizes(self, batch: int) -> tuple[int, ...]:
         """A shape that the program takes, with `batch` samples where any number will do."""
@@ -90,7 +92,8 @@ class Graph:
 
     `tensors` maps the value names of weights, buffers and constants to their fully qualified names
     (`p_conv1_weight` → `conv1.weight`); several value names may share one tensor. `parameters` are
-    the qualified names that count as parameters.
+    the qualified names that count as parameters. `ranges` are the least and the most (None: none) of free sizes, by
+    their symbols, where the publisher bounded them.
     """
 
     inputs: tuple[Input, ...]
@@ -98,6 +101,7 @@ class Graph:
     parameters: frozenset[str]
     nodes: tuple[Node, ...]
     outputs: tuple[str, ...]
+    ranges: Mapping[str, tuple[int, int | None]] = field(default_factory=dict)
 
     @property
     def batch(self) -> int | None:
@@ -154,7 +158,7 @@ class Graph:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "inputs": [[i.name, i.dtype, list(i.shape), *([list(i.example)] * bool(i.example))] for i in self.inputs],
+            "inputs": [[i.name, i.dtype, list(i.shape), *_said(i.example, i.symbols)] for i in self.inputs],
             "tensors": dict(self.tensors),
             "parameters": sorted(self.parameters),
             "nodes": [
@@ -169,13 +173,14 @@ class Graph:
                 for node in self.nodes
             ],
             "outputs": list(self.outputs),
+            **({"ranges": {name: list(bounds) for name, bounds in self.ranges.items()}} if self.ranges else {}),
         }
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Graph:
         """The inverse of `to_json`; for JSON that this project wrote, not for uploaded JSON."""
         return Graph(
-            inputs=tuple(Input(n, d, tuple(s), *map(tuple, example)) for n, d, s, *example in data["inputs"]),
+            inputs=tuple(Input(n, d, tuple(s), *map(tuple, more)) for n, d, s, *more in data["inputs"]),
             tensors=dict(data["tensors"]),
             parameters=frozenset(data["parameters"]),
             nodes=tuple(
@@ -190,7 +195,15 @@ class Graph:
                 for n in data["nodes"]
             ),
             outputs=tuple(data["outputs"]),
+            ranges={name: (low, high) for name, (low, high) in data.get("ranges", {}).items()},
         )
+
+
+def _said(*several: tuple[Any, ...]) -> list[list[Any]]:
+    """Without those at the end that say nothing."""
+    while several and not several[-1]:
+        several = several[:-1]
+    return [list(each) for each in several]
 
 
 def fresh(name: str, taken: set[str]) -> str:

@@ -20,6 +20,7 @@ from torch import Tensor
 from rightrank.models.program import execute
 from rightrank.models.program.calls import Recurrent, layer_call
 from rightrank.models.program.graph import Graph, Node, Ref
+from rightrank.models.program.points import Points, points
 from rightrank.models.program.samples import Samples
 
 GRAPH, WEIGHTS = "program.json", "weights.safetensors"
@@ -42,6 +43,11 @@ class Program:
         """
         stored = {value: tuple(self.tensors[name].shape) for value, name in self.graph.tensors.items()}
         return execute.shapes(self.graph, self.tensors) | stored
+
+    @cached_property
+    def points(self) -> Points | None:
+        """What all values are at several sizes of what is free (see `points`); None where it runs at no other."""
+        return points(self)
 
     def shapes_for(self, inputs: Sequence[Tensor]) -> Mapping[str, tuple[int, ...]]:
         """The shape of every value that is computed from these inputs, found without computing any."""

@@ -21,17 +21,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rightrank.models.emit import archive
 from rightrank.models.emit import format as formats
 from rightrank.models.emit.encoding.encoding import Encoding
 from rightrank.models.emit.encoding.levels import SCALE, TIMES, Mixed
 from rightrank.models.emit.format import Data, Sizes, Writer
-from rightrank.models.emit.torchscript import archive, crc, deflate
+from rightrank.models.emit.taken import taken
+from rightrank.models.emit.torchscript import crc, deflate
 from rightrank.models.emit.torchscript.compact import TOP, Compact, Group, Kind, Place, Stored, Vector
 from rightrank.models.emit.torchscript.fold import FOLDED, Fold
 from rightrank.models.emit.torchscript.pickle import HEAD
 from rightrank.models.emit.torchscript.script import VERSION
 from rightrank.models.emit.torchscript.text import Text
-from rightrank.models.emit.torchscript.writer import TorchScript, numbers
+from rightrank.models.emit.torchscript.writer import TorchScript
 from rightrank.models.errors import UnsupportedCheckpoint
 from rightrank.models.master.levels import FIXED, OWN, Levels, there
 from rightrank.models.master.slots import Slot
@@ -190,7 +192,7 @@ class _Content:
             return list(compact.slots.of(name, self._rank.get(name, 0), ranks, knot))
 
         def one(name: str) -> NDArray[Any]:
-            return numbers(slots(name)[0], master, changes)
+            return taken(slots(name)[0], master, changes)
 
         self._parts: dict[Place, NDArray[Any]] = {}
         self._coded: dict[Place, tuple[Levels, int]] = {}
@@ -206,7 +208,7 @@ class _Content:
                 if (stored := compact.stored.get(place)) is not None and stored.coded:
                     self._take_levels(place, slot, by)
                     continue
-                array = numbers(slot, master, changes)
+                array = taken(slot, master, changes)
                 array = array if by is None else _scaled(array, by)
                 for part, each in compact.encoding_of(name).encode(array, slot.dtype).items():
                     self._parts[Place(name, slot.side, part)] = each

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from rightrank.models.emit import archive
 from rightrank.models.emit.format import Sizes
-from rightrank.models.emit.torchscript import archive, pickle
+from rightrank.models.emit.torchscript import pickle
 from rightrank.models.emit.torchscript.script import TOP, DataRecord, Script, declared, entry, quoted, record_name
 from rightrank.models.master.template import Template, TensorSpec
 from rightrank.models.program.dtypes import DTYPES
@@ -56,14 +56,9 @@ def _data(script: Script, number: int, specs: Sequence[TensorSpec], after: int |
     total: Any = 0
     for part, key, following in zip(parts, keys, [*keys[1:], after], strict=True):
         count = np.asarray(math.prod(part.shape), dtype=np.int64)
-        total = total + _span(count * DTYPES[part.dtype].width, key, following)
+        after_it = None if following is None else record_name(following)
+        total = total + archive.span(count * DTYPES[part.dtype].width, record_name(key), after_it)
     return total
-
-
-def _span(data: NDArray[np.int64], key: int, following: int | None) -> NDArray[np.int64]:
-    """All that a data record of so many bytes takes in the file, up to where the data of the next one begin."""
-    end, record = data, archive.LOCAL.size + archive.CENTRAL.size + 2 * len(record_name(key))
-    return record + (end if following is None else end + archive.padding(end, record_name(following)))
 
 
 def _text(script: Script, ranks: Sequence[int], records: Sequence[DataRecord]) -> int:

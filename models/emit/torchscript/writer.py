@@ -22,16 +22,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rightrank.models.emit import archive
 from rightrank.models.emit.encoding.encoding import Encoding
 from rightrank.models.emit.format import Data, Sizes, Writer
-from rightrank.models.emit.torchscript import archive
+from rightrank.models.emit.taken import taken
 from rightrank.models.emit.torchscript.script import RECORDS, TOP, Script
 from rightrank.models.emit.torchscript.sizes import sizes
 from rightrank.models.errors import UnsupportedCheckpoint
 from rightrank.models.master.slots import Slot
 from rightrank.models.master.template import Template
 from rightrank.models.master.tensorfile import TensorFile
-from rightrank.models.program.dtypes import DTYPES
 
 if TYPE_CHECKING:
     from rightrank.models.emit.format import Network
@@ -94,17 +94,8 @@ def _records(
     parts: Mapping[str, NDArray[Any]] = {}
     for record in records:
         if (slot := record.slot) is not last:
-            last, parts = slot, script.encoding.encode(numbers(slot, master, changes), slot.dtype)
+            last, parts = slot, script.encoding.encode(taken(slot, master, changes), slot.dtype)
         data: NDArray[Any] = np.ascontiguousarray(parts[record.part])
         yield record.name, data.reshape(-1).view(np.uint8).data if data.size else b"", True
     for name, text in script.text_records(ranks, records):
         yield f"{TOP}/{name}", text, False
-
-
-def numbers(slot: Slot, master: TensorFile, changes: TensorFile | None) -> NDArray[Any]:
-    """A slot's elements, as unsigned integers of their width."""
-    width = DTYPES[slot.dtype].width
-    if changes is not None and slot.source in changes:
-        return changes.array(slot.source, width).reshape(slot.shape)
-    found: NDArray[Any] = slot.taken(master.array(slot.source, width))
-    return found

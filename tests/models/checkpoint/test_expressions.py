@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rightrank.models.checkpoint.expressions import is_plain, is_symbol
+from rightrank.models.checkpoint.expressions import is_plain, symbol_of
 
 
 @pytest.mark.parametrize(
@@ -48,17 +48,17 @@ def test_arithmetic_is_plain_whatever_its_functions(text: str) -> None:
 )
 def test_what_could_reach_anything_if_it_were_evaluated_is_not_plain(text: str) -> None:
     assert not is_plain(text)
-    assert not is_symbol(text)
+    assert not symbol_of(text)
 
 
 def test_only_a_name_alone_may_be_any_number() -> None:
     for text in ("s0", "zuf3", "Symbol('s0')", "Symbol('s0', positive=True, integer=True)"):
-        assert is_plain(text) and is_symbol(text)
+        assert is_plain(text) and symbol_of(text)
     for text in (
         *("4*s0", "Mul(Integer(4), Symbol('s0'))", "Symbol('s0') + Symbol('s1')", "4", "true", "s0 ", "S0"),
         *("Symbol('s0', positive=exit)", "Symbol('a b')", "Symbol(exec('1'))", "exec('1')"),
     ):
-        assert is_plain(text) and not is_symbol(text)
+        assert is_plain(text) and not symbol_of(text)
 
 
 @given(st.text(alphabet="s01+-*/%()', =Symbolexec.[]_\n\"", max_size=40))
@@ -81,4 +81,4 @@ def test_sizes_of_a_real_export_are_plain() -> None:
         if isinstance(size, torch.SymInt)
     }
     assert len(written) > 1 and all(map(is_plain, written))
-    assert [is_symbol(text) for text in written].count(True) == 1
+    assert len([text for text in written if symbol_of(text)]) == 1

@@ -142,6 +142,6 @@ def test_of_a_network_of_many_layers(tmp_path: Path) -> None:
 
 
 def test_a_network_that_a_zip_archive_cannot_hold_is_refused(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rightrank.models.emit.torchscript.archive.LARGEST", 1000)
+    monkeypatch.setattr("rightrank.models.emit.archive.LARGEST", 1000)
     with pytest.raises(UnsupportedCheckpoint, match="1,000 are the most"):
         formats.check(case[2].template, Output(writer=2))

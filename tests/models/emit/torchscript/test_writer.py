@@ -13,8 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from rightrank.models.emit import formats
-from rightrank.models.emit.torchscript import archive
+from rightrank.models.emit import archive, formats
 from rightrank.models.errors import UnsupportedCheckpoint
 from rightrank.models.plan.planner import Plan, Planner
 from tests.models.nets import SHAPES, Attending, Halved, Placed, Shared, Small, build, planner, source

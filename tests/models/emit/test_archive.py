@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rightrank.models.emit.torchscript import archive
+from rightrank.models.emit import archive
 
 RECORDS = st.dictionaries(
     st.text("abcdefgh/._0123", min_size=1, max_size=80), st.tuples(st.binary(max_size=200), st.booleans()), max_size=8

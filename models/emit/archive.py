@@ -81,6 +81,13 @@ def padding(offset: Offset, name: str) -> Offset:
     return short + ALIGNMENT * ((short > 0) & (short < 4))
 
 
+def span(size: NDArray[np.int64], name: str, following: str | None) -> NDArray[np.int64]:
+    """All that an aligned record of so many bytes takes in the file, up to where the data begin of the `following`
+    one, which is aligned too; None where none is."""
+    end, record = size, LOCAL.size + CENTRAL.size + 2 * len(name)
+    return record + (end if following is None else end + padding(end, following))
+
+
 def filler(length: int) -> bytes:
     """An extra field of exactly `length` bytes, under the tag that torch itself pads with."""
     return b"FB" + (length - 4).to_bytes(2, "little") + bytes(length - 4) if length else b""
