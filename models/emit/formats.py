@@ -9,6 +9,7 @@ from typing import BinaryIO, Protocol
 from rightrank.models.emit.encoding import encoding_of
 from rightrank.models.emit.encoding.levels import Mixed
 from rightrank.models.emit.format import FIRST, Data, Format, Output, Writer
+from rightrank.models.emit.onnx.writer import Onnx
 from rightrank.models.emit.torchscript.compact_writer import CompactTorchScript
 from rightrank.models.emit.torchscript.writer import TorchScript
 from rightrank.models.errors import UnreadableMaster
@@ -17,7 +18,7 @@ from rightrank.models.master.template import Template
 from rightrank.models.master.tensorfile import TensorFile
 
 # By name, every version of the writer that has ever written a published file, rising.
-FORMATS: Mapping[str, Sequence[Format]] = {"torchscript": (TorchScript(), CompactTorchScript())}
+FORMATS: Mapping[str, Sequence[Format]] = {"torchscript": (TorchScript(), CompactTorchScript()), "onnx": (Onnx(),)}
 
 
 class Planned(Protocol):
