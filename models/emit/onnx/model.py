@@ -247,7 +247,7 @@ class Model:
         renamed = _finished(to, names, tuple(found.values()))
         for output, value in zip(found, renamed, strict=True):
             values[output] = value
-        return _written(to)
+        return _written(to, [each.name for each in renamed if isinstance(each, Value)])
 
     def _ends(self) -> Written:
         """What gives the outputs their names that no call has given."""
@@ -330,8 +330,8 @@ def _finished(to: Nodes, names: Mapping[str, str], values: Sequence[Any]) -> tup
     return tuple(replace(each, name=of(each.name)) if isinstance(each, Value) else each for each in values)
 
 
-def _written(to: Nodes) -> Written:
-    """The bytes of nodes, those that nobody reads left out by whoever runs them."""
+def _written(to: Nodes, results: Iterable[str] = ()) -> Written:
+    """The bytes of nodes, and of the tensors that they read or that are among the results."""
     from onnx import helper
 
     nodes = []
@@ -342,7 +342,7 @@ def _written(to: Nodes) -> Written:
         }
         node = helper.make_node(made.op, made.inputs, made.outputs, None, None, None, None, **attributes)
         nodes.append(protobuf.whole(protobuf.GRAPH["node"], node.SerializeToString(deterministic=True)))
-    read = {name for made in to.made for name in made.inputs}
+    read = {name for made in to.made for name in made.inputs} | {*results}
     return Written(b"".join(nodes), b"".join(_constant(each) for each in to.known.values() if each.name in read))
 
 

@@ -100,12 +100,11 @@ def threshold(to: Nodes, self: Value, threshold: float, value: float) -> Value:
 
 
 def glu(to: Nodes, self: Value, dim: int = -1) -> Value:
-    dim = axis(dim, self.rank)
-    size = self.shape[dim]
-    if not isinstance(size, int):
-        raise to.refused("the dimension that it halves has to have a size")
-    one = to.slice(self, dim, 0, size // 2, size=size // 2)
-    two = to.slice(self, dim, size // 2, size, size=size // 2)
+    place = axis(dim, self.rank)
+    size = self.shape[place]
+    half = size // 2 if isinstance(size, int) else None
+    result = self.dtype, (*self.shape[:place], half, *self.shape[place + 1 :])
+    one, two = to.several("Split", (self,), (result, result), axis=place, num_outputs=2)
     return to.mul(one, to.unary("Sigmoid", two))
 
 

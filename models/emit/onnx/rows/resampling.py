@@ -77,7 +77,7 @@ def _smooth(mode: str, aligned: bool, antialias: bool) -> dict[str, Any]:
         "mode": mode,
         "coordinate_transformation_mode": transform,
         **cubic,
-        **({"antialias": 1} if antialias else {}),
+        **({"antialias": 1, "exclude_outside": 1} if antialias else {}),
     }
 
 

@@ -196,9 +196,11 @@ def split_with_sizes(to: Nodes, self: Value, split_size: Sequence[Size], dim: in
 def chunk(to: Nodes, self: Value, chunks: int, dim: int = 0) -> list[Value]:
     place = axis(dim, self.rank)
     size = self.shape[place]
-    if not isinstance(size, int):
-        raise to.refused("what is to be shared out has to have a size")
-    return split(to, self, max(1, -(-size // chunks)), place)
+    if isinstance(size, int):
+        return split(to, self, max(1, -(-size // chunks)), place)
+    # Of a free size there were as many when the program was exported.
+    result = self.dtype, (*self.shape[:place], None, *self.shape[place + 1 :])
+    return list(to.several("Split", (self,), (result,) * to.outputs, axis=place, num_outputs=to.outputs))
 
 
 def tensor_split(to: Nodes, self: Value, sections: int, dim: int = 0) -> list[Value]:
@@ -420,11 +422,9 @@ def broadcast_tensors(to: Nodes, tensors: Sequence[Value]) -> list[Value]:
     if all(isinstance(size, int) for size in shape):
         sizes = [size for size in shape if isinstance(size, int)]
         return [to.expand(to.leading(each, len(shape)), sizes, shape) for each in tensors]
-    total = to.shape(tensors[0])
-    for each in tensors[1:]:
-        rank = max(total.shape[0], each.rank)  # type: ignore[type-var]
-        total = to.node("Max", total, to.shape(each), dtype="int64", shape=(rank,))
-    return [to.node("Expand", each, total, dtype=each.dtype, shape=shape) for each in tensors]
+    several = [to.leading(each, len(shape)) for each in tensors]
+    most = to.node("Max", *map(to.shape, several), dtype="int64", shape=(len(shape),))
+    return [to.node("Expand", each, most, dtype=each.dtype, shape=shape) for each in several]
 
 
 def _at_least(rank: int) -> Row:
