@@ -1,4 +1,4 @@
-"""What torch's kernels make, the rows' nodes make: every row of the table, on random inputs, with sizes known and free."""
+"""What torch's kernels make, the rows' nodes make: every row, on random inputs, with sizes known and free."""
 
 from __future__ import annotations
 
