@@ -9,17 +9,22 @@ from typing import BinaryIO, Protocol
 from rightrank.models.emit.encoding import encoding_of
 from rightrank.models.emit.encoding.levels import Mixed
 from rightrank.models.emit.format import FIRST, Data, Format, Output, Writer
+from rightrank.models.emit.onnx.writer import Onnx
 from rightrank.models.emit.precision import precisions
 from rightrank.models.emit.pt2.writer import Pt2
 from rightrank.models.emit.torchscript.compact_writer import CompactTorchScript
 from rightrank.models.emit.torchscript.writer import TorchScript
-from rightrank.models.errors import FormatError, UnreadableMaster, UnsupportedCheckpoint
+from rightrank.models.errors import FormatError, PrecisionError, UnreadableMaster, UnsupportedCheckpoint
 from rightrank.models.master.master import Master
 from rightrank.models.master.template import Template
 from rightrank.models.master.tensorfile import TensorFile
 
 # By name, every version of the writer that has ever written a published file, rising.
-FORMATS: Mapping[str, Sequence[Format]] = {"torchscript": (TorchScript(), CompactTorchScript()), "pt2": (Pt2(),)}
+FORMATS: Mapping[str, Sequence[Format]] = {
+    "torchscript": (TorchScript(), CompactTorchScript()),
+    "onnx": (Onnx(),),
+    "pt2": (Pt2(),),
+}
 
 
 class Planned(Protocol):
@@ -74,12 +79,12 @@ def offered(template: Template, mixed: bool, exact: Output) -> Mapping[str, str]
     if exact.format == FIRST.format:
         return precisions(template, mixed)  # that it can be a file of this one was found out before it was published
     found: dict[str, str] = {}
-    refusal: UnsupportedCheckpoint | None = None
+    refusal: UnsupportedCheckpoint | PrecisionError | None = None
     for name, encoding in precisions(template, mixed).items():
         try:
             for each in (template, template.original):
                 format_of(exact).check(each, encoding_of(encoding))
-        except UnsupportedCheckpoint as error:
+        except (UnsupportedCheckpoint, PrecisionError) as error:
             refusal = refusal or error
         else:
             found[name] = encoding

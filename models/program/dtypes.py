@@ -19,6 +19,7 @@ class DType:
     schema: its number in the JSON of torch.export.save (torch/_export/serde/schema.py, ScalarType).
     script: its number in TorchScript's code (c10/core/ScalarType.h); another numbering.
     storage: the class that a pickle of torch's names where elements of this type lie.
+    onnx: its number in ONNX (onnx.proto, TensorProto.DataType).
     """
 
     name: str
@@ -27,22 +28,23 @@ class DType:
     schema: int
     script: int
     storage: str
+    onnx: int
 
 
 DTYPES: Mapping[str, DType] = MappingProxyType(
     {
         row.name: row
         for row in (
-            DType("uint8", 1, False, schema=1, script=0, storage="ByteStorage"),
-            DType("int8", 1, False, schema=2, script=1, storage="CharStorage"),
-            DType("int16", 2, False, schema=3, script=2, storage="ShortStorage"),
-            DType("int32", 4, False, schema=4, script=3, storage="IntStorage"),
-            DType("int64", 8, False, schema=5, script=4, storage="LongStorage"),
-            DType("float16", 2, True, schema=6, script=5, storage="HalfStorage"),
-            DType("float32", 4, True, schema=7, script=6, storage="FloatStorage"),
-            DType("float64", 8, True, schema=8, script=7, storage="DoubleStorage"),
-            DType("bool", 1, False, schema=12, script=11, storage="BoolStorage"),
-            DType("bfloat16", 2, True, schema=13, script=15, storage="BFloat16Storage"),
+            DType("uint8", 1, False, schema=1, script=0, storage="ByteStorage", onnx=2),
+            DType("int8", 1, False, schema=2, script=1, storage="CharStorage", onnx=3),
+            DType("int16", 2, False, schema=3, script=2, storage="ShortStorage", onnx=5),
+            DType("int32", 4, False, schema=4, script=3, storage="IntStorage", onnx=6),
+            DType("int64", 8, False, schema=5, script=4, storage="LongStorage", onnx=7),
+            DType("float16", 2, True, schema=6, script=5, storage="HalfStorage", onnx=10),
+            DType("float32", 4, True, schema=7, script=6, storage="FloatStorage", onnx=1),
+            DType("float64", 8, True, schema=8, script=7, storage="DoubleStorage", onnx=11),
+            DType("bool", 1, False, schema=12, script=11, storage="BoolStorage", onnx=9),
+            DType("bfloat16", 2, True, schema=13, script=15, storage="BFloat16Storage", onnx=16),
         )
     }
 )

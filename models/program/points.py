@@ -124,7 +124,9 @@ def _run(
         return result
 
     inputs = [
-        torch.empty([chosen[s] if isinstance(s, str) else s for s in named], dtype=getattr(torch, spec.dtype), device="meta")
+        torch.empty(
+            [chosen[s] if isinstance(s, str) else s for s in named], dtype=getattr(torch, spec.dtype), device="meta"
+        )
         for spec, named in zip(graph.inputs, sizes, strict=True)
     ]
     with torch.no_grad():

@@ -209,7 +209,7 @@ class _Content:
                     self._take_levels(place, slot, by)
                     continue
                 array = taken(slot, master, changes)
-                array = array if by is None else _scaled(array, by)
+                array = array if by is None else scaled(array, by)
                 for part, each in compact.encoding_of(name).encode(array, slot.dtype).items():
                     self._parts[Place(name, slot.side, part)] = each
                 if compact.encoding.coded and place in compact.vectors and slot.dtype == FOLDED:
@@ -330,7 +330,7 @@ def folded(fold: Fold, tensor: Any) -> tuple[NDArray[np.float64], NDArray[Any]]:
     return scale, bias.astype(FOLDED).view(np.uint32)
 
 
-def _scaled(array: NDArray[Any], scale: NDArray[np.float64]) -> NDArray[Any]:
+def scaled(array: NDArray[Any], scale: NDArray[np.float64]) -> NDArray[Any]:
     """A float32 weight, or its last factor, times a number for each output."""
     factor = scale.astype(np.float32).reshape(-1, *(1,) * (array.ndim - 1))
     return np.ascontiguousarray(np.ascontiguousarray(array).view(np.float32) * factor).view(np.uint32)

@@ -1,0 +1,145 @@
+"""Images of another size, and looked up at other places."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from rightrank.models.emit.onnx.nodes import Nodes
+from rightrank.models.emit.onnx.values import Dim, Size, Value, dim_of
+
+Row = Callable[..., Any]
+
+
+def _resized(
+    to: Nodes,
+    value: Value,
+    sizes: Sequence[Size] | None,
+    scales: Sequence[float | Value | None] | None,
+    **how: Any,
+) -> Value:
+    """To `sizes`, or by `scales`, of all but the first two dimensions. By a scale places are found by that, and by the
+    sizes' ratio where there is none."""
+    dims = value.rank - 2
+    own = [value.shape[dim] for dim in range(2, value.rank)]
+    given = [] if scales is None else [each for each in scales if isinstance(each, (int, float))]
+    if scales is not None and any(isinstance(each, Value) for each in scales):
+        raise to.refused("a scale has to be a number")
+    shape: list[Dim]
+    if len(given) == dims and given != _ratios(sizes, own):
+        shape = [int(size * scale) if isinstance(size, int) else None for size, scale in zip(own, given, strict=True)]
+        vector = to.constant([1.0, 1.0, *given], "float32")
+        return to.node("Resize", value, None, vector, dtype=value.dtype, shape=(*value.shape[:2], *shape), **how)
+    assert sizes is not None
+    wanted = [to.size(value, 0), to.size(value, 1), *sizes]
+    shape = [dim_of(each) for each in sizes]
+    return to.node(
+        "Resize", value, None, None, to.vector(wanted), dtype=value.dtype, shape=(*value.shape[:2], *shape), **how
+    )
+
+
+def _ratios(sizes: Sequence[Size] | None, own: Sequence[Dim]) -> list[float] | None:
+    """How many times its own each size is, where all are known."""
+    pairs = zip(sizes or (), own, strict=False)
+    found = [size / before for size, before in pairs if isinstance(size, int) and isinstance(before, int)]
+    return found if len(found) == len(own) else None
+
+
+NEAREST = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+EXACT = {"mode": "nearest", "coordinate_transformation_mode": "half_pixel", "nearest_mode": "round_prefer_ceil"}
+
+
+def _nearest_vec(how: Mapping[str, Any]) -> Row:
+    def row(
+        to: Nodes, input: Value, output_size: Sequence[Size] | None, scale_factors: Sequence[float] | None
+    ) -> Value:
+        return _resized(to, input, output_size, scale_factors, **how)
+
+    return row
+
+
+def _nearest(dims: int, how: Mapping[str, Any]) -> Row:
+    if dims == 1:
+        return lambda to, self, output_size, scales=None: _resized(to, self, output_size, [scales], **how)
+    if dims == 2:
+        return lambda to, self, output_size, scales_h=None, scales_w=None: _resized(
+            to, self, output_size, [scales_h, scales_w], **how
+        )
+    return lambda to, self, output_size, scales_d=None, scales_h=None, scales_w=None: _resized(
+        to, self, output_size, [scales_d, scales_h, scales_w], **how
+    )
+
+
+def _smooth(mode: str, aligned: bool, antialias: bool) -> dict[str, Any]:
+    transform = "align_corners" if aligned else "half_pixel"
+    cubic = {"cubic_coeff_a": -0.5 if antialias else -0.75} if mode == "cubic" else {}
+    return {
+        "mode": mode,
+        "coordinate_transformation_mode": transform,
+        **cubic,
+        **({"antialias": 1, "exclude_outside": 1} if antialias else {}),
+    }
+
+
+def _smooth_vec(mode: str, antialias: bool = False) -> Row:
+    def row(
+        to: Nodes,
+        input: Value,
+        output_size: Sequence[Size] | None,
+        align_corners: bool,
+        scale_factors: Sequence[float] | None,
+    ) -> Value:
+        return _resized(to, input, output_size, scale_factors, **_smooth(mode, align_corners, antialias))
+
+    return row
+
+
+def _smoothly(dims: int, mode: str, antialias: bool = False) -> Row:
+    if dims == 1:
+        return lambda to, self, output_size, align_corners, scales=None: _resized(
+            to, self, output_size, [scales], **_smooth(mode, align_corners, antialias)
+        )
+    if dims == 2:
+        return lambda to, self, output_size, align_corners, scales_h=None, scales_w=None: _resized(
+            to, self, output_size, [scales_h, scales_w], **_smooth(mode, align_corners, antialias)
+        )
+    return lambda to, self, output_size, align_corners, scales_d=None, scales_h=None, scales_w=None: _resized(
+        to, self, output_size, [scales_d, scales_h, scales_w], **_smooth(mode, align_corners, antialias)
+    )
+
+
+def grid_sampler(
+    to: Nodes, input: Value, grid: Value, interpolation_mode: int, padding_mode: int, align_corners: bool
+) -> Value:
+    if input.rank != 4:
+        raise to.refused("only images of two dimensions are sampled at a grid")
+    return to.node(
+        "GridSample",
+        input,
+        grid,
+        dtype=input.dtype,
+        shape=(*input.shape[:2], *grid.shape[1:3]),
+        mode=("bilinear", "nearest", "bicubic")[interpolation_mode],
+        padding_mode=("zeros", "border", "reflection")[padding_mode],
+        align_corners=int(align_corners),
+    )
+
+
+_KINDS = {1: "linear1d", 2: "bilinear2d", 3: "trilinear3d"}
+
+ROWS: Mapping[str, Row] = {
+    **{f"aten.upsample_nearest{dims}d.vec": _nearest_vec(NEAREST) for dims in (1, 2, 3)},
+    **{f"aten.upsample_nearest{dims}d.default": _nearest(dims, NEAREST) for dims in (1, 2, 3)},
+    **{f"aten._upsample_nearest_exact{dims}d.vec": _nearest_vec(EXACT) for dims in (1, 2)},
+    **{f"aten._upsample_nearest_exact{dims}d.default": _nearest(dims, EXACT) for dims in (1, 2)},
+    **{f"aten.upsample_{name}.vec": _smooth_vec("linear") for name in _KINDS.values()},
+    **{f"aten.upsample_{name}.default": _smoothly(dims, "linear") for dims, name in _KINDS.items()},
+    "aten.upsample_bicubic2d.vec": _smooth_vec("cubic"),
+    "aten.upsample_bicubic2d.default": _smoothly(2, "cubic"),
+    "aten._upsample_bilinear2d_aa.vec": _smooth_vec("linear", antialias=True),
+    "aten._upsample_bilinear2d_aa.default": _smoothly(2, "linear", antialias=True),
+    "aten._upsample_bicubic2d_aa.vec": _smooth_vec("cubic", antialias=True),
+    "aten._upsample_bicubic2d_aa.default": _smoothly(2, "cubic", antialias=True),
+    "aten.grid_sampler.default": grid_sampler,
+    "aten.grid_sampler_2d.default": grid_sampler,
+}

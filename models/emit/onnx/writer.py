@@ -1,0 +1,202 @@
+"""Plan → the bytes of an ONNX file.
+
+A model of `onnx.proto`, in which the graph has first its nodes, then the tensors of a few numbers that they read, then
+the program's own, whose numbers are views into the master. Of inputs and outputs the batch is free where the program's
+is. A file's size is a sum: what its length takes less than the longest a text at the end makes up for.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rightrank.models.emit.encoding.encoding import Encoding
+from rightrank.models.emit.format import Data, Sizes, Writer
+from rightrank.models.emit.onnx import protobuf
+from rightrank.models.emit.onnx.model import IR, OPSET, PRODUCER, Model, Place, Step, Written
+from rightrank.models.emit.taken import taken
+from rightrank.models.emit.torchscript.compact_writer import folded, scaled
+from rightrank.models.errors import PrecisionError, UnsupportedCheckpoint
+from rightrank.models.master.template import Template
+from rightrank.models.master.tensorfile import TensorFile
+from rightrank.models.program.dtypes import DTYPES
+
+if TYPE_CHECKING:
+    from rightrank.models.emit.format import Network
+
+# The least version of onnxruntime that reads the files.
+RUNTIME = "1.15"
+FILLER = "filler"
+
+
+class OnnxWriter:
+    """ONNX files of one template."""
+
+    def __init__(self, template: Template, encoding: Encoding, original: bool) -> None:
+        self._template, self._encoding = template, encoding
+        self._model = _kept(template, encoding, not original)
+
+    def sizes(self) -> Sizes:
+        model, layers = self._model, self._template.decomposed
+        tables = [np.zeros(layer.break_even + 1, dtype=np.int64) for layer in layers]
+        total = len(_head()) + len(_opset()) + _graph_opening_size() + len(_filler(0))
+        total += len(_graph_name()) + len(model.inputs()) + len(model.results()) + len(model.ends)
+        for step in (*model.steps, *model.decoding.values()):
+            total += len(step.whole)
+            if step.layer is not None:
+                tables[step.layer][1:] += len(step.factored) - len(step.whole)
+        for name in model.tensors:
+            dense = sum(int(self._bytes(place, 0)) for place in model.places(name, False))
+            total += dense
+            position = model.slots.position(name)
+            if position is not None:
+                ranks = np.arange(1, layers[position].break_even + 1, dtype=np.int64)
+                for place in model.places(name, True):
+                    tables[position][1:] += self._bytes(place, ranks)
+                tables[position][1:] -= dense
+        return Sizes(total, tables)
+
+    def _bytes(self, place: Place, rank: Any) -> NDArray[np.int64]:
+        spec = self._model.spec(place, rank)
+        return protobuf.tensor_size(self._model.name(place).encode(), spec.shape, DTYPES[spec.dtype].width)
+
+    def pieces(self, master: TensorFile, ranks: Sequence[int], changes: TensorFile | None) -> Iterator[Data]:
+        model = self._model
+        ranks = list(ranks) or [0] * len(self._template.decomposed)
+        steps = [_chosen(step, ranks) for step in (*model.decoding.values(), *model.steps)] + [model.ends]
+        before = b"".join([*(each.nodes for each in steps), _graph_name(), *(each.known for each in steps)])
+        after = model.inputs() + model.results()
+        tensors = [*self._tensors(master, ranks, changes)]
+        size = len(before) + len(after) + sum(len(opening) + data.nbytes for opening, data in tensors)
+        opening = protobuf.opening(protobuf.MODEL["graph"], size)
+        yield _head() + opening + before
+        for start, data in tensors:
+            yield start
+            yield np.ascontiguousarray(data).reshape(-1).view(np.uint8).data if data.size else b""
+        yield after + _opset() + _filler(_graph_opening_size() - len(opening))
+
+    def _tensors(
+        self, master: TensorFile, ranks: Sequence[int], changes: TensorFile | None
+    ) -> Iterator[tuple[bytes, NDArray[Any]]]:
+        model, template = self._model, self._template
+        knot = template.knot(ranks)
+
+        def one(name: str) -> NDArray[Any]:
+            (slot,) = model.slots.of(name, 0, ranks, knot)
+            return taken(slot, master, changes)
+
+        for name in model.tensors:
+            position = model.slots.position(name)
+            rank = 0 if position is None else ranks[position]
+            scale: NDArray[np.float64] | None = None
+            bias: NDArray[Any] | None = None
+            if name in model.folds:
+                scale, bias = folded(model.folds[name], one)
+            slots = [*model.slots.of(name, rank, ranks, knot)]
+            parts: dict[Place, NDArray[Any]] = {}
+            for slot in slots:
+                array = taken(slot, master, changes)
+                array = array if scale is None or slot is not slots[-1] else scaled(array, scale)
+                for part, each in self._encoding.encode(array, slot.dtype).items():
+                    parts[Place(name, slot.side, part)] = each
+            for place in model.places(name, bool(rank)):
+                data = parts.get(place, bias)
+                assert data is not None
+                spec = model.spec(place, rank)
+                yield (
+                    protobuf.tensor_opening(
+                        model.name(place).encode(), DTYPES[spec.dtype].onnx, spec.shape, data.nbytes
+                    ),
+                    data,
+                )
+
+
+def _chosen(step: Step, ranks: Sequence[int]) -> Written:
+    return step.factored if step.layer is not None and ranks[step.layer] else step.whole
+
+
+def _head() -> bytes:
+    fields = protobuf.MODEL
+    return protobuf.integer(fields["ir_version"], IR) + protobuf.whole(fields["producer_name"], PRODUCER.encode())
+
+
+def _graph_name() -> bytes:
+    return protobuf.whole(protobuf.GRAPH["name"], PRODUCER.encode())
+
+
+def _graph_opening_size() -> int:
+    """The most that precedes the graph."""
+    return 1 + protobuf.LONGEST
+
+
+def _opset() -> bytes:
+    """Of ONNX's own operators."""
+    return protobuf.whole(protobuf.MODEL["opset_import"], protobuf.integer(2, OPSET))
+
+
+def _filler(length: int) -> bytes:
+    """A text about the file with so many letters more, which say nothing."""
+    entry = protobuf.whole(1, FILLER.encode()) + protobuf.whole(2, b"-" * length)
+    return protobuf.whole(protobuf.MODEL["metadata_props"], entry)
+
+
+# What was worked out last, by template, encoding and whether norms are folded.
+_KEPT: OrderedDict[tuple[int, str, bool], tuple[Template, Model]] = OrderedDict()
+MOST = 16
+
+
+def _kept(template: Template, encoding: Encoding, folding: bool) -> Model:
+    """All that the files of a template have in common; worked out once, as long as it is one of the last."""
+    key = id(template), encoding.name, folding
+    kept = _KEPT.pop(key, None)
+    if kept is None or kept[0] is not template:
+        kept = template, Model(template, encoding, folding)
+    _KEPT[key] = kept
+    while len(_KEPT) > MOST:
+        _KEPT.popitem(last=False)
+    return kept[1]
+
+
+class Onnx:
+    """The first version of its writer."""
+
+    name, version = "onnx", 1
+    suffix, media_type = ".onnx", "application/x-onnx"
+
+    def available(self) -> str:
+        """Empty where files can be written and run here; else why not."""
+        missing = [package for package in ("onnx", "onnxruntime") if find_spec(package) is None]
+        return f"{' and '.join(missing)} are not installed here" if missing else ""
+
+    def check(self, template: Template, encoding: Encoding) -> None:
+        """Raises UnsupportedCheckpoint for a program with a call that ONNX has no nodes for, or whose file would be
+        larger than a message can be, and PrecisionError for coded levels."""
+        size = self.writer(template, encoding, original=True).sizes().whole
+        if size > protobuf.LARGEST:
+            raise UnsupportedCheckpoint(
+                f"The original would be an ONNX file of {size:,} bytes; {protobuf.LARGEST:,} are the most.",
+                "Ask for another format, or upload it in half precision.",
+            )
+
+    def writer(self, template: Template, encoding: Encoding, original: bool = False) -> Writer:
+        if encoding.coded:
+            raise PrecisionError(
+                "ONNX files have no coded levels: onnxruntime reads numbers as they are.",
+                "Ask for float32, float16 or int8, or for the format torchscript.",
+            )
+        if find_spec("onnx") is None:
+            raise UnsupportedCheckpoint(
+                "This server has no ONNX.", "Install rightrank[onnx], or ask for another format."
+            )
+        return OnnxWriter(template, encoding, original)
+
+    def load(self, path: Path) -> Network:
+        from rightrank.models.emit.onnx.session import session
+
+        return session(path)
