@@ -104,6 +104,10 @@ class Format(Protocol):
     @property
     def media_type(self) -> str: ...
 
+    @property
+    def separate(self) -> bool:
+        """Whether what makes and runs its files wants an environment of its own, where nothing else is done."""
+
     def available(self) -> str:
         """Why files of the format cannot be planned and written here, such as a package that is not installed, and what
         to do; "" where they can."""

@@ -11,11 +11,14 @@ from fastapi import Path, Response
 from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from rightrank.models.emit.formats import FORMATS
 from rightrank.service.api.common import TheParts, TheTally, Unrestricted
 from rightrank.service.api.metrics import expose
 from rightrank.service.api.router import Router
 from rightrank.service.api.schemas import GATE, PROBLEMS, Ready, Status, answers, problems
 from rightrank.service.jobs import reading
+from rightrank.service.jobs.dispatch import Parts
+from rightrank.service.jobs.engine import SEPARATE
 from rightrank.service.problems import KINDS, Problem, unavailable
 
 log = logging.getLogger("rightrank")
@@ -52,7 +55,16 @@ async def ready(parts: TheParts) -> dict[str, Any]:
         group.start_soon(ask, "the store", parts.store.check)
     if missing:
         raise unavailable(" and ".join(sorted(missing)))
-    return {"status": "ok", "sandbox": reading.report()}
+    return {"status": "ok", "sandbox": reading.report(), "formats": await to_thread.run_sync(formats, parts)}
+
+
+def formats(parts: Parts) -> dict[str, bool]:
+    """Which formats' files are made: what is installed here, and of what workers of their own make whether there is
+    one."""
+    return {
+        name: parts.engine.served(name) if name in SEPARATE else not versions[-1].available()
+        for name, versions in FORMATS.items()
+    }
 
 
 @router.get("/metrics", response_class=PlainTextResponse, responses=problems(*GATE))

@@ -13,7 +13,7 @@ from prometheus_client.registry import Collector
 from redis.exceptions import RedisError
 
 from rightrank.service.jobs.dispatch import Parts
-from rightrank.service.jobs.engine import QUEUES
+from rightrank.service.jobs.engine import QUEUES, SEPARATE
 from rightrank.service.registry.cache import Cache
 
 # Name in Redis → (help, labels). Exposed as `rightrank_<name>_total`.
@@ -70,7 +70,7 @@ class Shared(Collector):
                     family.add_metric(values, amount)
             yield family
         queues = GaugeMetricFamily("rightrank_queue_length", "Jobs waiting for a worker.", labels=["queue"])
-        for queue in QUEUES:
+        for queue in (*QUEUES, *SEPARATE):
             queues.add_metric([queue], self.parts.engine.length(queue))
         yield queues
         memory = self.parts.cache.redis.info("memory")

@@ -226,7 +226,7 @@ def describe(parts: Parts, asked: AskedModel) -> Mapping[str, Any]:
         "measured": model.manifest["evaluation"] is not None,
         "precision": model.precision,
         "precisions": [in_precision(model, name) for name in model.precisions],
-        "formats": [in_format(model, name) for name in FORMATS],
+        "formats": [in_format(parts, model, name) for name in FORMATS],
         "reported": summary(parts.catalogue.reports.lately(model.id)),
         "names": asked.access.seen(parts.catalogue.names_of(model.id)),
         "links": {
@@ -248,11 +248,12 @@ def in_precision(model: Model, name: str) -> Mapping[str, Any]:
     }
 
 
-def in_format(model: Model, name: str) -> Mapping[str, Any]:
+def in_format(parts: Parts, model: Model, name: str) -> Mapping[str, Any]:
     """What files of a format there are."""
     written = FORMATS[name][-1]
     found: dict[str, Any] = {"format": name, "media_type": written.media_type, "suffix": written.suffix}
     try:
+        parts.check_served(name)
         return {**found, "precisions": list(model.precisions_in(name)), "reason": None}
     except (FormatError, Problem) as error:
         return {**found, "precisions": [], "reason": f"{error.detail} {error.hint}".strip()}

@@ -14,7 +14,8 @@ from rightrank.service.api.common import TheParts, ToChange, ToSee, admit_job
 from rightrank.service.api.router import Router
 from rightrank.service.api.schemas import OPERATION, PROBLEMS, answers, leads_to, problems
 from rightrank.service.api.schemas import Operation as Document
-from rightrank.service.jobs.operations import Operation, queue_of
+from rightrank.service.jobs.engine import queue_of
+from rightrank.service.jobs.operations import Operation
 
 router = Router(tags=["operations"], responses=PROBLEMS)
 # From an operation to itself, and to the model that it is about.
@@ -48,8 +49,9 @@ def cancel(asked: ToChange, parts: TheParts) -> dict[str, Any]:
 def retry(asked: ToChange, parts: TheParts) -> dict[str, Any]:
     """Try a failed operation again. An upload whose ingest failed by no fault of its own is kept for this."""
     id = asked.to_change()
-    if asked.get().state == "failed":
-        admit_job(parts, queue_of(id), asked.access.key)
+    operation = asked.get()
+    if operation.state == "failed":
+        admit_job(parts, queue_of(id, operation.details), asked.access.key)
     return parts.retry(id).to_json()
 
 

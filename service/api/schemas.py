@@ -395,6 +395,7 @@ class Status(BaseModel):
 
 class Ready(Status):
     sandbox: dict[str, bool] = Field(description="The layers that confine what reads uploads, and which hold here.")
+    formats: dict[str, bool] = Field(description="Which formats' files are made: what they need is installed, or done.")
 
 
 _PROBLEM = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}

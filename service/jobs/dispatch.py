@@ -14,7 +14,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from rightrank.models.emit.format import FIRST
 from rightrank.models.errors import FormatError
 from rightrank.models.plan.planner import COMMON, Plan
-from rightrank.service.jobs.engine import BACKGROUND, INGEST, WAITING, Engine
+from rightrank.service.jobs.engine import BACKGROUND, INGEST, SEPARATE, WAITING, Engine, queue_of
 from rightrank.service.jobs.operations import ID, IDLE, Operation, cut_id, ingest_id, kind_of
 from rightrank.service.problems import Problem, describe
 from rightrank.service.registry.cache import Cache
@@ -53,9 +53,18 @@ class Parts:
 
     def cut(self, id: str, plan: Plan, queue: str = WAITING, owner: str = "") -> str:
         """Makes sure that a plan is being cut; the operation."""
-        operation = cut_id(id, plan.digest)
-        self.engine.send(operation, queue, {"model": id, "plan": plan.to_json()}, owner)
+        operation, details = cut_id(id, plan.digest), {"model": id, "plan": plan.to_json()}
+        self.engine.send(operation, queue_of(operation, details, queue), details, owner)
         return operation
+
+    def check_served(self, format: str) -> None:
+        """Raises `Problem` where files of a format are made by workers of their own, and there is none."""
+        if format in SEPARATE and not self.engine.served(format):
+            raise Problem(
+                "format-missing",
+                f"No worker here makes {format} files.",
+                f"The operator starts one where rightrank[{format}] is installed: rightrank worker --queues {format}.",
+            )
 
     def measure_ahead(self, model: Model) -> None:
         """Has the budgets that its publisher named, or the common ones, measured while nobody waits for them."""
@@ -64,6 +73,7 @@ class Parts:
         options = model.manifest["options"]
         for format in (FIRST.format, *options.get("formats", ())):
             try:
+                self.check_served(format)
                 planner = model.planner_in(format=format)
             except Problem as error:
                 log.warning("sizes of %s as %s are not measured ahead: %s", model.id, format, error)
@@ -132,7 +142,7 @@ class Parts:
         model = operation.details["model"]
         if kind_of(id) == "cut":
             self.catalogue.open(model)
-            self.engine.send(id, WAITING, operation.details, operation.owner, insist=True)
+            self.engine.send(id, queue_of(id, operation.details), operation.details, operation.owner, insist=True)
             return self.operation(id)
         with self.catalogue.changing(model):
             upload = self.store.read_json(upload_key(model))

@@ -3,6 +3,7 @@
     waiting      a device waits for the answer
     ingest       a publisher does
     background   nobody does
+    executorch   whoever waits, of files that only workers of their own make (`Format.separate`), by the format's name
 
 An operation is its own job. It is a hash; while it waits its id is in a queue (by when it came) or in `later` (by
 when it is due again), while it runs in `leases` (by when it ends unless it is renewed). `take` gives a worker the
@@ -20,11 +21,15 @@ from typing import Any, Literal, cast
 
 import redis
 
-from rightrank.service.jobs.operations import ENDED, IDLE, Operation, queue_of
+from rightrank.models.emit.formats import FORMATS
+from rightrank.service.jobs.operations import ENDED, IDLE, Operation, kind_of
 from rightrank.service.registry.cache import PREFIX, Cache
 from rightrank.service.settings import Settings
 
 WAITING, INGEST, BACKGROUND = QUEUES = ("waiting", "ingest", "background")
+SEPARATE = tuple(name for name, versions in FORMATS.items() if versions[-1].separate)
+# How long it is taken for granted that a queue is served which a worker has looked into: it may be at a long job.
+SERVED_SECONDS = 3600
 # An ended operation is of interest for so long; one that has not ended stays.
 KEEP_SECONDS = 24 * 3600
 # Without a sign of life for so long an attempt is over, and another worker's turn.
@@ -51,7 +56,7 @@ local function enqueue(id)
   call('ltrim', P .. 'bell:' .. queue, 0, 63)
 end
 local function leave(id)
-  for _, queue in ipairs({{'waiting', 'ingest', 'background'}}) do call('zrem', P .. 'queue:' .. queue, id) end
+  call('zrem', P .. 'queue:' .. (get(id, 'queue') or ''), id)
   call('zrem', P .. 'later', id)
   call('zrem', P .. 'leases', id)
 end
@@ -96,7 +101,8 @@ for _, id in ipairs(call('zrangebyscore', P .. 'later', '-inf', now, 'limit', 0,
   call('zrem', P .. 'later', id)
   if get(id, 'state') == 'queued' then enqueue(id) end
 end
-for n = 2, #ARGV do
+for n = 3, #ARGV do
+  call('set', P .. 'served:' .. ARGV[n], 1, 'ex', ARGV[2])
   local id = call('zpopmin', P .. 'queue:' .. ARGV[n])[1]
   while id do
     if get(id, 'state') == 'queued' then
@@ -155,6 +161,14 @@ return 1
 """
 
 
+def queue_of(id: str, details: Mapping[str, Any], otherwise: str = WAITING) -> str:
+    """Where an operation goes that does what `details` say; a cut, of which any worker makes the file, `otherwise`."""
+    if kind_of(id) == "ingest":
+        return INGEST
+    format = details.get("plan", {}).get("output", {}).get("format")
+    return str(format) if format in SEPARATE else otherwise
+
+
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """What `take` hands out. `number` is this attempt's alone; `tries` counts it too, `deaths` are those of workers."""
@@ -201,6 +215,10 @@ class Engine:
         """How many jobs wait in a queue."""
         return int(self.redis.zcard(f"{PREFIX}queue:{queue}"))
 
+    def served(self, queue: str) -> bool:
+        """Whether a worker has looked into the queue lately."""
+        return bool(self.redis.exists(f"{PREFIX}served:{queue}"))
+
     def under_way(self, owner: str) -> int:
         """How many of a key's operations have not ended."""
         name = f"{PREFIX}owner:{owner}"
@@ -219,9 +237,9 @@ class Engine:
 
     def take(self, queues: Sequence[str], rest: float = IDLE_SECONDS) -> Attempt | None:
         """The next job of these queues, in the order of their urgency; None where none came for `rest` seconds."""
-        found = self._take(args=[LEASE_SECONDS, *queues])
+        found = self._take(args=[LEASE_SECONDS, SERVED_SECONDS, *queues])
         if not found and rest and self._resting.blpop([f"{PREFIX}bell:{queue}" for queue in queues], rest):
-            found = self._take(args=[LEASE_SECONDS, *queues])
+            found = self._take(args=[LEASE_SECONDS, SERVED_SECONDS, *queues])
         if not found:
             return None
         id, number, details, tries, deaths = found
@@ -229,7 +247,8 @@ class Engine:
 
     def beat(self, attempt: Attempt) -> Literal["ours", "lost", "cancelled"]:
         """Renews the lease, also where Redis has forgotten the operation; whose that is by now."""
-        arguments = [attempt.number, LEASE_SECONDS, json.dumps(attempt.details), queue_of(attempt.operation)]
+        arguments = [attempt.number, LEASE_SECONDS, json.dumps(attempt.details)]
+        arguments.append(queue_of(attempt.operation, attempt.details))
         answer: bytes = self._beat(keys=[attempt.operation], args=arguments)
         return cast(Literal["ours", "lost", "cancelled"], answer.decode())
 

@@ -52,8 +52,3 @@ def cut_id(model: str, plan: str) -> str:
 
 def kind_of(id: str) -> Literal["ingest", "cut"]:
     return "ingest" if id.startswith("ingest-") else "cut"
-
-
-def queue_of(id: str) -> str:
-    """Where one goes that nothing else is known of."""
-    return "ingest" if kind_of(id) == "ingest" else "waiting"

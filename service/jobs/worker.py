@@ -15,10 +15,11 @@ from pathlib import Path
 import redis
 import torch
 
+from rightrank.models.emit.formats import FORMATS
 from rightrank.service.jobs import cut, ingest, reading
 from rightrank.service.jobs.attempt import Runner
 from rightrank.service.jobs.dispatch import Parts
-from rightrank.service.jobs.engine import INGEST, QUEUES
+from rightrank.service.jobs.engine import INGEST, QUEUES, SEPARATE
 from rightrank.service.settings import Settings
 
 log = logging.getLogger("rightrank")
@@ -31,11 +32,16 @@ LOOK_SECONDS = 0.1
 def run(settings: Settings, queues: Sequence[str] | None = None) -> None:
     """Works until SIGTERM or SIGINT; a job under way is then left for another worker to do again.
 
-    `queues` in the order of their urgency, by default all. Raises `ValueError` for one that does not exist.
+    `queues` in the order of their urgency, by default those that any worker serves. Raises `ValueError` for one that
+    does not exist, and for one of a format that cannot be made here.
     """
     wanted = tuple(queues or QUEUES)
-    if unknown := set(wanted) - set(QUEUES):
-        raise ValueError(f"no queue is called {', '.join(sorted(unknown))}: there are {', '.join(QUEUES)}")
+    if unknown := set(wanted) - {*QUEUES, *SEPARATE}:
+        there = ", ".join((*QUEUES, *SEPARATE))
+        raise ValueError(f"no queue is called {', '.join(sorted(unknown))}: there are {there}")
+    for format in set(wanted) & set(SEPARATE):
+        if why := FORMATS[format][-1].available():
+            raise ValueError(why)
     torch.set_num_interop_threads(1)
     bound(settings.job_memory)
     parts = Parts.of(settings, patient=True)

@@ -101,7 +101,8 @@ class Model:
             if format not in FORMATS:
                 raise FormatError(f"There is no format {format[:40]!r}.", f"There are {', '.join(FORMATS)}.")
             output = output_of(self.manifest, format)
-            if why := format_of(output).available():
+            # What others make, a plan needs nothing for.
+            if not format_of(output).separate and (why := format_of(output).available()):
                 raise Problem("format-missing", why)
             exact = self._exact
             self._offered[format] = offered(exact.template, exact.mixture is not None, output)
