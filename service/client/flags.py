@@ -11,7 +11,8 @@ import re
 
 FLAGS = frozenset(
     ("architecture", "calibration", "effort", "evaluation", "name")
-    + ("budget", "max_bytes", "max_error", "max_macs", "max_params", "min_accuracy", "of", "precision", "ready")
+    + ("budget", "confidence", "max_bytes", "max_error", "max_macs", "max_params", "min_accuracy", "of")
+    + ("precision", "ready")
 )
 OPTIONS = frozenset(("budgets", "criterion", "metric", "tune_seconds", "tune_steps"))
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from rightrank.models.plan.planner import COMMON, Plan
+from rightrank.models.plan.planner import Plan
 from rightrank.service.jobs.engine import BACKGROUND, INGEST, WAITING, Engine
 from rightrank.service.jobs.operations import ID, IDLE, Operation, cut_id, ingest_id, kind_of
 from rightrank.service.problems import Problem, describe
@@ -57,7 +57,7 @@ class Parts:
         """Has the budgets that its publisher named, or the common ones, measured while nobody waits for them."""
         if not model.manifest["evaluation"]:
             return
-        for budget in model.planner.possible(model.manifest["options"].get("budgets", COMMON)):
+        for budget in model.planner.possible(model.budgets):
             plan = model.planner.plan(budget=budget)
             if self.catalogue.record(model.id, plan.digest) is None:
                 self.cut(model.id, plan, BACKGROUND)

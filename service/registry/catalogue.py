@@ -11,7 +11,7 @@ import logging
 import math
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Any, TypeVar, cast
 from rightrank.models.emit.format import FIRST, Output
 from rightrank.models.emit.precision import encoding_in, precisions, written_in
 from rightrank.models.errors import Cancelled
-from rightrank.models.plan.planner import Plan, Planner
+from rightrank.models.plan.planner import COMMON, Plan, Planner
 from rightrank.service.problems import Problem, unavailable
 from rightrank.service.registry.aliases import ALIAS, Aliases
 from rightrank.service.registry.cache import Cache
@@ -84,6 +84,12 @@ class Model:
         own = next(iter(found))
         chosen = str(manifest.get("options", {}).get("precision", own))
         return Model(id, manifest, tag, chosen, found, {own: exact})
+
+    @property
+    def budgets(self) -> Sequence[float]:
+        """What is measured right after the upload, which names it or has the common ones; the largest first."""
+        found: Sequence[float] = self.manifest.get("options", {}).get("budgets", COMMON)
+        return found
 
     @property
     def planner(self) -> Planner:
