@@ -12,7 +12,6 @@ from rightrank.models.measure.measures import MEASURES
 from rightrank.models.measure.metrics import METRICS
 
 
-
 def exactly(count: int, n: int, chance: Fraction) -> Fraction:
     return math.comb(n, count) * chance**count * (1 - chance) ** (n - count)
 
@@ -80,7 +79,7 @@ def test_pixels_that_are_right_and_wrong_together_count_by_sample(ignored: float
     bad = g.random((sets, n)) < 0.205  # of those a half is wrong: the true share is 0.8975
     counts = places - g.binomial(places, ignored, (sets, n))
     right = np.where(bad, counts - counts // 2, counts)
-    wrongly = {most: 0 for most in (places, 1)}
+    wrongly = dict.fromkeys((places, 1), 0)
     for each, answers in zip(right.sum(1), counts.sum(1), strict=True):
         for most in wrongly:
             n_of = n if most > 1 else int(answers)
