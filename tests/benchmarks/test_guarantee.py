@@ -45,7 +45,7 @@ def test_a_size_just_below_its_target_looks_right_half_of_the_time_and_is_certif
     hard = found["just above that of 0.9"]
     assert hard.target == pytest.approx(0.95025) and hard.chance <= 0.05
     assert hard.measured_wrong > 120 > 4 * hard.wrong and hard.none == 0
-    assert (hard.bytes, hard.measured_bytes) == (1000, 900)
+    assert hard.bytes == 1000 >= hard.measured_bytes
     assert hard.wrong / 400 <= hard.bound <= 0.12
     assert "| 95.03 %, just above that of 0.9 |" in show(list(found.values()))
 
