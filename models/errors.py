@@ -7,7 +7,9 @@ RightRankError
 │   └── MalformedCheckpoint    cut, empty, inconsistent, NaN weights, wrong tensors
 ├── DataError              evaluation or calibration data do not fit
 ├── BudgetError            no plan satisfies the request
+├── FormatError            the model cannot be a file of the format asked for
 ├── PrecisionError         the model's numbers do not allow what its files were asked in
+├── ExportError            a module that cannot be written as a file to publish
 ├── UnreadableMaster       what is stored is of a version that this one does not read
 └── Cancelled              the caller asked to stop
 """
@@ -58,8 +60,16 @@ class BudgetError(RightRankError):
         self.limit = limit
 
 
+class FormatError(RightRankError):
+    kind = "format-unavailable"
+
+
 class PrecisionError(RightRankError):
     kind = "precision-unavailable"
+
+
+class ExportError(RightRankError):
+    kind = "export-failed"
 
 
 class UnreadableMaster(RightRankError):

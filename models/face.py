@@ -17,8 +17,10 @@ from rightrank.models import checkpoint
 from rightrank.models.assemble.build import build as assemble
 from rightrank.models.checkpoint.data import data_of, targets_for
 from rightrank.models.emit import formats
-from rightrank.models.emit.precision import encoding_in, precisions, written_in
-from rightrank.models.errors import DataError
+from rightrank.models.emit.format import FIRST, Output
+from rightrank.models.emit.formats import FORMATS
+from rightrank.models.emit.precision import encoding_in, written_in
+from rightrank.models.errors import DataError, FormatError
 from rightrank.models.master.master import Master
 from rightrank.models.measure import accuracy
 from rightrank.models.measure.accuracy import Measurement
@@ -80,11 +82,13 @@ def plan(
     max_params: int | None = None,
     max_macs: int | None = None,
     precision: str | None = None,
+    format: str = FIRST.format,
 ) -> Plan:
     """The largest size within every limit given: a `budget`, which is a share of the parameters and of the file or of
-    the MACs, and absolute ones. Its file's numbers are stored in a `precision`, "float32", "float16" or "int8", by
-    default as they are. Raises BudgetError, which names the nearest that can be met, PrecisionError, which names the
-    precisions that the network can have, and ValueError for what is no limit."""
+    the MACs, and absolute ones. Its file is of a `format` ("torchscript", "onnx", …: `emit.formats.FORMATS`), and its
+    numbers are stored in a `precision`, "float32", "float16" or "int8", by default as they are. Raises BudgetError,
+    which names the nearest that can be met, PrecisionError, which names the precisions that the network can have,
+    FormatError where the format cannot hold it or is not installed, and ValueError for what is no limit or format."""
     limits = {"budget": budget, "max_bytes": max_bytes, "max_params": max_params, "max_macs": max_macs}
     if all(limit is None for limit in limits.values()):
         raise ValueError(f"plan takes one or several of {', '.join(limits)}, and was given none")
@@ -92,9 +96,11 @@ def plan(
         raise ValueError(f"budget={budget!r} is no share: it is above 0 and at most 1")
     if of not in ("params", "macs"):
         raise ValueError(f"of={of!r} is not known: a budget is of params or of macs")
-    output = formats.latest()
+    output = latest_of(format)
+    if why := formats.format_of(output).available():
+        raise FormatError(why)
+    found = formats.offered(master.template, (master.folder / MIXTURE).exists(), output)
     if precision is not None:
-        found = precisions(master.template, (master.folder / MIXTURE).exists())
         output = written_in(output, encoding_in(found, precision))
     planner = Planner.open(master.folder, output)
     return planner.plan(budget, of=of, max_bytes=max_bytes, max_params=max_params, max_macs=max_macs)
@@ -119,6 +125,13 @@ def write(master: Master, plan: Plan, file: File) -> Path:
     return path
 
 
+def latest_of(format: str) -> Output:
+    """What files of a format are written as today. Raises ValueError for what is none."""
+    if format not in FORMATS:
+        raise ValueError(f"format={format!r} is not known: there are {', '.join(FORMATS)}")
+    return Output(format, formats.newest()[format])
+
+
 def measure(
     file: File,
     inputs: Tensor | Sequence[Tensor],
@@ -126,8 +139,9 @@ def measure(
     *,
     metric: str | None = None,
     batch: int | None = None,
+    format: str = FIRST.format,
 ) -> Measurement:
-    """How good a file is on `inputs` (N, …), several for a network that takes several, in its order.
+    """How good a file of a `format` is on `inputs` (N, …), several for a network that takes several, in its order.
 
     By `metric` (`measure.metrics` has them; those against the original are not for this), or what the targets look
     like: class indices (N, …), labels of 0 and 1, or the numbers that the outputs should be. `batch` is how many a
@@ -140,4 +154,4 @@ def measure(
     if len({len(each) if each.ndim else 0 for each in given} - {0}) != 1 or not all(each.ndim for each in given):
         raise DataError("There are no inputs to measure the file on.", "Give some, the first dimension counting them.")
     data = Data(Samples.of(*given), (targets_for(torch.as_tensor(targets), len(given[0])),))
-    return accuracy.measure_on(Path(file), data, metric=metric, batch=batch)
+    return accuracy.measure_on(Path(file), data, metric=metric, batch=batch, output=latest_of(format))

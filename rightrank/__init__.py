@@ -1,6 +1,8 @@
 """One trained model in, any size out.
 
     read, build, plan, write, measure    from a trained network to a measured file of any size (extra `models`)
+    export                               a trained module as a file that can be published (the same extra)
+    push                                 that, uploaded with its data: one line to publish (the same extra)
     Client                               publish to a server and fetch from it
 
 Nothing is imported before it is asked for, so that a client needs neither torch nor the server's packages.
@@ -12,13 +14,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rightrank.models.exporting import export
     from rightrank.models.face import build, measure, plan, read, write
     from rightrank.service.client.http import Client
+    from rightrank.service.client.publish import push
 
-__all__ = ["Client", "build", "measure", "plan", "read", "write"]
+__all__ = ["Client", "build", "export", "measure", "plan", "push", "read", "write"]
 
 _HOMES = {
     "Client": "rightrank.service.client.http",
+    "export": "rightrank.models.exporting",
+    "push": "rightrank.service.client.publish",
     **dict.fromkeys(("build", "measure", "plan", "read", "write"), "rightrank.models.face"),
 }
 

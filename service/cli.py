@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.metadata
 import json
 import logging
 import os
 import signal
 import socket
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -23,7 +25,7 @@ from rich.filesize import decimal
 
 from rightrank.service.client import script, tables
 from rightrank.service.client.bars import Bars
-from rightrank.service.client.flags import spoken
+from rightrank.service.client.flags import SUFFIXES, spoken
 from rightrank.service.client.http import Client, ClientError, Problem
 from rightrank.service.run.processes import StartError, die_with_parent
 
@@ -38,7 +40,9 @@ app = typer.Typer(
 )
 key_commands = typer.Typer(no_args_is_help=True, help="Keys: create, list and revoke them.")
 app.add_typer(key_commands, name="key")
-out = Console(highlight=False, markup=False, soft_wrap=True)
+# In a pipe there is no edge at which a table would have to be cut off.
+WIDE = 1000
+out = Console(highlight=False, markup=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDE)
 err = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
 Url = Annotated[str, typer.Option(envvar="RIGHTRANK_URL", help="The server. Its key is read from RIGHTRANK_KEY.")]
@@ -55,8 +59,26 @@ MaxMacs = Annotated[int | None, typer.Option()]
 Precision = Annotated[
     str | None, typer.Option(help="Of the file: float32, float16, int8, auto.  [default: the publisher's choice]")
 ]
+Format = Annotated[
+    str | None, typer.Option(help=f"Of the file: {', '.join(SUFFIXES)}.  [default: torchscript]", show_default=False)
+]
 GRACE_SECONDS = 5
 LOCAL = "http://127.0.0.1:8000"
+
+
+def show_version(wanted: bool) -> None:
+    if wanted:
+        out.print(f"rightrank {importlib.metadata.version('rightrank')}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """One trained model in, any size out."""
 
 
 @app.command()
@@ -72,6 +94,7 @@ def serve(
         from rightrank.service.run.supervise import serve
 
         settings = settings_of(port=port, host=host, data=data)
+        name_unknown()
         serve(settings, settings.workers if workers is None else workers, demo, tell)
 
 
@@ -85,6 +108,7 @@ def worker(
     with plainly(), faults():
         from rightrank.service.jobs.worker import run
 
+        name_unknown()
         run(settings_of(), [queue.strip() for queue in queues.split(",") if queue.strip()] or None)
 
 
@@ -122,6 +146,7 @@ def push(
     precision: Annotated[
         str | None, typer.Option(help="Of files for which none is named: float32, float16, int8, auto.")
     ] = None,
+    metric: Annotated[str | None, typer.Option(help="What accuracy is.  [default: what the data look like]")] = None,
     option: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="May be repeated.")] = None,
     wait: Annotated[bool, typer.Option(help="Return once the model can be fetched.")] = True,
     url: Url = LOCAL,
@@ -129,7 +154,8 @@ def push(
 ) -> None:
     """Publish a trained model."""
     options = dict(parse_option(text) for text in option or [])
-    options |= {key: value for key, value in (("effort", effort), ("precision", precision)) if value is not None}
+    named = {"effort": effort, "precision": precision, "metric": metric}
+    options |= {key: value for key, value in named.items() if value is not None}
     told: list[str] = []
 
     def note(text: str) -> None:
@@ -177,10 +203,13 @@ def pull(
         str | None, typer.Option(help="What --min-accuracy or --max-error is of, as the publisher reported it.")
     ] = None,
     precision: Precision = None,
+    format: Format = None,
     ready: Annotated[
         bool, typer.Option("--ready", help="What is ready of that, at once; nothing is waited for.")
     ] = False,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="[default: MODEL.pt]")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="[default: MODEL.pt, or as the format is]")
+    ] = None,
     url: Url = LOCAL,
     as_json: Json = False,
 ) -> None:
@@ -196,16 +225,17 @@ def pull(
         confidence=confidence,
         metric=metric,
     )
-    if precision:
-        size["precision"] = precision
+    size |= kind_of(precision, format)
     if ready:
         size["ready"] = 1
-    file = output or Path(f"{reference.replace('/', '_')}.pt")
+    file = output or Path(file_of(reference, format))
     with plainly(as_json), connect(url) as client, Bars(err) as bars:
         headers = client.pull(reference, size, file, bars)
     facts = {key.removeprefix("rightrank-"): value for key, value in headers.items() if "rightrank-" in key}
     if as_json:
-        out.print_json(data={"file": str(file), "bytes": file.stat().st_size, "etag": headers["etag"], **facts})
+        out.print_json(
+            data={"file": str(file), "bytes": file.stat().st_size, "etag": headers["etag"], **tables.typed(facts)}
+        )
     else:
         out.print(f"{file}: {decimal(file.stat().st_size)}, {tables.sentence(facts, of or 'params')}")
 
@@ -222,6 +252,7 @@ def measure(
     max_params: MaxParams = None,
     max_macs: MaxMacs = None,
     precision: Precision = None,
+    format: Format = None,
     metric: Annotated[
         str | None,
         typer.Option(help="What is measured, where the script does not say.  [default: the script's name]"),
@@ -240,10 +271,9 @@ def measure(
     "low": 0.07, "high": 0.1, "higher_is_better": false}; all but the value may be left out.
     """
     size = size_of(budget=budget, of=of, max_bytes=max_bytes, max_params=max_params, max_macs=max_macs)
-    if precision:
-        size["precision"] = precision
+    size |= kind_of(precision, format)
     with plainly(as_json), connect(url) as client, tempfile.TemporaryDirectory(prefix="rightrank-") as folder:
-        path = Path(folder, f"{reference.replace('/', '_')}.pt")
+        path = Path(folder, file_of(reference, format))
         with Bars(err) as bars:
             headers = client.pull(reference, size, path, bars)
         number = script.run(python or script.own_python(), own, path, lambda text: err.file.write(text))
@@ -282,10 +312,12 @@ def models(url: Url = LOCAL, as_json: Json = False) -> None:
 
 
 @app.command()
-def show(reference: Reference, precision: Precision = None, url: Url = LOCAL, as_json: Json = False) -> None:
-    """Describe a model, and what was measured of its files in a precision."""
+def show(
+    reference: Reference, precision: Precision = None, format: Format = None, url: Url = LOCAL, as_json: Json = False
+) -> None:
+    """Describe a model, and what was measured of its files in a precision and format."""
     with plainly(as_json), connect(url) as client:
-        description, curve = client.show(reference), client.curve(reference, precision)
+        description, curve = client.show(reference), client.curve(reference, precision, format)
     if as_json:
         out.print_json(data={**description, "curve": curve})
     else:
@@ -467,6 +499,16 @@ def revoke_key(
             out.print(f"The key {key['name']} ({key['digest']}) is revoked")
 
 
+def kind_of(precision: str | None, format: str | None) -> dict[str, str]:
+    """What kind of file is asked for."""
+    return {name: value for name, value in (("precision", precision), ("format", format)) if value}
+
+
+def file_of(reference: str, format: str | None) -> str:
+    """What a file is called where nobody says."""
+    return reference.replace("/", "_") + SUFFIXES.get(format or "torchscript", f".{format}")
+
+
 def size_of(**limits: float | str | None) -> dict[str, Any]:
     """The query for these limits; without any, for the original."""
     return {key: value for key, value in limits.items() if value is not None} or {"budget": 1}
@@ -499,6 +541,15 @@ def settings_of(**given: Any) -> Settings:
         faults = [(".".join(map(str, fault["loc"])), fault["msg"]) for fault in error.errors()]
         words = "; ".join(f"{where}: {what}" if where else what for where, what in faults)
         raise StartError(words.removeprefix("Value error, ")) from error
+
+
+def name_unknown() -> None:
+    """Says which of the environment's variables look like settings and are none. They are no error: Kubernetes makes
+    some of the name of a service."""
+    from rightrank.service.settings import unknown
+
+    for name, nearest in unknown(os.environ):
+        tell(f"Warning: {name} is no setting" + (f"; {nearest} is" if nearest else ""))
 
 
 def parse_option(text: str) -> tuple[str, Any]:

@@ -53,6 +53,14 @@ KINDS: Mapping[str, Kind] = {
     "precision-unavailable": Kind(
         422, "The model has no such precision", "Its numbers do not allow it; its description has `precisions`."
     ),
+    "format-unavailable": Kind(
+        422,
+        "The model is no file of this format",
+        "The format has no such operator, or no such numbers; the model's description has `formats`.",
+    ),
+    "format-missing": Kind(
+        501, "Files of this format are not made here", "The service has nothing installed that writes and runs them."
+    ),
     "master-unreadable": Kind(
         501, "The stored model cannot be read", "It is stored as another version of the service stores models."
     ),

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import ipaddress
 import os
 import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, ByteSize, Field, TypeAdapter, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
 # sockaddr_un.sun_path holds 108 bytes on Linux and 104 on macOS, the closing zero included.
 SOCKET_PATH_LIMIT = 103
+PREFIX = "RIGHTRANK_"
+# What other parts read: the client, and the Makefile.
+ELSEWHERE = ("RIGHTRANK_URL", "RIGHTRANK_KEY", "RIGHTRANK_TORCH")
+
+Bytes = Annotated[int, BeforeValidator(TypeAdapter(ByteSize).validate_python)]
 
 
 class Settings(BaseSettings):
-    """Sizes are bytes, times are seconds. Raises `ValueError` where the settings would be unsafe."""
+    """Sizes are bytes, `512MiB` or `2GB`, times are seconds. Raises `ValueError` where the settings would be unsafe."""
 
-    model_config = SettingsConfigDict(env_prefix="RIGHTRANK_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
 
     data: Path = Path("data")
     host: str = "127.0.0.1"
@@ -30,21 +37,21 @@ class Settings(BaseSettings):
     redis_url: str | None = None
     store_url: str | None = None
     keys_file: Path | None = None
-    cache_bytes: int = Field(512 * MIB, ge=16 * MIB)
+    cache_bytes: Bytes = Field(512 * MIB, ge=16 * MIB)
     artifact_ttl: int = Field(3600, ge=1)
-    upload_limit: int = Field(4 * GIB, ge=1)
+    upload_limit: Bytes = Field(4 * GIB, ge=1)
     wait: float = Field(30.0, ge=0, le=120)
     queue_limit: int = Field(64, ge=1)
     jobs_per_key: int = Field(8, ge=1)
     job_seconds: int = Field(24 * 3600, ge=1)
-    job_memory: int = Field(0, ge=0)
+    job_memory: Bytes = Field(0, ge=0)
     connections: int = Field(512, ge=1)
-    head_bytes: int = Field(64 * 1024, ge=1024)
+    head_bytes: Bytes = Field(64 * 1024, ge=1024)
     head_seconds: float = Field(10.0, gt=0)
     body_seconds: float = Field(30.0, gt=0)
     keep_alive_seconds: int = Field(5, ge=0)
-    disk_reserve: int = Field(256 * MIB, ge=0)
-    reader_memory: int = Field(8 * GIB, ge=256 * MIB)
+    disk_reserve: Bytes = Field(256 * MIB, ge=0)
+    reader_memory: Bytes = Field(8 * GIB, ge=256 * MIB)
     reader_seconds: int = Field(600, ge=1)
     reader_tensors: int = Field(100_000, ge=1)
     # Whether an upload is refused where what reads it cannot be confined (`models/confinement`), or read all the same.
@@ -95,6 +102,15 @@ class Settings(BaseSettings):
         if self.store_url is None:
             return self.data.absolute() / "store"
         return Path(self.store_url.removeprefix("file://")) if self.store_url.startswith("file://") else None
+
+
+def unknown(names: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Of the names of variables those that begin like a setting and are none, each with the setting that it may have
+    been meant for, or ""."""
+    known = [*(PREFIX + name.upper() for name in Settings.model_fields), *ELSEWHERE]
+    for name in sorted(names):
+        if name.upper().startswith(PREFIX) and name.upper() not in known:
+            yield name, next(iter(difflib.get_close_matches(name.upper(), known, 1, 0.8)), "")
 
 
 def is_loopback(host: str) -> bool:

@@ -104,8 +104,12 @@ class Format(Protocol):
     @property
     def media_type(self) -> str: ...
 
+    def available(self) -> str:
+        """Why files of the format cannot be planned and written here, such as a package that is not installed, and what
+        to do; "" where they can."""
+
     def check(self, template: Template, encoding: Encoding) -> None:
-        """Raises UnsupportedCheckpoint for a program that the format cannot hold."""
+        """Raises UnsupportedCheckpoint for a program that the format cannot hold, or not with such numbers."""
 
     def writer(self, template: Template, encoding: Encoding, original: bool = False) -> Writer:
         """What writes the files of a template; the `original`'s as it came, to the bit where the encoding keeps it."""

@@ -9,9 +9,10 @@ from typing import BinaryIO, Protocol
 from rightrank.models.emit.encoding import encoding_of
 from rightrank.models.emit.encoding.levels import Mixed
 from rightrank.models.emit.format import FIRST, Data, Format, Output, Writer
+from rightrank.models.emit.precision import precisions
 from rightrank.models.emit.torchscript.compact_writer import CompactTorchScript
 from rightrank.models.emit.torchscript.writer import TorchScript
-from rightrank.models.errors import UnreadableMaster
+from rightrank.models.errors import FormatError, UnreadableMaster, UnsupportedCheckpoint
 from rightrank.models.master.master import Master
 from rightrank.models.master.template import Template
 from rightrank.models.master.tensorfile import TensorFile
@@ -64,6 +65,27 @@ def format_of(output: Output) -> Format:
 def check(template: Template, output: Output = FIRST) -> None:
     """Raises UnsupportedCheckpoint where the format cannot hold the whole network."""
     format_of(output).check(template, encoding_of(output.encoding))
+
+
+def offered(template: Template, mixed: bool, exact: Output) -> Mapping[str, str]:
+    """The precisions that a model's files of a format can have (see `precisions`), where its exact ones are written so.
+    Raises FormatError where the format cannot hold the network at all."""
+    if exact.format == FIRST.format:
+        return precisions(template, mixed)  # that it can be a file of this one was found out before it was published
+    found: dict[str, str] = {}
+    refusal: UnsupportedCheckpoint | None = None
+    for name, encoding in precisions(template, mixed).items():
+        try:
+            for each in (template, template.original):
+                format_of(exact).check(each, encoding_of(encoding))
+        except UnsupportedCheckpoint as error:
+            refusal = refusal or error
+        else:
+            found[name] = encoding
+    if not found:
+        assert refusal is not None  # there is always one precision: the model's own
+        raise FormatError(refusal.detail, refusal.hint)
+    return found
 
 
 def writer_of(template: Template, output: Output = FIRST, original: bool = False) -> Writer:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from rightrank.models.emit.encoding import encoding_of
-from rightrank.models.emit.format import PLAIN, Output
+from rightrank.models.emit.format import FIRST, PLAIN, Output
 from rightrank.models.errors import PrecisionError
 from rightrank.models.master.template import Template
 from rightrank.models.program.dtypes import DTYPES
@@ -19,7 +19,7 @@ from rightrank.models.program.dtypes import DTYPES
 FULL = "float32"
 # Ranks and steps mixed as suits the size best.
 MIXED = "auto"
-# The first writer that has other encodings than numbers as they are.
+# The first writer of TorchScript that has other encodings than numbers as they are.
 WRITER = 2
 # By name, the encoding. A new one is a line.
 PRECISIONS: Mapping[str, str] = {FULL: PLAIN, "float16": "half", "int8": "int8", MIXED: "levels"}
@@ -56,7 +56,8 @@ def written_in(exact: Output, encoding: str) -> Output:
     """What files are written as in an encoding, of a model whose exact ones are written so."""
     if encoding == exact.encoding:
         return exact
-    return replace(exact, encoding=encoding, writer=max(exact.writer, WRITER))
+    writer = max(exact.writer, WRITER) if exact.format == FIRST.format else exact.writer
+    return replace(exact, encoding=encoding, writer=writer)
 
 
 def encoding_in(found: Mapping[str, str], precision: str) -> str:

@@ -194,7 +194,8 @@ class Planner:
 
     def written_as(self, output: Output) -> Planner:
         """The planner of the same master for other files."""
-        uploaded, others = self._original["bytes"], (self._growth_by_macs, output, self.mixture)
+        uploaded = self._original["bytes"] if output.format == self.output.format else None
+        others = (self._growth_by_macs, output, self.mixture)
         return Planner(self.template, self._growth, self._importance, *others, uploaded)
 
     def plan(

@@ -52,6 +52,7 @@ HEADERS = {
     "RightRank-Model": "The model's id.",
     "RightRank-Plan": "The identity of the ranks.",
     "RightRank-Method": "original, reduced, rounded, cut, cut+bn, refit, refit+bn, tuned or polished.",
+    "RightRank-Format": "Which runtime it is for.",
     "RightRank-Precision": "What its numbers are stored as.",
     "RightRank-Params": "The file's parameters.",
     "RightRank-Macs": "Its multiply-accumulates for one sample.",
@@ -76,6 +77,7 @@ CERTIFIED = {
 _HEADERS = described(HEADERS | REPORTED | CERTIFIED)
 _READY = described(
     {
+        "Vary": "`Accept`, where no `format` was named.",
         "RightRank-Ready": "With `ready=1`: `exact`, or `nearest` where what was asked for is yet being made.",
         "Link": "Of what is yet being made the operation, with the relation `status`.",
     }
@@ -87,7 +89,7 @@ _PART = described({"Content-Range": "Which part."})
 ANSWERS: Responses = {
     200: {
         "model": Description,
-        "description": "The description (no parameter), or the TorchScript file.",
+        "description": "The description (no parameter), or the file.",
         "content": _FILE,
         "headers": _HEADERS | _READY,
         "links": leads_to("models_curve", "models_importance", reference="$request.path.reference")
@@ -109,6 +111,8 @@ ANSWERS: Responses = {
         "budget-unreachable",
         "uncertified",
         "precision-unavailable",
+        "format-unavailable",
+        "format-missing",
         "not-ready",
         "precondition-failed",
         "range-unsatisfiable",
@@ -161,6 +165,8 @@ class Service:
         reference = asked.reference
         model, plan, told = await run_in_threadpool(self._plan, asked, ask)
         headers = {"Cache-Control": self._cache_control(reference, ask)}
+        if "format" not in self.request.query_params:
+            headers["Vary"] = "Accept"
         if ask.ready:
             return await run_in_threadpool(self._ready, reference, model, plan, ask, headers)
         deadline = time.monotonic() + self._patience()
@@ -351,7 +357,8 @@ def facts(reference: str, model: Model, record: Record, ask: Ask, reports: Mappi
         "RightRank-Model": model.id,
         "RightRank-Plan": plan.digest,
         "RightRank-Method": record.method,
-        "RightRank-Precision": model.precision_of(plan),
+        "RightRank-Format": plan.output.format,
+        "RightRank-Precision": model.precision_of(plan.output),
         "RightRank-Params": str(plan.params),
         "RightRank-Macs": str(plan.macs),
         "RightRank-Budget": repr(float(reached)),

@@ -8,11 +8,14 @@ from typing import Annotated, Any, Literal
 
 from fastapi import Query, Request
 
+from rightrank.models.emit.format import FIRST
+from rightrank.models.emit.formats import FORMATS
 from rightrank.models.emit.precision import NAMES
 from rightrank.models.errors import BudgetError
 from rightrank.models.plan.planner import Limit, Plan, Planner
 from rightrank.service.api import certify
 from rightrank.service.api.goal import Goal, measured, reported
+from rightrank.service.api.negotiate import preferred
 from rightrank.service.api.reports import MetricQuery
 from rightrank.service.jobs.dispatch import Parts
 from rightrank.service.problems import Problem
@@ -23,7 +26,7 @@ from rightrank.service.registry.recent import Recent
 @dataclass(frozen=True, slots=True)
 class Ask:
     """How large the artifact may be, by one limit or several, what its numbers are stored as (None: as its publisher
-    chose), and whether only what is `ready` will do."""
+    chose), in which format, and whether only what is `ready` will do."""
 
     budget: float | None = None
     of: Literal["params", "macs"] = "params"
@@ -35,6 +38,7 @@ class Ask:
     confidence: float | None = None
     metric: str | None = None
     precision: str | None = None
+    format: str = FIRST.format
     ready: bool = field(default=False, compare=False)  # the plan is the same
 
     def limits(self, model: Model) -> list[Limit]:
@@ -42,8 +46,9 @@ class Ask:
         return self.planner(model).limits(**self.size())
 
     def planner(self, model: Model) -> Planner:
-        """The one for files in the precision asked for. Raises PrecisionError where they cannot have it."""
-        return model.planner_in(self.precision)
+        """The one for files as they are asked for. Raises FormatError, PrecisionError or `Problem` where there are no
+        such files of this model, or not here."""
+        return model.planner_in(self.precision, self.format)
 
     def size(self) -> Mapping[str, Any]:
         """What a planner is asked."""
@@ -59,7 +64,22 @@ PrecisionQuery = Annotated[
         json_schema_extra={"enum": list(NAMES)},
     ),
 ]
-# Plans follow from the model, the limits and the precision alone.
+FormatQuery = Annotated[
+    str | None,
+    Query(
+        description="Which runtime the file is for, one of the model's `formats`; by default what `Accept` names by "
+        "its media type, and else TorchScript.",
+        examples=["onnx"],
+        json_schema_extra={"enum": list(FORMATS)},
+    ),
+]
+# What `Accept` can name. Bytes of any kind are what every format is, and name none.
+MEDIA_TYPES = {
+    versions[-1].media_type: name
+    for name, versions in FORMATS.items()
+    if versions[-1].media_type != "application/octet-stream"
+}
+# Plans follow from the model, the limits, the precision and the format alone.
 PLANS: Recent[tuple[str, str, Ask], Plan] = Recent(4096)
 KNOWN = frozenset(Ask.__slots__)
 # For the description: a limit that a small network meets.
@@ -113,6 +133,7 @@ async def ask_of(
     ] = None,
     metric: MetricQuery = None,
     precision: PrecisionQuery = None,
+    format: FormatQuery = None,
     ready: Annotated[
         bool | None,
         Query(description="Whether to have at once the nearest size within the limits that is ready, if any is."),
@@ -126,13 +147,14 @@ async def ask_of(
         raise Problem("invalid-request", f"A parameter is given twice: {', '.join(given)}.", "Give each of them once.")
     if of is not None and budget is None:
         raise Problem("invalid-request", "`of` says what a budget is a fraction of, and there is none.")
-    if not set(given) - {"of", "precision", "ready"}:
-        if precision is not None:
-            raise Problem(
-                "invalid-request",
-                "`precision` says what a file's numbers are stored as, and no size is asked for.",
-                "Give a limit; `budget=1` is the whole network.",
-            )
+    if not set(given) - {"of", "precision", "format", "ready"}:
+        for name, value in (("precision", precision), ("format", format)):
+            if value is not None:
+                raise Problem(
+                    "invalid-request",
+                    f"`{name}` says what kind of file is wanted, and no size is asked for.",
+                    "Give a limit; `budget=1` is the whole network.",
+                )
         if ready is not None:
             raise Problem("invalid-request", "`ready` says how a size is wanted, and there is none.", "Give a limit.")
         return None
@@ -146,19 +168,10 @@ async def ask_of(
         raise Problem("invalid-request", f"`min_accuracy` is a share from 0 to 1, and not {min_accuracy:g}.")
     if confidence is not None:
         certifiable(min_accuracy, max_error, metric)
-    return Ask(
-        budget,
-        of or "params",
-        max_bytes,
-        max_params,
-        max_macs,
-        min_accuracy,
-        max_error,
-        confidence,
-        metric,
-        precision,
-        bool(ready),
-    )
+    if format is None:
+        format = preferred(request.headers.getlist("accept"), MEDIA_TYPES) or FIRST.format
+    limits = (budget, of or "params", max_bytes, max_params, max_macs)
+    return Ask(*limits, min_accuracy, max_error, confidence, metric, precision, format, bool(ready))
 
 
 def certifiable(min_accuracy: float | None, max_error: float | None, metric: str | None) -> None:
@@ -224,10 +237,11 @@ def smallest_accurate(records: list[Record], goal: Goal, model: Model, ask: Ask)
         raise goal.unknown
     known = [record for record in known if record.plan.output == planner.output]
     if not known:
-        precision = ask.precision or model.precision
+        precision = model.precision_of(planner.output)
+        kind, named = (f" as {ask.format}", f"`format={ask.format}`, ") if ask.format != FIRST.format else ("", "")
         raise BudgetError(
-            f"There is no {goal.cuts} of this model in {precision} yet.",
-            f"Ask for a `budget` with `precision={precision}`, or name another precision.",
+            f"There is no {goal.cuts} of this model in {precision}{kind} yet.",
+            f"Ask for a `budget` with {named}`precision={precision}`, or name another precision.",
         )
     reaching = [record.plan for record in known if goal.reached(record)]
     for plan in reaching:

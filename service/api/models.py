@@ -11,8 +11,11 @@ from fastapi import Depends, Query, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 
+from rightrank.models.emit.format import FIRST
+from rightrank.models.emit.formats import FORMATS
+from rightrank.models.errors import FormatError
 from rightrank.service.api import artifacts
-from rightrank.service.api.ask import Ask, PrecisionQuery, ask_of
+from rightrank.service.api.ask import Ask, FormatQuery, PrecisionQuery, ask_of
 from rightrank.service.api.common import (
     AskedModel,
     Fetcher,
@@ -142,12 +145,17 @@ async def fetch(
     return await artifacts.Service(access.parts, tally, request, access.key).answer(asked, ask)
 
 
-@router.get("/models/{reference}/curve", responses=answers(Curve) | problems(*MODEL, "precision-unavailable"))
-def curve(asked: ToFetch, parts: TheParts, precision: PrecisionQuery = None) -> dict[str, Any]:
-    """What has been measured of files in one precision: size against accuracy, the smallest first. `reported` is what
-    the publisher says."""
+@router.get(
+    "/models/{reference}/curve",
+    responses=answers(Curve) | problems(*MODEL, "precision-unavailable", "format-unavailable", "format-missing"),
+)
+def curve(
+    asked: ToFetch, parts: TheParts, precision: PrecisionQuery = None, format: FormatQuery = None
+) -> dict[str, Any]:
+    """What has been measured of files in one precision and format: size against accuracy, the smallest first.
+    `reported` is what the publisher says."""
     model = parts.catalogue.open(asked.id())
-    output = model.planner_in(precision).output
+    output = model.planner_in(precision, FIRST.format if format is None else format).output
     reports = parts.catalogue.reports.of(model.id)
     points = [
         {
@@ -171,7 +179,8 @@ def curve(asked: ToFetch, parts: TheParts, precision: PrecisionQuery = None) -> 
         if record.plan.output == output and (measured or reported)
     ]
     baseline = model.manifest["baseline"]
-    return {"id": model.id, "precision": precision or model.precision, "baseline": baseline, "points": points}
+    kind = {"format": output.format, "precision": model.precision_of(output)}
+    return {"id": model.id, **kind, "baseline": baseline, "points": points}
 
 
 @router.get("/models/{reference}/importance", responses=answers(Importance) | problems(*MODEL))
@@ -217,6 +226,7 @@ def describe(parts: Parts, asked: AskedModel) -> Mapping[str, Any]:
         "measured": model.manifest["evaluation"] is not None,
         "precision": model.precision,
         "precisions": [in_precision(model, name) for name in model.precisions],
+        "formats": [in_format(model, name) for name in FORMATS],
         "reported": summary(parts.catalogue.reports.lately(model.id)),
         "names": asked.access.seen(parts.catalogue.names_of(model.id)),
         "links": {
@@ -236,6 +246,16 @@ def in_precision(model: Model, name: str) -> Mapping[str, Any]:
         "smallest": planner.least_bytes,
         "min_budget": planner.least(),
     }
+
+
+def in_format(model: Model, name: str) -> Mapping[str, Any]:
+    """What files of a format there are."""
+    written = FORMATS[name][-1]
+    found: dict[str, Any] = {"format": name, "media_type": written.media_type, "suffix": written.suffix}
+    try:
+        return {**found, "precisions": list(model.precisions_in(name)), "reason": None}
+    except (FormatError, Problem) as error:
+        return {**found, "precisions": [], "reason": f"{error.detail} {error.hint}".strip()}
 
 
 def summary(reports: ByFile) -> list[Mapping[str, Any]]:

@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, Field
 
+from rightrank.models.emit.formats import FORMATS
 from rightrank.models.emit.precision import NAMES
 from rightrank.models.measure.metrics import METRICS
 from rightrank.service.problems import KINDS
@@ -290,6 +291,18 @@ class Precision(BaseModel):
     min_budget: float = Field(description="The smallest budget of parameters, and of the original's file.")
 
 
+class Format(BaseModel):
+    """Which runtime a file can be for."""
+
+    format: str = Field(json_schema_extra={"enum": list(FORMATS)})
+    media_type: str = Field(description="Of its files; in `Accept` it asks for them.")
+    suffix: str
+    precisions: list[str] = Field(
+        description="What such files of this model can store their numbers as; none: `reason`."
+    )
+    reason: str | None = Field(description="Why there are none.")
+
+
 class Description(Brief):
     sha256: str = Field(description="Of the uploaded checkpoint.")
     filename: str
@@ -300,6 +313,7 @@ class Description(Brief):
     measured: bool = Field(description="Whether there are evaluation data.")
     precision: str = Field(description="In which files come where none is asked for, and which is measured ahead.")
     precisions: list[Precision] = Field(description="Those that files can be asked for in, the upload's own first.")
+    formats: list[Format] = Field(description="All that there are; which of them this model's files can be.")
     tried: dict[str, float] = Field(description="How far each criterion's cuts were off where several were tried.")
     inputs: list[Input]
     outputs: int
@@ -336,6 +350,7 @@ class Point(BaseModel):
 
 class Curve(BaseModel):
     id: str
+    format: str = Field(description="Of the files.")
     precision: str = Field(description="Of the files.")
     baseline: Measurement | None
     points: list[Point]

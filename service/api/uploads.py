@@ -7,6 +7,8 @@ import time
 import uuid
 from typing import Any
 
+from rightrank.models.emit.format import FIRST
+from rightrank.models.emit.formats import FORMATS
 from rightrank.models.emit.precision import NAMES
 from rightrank.models.measure.metrics import METRICS
 from rightrank.models.plan.criteria import CRITERIA
@@ -83,8 +85,9 @@ FORM_SCHEMA = {
                     "options": {
                         "type": "object",
                         "additionalProperties": False,
-                        "description": "As JSON. An effort other than `cut` needs `calibration`, `budgets` need "
-                        "`evaluation`, and a number of steps or seconds goes with effort `tune` or `polish`.",
+                        "description": "As JSON. An effort other than `cut` needs `calibration`, `budgets` and "
+                        "`formats` need `evaluation`, and a number of steps or seconds goes with effort `tune` or "
+                        "`polish`.",
                         "properties": {
                             "criterion": {"enum": list(CRITERIA)},
                             "metric": {"enum": list(METRICS)},
@@ -101,6 +104,13 @@ FORM_SCHEMA = {
                                 "maxItems": AHEAD,
                                 "default": list(COMMON),
                                 "description": "Made and measured right after the upload, those that can be met.",
+                            },
+                            "formats": {
+                                "type": "array",
+                                "items": {"enum": [name for name in FORMATS if name != FIRST.format]},
+                                "uniqueItems": True,
+                                "description": "In which the same sizes are made and measured then, besides "
+                                "TorchScript.",
                             },
                         },
                         "examples": [{"budgets": [0.5, 0.3]}],
@@ -229,8 +239,10 @@ def options_of(form: Form) -> dict[str, Any]:
                 raise Problem("invalid-request", f"`{option}` is not a whole number from 1 to {numbers[option]}.")
         elif option == "budgets":
             options[option] = budgets_of(value)
+        elif option == "formats":
+            options[option] = formats_of(value)
         else:
-            known = ", ".join([*words, *numbers, "budgets"])
+            known = ", ".join([*words, *numbers, "budgets", "formats"])
             raise Problem("invalid-request", f"There is no option {option[:100]!r}.", f"Known: {known}.")
     effort = options.get("effort", "cut")
     if effort != "cut" and "calibration" not in form.files:
@@ -242,9 +254,23 @@ def options_of(form: Form) -> dict[str, Any]:
     if numbers.keys() & options.keys() and effort not in ("tune", "polish"):
         named = ", ".join(f"`{number}`" for number in numbers)
         raise Problem("invalid-request", f"{named} go with `effort=tune` or `effort=polish`.")
-    if "budgets" in options and "evaluation" not in form.files:
-        raise Problem("invalid-request", "`budgets` to measure need evaluation data.", "curl -F evaluation=@test.npz …")
+    for option in ("budgets", "formats"):
+        if option in options and "evaluation" not in form.files:
+            raise Problem(
+                "invalid-request", f"`{option}` to measure need evaluation data.", "curl -F evaluation=@test.npz …"
+            )
     return options
+
+
+def formats_of(value: Any) -> list[str]:
+    known = [name for name in FORMATS if name != FIRST.format]
+    if not isinstance(value, list) or not all(name in known for name in value) or len(set(value)) != len(value):
+        raise Problem(
+            "invalid-request",
+            f"`formats` is no list of formats: {str(value)[:100]}.",
+            f"Those that can be made ahead besides TorchScript: {', '.join(known)}.",
+        )
+    return value
 
 
 def budgets_of(value: Any) -> list[float]:

@@ -12,9 +12,11 @@ import re
 FLAGS = frozenset(
     ("architecture", "calibration", "effort", "evaluation", "name")
     + ("budget", "confidence", "max_bytes", "max_error", "max_macs", "max_params", "min_accuracy", "of")
-    + ("precision", "ready")
+    + ("format", "precision", "ready")
 )
-OPTIONS = frozenset(("budgets", "criterion", "metric", "tune_seconds", "tune_steps"))
+OPTIONS = frozenset(("budgets", "criterion", "formats", "metric", "tune_seconds", "tune_steps"))
+# What files of a format are called. What is not here the service may have all the same.
+SUFFIXES = {"torchscript": ".pt", "onnx": ".onnx", "pt2": ".pt2", "executorch": ".pte"}
 
 _FIELD = re.compile(r"`(\w+)(?:=([^`]*))?`")
 _CURL = re.compile(r"curl -F (\w+)=@(\S+) …")

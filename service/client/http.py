@@ -236,9 +236,10 @@ class Client:
         description: dict[str, Any] = self._patiently("GET", _path(reference)).json()
         return description
 
-    def curve(self, reference: str, precision: str | None = None) -> list[dict[str, Any]]:
-        """What has been measured of a model's files in a precision, by default its publisher's, the smallest first."""
-        query = {"precision": precision} if precision else {}
+    def curve(self, reference: str, precision: str | None = None, format: str | None = None) -> list[dict[str, Any]]:
+        """What has been measured of a model's files in a precision, by default its publisher's, and in a format, by
+        default TorchScript, the smallest first."""
+        query = {name: value for name, value in (("precision", precision), ("format", format)) if value}
         points: list[dict[str, Any]] = self._patiently("GET", f"{_path(reference)}/curve", params=query).json()[
             "points"
         ]

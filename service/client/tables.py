@@ -14,10 +14,25 @@ NAMED = 3
 CERTIFIED = re.compile(r'(\w+)="([^"]+)";confidence="([^"]+)";n=(\d+)')
 
 
+def typed(facts: dict[str, str]) -> dict[str, Any]:
+    """What the headers of an artifact say about it, numbers as numbers; what was not measured is None."""
+    found: dict[str, Any] = dict(facts)
+    for name in ("params", "macs", "accuracy-samples"):
+        if name in facts:
+            found[name] = int(facts[name])
+    for name in ("budget", "accuracy", "baseline-accuracy"):
+        if name in facts:
+            found[name] = None if facts[name] == "unmeasured" else float(facts[name])
+    if "accuracy-interval" in facts:
+        found["accuracy-interval"] = [float(bound) for bound in facts["accuracy-interval"].split(",")]
+    return found
+
+
 def sentence(facts: dict[str, str], of: str) -> str:
     """What the headers of an artifact say about it."""
     size = f"{int(facts['params']):,} parameters, {int(facts['macs']):,} MACs"
     size += f", {facts['precision']}" if "precision" in facts else ""
+    size += f", {facts['format']}" if facts.get("format", "torchscript") != "torchscript" else ""
     share = f"{float(facts['budget']):.1%} of the original's {'MACs' if of == 'macs' else 'parameters'}"
     if facts.get("ready") == "nearest":
         share += "; what was asked for is being made"
@@ -57,6 +72,10 @@ def summary_of(model: dict[str, Any]) -> Table:
     table.add_row("Smallest", f"budget={model['min_budget']['params']:.4f}")
     for label, words in _precisions(model):
         table.add_row(label, words)
+    others = {each["format"]: each["precisions"] for each in (model.get("formats") or [])[1:]}
+    if others:
+        each = (f"{name} ({', '.join(found)})" if found else f"{name} (no)" for name, found in others.items())
+        table.add_row("Formats", ", ".join(["torchscript", *each]))
     for note in model.get("notes") or []:
         table.add_row("Note", note)
     return table

@@ -29,7 +29,6 @@ from rightrank.service.registry.layout import (
     REFIT,
     artifact_key,
     digests_in,
-    improved_key,
     manifest_key,
     record_key,
 )
@@ -145,7 +144,7 @@ def run(job: Job) -> Mapping[str, Any]:
     if record is None or not _same(parts, manifest):
         # Deleted meanwhile: what this job wrote after that must not stay. What else is there by now belongs
         # to the same model uploaded again.
-        parts.store.delete(record_key(id, plan.digest), artifact_key(id, plan), improved_key(id, plan.digest))
+        parts.store.delete(record_key(id, plan.digest), artifact_key(id, plan), effort.improvement_key(manifest, plan))
         parts.catalogue.forget(id)
         raise Problem("model-not-found", f"The model {id} was deleted while it was being cut.")
     return cut_result(id, plan, record.sha256, record.size, model.named(plan))

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from urllib.parse import urlencode
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from rightrank.models.emit.format import FIRST
+from rightrank.models.errors import FormatError
 from rightrank.models.plan.planner import Plan
 from rightrank.service.jobs.engine import BACKGROUND, INGEST, WAITING, Engine
 from rightrank.service.jobs.operations import ID, IDLE, Operation, cut_id, ingest_id, kind_of
@@ -57,10 +61,17 @@ class Parts:
         """Has the budgets that its publisher named, or the common ones, measured while nobody waits for them."""
         if not model.manifest["evaluation"]:
             return
-        for budget in model.planner.possible(model.budgets):
-            plan = model.planner.plan(budget=budget)
-            if self.catalogue.record(model.id, plan.digest) is None:
-                self.cut(model.id, plan, BACKGROUND)
+        options = model.manifest["options"]
+        for format in (FIRST.format, *options.get("formats", ())):
+            try:
+                planner = model.planner_in(format=format)
+            except Problem as error:
+                log.warning("sizes of %s as %s are not measured ahead: %s", model.id, format, error)
+                continue
+            for budget in planner.possible(model.budgets):
+                plan = planner.plan(budget=budget)
+                if self.catalogue.record(model.id, plan.digest) is None:
+                    self.cut(model.id, plan, BACKGROUND)
 
     def operation(self, id: str) -> Operation:
         """An operation, from what the store says where Redis has lost it. Raises `Problem`."""
@@ -169,12 +180,12 @@ class Parts:
             elif not self.catalogue.damaged(id):
                 self.catalogue.discard(id)
 
-    def _named(self, model: str, plan: Plan) -> str:
-        """What a query has to name to get a plan's precision; "" where that is the model's, or there is no model."""
+    def _named(self, model: str, plan: Plan) -> Mapping[str, str]:
+        """What a query has to name to get files like a plan's; nothing where there is no model."""
         try:
             return self.catalogue.open(model).named(plan)
-        except Problem:
-            return ""
+        except (Problem, FormatError):
+            return {}
 
     def _remembered(self, id: str) -> Operation | None:
         match = ID.fullmatch(id)
@@ -203,9 +214,9 @@ class Parts:
         return None
 
 
-def cut_result(id: str, plan: Plan, sha256: str, size: int, precision: str = "") -> dict[str, object]:
-    """What a finished cut's operation says; `precision` where it is not the one that the model's files come in."""
-    query = f"max_params={plan.params}" + (f"&precision={precision}" if precision else "")
+def cut_result(id: str, plan: Plan, sha256: str, size: int, named: Mapping[str, str]) -> dict[str, object]:
+    """What a finished cut's operation says; `named` is what a query has to name besides (see `Model.named`)."""
+    query = urlencode({"max_params": plan.params, **named})
     return {
         "model": id,
         "plan": plan.digest,

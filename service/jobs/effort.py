@@ -15,6 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from rightrank.models.emit.format import Output
+from rightrank.models.emit.precision import written_in
 from rightrank.models.errors import DataError
 from rightrank.models.improve import polish, refit, tune
 from rightrank.models.improve.choose import improve
@@ -27,6 +29,7 @@ from rightrank.models.program.program import Program
 from rightrank.models.program.samples import Samples
 from rightrank.models.program.shapes import Classes
 from rightrank.service.jobs.attempt import Job
+from rightrank.service.registry.catalogue import output_of
 from rightrank.service.registry.layout import improved_key, tuning_key
 
 
@@ -109,14 +112,25 @@ def forget(job: Job) -> None:
     job.parts.store.delete(tuning_key(job.model))
 
 
+def improvement_key(manifest: Mapping[str, Any], plan: Plan) -> str:
+    """Where it lies what a plan has of its own."""
+    return improved_key(manifest["id"], replace(plan, output=_numbers(manifest, plan)).digest)
+
+
+def _numbers(manifest: Mapping[str, Any], plan: Plan) -> Output:
+    return written_in(output_of(manifest), plan.output.encoding)
+
+
 @contextlib.contextmanager
 def improvement(job: Job, plan: Plan, folder: Path, scratch: Path) -> Iterator[Path]:
     """The file of what the plan has of its own. It is made once: another machine would fit other numbers. So is that of
-    the same ranks in another precision, where another candidate may be the best."""
-    key = improved_key(job.model, plan.digest)
+    the same ranks in another precision, where another candidate may be the best. Files of all formats have the same
+    numbers: those that are best in TorchScript's."""
+    manifest = job.parts.catalogue.open(job.model).manifest
+    key = improvement_key(manifest, plan)
+    plan = replace(plan, output=_numbers(manifest, plan))
     if not job.parts.store.exists(key):
         made = scratch / "improved.safetensors"
-        manifest = job.parts.catalogue.open(job.model).manifest
         options, baseline = manifest["options"], manifest.get("baseline") or {}
         tells_classes = classes(options, baseline.get("metric"))
         training = recipe(options, polish.RECIPE, tells_classes) if of(options) == "polish" else None

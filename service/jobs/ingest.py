@@ -23,6 +23,7 @@ from rightrank.models.assemble.build import build
 from rightrank.models.checkpoint import sandbox
 from rightrank.models.checkpoint.limits import NOTES, Limits
 from rightrank.models.emit import formats
+from rightrank.models.emit.format import Output
 from rightrank.models.emit.precision import encoding_in, mixable, precisions, written_in
 from rightrank.models.errors import Cancelled
 from rightrank.models.master.template import Template
@@ -104,6 +105,10 @@ def _build(job: Job, upload: Mapping[str, Any], folder: Path) -> None:
         effort.check_program(options, smaller)
         if "precision" in options:
             encoding_in(precisions(template, mixable(template)), options["precision"])
+        for format in options.get("formats", ()):
+            output = Output(format, formats.newest()[format])
+            if not formats.format_of(output).available():
+                formats.offered(template, False, output)
         job.note = foreseen(template)
 
     description = build(

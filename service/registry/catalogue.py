@@ -12,14 +12,15 @@ import math
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from rightrank.models.emit.format import FIRST, Output
-from rightrank.models.emit.precision import encoding_in, precisions, written_in
-from rightrank.models.errors import Cancelled
+from rightrank.models.emit.formats import FORMATS, format_of, offered
+from rightrank.models.emit.precision import encoding_in, written_in
+from rightrank.models.errors import Cancelled, FormatError
 from rightrank.models.plan.planner import COMMON, Plan, Planner
 from rightrank.service.problems import Problem, unavailable
 from rightrank.service.registry.aliases import ALIAS, Aliases
@@ -65,25 +66,23 @@ V = TypeVar("V")
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A finished model: its manifest, and a planner for the files of each precision. `tag` tells it from the same one
-    uploaded again; `precisions` are those that its files can have, its own first, with their encodings, and `precision`
-    the one that its publisher chose for those who name none."""
+    """A finished model: its manifest, and a planner for the files of each format and precision. `tag` tells it from the
+    same one uploaded again; `precision` is the one that its publisher chose for those who name none."""
 
     id: str
     manifest: Mapping[str, Any]
     tag: str
     precision: str
-    precisions: Mapping[str, str]
-    _planners: dict[str, Planner]
+    _planners: dict[Output, Planner]
+    _offered: dict[str, Mapping[str, str]]
 
     @staticmethod
     def open(folder: Path, id: str, manifest: Mapping[str, Any], tag: str) -> Model:
         """The model whose template and plans are in `folder`."""
         exact = Planner.open(folder, output_of(manifest))
-        found = precisions(exact.template, exact.mixture is not None)
-        own = next(iter(found))
-        chosen = str(manifest.get("options", {}).get("precision", own))
-        return Model(id, manifest, tag, chosen, found, {own: exact})
+        found = offered(exact.template, exact.mixture is not None, exact.output)
+        chosen = str(manifest.get("options", {}).get("precision", next(iter(found))))
+        return Model(id, manifest, tag, chosen, {exact.output: exact}, {exact.output.format: found})
 
     @property
     def budgets(self) -> Sequence[float]:
@@ -93,32 +92,69 @@ class Model:
 
     @property
     def planner(self) -> Planner:
-        """For files in the publisher's precision."""
-        return self.planner_in(self.precision)
+        """For files as the publisher chose them."""
+        return self.planner_in()
 
-    def planner_in(self, precision: str | None) -> Planner:
-        """For files in a precision, by default the publisher's. Raises PrecisionError for one that they cannot have."""
-        name = self.precision if precision is None else precision
-        encoding = encoding_in(self.precisions, name)
-        planner = self._planners.get(name)
+    @property
+    def precisions(self) -> Mapping[str, str]:
+        """Those that its TorchScript files can have, its own first, with their encodings."""
+        return self.precisions_in(FIRST.format)
+
+    def precisions_in(self, format: str) -> Mapping[str, str]:
+        """Those that its files of a format can have. Raises FormatError where there can be none of that format, and
+        `Problem` where not here."""
+        if format not in self._offered:
+            if format not in FORMATS:
+                raise FormatError(f"There is no format {format[:40]!r}.", f"There are {', '.join(FORMATS)}.")
+            output = output_of(self.manifest, format)
+            if why := format_of(output).available():
+                raise Problem("format-missing", why)
+            exact = self._exact
+            self._offered[format] = offered(exact.template, exact.mixture is not None, output)
+        return self._offered[format]
+
+    def precision_in(self, format: str) -> str:
+        """The one that its files of a format come in where a request names none: the publisher's, if they can."""
+        found = self.precisions_in(format)
+        return self.precision if self.precision in found else next(iter(found))
+
+    def planner_in(self, precision: str | None = None, format: str = FIRST.format) -> Planner:
+        """For files in a precision, by default the publisher's, of a format. Raises PrecisionError for one that they
+        cannot have, and as `precisions_in` does."""
+        encoding = encoding_in(
+            self.precisions_in(format), self.precision_in(format) if precision is None else precision
+        )
+        output = written_in(output_of(self.manifest, format), encoding)
+        planner = self._planners.get(output)
         if planner is None:
-            exact = next(iter(self._planners.values()))
-            planner = self._planners[name] = exact.written_as(written_in(exact.output, encoding))
+            planner = self._planners[output] = self._exact.written_as(output)
         return planner
 
-    def precision_of(self, plan: Plan) -> str:
-        """The precision that a plan's file has."""
-        return next(name for name, encoding in self.precisions.items() if encoding == plan.output.encoding)
+    def precision_of(self, output: Output) -> str:
+        """The precision that files written so have."""
+        found = self.precisions_in(output.format)
+        return next(name for name, encoding in found.items() if encoding == output.encoding)
 
-    def named(self, plan: Plan) -> str:
-        """What a query has to name to get a plan's precision; "" where that is the publisher's."""
-        return "" if (name := self.precision_of(plan)) == self.precision else name
+    def named(self, plan: Plan) -> dict[str, str]:
+        """What a query has to name to get files like a plan's: nothing where they are as the publisher chose."""
+        format = plan.output.format
+        named = {} if format == FIRST.format else {"format": format}
+        precision = self.precision_of(plan.output)
+        return named if precision == self.precision_in(format) else {**named, "precision": precision}
 
     def find(self, digest: str) -> Plan | None:
-        """The plan of any precision with this digest. Looks at every plan, which takes a moment where there are
-        many."""
-        plans = (self.planner_in(precision).find(digest) for precision in self.precisions)
-        return next((plan for plan in plans if plan is not None), None)
+        """The plan with this digest of any format and precision that files can have here. Looks at every plan, which
+        takes a moment where there are many."""
+        for format in FORMATS:
+            with suppress(FormatError, Problem):
+                for precision in self.precisions_in(format):
+                    if (plan := self.planner_in(precision, format).find(digest)) is not None:
+                        return plan
+        return None
+
+    @property
+    def _exact(self) -> Planner:
+        return self._planners[output_of(self.manifest)]
 
 
 @dataclass(frozen=True, slots=True)

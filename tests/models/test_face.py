@@ -20,7 +20,7 @@ def test_the_readmes_notebook_runs_as_it_stands(
 ) -> None:
     """Its lines follow a reader's own: a trained `model`, and `images` and `labels` of it."""
     (block,) = [
-        each for each in re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL) if "rightrank" in each
+        each for each in re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL) if "rightrank.build" in each
     ]
     assert len([line for line in block.splitlines() if line.strip()]) <= 12
     monkeypatch.chdir(tmp_path)

@@ -3,6 +3,7 @@ import hashlib
 import json
 import os
 import stat
+import subprocess
 import sys
 
 import httpx
@@ -192,7 +193,8 @@ def test_pull_asks_for_the_size_and_tells_what_it_got(server, tmp_path):
     assert "20,970 parameters, 98,944 MACs, int8 (29.9% of the original's MACs)" in result.stdout
     assert "top1 0.9712 on 1000 samples; the original 0.9801" in result.stdout
     facts = json.loads(run("pull", "net", "-o", str(file), "--json").stdout)
-    assert facts["budget"] == "0.29876"
+    assert facts["budget"] == 0.29876 and facts["params"] == 20970 and facts["accuracy"] == 0.9712
+    assert facts["precision"] == "int8" and facts["accuracy-samples"] == 1000
     assert facts["etag"] == f'"{digest.hex()}"'
     assert dict(server.requests[-1].url.params) == {"budget": "1"}
 
@@ -452,6 +454,30 @@ def test_models_prints_all_of_them(server):
     shown = run("models").stdout
     for words in ("net@1, net@2", "1,234", "5.0 kB", "0.9876 top1", "unmeasured"):
         assert words in shown
+
+
+def test_a_table_is_whole_in_a_pipe():
+    names = [f"a-name-that-is-rather-long@{version}" for version in range(1, 9)]
+    model = {"id": "m" + "1" * 24, "names": names, "params": 1, "bytes": 4, "baseline": None}
+    script = f"from rightrank.service import cli; cli.out.print(cli.tables.table_of([{model!r}]))"
+    shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert ", ".join(names) in shown and model["id"] in shown and "unmeasured" in shown
+
+
+def test_the_version_is_told():
+    assert run("--version").stdout.split()[0] == "rightrank"
+
+
+def test_what_was_not_measured_is_no_number_for_scripts():
+    facts = {"params": "5", "budget": "0.5", "accuracy": "unmeasured", "accuracy-interval": "0.5, 1.0"}
+    read = {"params": 5, "budget": 0.5, "accuracy": None, "accuracy-interval": [0.5, 1.0]}
+    assert tables.typed(facts) == read
+
+
+def test_a_variable_that_is_no_setting_is_named(monkeypatch, capsys):
+    monkeypatch.setenv("RIGHTRANK_CACHE_BYTE", "1")
+    cli.name_unknown()
+    assert "RIGHTRANK_CACHE_BYTE is no setting; RIGHTRANK_CACHE_BYTES is" in capsys.readouterr().err
 
 
 def test_a_key_opens_the_service_and_is_not_in_the_file(tmp_path):

@@ -3,8 +3,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
-from rightrank.service.settings import SOCKET_PATH_LIMIT, Settings
+from rightrank.service.settings import SOCKET_PATH_LIMIT, Settings, unknown
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.org"])
@@ -38,6 +39,33 @@ def test_strangers_uploads_need_the_sandbox_unless_the_operator_decides_otherwis
     assert not Settings(host="0.0.0.0", keys_file=keys, sandbox="best").sandbox_required
     with pytest.raises(ValueError, match="require"):
         Settings(sandbox="none")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("text", "number"), [("512MiB", 512 * 2**20), ("1.5 GiB", 3 * 2**29), ("2GB", 2 * 10**9), ("20000000", 20_000_000)]
+)
+def test_sizes_are_bytes_or_have_a_unit(monkeypatch: pytest.MonkeyPatch, text: str, number: int) -> None:
+    monkeypatch.setenv("RIGHTRANK_CACHE_BYTES", text)
+    assert Settings().cache_bytes == number
+
+
+@pytest.mark.parametrize("text", ["512MB5", "many", "-1GiB", "15MiB"])
+def test_a_size_that_is_none_or_too_small_is_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("RIGHTRANK_CACHE_BYTES", text)
+    with pytest.raises(ValidationError):
+        Settings()
+
+
+def test_variables_that_look_like_settings_and_are_none_are_named() -> None:
+    names = [
+        "RIGHTRANK_CACHE_BYTE",
+        "RIGHTRANK_PORT",
+        "rightrank_port",
+        "RIGHTRANK_PORT_8000_TCP",
+        "RIGHTRANK_URL",
+        "PATH",
+    ]
+    assert list(unknown(names)) == [("RIGHTRANK_CACHE_BYTE", "RIGHTRANK_CACHE_BYTES"), ("RIGHTRANK_PORT_8000_TCP", "")]
 
 
 def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -125,7 +125,9 @@ def test_every_answer_is_described(digits: Running) -> None:
     draw = random.Random(1)
     found: dict[str, set[int]] = {}
     for operation in operations(digits):
-        for _ in range(40 if operation[2].get("parameters") or "requestBody" in operation[2] else 2):
+        draws = 40 if operation[2].get("parameters") or "requestBody" in operation[2] else 2
+        # With many parameters few draws mean anything.
+        for _ in range(2 * draws if operation[2]["operationId"] == "models_fetch" else draws):
             answer = ask(digits, operation, draw, {})
             hold(operation, answer)
             found.setdefault(operation[2]["operationId"], set()).add(answer.status_code)

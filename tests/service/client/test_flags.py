@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import typer.main
 
+from rightrank.models.emit.formats import FORMATS
 from rightrank.service import cli
 from rightrank.service.api import ask, uploads
 from rightrank.service.client import flags
@@ -34,4 +35,5 @@ def test_every_flag_is_one_of_the_commands_and_every_field_and_option_of_the_api
     assert (uploads.FIELDS | uploads.FILES) - {"checkpoint", "options"} <= flags.FLAGS
     # `metric` is an option of an upload; of a size no problem names it so.
     assert set(ask.KNOWN) <= flags.FLAGS | {"metric"}
-    assert {"budgets", "criterion", "metric", *dict(uploads.NUMBERS)} == flags.OPTIONS
+    assert flags.SUFFIXES.items() >= {name: versions[-1].suffix for name, versions in FORMATS.items()}.items()
+    assert {"budgets", "criterion", "formats", "metric", *dict(uploads.NUMBERS)} == flags.OPTIONS
