@@ -8,7 +8,7 @@ STAMP := .venv/.installed-$(RIGHTRANK_TORCH)
 
 .DEFAULT_GOAL := help
 .PHONY: help install run test test-lowest test-api test-faults hostile verify bench bench-compression bench-cifar \
-	bench-bytes bench-learning bench-sparsity bench-latency bench-cost bench-engine bench-coverage bench-tasks bench-layers chaos \
+	bench-bytes bench-guarantee bench-learning bench-sparsity bench-latency bench-cost bench-engine bench-coverage bench-tasks bench-layers chaos \
 	clean
 
 help:
@@ -36,6 +36,7 @@ help:
 	@echo "make bench-tasks  networks for eight kinds of task, published and measured, against a plain script; 40 minutes"
 	@echo "make bench-layers  recurrent layers, embeddings, grouped and transposed convolutions, cut; half an hour"
 	@echo "make bench-coverage  how often the intervals of each measure hold the truth; minutes"
+	@echo "make bench-guarantee  whether what is certified holds in truth, and what that costs in bytes; minutes"
 	@echo "make chaos    200 kills and freezes of the service's processes under load, on one machine and as a cluster, and"
 	@echo "              what came of every promise; an hour; needs redis-server, installs an S3 server into build/chaos"
 	@echo "make clean    remove .venv and caches; data stays"
@@ -171,6 +172,9 @@ bench-tasks: install
 
 bench-coverage: install
 	$(BIN)/python -m benchmarks.coverage
+
+bench-guarantee: install
+	$(BIN)/python -m benchmarks.guarantee
 
 # Its own arguments: make chaos CHAOS='--setup machine --events 30 --seed 7'
 bench-engine: install

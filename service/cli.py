@@ -193,6 +193,9 @@ def pull(
     max_params: MaxParams = None,
     max_macs: MaxMacs = None,
     min_accuracy: Annotated[float | None, typer.Option(help="The smallest that reaches it.")] = None,
+    confidence: Annotated[
+        float | None, typer.Option(help="With --min-accuracy: the smallest certified to reach it in truth, 0.95.")
+    ] = None,
     max_error: Annotated[
         float | None, typer.Option(help="With --metric: the smallest of which at most this is reported.")
     ] = None,
@@ -219,6 +222,7 @@ def pull(
         max_macs=max_macs,
         min_accuracy=min_accuracy,
         max_error=max_error,
+        confidence=confidence,
         metric=metric,
     )
     size |= kind_of(precision, format)

@@ -45,6 +45,11 @@ KINDS: Mapping[str, Kind] = {
     ),
     "data-unusable": Kind(422, "The data cannot be used", "The evaluation or calibration data do not fit the model."),
     "budget-unreachable": Kind(422, "No model fits", "No plan meets what was asked; `nearest` is what one can meet."),
+    "uncertified": Kind(
+        422,
+        "Nothing is certified",
+        "The evaluation data do not show it, not even of the whole network; `samples` is how many would.",
+    ),
     "precision-unavailable": Kind(
         422, "The model has no such precision", "Its numbers do not allow it; its description has `precisions`."
     ),

@@ -34,8 +34,9 @@ KEPT = 64 * 2**20
 class Measurement:
     """`value` over `n` samples, with a 95 % interval (None where the samples tell of no spread); `worst`, the class or
     label that comes off worst, where there are several; `changed`, how many answers differ from the original's (see
-    `Measure.changed`), None of the original itself and where outputs are no answers. Those measured before there were
-    the last two have None.
+    `Measure.changed`), None of the original itself and where outputs are no answers; `counted`, how many `answers` the
+    value is the share of, and the `most` that a sample can have, None where it is no such share. Those measured before
+    there were the last three have None.
 
     An answer that is not finite is wrong, and an error of such outputs not finite.
     """
@@ -47,6 +48,7 @@ class Measurement:
     high: float | None
     worst: Mapping[str, Any] | None = None
     changed: Mapping[str, Any] | None = None
+    counted: Mapping[str, int] | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -97,6 +99,7 @@ def measure_on(
     changes: list[Tensor] = []
     kept: dict[str, Tensor] = {}
     found: Measure | None = None
+    most = 0
     start = 0
     with torch.inference_mode():
         for index, (group, inputs, targets) in enumerate(_batches(data, batch or BATCH)):
@@ -122,6 +125,7 @@ def measure_on(
                 raise DataError(f"The metric {found.name} needs the original.", "Give its file.")
             weights = inputs[masked] if masked is not None and targets is None else None
             tallies.append(found.tally(outputs, truth, axis, weights))
+            most = max(most, found.most(outputs, axis)) if facts_of.share else 0
             if keep is None and "answers" in theirs:
                 goal = found.wanted(outputs, targets, axis) if targets is not None and not facts_of.original else None
                 changes.append(found.changes(found.answers(outputs, axis), theirs["answers"], goal, weights))
@@ -135,7 +139,8 @@ def measure_on(
     changed = None
     if changes:
         changed = found.changed(torch.stack(changes).sum(0), data.targets is not None and not found.metric.original)
-    return Measurement(found.name, found.value(tally), tally.n, low, high, found.worst(tally), changed)
+    counted = {"answers": found.answers_of(tally), "most": most} if found.metric.share else None
+    return Measurement(found.name, found.value(tally), tally.n, low, high, found.worst(tally), changed, counted)
 
 
 def read(evaluation: Path, graph: Graph | None) -> Data:

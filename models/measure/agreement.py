@@ -62,6 +62,12 @@ class Agreement(Measure):
     def interval(self, tally: Tally) -> Interval:
         return _kind(tally).interval(tally)
 
+    def most(self, outputs: Tensor, axis: int) -> int:
+        return CLASSES.most(outputs, axis)
+
+    def answers_of(self, tally: Tally) -> int:
+        return _kind(tally).answers_of(tally)
+
     def classes(self, tally: Tally) -> Tensor | None:
         return _kind(tally).classes(tally)
 
@@ -77,6 +83,6 @@ class Agreement(Measure):
         return CLASSES.sound(outputs, axis)
 
 
-def _kind(tally: Tally) -> Measure:
+def _kind(tally: Tally) -> Share | Accuracy:
     """Tallies of sides and of classes differ by what is kept."""
     return SIDES if len(tally.kept) == 5 else CLASSES

@@ -79,6 +79,12 @@ class Share(Classes):
         _, hits, _, actual = tally.kept
         return tally.by_sample(hits - self.value(tally) * actual) / actual.sum()
 
+    def most(self, outputs: Tensor, axis: int) -> int:
+        return positions(outputs, axis).shape[1]
+
+    def answers_of(self, tally: Tally) -> int:
+        return int(tally.kept[3].sum())
+
     def interval(self, tally: Tally) -> Interval:
         value, each = self.value(tally), tally.by_sample(tally.kept[3])
         return wilson(value, tally.n) if bool((each == 1).all()) else of_share(value, self.influence(tally))

@@ -65,6 +65,12 @@ class Accuracy(Labels):
         right, count = _right(tally)
         return tally.by_sample(right - self.value(tally) * count) / count.sum()
 
+    def most(self, outputs: Tensor, axis: int) -> int:
+        return by_label(outputs, axis)[0].numel()
+
+    def answers_of(self, tally: Tally) -> int:
+        return int(_right(tally)[1].sum())
+
     def interval(self, tally: Tally) -> Interval:
         value, each = self.value(tally), tally.by_sample(_right(tally)[1])
         return wilson(value, tally.n) if bool((each == 1).all()) else of_share(value, self.influence(tally))

@@ -63,6 +63,15 @@ class Measure(ABC):
         most = 1.0 if self.metric.higher else math.inf
         return skewed(self.value(tally), self.influence(tally), self.least, most)
 
+    def most(self, outputs: Tensor, axis: int) -> int:
+        """How many answers a sample with such outputs can have, where the value is the share of answers that are right:
+        where `Metric.share` says so."""
+        raise NotImplementedError(f"{self.name} is no share of right answers")
+
+    def answers_of(self, tally: Tally) -> int:
+        """How many answers such a value is the share of."""
+        raise NotImplementedError(f"{self.name} is no share of right answers")
+
     def classes(self, tally: Tally) -> Tensor | None:
         """The measure of each class or label (C,), NaN where there is none of it; None where there are no classes."""
         return None

@@ -7,6 +7,7 @@ import base64
 import contextlib
 import itertools
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from fastapi import Request, Response
@@ -17,7 +18,7 @@ from starlette.concurrency import run_in_threadpool
 from rightrank.models.emit.formats import FORMATS, format_of
 from rightrank.models.measure.metrics import METRICS
 from rightrank.models.plan.planner import Plan
-from rightrank.service.api.ask import Ask, choose, ready_first
+from rightrank.service.api.ask import Ask, choose, ready_first, walked
 from rightrank.service.api.common import AskedModel, admit_job
 from rightrank.service.api.conditions import matches, span, unmet
 from rightrank.service.api.keys import Key
@@ -69,7 +70,11 @@ REPORTED = {
     "RightRank-Reported": "What the publisher measured of this very file, by metric, its numbers as strings: a "
     "dictionary (RFC 9651). No measurement of the service's.",
 }
-_HEADERS = described(HEADERS | REPORTED)
+CERTIFIED = {
+    "RightRank-Certified": "With `confidence`: by metric the least that the file has in truth, with which confidence, "
+    "and on how many samples that was tested: a dictionary (RFC 9651), its numbers as strings.",
+}
+_HEADERS = described(HEADERS | REPORTED | CERTIFIED)
 _READY = described(
     {
         "Vary": "`Accept`, where no `format` was named.",
@@ -104,6 +109,7 @@ ANSWERS: Responses = {
         *MODEL,
         "invalid-request",
         "budget-unreachable",
+        "uncertified",
         "precision-unavailable",
         "format-unavailable",
         "format-missing",
@@ -157,26 +163,30 @@ class Service:
     async def answer(self, asked: AskedModel, ask: Ask) -> Response:
         """The artifact, 304, a problem, or, for who prefers that, 202 with the operation to follow."""
         reference = asked.reference
-        model, plan = await run_in_threadpool(self._plan, asked, ask)
+        model, plan, told = await run_in_threadpool(self._plan, asked, ask)
         headers = {"Cache-Control": self._cache_control(reference, ask)}
         if "format" not in self.request.query_params:
             headers["Vary"] = "Accept"
         if ask.ready:
             return await run_in_threadpool(self._ready, reference, model, plan, ask, headers)
         deadline = time.monotonic() + self._patience()
-        for attempt in range(PATIENCE):
-            record, reports = await run_in_threadpool(self._known, model, plan)
+        tries: Counter[str] = Counter()
+        while tries[plan.digest] < PATIENCE:
+            record, reports = await run_in_threadpool(self._known, model, plan) if told else (None, {})
             if record is not None:
-                headers |= facts(reference, model, record, ask, reports)
-                if had := self._had(headers):
+                found = headers | facts(reference, model, record, ask, reports)
+                if had := self._had(found):
                     return had
-                if reply := await run_in_threadpool(self._reply, model, record, headers, attempt == 0):
+                if reply := await run_in_threadpool(self._reply, model, record, found, not tries[plan.digest]):
                     return reply
+            tries[plan.digest] += 1
             operation = await self._await(model, plan, deadline)
             if operation is not None and not operation.done:
                 return self._later(operation)
             if operation is not None and operation.error is not None:
                 return response(operation.error)
+            if ask.confidence is not None:  # which size it is depends on what has been measured
+                model, plan, told = await run_in_threadpool(self._plan, asked, ask)
         raise Problem(
             "unavailable",
             "The artifact was dropped from the cache before it could be sent.",
@@ -184,9 +194,13 @@ class Service:
             headers={"Retry-After": "2"},
         )
 
-    def _plan(self, asked: AskedModel, ask: Ask) -> tuple[Model, Plan]:
+    def _plan(self, asked: AskedModel, ask: Ask) -> tuple[Model, Plan, bool]:
+        """What is asked for; or (False) the plan that has to be measured before that can be told."""
         model = self.parts.catalogue.open(asked.id())
-        return model, choose(self.parts, model, ask)
+        walk = walked(self.parts, model, ask)
+        if walk is not None and walk.missing is not None:
+            return model, walk.missing, False
+        return model, choose(self.parts, model, ask), True
 
     def _known(self, model: Model, plan: Plan) -> tuple[Record | None, Mapping[str, Report]]:
         """What is known of a cut, and what is reported of its file."""
@@ -359,6 +373,10 @@ def facts(reference: str, model: Model, record: Record, ask: Ask, reports: Mappi
             headers["RightRank-Accuracy-Interval"] = f"{measurement['low']!r}, {measurement['high']!r}"
     if baseline and baseline["value"] is not None:
         headers["RightRank-Baseline-Accuracy"] = repr(baseline["value"])
+    if measurement and ask.confidence is not None:
+        headers["RightRank-Certified"] = (
+            f'{measurement["metric"]}="{ask.min_accuracy!r}";confidence="{ask.confidence!r}";n={measurement["n"]}'
+        )
     if reports:
         headers["RightRank-Reported"] = ", ".join(map(field, reports.values()))
     return headers

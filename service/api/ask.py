@@ -13,6 +13,7 @@ from rightrank.models.emit.formats import FORMATS
 from rightrank.models.emit.precision import NAMES
 from rightrank.models.errors import BudgetError
 from rightrank.models.plan.planner import Limit, Plan, Planner
+from rightrank.service.api import certify
 from rightrank.service.api.goal import Goal, measured, reported
 from rightrank.service.api.negotiate import preferred
 from rightrank.service.api.reports import MetricQuery
@@ -34,6 +35,7 @@ class Ask:
     max_macs: int | None = None
     min_accuracy: float | None = None
     max_error: float | None = None
+    confidence: float | None = None
     metric: str | None = None
     precision: str | None = None
     format: str = FIRST.format
@@ -117,6 +119,18 @@ async def ask_of(
             examples=[0.5],
         ),
     ] = None,
+    confidence: Annotated[
+        float | None,
+        Query(
+            gt=0,
+            lt=1,
+            allow_inf_nan=False,
+            description="That `min_accuracy` is to hold in truth, not only as measured, with this confidence: the "
+            "smallest size of a fixed row that is certified to reach it. The row is the whole network and the sizes "
+            "that are measured after an upload, and is tested from the largest on, as long as each passes.",
+            examples=[0.95],
+        ),
+    ] = None,
     metric: MetricQuery = None,
     precision: PrecisionQuery = None,
     format: FormatQuery = None,
@@ -152,19 +166,55 @@ async def ask_of(
         )
     if metric is None and min_accuracy is not None and not 0 <= min_accuracy <= 1:
         raise Problem("invalid-request", f"`min_accuracy` is a share from 0 to 1, and not {min_accuracy:g}.")
+    if confidence is not None:
+        certifiable(min_accuracy, max_error, metric)
     if format is None:
         format = preferred(request.headers.getlist("accept"), MEDIA_TYPES) or FIRST.format
     limits = (budget, of or "params", max_bytes, max_params, max_macs)
-    return Ask(*limits, min_accuracy, max_error, metric, precision, format, bool(ready))
+    return Ask(*limits, min_accuracy, max_error, confidence, metric, precision, format, bool(ready))
+
+
+def certifiable(min_accuracy: float | None, max_error: float | None, metric: str | None) -> None:
+    """Raises `Problem` for what `confidence` cannot go with."""
+    if max_error is not None:
+        raise Problem(
+            "invalid-request",
+            "`confidence` is of a share of right answers, and `max_error` of what has no greatest value.",
+            "Leave it out; the answer has an interval.",
+        )
+    if metric is not None:
+        raise Problem(
+            "invalid-request",
+            "`confidence` is of what the service measured, and a metric is named that the publisher reported.",
+            "Leave one of them out.",
+        )
+    if min_accuracy is None:
+        raise Problem(
+            "invalid-request",
+            "`confidence` says how sure an accuracy is to be, and none is asked for.",
+            "Give `min_accuracy`, from 0 to 1.",
+        )
 
 
 def choose(parts: Parts, model: Model, ask: Ask) -> Plan:
-    """The plan for what is asked. Raises `BudgetError` where there is none."""
+    """The plan for what is asked. Raises `BudgetError` where there is none, and `Problem` where none is certified."""
+    if (found := walked(parts, model, ask)) is not None:
+        assert ask.min_accuracy is not None and ask.confidence is not None
+        if limits := ask.limits(model):
+            ask.planner(model).plan(**ask.size())  # where no size at all is within them, that is the answer
+        return certify.smallest(found, limits, ask.min_accuracy, ask.confidence)
     if (goal := goal_of(parts, model, ask)) is not None:
         return smallest_accurate(parts.catalogue.records(model.id), goal, model, ask)
     plan = PLANS.get((model.id, model.tag, ask), lambda: ask.planner(model).plan(**ask.size()))
     assert plan is not None
     return plan
+
+
+def walked(parts: Parts, model: Model, ask: Ask) -> certify.Walk | None:
+    """How far the test gets that is asked for; None where none is."""
+    if ask.confidence is None or ask.min_accuracy is None:
+        return None
+    return certify.walk(parts.catalogue, model, ask.planner(model), ask.min_accuracy, ask.confidence)
 
 
 def goal_of(parts: Parts, model: Model, ask: Ask) -> Goal | None:
@@ -227,7 +277,12 @@ def within(plan: Plan, limits: Iterable[Limit]) -> bool:
 
 def ready_first(parts: Parts, model: Model, plan: Plan, ask: Ask) -> Iterator[Record]:
     """What may be ready of what is asked: the plan itself, and then the others of its precision within the limits, the
-    largest first; where something is to be reached the smallest."""
+    largest first; where something is to be reached the smallest, and of what is to be certified what is."""
+    if (walk := walked(parts, model, ask)) is not None:
+        limits = ask.limits(model)
+        found = [record for record in reversed(walk.certified) if within(record.plan, limits)]
+        yield from _there(parts, model, found, plan)
+        return
     exact = parts.catalogue.record(model.id, plan.digest)
     if exact is not None:
         yield exact
@@ -243,5 +298,10 @@ def ready_first(parts: Parts, model: Model, plan: Plan, ask: Ask) -> Iterator[Re
     if goal is None:
         by_macs = all(limit.by_macs for limit in limits)
         found.sort(key=lambda record: record.plan.macs if by_macs else record.plan.params, reverse=True)
+    yield from _there(parts, model, found)
+
+
+def _there(parts: Parts, model: Model, found: list[Record], anyway: Plan | None = None) -> Iterator[Record]:
+    """Those whose bytes are there, and the one of the plan `anyway`."""
     cached = parts.cache.among(model.id, [record.plan.digest for record in found])
-    yield from (record for record in found if record.stored or record.plan.digest in cached)
+    yield from (r for r in found if r.stored or r.plan.digest in cached or r.plan == anyway)

@@ -47,6 +47,9 @@ class Problem(BaseModel):
     progress: Progress | None = Field(None, description="Of a size that is not ready, how far it is.")
     until: float | None = Field(None, description="Of a deleted model, until when it can be had back.")
     size: int | None = Field(None, description="Of a range outside the file, the file's size in bytes.")
+    samples: int | None = Field(
+        None, description="Where nothing is certified, of how many samples the same share would be enough."
+    )
     limit: int | None = Field(None, description="Of an upload that is too large, how many bytes one may have.")
 
 
@@ -103,6 +106,13 @@ class Changed(BaseModel):
     gained: int | None = Field(description="Were wrong and are right.")
 
 
+class Counted(BaseModel):
+    """What a share of right answers is the share of."""
+
+    answers: int = Field(description="How many there are, of all samples.")
+    most: int = Field(description="How many a sample can have.")
+
+
 class Measurement(BaseModel):
     """A network's accuracy on the evaluation data; null where it is not finite."""
 
@@ -115,6 +125,9 @@ class Measurement(BaseModel):
     changed: Changed | None = Field(
         None,
         description="null of the original, where outputs are no answers, and of what was measured before this was.",
+    )
+    counted: Counted | None = Field(
+        None, description="null where the value is no share of right answers, and of what was measured before this was."
     )
 
 

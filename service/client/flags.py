@@ -11,8 +11,8 @@ import re
 
 FLAGS = frozenset(
     ("architecture", "calibration", "effort", "evaluation", "name")
-    + ("budget", "max_bytes", "max_error", "max_macs", "max_params", "min_accuracy", "of", "precision", "ready")
-    + ("format",)
+    + ("budget", "confidence", "max_bytes", "max_error", "max_macs", "max_params", "min_accuracy", "of")
+    + ("format", "precision", "ready")
 )
 OPTIONS = frozenset(("budgets", "criterion", "formats", "metric", "tune_seconds", "tune_steps"))
 # What files of a format are called. What is not here the service may have all the same.

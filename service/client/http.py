@@ -176,11 +176,11 @@ class Client:
         their names in lower case. What is not ready is waited for, unless `size` says `ready`.
         """
         with _Part(file) as part:
-            failures = 0
+            failures, waited = 0, set[str]()
             while True:
-                before = part.size
+                before, known = part.size, len(waited)
                 try:
-                    headers = self._fetch(reference, size, part, progress)
+                    headers = self._fetch(reference, size, part, progress, waited)
                 except (httpx.TransportError, ClientError) as error:
                     failures = 1 if part.size > before else failures + 1
                     if failures >= PATIENCE or not _passes(error):
@@ -190,12 +190,16 @@ class Client:
                 if headers is not None:
                     part.finish()
                     return headers
-                failures += 1
+                # What is to be certified is measured size by size.
+                failures += len(waited) == known
                 if failures >= LONG_PATIENCE:
                     raise Unreachable(f"{self.url} says again and again that it has made the file, and has not.")
 
-    def _fetch(self, reference: str, size: Mapping[str, Any], part: _Part, progress: Progress) -> dict[str, str] | None:
-        """One request. None where the file is not there yet and the next request should be."""
+    def _fetch(
+        self, reference: str, size: Mapping[str, Any], part: _Part, progress: Progress, waited: set[str]
+    ) -> dict[str, str] | None:
+        """One request. None where the file is not there yet and the next request should be; `waited` then has the
+        operation that was waited for."""
         request = {"Prefer": f"respond-async, wait={WAIT}", "Accept-Encoding": "identity", **part.conditions()}
         path = _path(reference)
         with self._http.stream("GET", path, params=dict(size), headers=request) as response:
@@ -214,6 +218,7 @@ class Client:
                 if problem.kind not in UNREADY or not operation or size.get("ready"):
                     raise problem
         self.wait(operation, progress)
+        waited.add(operation)
         return None
 
     def models(self) -> Iterator[dict[str, Any]]:

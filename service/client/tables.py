@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ from rich.table import Table
 
 # Of the tensors that no layer covers so many are shown.
 NAMED = 3
+CERTIFIED = re.compile(r'(\w+)="([^"]+)";confidence="([^"]+)";n=(\d+)')
 
 
 def typed(facts: dict[str, str]) -> dict[str, Any]:
@@ -34,12 +36,22 @@ def sentence(facts: dict[str, str], of: str) -> str:
     share = f"{float(facts['budget']):.1%} of the original's {'MACs' if of == 'macs' else 'parameters'}"
     if facts.get("ready") == "nearest":
         share += "; what was asked for is being made"
-    told = f"; its publisher reports {facts['reported']}" if "reported" in facts else ""
+    told = f"; {certified(facts['certified'])}" if "certified" in facts else ""
+    told += f"; its publisher reports {facts['reported']}" if "reported" in facts else ""
     if facts["accuracy"] == "unmeasured":
         return f"{size} ({share}), accuracy unmeasured{told}"
     found = f"{facts['metric']} {float(facts['accuracy']):.4f} on {facts['accuracy-samples']} samples"
     original = f"; the original {float(facts['baseline-accuracy']):.4f}" if "baseline-accuracy" in facts else ""
     return f"{size} ({share}), {found}{original}{told}"
+
+
+def certified(said: str) -> str:
+    """What `RightRank-Certified` says."""
+    match = CERTIFIED.fullmatch(said)
+    if match is None:
+        return f"certified: {said}"
+    metric, least, confidence, n = match.groups()
+    return f"certified with a confidence of {confidence}: a {metric} of {least} or more in truth (by {n} samples)"
 
 
 def summary_of(model: dict[str, Any]) -> Table:

@@ -13,7 +13,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from rightrank.models.emit.format import FIRST
 from rightrank.models.errors import FormatError
-from rightrank.models.plan.planner import COMMON, Plan
+from rightrank.models.plan.planner import Plan
 from rightrank.service.jobs.engine import BACKGROUND, INGEST, SEPARATE, WAITING, Engine, queue_of
 from rightrank.service.jobs.operations import ID, IDLE, Operation, cut_id, ingest_id, kind_of
 from rightrank.service.problems import Problem, describe
@@ -78,7 +78,7 @@ class Parts:
             except Problem as error:
                 log.warning("sizes of %s as %s are not measured ahead: %s", model.id, format, error)
                 continue
-            for budget in planner.possible(options.get("budgets", COMMON)):
+            for budget in planner.possible(model.budgets):
                 plan = planner.plan(budget=budget)
                 if self.catalogue.record(model.id, plan.digest) is None:
                     self.cut(model.id, plan, BACKGROUND)

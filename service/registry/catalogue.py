@@ -11,7 +11,7 @@ import logging
 import math
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from rightrank.models.emit.format import FIRST, Output
 from rightrank.models.emit.formats import FORMATS, format_of, offered
 from rightrank.models.emit.precision import encoding_in, written_in
 from rightrank.models.errors import Cancelled, FormatError
-from rightrank.models.plan.planner import Plan, Planner
+from rightrank.models.plan.planner import COMMON, Plan, Planner
 from rightrank.service.problems import Problem, unavailable
 from rightrank.service.registry.aliases import ALIAS, Aliases
 from rightrank.service.registry.cache import Cache
@@ -83,6 +83,12 @@ class Model:
         found = offered(exact.template, exact.mixture is not None, exact.output)
         chosen = str(manifest.get("options", {}).get("precision", next(iter(found))))
         return Model(id, manifest, tag, chosen, {exact.output: exact}, {exact.output.format: found})
+
+    @property
+    def budgets(self) -> Sequence[float]:
+        """What is measured right after the upload, which names it or has the common ones; the largest first."""
+        found: Sequence[float] = self.manifest.get("options", {}).get("budgets", COMMON)
+        return found
 
     @property
     def planner(self) -> Planner:

@@ -323,6 +323,17 @@ def test_pull_asks_by_what_is_reported(server, measured, tmp_path):
     assert dict(server.requests[0].url.params) == {"max_error": "0.1", "metric": "wer"}
 
 
+def test_pull_asks_for_what_is_certified_and_tells_it(server, measured, tmp_path):
+    result = run("pull", "net", "--min-accuracy", "0.9", "--confidence", "0.95", "-o", str(tmp_path / "f"))
+    assert result.exit_code == 0, result.stderr
+    assert dict(server.requests[0].url.params) == {"min_accuracy": "0.9", "confidence": "0.95"}
+    facts = {"params": "5", "macs": "9", "budget": "0.5", "metric": "top1", "accuracy": "0.93"}
+    facts |= {"accuracy-samples": "500", "certified": 'top1="0.9";confidence="0.95";n=500'}
+    told = "certified with a confidence of 0.95: a top1 of 0.9 or more in truth (by 500 samples)"
+    assert tables.sentence(facts, "params").endswith(f"top1 0.9300 on 500 samples; {told}")
+    assert tables.sentence({**facts, "certified": "more=1"}, "params").endswith("; certified: more=1")
+
+
 def test_what_is_reported_is_told_as_the_publishers():
     facts = {"params": "5", "macs": "9", "budget": "0.5", "accuracy": "unmeasured", "reported": 'wer="0.083"'}
     assert tables.sentence(facts, "params").endswith('unmeasured; its publisher reports wer="0.083"')

@@ -230,3 +230,21 @@ def test_what_is_larger_than_the_data_is_not_kept(tmp_path: Path) -> None:
     assert not kept.exists()
     measure(path, given, metric="agreement", keep=kept)
     assert kept.exists()
+
+
+def test_a_share_says_of_how_many_answers_it_is(identity: Path, tmp_path: Path) -> None:
+    result = measure(identity, data(tmp_path, torch.eye(4), torch.tensor([0, 1, 0, -100])))
+    assert (result.value, result.n, result.counted) == (2 / 3, 4, {"answers": 3, "most": 1})
+    assert measure(identity, data(tmp_path, torch.eye(4)), original=identity).counted == {"answers": 4, "most": 1}
+    labels = torch.eye(4).long()
+    labels[0, 1] = 1
+    assert measure(identity, data(tmp_path, torch.eye(4), labels)).counted == {"answers": 16, "most": 4}
+    assert measure(identity, data(tmp_path, torch.eye(4), torch.full((4, 4), 2.0))).counted is None
+    pixels = identity_of(tmp_path, (3, 2, 5))
+    targets = torch.zeros(6, 2, 5, dtype=torch.int64)
+    targets[0] = -100
+    found = measure(pixels, data(tmp_path, torch.ones(6, 3, 2, 5), targets))
+    assert (found.value, found.counted) == (1.0, {"answers": 50, "most": 10})
+    assert Measurement.from_json(json.loads(json.dumps(found.to_json()))) == found
+    older = {key: value for key, value in found.to_json().items() if key != "counted"}
+    assert Measurement.from_json(older).counted is None

@@ -184,6 +184,21 @@ def test_a_server_that_never_has_what_it_made_is_left_in_the_end(tmp_path):
         c.pull("demo", {}, tmp_path / "f")
 
 
+def test_sizes_that_are_measured_one_after_the_other_are_waited_for_to_the_last(tmp_path):
+    """To certify one, as many as there are in a row."""
+    server = Server()
+    left = [f"cut-{number}" for number in range(33)]
+
+    def handler(request):
+        if request.url.path.startswith("/operations"):
+            return httpx.Response(200, json={"done": True, "result": {}})
+        return httpx.Response(202, json={"operation": left.pop(0)}) if left else server(request)
+
+    with client(handler) as c:
+        c.pull("demo", {"min_accuracy": 0.9, "confidence": 0.95}, tmp_path / "f")
+    assert (tmp_path / "f").read_bytes() == BODY and not left
+
+
 @pytest.mark.parametrize("etag", [b"\0" * 66, b"", b"\xff\xfe", b'W/"x"', b"x", b'"x"\r\nX: y', b'"x" "y"'])
 def test_an_etag_that_is_none_is_thrown_away_with_its_part(tmp_path, etag):
     (tmp_path / "f.part").write_bytes(BODY[:1000])
