@@ -15,6 +15,7 @@ from pathlib import Path
 import redis
 import torch
 
+from rightrank.models.checkpoint.readers import Readers
 from rightrank.service.jobs import cut, ingest, reading
 from rightrank.service.jobs.attempt import Runner
 from rightrank.service.jobs.dispatch import Parts
@@ -46,7 +47,16 @@ def run(settings: Settings, queues: Sequence[str] | None = None) -> None:
         if not wanted:
             raise ValueError("this machine cannot confine what reads uploads, and nothing else was to be done here")
         log.error("this worker takes no uploads: %s is left to others", INGEST)
-    runner = Runner(parts, {"ingest": ingest.run, "cut": cut.run})
+    with contextlib.ExitStack() as held:
+        readers = None
+        if INGEST in wanted:
+            readers = Readers(held.enter_context(parts.store.folder_for_work()))
+            held.callback(readers.close)
+        _work(Runner(parts, {"ingest": ingest.run, "cut": cut.run}, readers), wanted)
+
+
+def _work(runner: Runner, wanted: tuple[str, ...]) -> None:
+    """Works until a signal comes."""
     # Not an Event: its lock may be held by the very code that the signal interrupts.
     asked: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
