@@ -13,10 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import redis
-import torch
 
 from rightrank.models.checkpoint.readers import Readers
-from rightrank.service.jobs import cut, ingest, reading
+from rightrank.service.jobs import reading
 from rightrank.service.jobs.attempt import Runner
 from rightrank.service.jobs.dispatch import Parts
 from rightrank.service.jobs.engine import INGEST, QUEUES
@@ -27,6 +26,8 @@ log = logging.getLogger("rightrank")
 # What a job may take to notice that the worker is to end, before the process ends anyway.
 GRACE_SECONDS = 5.0
 LOOK_SECONDS = 0.1
+# What torch takes by itself, at most.
+TORCH_BYTES = 256 << 20
 
 
 def run(settings: Settings, queues: Sequence[str] | None = None) -> None:
@@ -37,8 +38,8 @@ def run(settings: Settings, queues: Sequence[str] | None = None) -> None:
     wanted = tuple(queues or QUEUES)
     if unknown := set(wanted) - set(QUEUES):
         raise ValueError(f"no queue is called {', '.join(sorted(unknown))}: there are {', '.join(QUEUES)}")
-    torch.set_num_interop_threads(1)
-    bound(settings.job_memory)
+    # What is started from here on keeps that; once torch is here as well the job's own bound follows.
+    bound(settings.job_memory and settings.job_memory + TORCH_BYTES)
     parts = Parts.of(settings, patient=True)
     parts.store.sweep()
     reading.tell(settings)
@@ -52,6 +53,14 @@ def run(settings: Settings, queues: Sequence[str] | None = None) -> None:
         if INGEST in wanted:
             readers = Readers(held.enter_context(parts.store.folder_for_work()))
             held.callback(readers.close)
+            readers.make_ready()
+        # Late: torch takes seconds, in which the reader imports it as well.
+        import torch
+
+        from rightrank.service.jobs import cut, ingest
+
+        torch.set_num_interop_threads(1)
+        bound(settings.job_memory)
         _work(Runner(parts, {"ingest": ingest.run, "cut": cut.run}, readers), wanted)
 
 
