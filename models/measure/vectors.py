@@ -84,8 +84,8 @@ class Retrieval(Vectors):
         The jackknife itself would not do: what takes the place of a sample that is left out depends on many others, and
         what so many do together it counts as often as they are.
         """
-        n, lists = tally.n, [nearest(each, NEAREST + AROUND) for each in tally.kept]
-        first, second, amount = pairs(*(each[:, :NEAREST] for each in lists), last_shared(*lists))
+        n, (mine, theirs) = tally.n, (nearest(each, NEAREST + AROUND) for each in tally.kept)
+        first, second, amount = pairs(mine[:, :NEAREST], theirs[:, :NEAREST], last_shared(mine, theirs))
         sums = torch.zeros(n, dtype=torch.float64)
         sums.index_add_(0, first, amount).index_add_(0, second, amount)
         sums -= sums.mean()
