@@ -66,7 +66,7 @@ def look(pid: int) -> Process | None:
 
 
 def readers(processes: Mapping[int, Process]) -> list[Process]:
-    """Those that read an upload: whatever a worker has started."""
+    """Those that read an upload, or wait for one: whatever a worker has started."""
     workers = {process.pid for process in processes.values() if process.role == "worker"}
     found: dict[int, Process] = {}
     for process in processes.values():

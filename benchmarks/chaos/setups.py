@@ -9,6 +9,8 @@ What nothing else keeps alive is started again from here. Addresses are those of
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import json
 import os
 import random
@@ -32,6 +34,7 @@ from obstore.store import S3Store
 from benchmarks.chaos import family
 from benchmarks.chaos.family import MARK, Process, Reaper
 from benchmarks.processes import ROOT, free_port
+from rightrank.service.registry import disk
 from rightrank.service.settings import MIB
 
 START_SECONDS = 120.0
@@ -184,6 +187,7 @@ class Setup(ABC):
             for data in self.data
             if (data / "tmp").is_dir()
             for path in (data / "tmp").iterdir()
+            if not held(path)
         ]
 
     def versions(self) -> str:
@@ -417,3 +421,12 @@ def is_free(port: int) -> bool:
         except OSError:
             return False
     return True
+
+
+def held(folder: Path) -> bool:
+    """Whether a process that lives works in the folder."""
+    try:
+        with disk.locked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            return False
+    except OSError as error:
+        return error.errno == errno.EWOULDBLOCK

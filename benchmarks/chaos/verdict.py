@@ -170,11 +170,12 @@ class Before:
 
 
 def processes(setup: Setup, journal: Journal, before: Before) -> Before:
-    """As many processes of each role as before, none that still reads an upload, and no more memory; what they hold."""
+    """As many processes of each role as before, no more readers than workers, which keep one ready each, and no more
+    memory; what they hold."""
 
     def back() -> bool:
-        now = family.roles(setup.processes())
-        return not now.get("reader") and {role: len(pool) for role, pool in now.items()} == before.counts
+        now = {role: len(pool) for role, pool in family.roles(setup.processes()).items()}
+        return now.pop("reader", 0) <= now.get("worker", 0) and now == before.counts
 
     if not settle.until(back, BACK_SECONDS):
         now = family.roles(setup.processes())

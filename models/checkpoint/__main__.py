@@ -1,6 +1,7 @@
-"""The child of `sandbox.prepare`: a request on standard input, two lines of JSON on standard output.
+"""The child of `readers`: a request on standard input, two lines of JSON on standard output.
 
-The first says which layers of confinement hold, before a file is opened; the second what came of the reading.
+It is started with its parent's id and may wait long for the request, which never comes where no upload does. The first
+line says which layers of confinement hold, before a file is opened; the second what came of the reading.
 """
 
 from __future__ import annotations
@@ -24,35 +25,42 @@ _NOT_ITS_FAULT = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 
 def main() -> None:
-    request = json.load(sys.stdin)
-    parent.end_with(request["parent"])
-    # Late: torch takes seconds, and by then the parent may be gone.
+    parent.end_with(int(sys.argv[1]))
+    asked, answer = _channels()
+    # Left to itself, Python tries to write to one folder after the other, and on a full disk says that there is none.
+    scratch = tempfile.tempdir = os.environ["TMPDIR"]
+    # Late: torch takes seconds, and before them the parent may be gone.
     from rightrank.models.checkpoint import work
 
-    answer = _answer_file()
-    # Left to itself, Python tries to write to one folder after the other, and on a full disk says that there is none.
-    tempfile.tempdir = request["scratch"]
     work.warm_up()
+    with open(asked, "rb") as file:
+        asking = file.read()
+    if asking:
+        _answer(json.loads(asking), Path(scratch), answer, work.do)
+    # Skips the destructors of half-built objects, which could still fail.
+    os._exit(0)
+
+
+def _answer(request: dict[str, Any], scratch: Path, answer: int, do: Callable[[dict[str, Any]], None]) -> None:
     held = layers.apply(
         [Path(request[name]) for name in FILES if request[name] is not None],
-        [Path(request["out"]), Path(request["scratch"])],
+        [Path(request["out"]), scratch],
         request["limits"]["seconds"],
         request["limits"]["memory"],
     )
     _say(answer, held)
     if not (request["required"] and layers.missing(held)):
-        _say(answer, _outcome(work.do, request))
-    # Skips the destructors of half-built objects, which could still fail.
-    os._exit(0)
+        _say(answer, _outcome(do, request))
 
 
-def _answer_file() -> int:
-    """A descriptor for the answer. Whatever a library prints may not mix with it, and nobody else is to be heard."""
-    answer, nowhere = os.dup(1), os.open(os.devnull, os.O_RDWR)
+def _channels() -> tuple[int, int]:
+    """Descriptors for the request and the answer. Whatever a library prints may not mix with it, and nobody else is to
+    be heard."""
+    asked, answer, nowhere = os.dup(0), os.dup(1), os.open(os.devnull, os.O_RDWR)
     os.dup2(nowhere, 0)
     os.dup2(nowhere, 1)
     os.close(nowhere)
-    return answer
+    return asked, answer
 
 
 def _say(answer: int, line: Any) -> None:

@@ -1,9 +1,8 @@
 """Reading uploads in a child process that can do little harm.
 
-The child puts on every layer of `models/confinement` before it opens a file: it then has hard limits, no capabilities,
-no file but its own and Python's, and only the system calls that reading needs. It has an empty environment (so no
-credentials), no descriptor of the parent's, and its own process group, which is killed when time is up or the parent
-ends. It leaves only JSON and safetensors behind.
+The child (`readers`) puts on every layer of `models/confinement` before it opens a file: it then has hard limits, no
+capabilities, no file but its own and Python's, and only the system calls that reading needs. It is killed when time is
+up or the parent ends, and leaves only JSON and safetensors behind.
 """
 
 from __future__ import annotations
@@ -15,16 +14,13 @@ import logging
 import os
 import signal
 import stat
-import subprocess
-import sys
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rightrank.models.checkpoint.limits import FILES, LOST, MIB, Limits
+from rightrank.models.checkpoint.readers import ReaderLost, Readers
 from rightrank.models.confinement import layers
-from rightrank.models.confinement.reach import ROOT
 from rightrank.models.errors import (
     DataError,
     MalformedCheckpoint,
@@ -38,18 +34,12 @@ log = logging.getLogger(__name__)
 _KINDS: dict[str, type[RightRankError]] = {
     error.kind: error for error in (UnsafeCheckpoint, UnsupportedCheckpoint, MalformedCheckpoint, DataError)
 }
-_ANSWER_BYTES = 64 * 1024
 # Starting Python and importing torch from a cold disk is not the upload's doing.
 _START_SECONDS = 60
-_CHILD = (sys.executable, "-s", "-m", "rightrank.models.checkpoint")
 # How a process ends that somebody else ends, be it the kernel for want of memory or of a disk that reads.
 _FROM_OUTSIDE = frozenset(
     (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGBUS, signal.SIGPIPE)
 )
-
-
-class ReaderLost(Exception):
-    """The child ended, or could not start or write, for no fault of the upload's: reading it again may well do."""
 
 
 class NotConfined(Exception):
@@ -65,6 +55,7 @@ def prepare(
     calibration: Path | None = None,
     limits: Limits | None = None,
     required: bool = False,
+    readers: Readers | None = None,
 ) -> Mapping[str, bool]:
     """Read the uploads; write what was understood into the folder `out`:
 
@@ -75,7 +66,8 @@ def prepare(
         calibration.safetensors  likewise
 
     required: whether to refuse where a required layer of confinement (`layers.REQUIRED`) does not hold. Otherwise the
-    child puts on what it can. Returns the layers, and whether each held.
+    child puts on what it can. readers: has the child, or starts it (by default beside `out`). Returns the layers, and
+    whether each held.
 
     Raises the CheckpointError or DataError that the child reports; UnsafeCheckpoint when it hits a limit. Raises
     ReaderLost, NotConfined and `OSError` for what is not the upload's fault.
@@ -84,59 +76,21 @@ def prepare(
     out.mkdir(parents=True, exist_ok=True)
     out = out.resolve()
     given = dict(zip(FILES, (checkpoint, evaluation, calibration), strict=True))
-    with tempfile.TemporaryDirectory(prefix="rightrank-", dir=out.parent) as scratch:
-        request = {
-            **{name: None if path is None else str(path.resolve()) for name, path in given.items()},
-            "out": str(out),
-            "scratch": scratch,
-            "architecture": None if architecture is None else dict(architecture),
-            "limits": dataclasses.asdict(limits),
-            "required": required,
-            "parent": os.getpid(),
-        }
-        code, answer = _run(json.dumps(request).encode(), Path(scratch), limits)
+    request = {
+        **{name: None if path is None else str(path.resolve()) for name, path in given.items()},
+        "out": str(out),
+        "architecture": None if architecture is None else dict(architecture),
+        "limits": dataclasses.asdict(limits),
+        "required": required,
+    }
+    with (readers or Readers(out.parent)).one() as reader:
+        code, answer = reader.ask(request, limits.seconds + _START_SECONDS)
     held = _held(code, answer)
     if required and (missing := layers.missing(held)):
         raise NotConfined(f"No upload is read here without the layers {', '.join(missing)}, which this system lacks.")
     _raise_reported(code, answer, limits)
     _check_left(out)
     return held
-
-
-def _run(request: bytes, scratch: Path, limits: Limits) -> tuple[int | None, bytes]:
-    """The child's exit status (None: its time was up) and the first bytes of what it printed."""
-    with (scratch / "answer").open("w+b") as answer:
-        try:
-            child = subprocess.Popen(
-                _CHILD,
-                stdin=subprocess.PIPE,
-                stdout=answer,
-                stderr=subprocess.DEVNULL,
-                # Where the package lies: `-m` looks in the working directory, and there is no PYTHONPATH.
-                cwd=ROOT,
-                env=_environment(scratch),
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise ReaderLost(f"The reader could not be started: {error.strerror}.") from error
-        code: int | None = None
-        try:
-            child.communicate(request, timeout=limits.seconds + _START_SECONDS)
-            code = child.returncode
-        except subprocess.TimeoutExpired:
-            pass
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(child.pid, signal.SIGKILL)
-            child.wait()
-        answer.seek(0)
-        return code, answer.read(_ANSWER_BYTES)
-
-
-def _environment(scratch: Path) -> dict[str, str]:
-    """All of the child's environment. Without a user's name torch asks the system's list of users for one."""
-    folders = {name: str(scratch) for name in ("HOME", "TMPDIR")}
-    return {**folders, "USER": "reader", "OMP_NUM_THREADS": "1", "LC_ALL": "C.UTF-8"}
 
 
 def _held(code: int | None, answer: bytes) -> Mapping[str, bool]:

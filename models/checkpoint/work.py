@@ -16,8 +16,13 @@ from rightrank.models.checkpoint.reader import read
 
 
 def warm_up() -> None:
-    """What torch looks up of the machine, before its files are out of reach: which processor this is."""
+    """What takes torch long, or is out of reach later, and is the same for every upload.
+
+    It looks up which processor this is, and at the first call on shapes alone imports several hundred modules, which
+    take as long as torch itself.
+    """
     torch.backends.cpu.get_cpu_capability()
+    torch.relu(torch.randn(1, device="meta"))
 
 
 def do(request: Mapping[str, Any]) -> None:

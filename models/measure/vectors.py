@@ -15,6 +15,8 @@ from rightrank.models.measure.tally import Tally
 from rightrank.models.program.shapes import counted, positions
 
 NEAREST = 10
+# How many places before and after the last of the nearest tell how often that is shared.
+AROUND = 5
 # Rows of the table of all similarities that are in memory at once.
 CHUNK = 256
 
@@ -63,28 +65,37 @@ class Retrieval(Vectors):
         return super().interval(tally) if tally.n > NEAREST + 2 else (None, None)
 
     def influence(self, tally: Tally) -> Tensor:
-        """What would change without each sample: for the others the next takes its place where it was among them.
+        """By the pairs of samples that the value is made of, each counted once.
 
-        That is the jackknife, which counts twice what two samples do together (Efron and Stein, Ann. Statist. 9, 1981),
-        and here it is always two: one is among the other's nearest or is not. So its variance is halved.
+        A list of ten ends at its last: a sample that comes nearer takes the last one's place, and where that was shared
+        it is lost. So to first order (Bahadur, Ann. Math. Statist. 37, 1966, of quantiles; the distance of the last is
+        one) the value differs from the world's by the sum over all j and i, of n samples, less its mean, of
+
+            ψ_ji / 10n,   ψ_ji = [i on both lists of j] - q [i on its one list] - q [i on its other list],
+
+        where lists end at the distances within which the whole world would have ten, and q is how often the last of one
+        list is on the other as well. That is a sum over pairs of what they do, S_ij = ψ_ij + ψ_ji; s_i be the sum of
+        those that i is in. It varies by what samples do each alone and by what two do only together (Hoeffding, Ann.
+        Math. Statist. 19, 1948), and of the squares of all s_i the mean has the second twice, once for each of the two
+        (as the jackknife has, Efron and Stein, Ann. Statist. 9, 1981). Less the squares of all S_ij it has it once.
+        With n(n - 1) / (n - 2)(n - 3) that is the variance, without bias, where pairs do nothing on average, as nearly
+        holds here.
+
+        The jackknife itself would not do: what takes the place of a sample that is left out depends on many others, and
+        what so many do together it counts as often as they are.
         """
-        n = tally.n
-        mine, theirs = (nearest(each, NEAREST + 1) for each in tally.kept)
-        a, b = mine[:, :NEAREST], theirs[:, :NEAREST]
-        shared = common(a, b)
-        total = shared.sum()
-        change = torch.zeros(n, dtype=torch.float64)
-        for lists, other in ((mine, theirs), (theirs, mine)):
-            for place in range(NEAREST):
-                gone = lists[:, place]
-                there = (other[:, :NEAREST] == gone[:, None]).any(1)
-                if other is mine:
-                    new_a, new_b, once = without(other, gone), without(lists, gone), ~there
-                else:
-                    new_a, new_b, once = without(lists, gone), without(other, gone), torch.ones_like(there)
-                change.index_add_(0, gone[once], (common(new_a, new_b) - shared)[once].double())
-        left_out = (total - shared + change) / ((n - 1) * NEAREST)
-        return (left_out.mean() - left_out) * (n - 1) / n / math.sqrt(2)
+        n, (mine, theirs) = tally.n, (nearest(each, NEAREST + AROUND) for each in tally.kept)
+        first, second, amount = pairs(mine[:, :NEAREST], theirs[:, :NEAREST], last_shared(mine, theirs))
+        sums = torch.zeros(n, dtype=torch.float64)
+        sums.index_add_(0, first, amount).index_add_(0, second, amount)
+        sums -= sums.mean()
+        squares, twice = float(sums.square().sum()), float(amount.square().sum())
+        if not squares > 0:
+            return sums
+        # Pairs are at most half of it, but by chance.
+        variance = max(squares - twice, squares / 2) * n * (n - 1) / ((n - 2) * (n - 3))
+        # `deviation` has a factor of its own, for samples that count alone.
+        return sums * math.sqrt(variance * (n - 1) / n / squares) / (n * NEAREST)
 
 
 def unit(vectors: Tensor) -> Tensor:
@@ -108,8 +119,22 @@ def common(a: Tensor, b: Tensor) -> Tensor:
     return (a[:, :, None] == b[:, None, :]).any(2).sum(1)
 
 
-def without(lists: Tensor, gone: Tensor) -> Tensor:
-    """The first ten of each row of lists (n, 11) when one has gone."""
-    hit = lists == gone[:, None]
-    hit[:, -1] |= ~hit.any(1)
-    return lists[~hit].reshape(len(lists), -1)
+def last_shared(a: Tensor, b: Tensor) -> float:
+    """How often the last of the nearest by a (n, k), or by b, is among the nearest by the other as well: the mean over
+    some places before and after the last, since one place alone says little."""
+    around = min(a.shape[1] - NEAREST, AROUND)
+    fewer, more = (common(a[:, :count], b[:, :count]) for count in (NEAREST - around, NEAREST + around))
+    return float((more - fewer).double().mean()) / (4 * around)
+
+
+def pairs(a: Tensor, b: Tensor, shared: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Every two samples (m,), (m,) of which one is on the other's list a or b (n, k), and what they do to how many all
+    lists share (m,): 1 for each sample that is on both lists of the other, less `shared` for each list that one is on.
+    """
+    n, k = a.shape
+    on_both = (a[:, :, None] == b[:, None, :]).any(2).double()
+    whose = torch.arange(n).repeat_interleave(k).repeat(2)
+    found = torch.cat([a.flatten(), b.flatten()])
+    amounts = torch.cat([on_both.flatten() - shared, torch.full((n * k,), -shared, dtype=torch.float64)])
+    keys, of = torch.unique(torch.minimum(whose, found) * n + torch.maximum(whose, found), return_inverse=True)
+    return keys // n, keys % n, torch.zeros(len(keys), dtype=torch.float64).index_add_(0, of, amounts)

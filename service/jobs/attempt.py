@@ -13,16 +13,15 @@ import errno
 import logging
 import os
 import random
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import redis
 
-from rightrank.models.checkpoint.sandbox import NotConfined, ReaderLost
+from rightrank.models.checkpoint.readers import ReaderLost, Readers
+from rightrank.models.checkpoint.sandbox import NotConfined
 from rightrank.models.errors import Cancelled, RightRankError
 from rightrank.service.jobs.dispatch import Parts
 from rightrank.service.jobs.engine import Attempt
@@ -66,8 +65,17 @@ class Lost(Exception):
 class Job:
     """What a job may know and say. `progress` raises `Cancelled`, `Stopped` or `Lost` where the job is to end."""
 
-    def __init__(self, parts: Parts, attempt: Attempt, stop: threading.Event, seconds: float = float("inf")) -> None:
+    def __init__(
+        self,
+        parts: Parts,
+        attempt: Attempt,
+        stop: threading.Event,
+        seconds: float = float("inf"),
+        readers: Readers | None = None,
+    ) -> None:
         self.parts = parts
+        # What reads the job's upload, where the worker has that started ahead.
+        self.readers = readers
         self.attempt = attempt
         self.operation = attempt.operation
         self.details = attempt.details
@@ -85,7 +93,7 @@ class Job:
         self._stop = stop
         self._ended = threading.Event()
         self._deadline = time.monotonic() + seconds
-        self._spared: frozenset[int] | None = None
+        self._kill: Callable[[], None] | None = None
         self._reported = ("", 0.0)
 
     def progress(self, phase: str, completed: int, total: int, unit: str) -> None:
@@ -126,16 +134,17 @@ class Job:
             raise Problem("too-slow", "The work took longer than one job may.", "The operator can allow it more time.")
 
     @contextlib.contextmanager
-    def kills_children(self) -> Iterator[None]:
-        """Meanwhile, a cancelled or stopped job ends the processes that it starts."""
-        self._spared = children()
+    def killing(self, kill: Callable[[], None]) -> Iterator[None]:
+        """Meanwhile, a cancelled or stopped job calls `kill`, from another thread and more than once, to end what it
+        waits for."""
+        self._kill = kill
         try:
             yield
         except Exception:
             self.check()
             raise
         finally:
-            self._spared = None
+            self._kill = None
         self.check()
 
     @contextlib.contextmanager
@@ -158,10 +167,9 @@ class Job:
             if time.monotonic() > self._deadline + OVERTIME_SECONDS:
                 log.error("%s does not end: this worker does", self.operation)
                 os._exit(os.EX_SOFTWARE)
-            spared = self._spared
-            ending = (self.lost, self.cancelled, self.late, self._stop)
-            if spared is not None and any(each.is_set() for each in ending):
-                kill(children() - spared)
+            kill, ending = self._kill, (self.lost, self.cancelled, self.late, self._stop)
+            if kill is not None and any(each.is_set() for each in ending):
+                kill()
 
     def _look(self) -> None:
         whose = self.parts.engine.beat(self.attempt)
@@ -174,9 +182,16 @@ class Job:
 class Runner:
     """Performs operations, one at a time, whatever happens in them."""
 
-    def __init__(self, parts: Parts, kinds: Mapping[str, Callable[[Job], Mapping[str, Any]]]) -> None:
+    def __init__(
+        self,
+        parts: Parts,
+        kinds: Mapping[str, Callable[[Job], Mapping[str, Any]]],
+        readers: Readers | None = None,
+    ) -> None:
         self.parts = parts
         self.kinds = kinds
+        # Those that one is started of ahead, between jobs.
+        self.readers = readers
         self.stop = threading.Event()
         self.current: Attempt | None = None
 
@@ -184,6 +199,8 @@ class Runner:
         """Takes one job after another until `stop` is set."""
         while not self.stop.is_set():
             try:
+                if self.readers is not None:
+                    self.readers.make_ready()
                 attempt = self.parts.engine.take(queues)
                 if attempt is not None:
                     self.perform(attempt)
@@ -198,7 +215,7 @@ class Runner:
         """One attempt. An error is its end, and never this worker's."""
         self.current = attempt
         kind, began = kind_of(attempt.operation), time.monotonic()
-        job = Job(self.parts, attempt, self.stop, self.parts.settings.job_seconds)
+        job = Job(self.parts, attempt, self.stop, self.parts.settings.job_seconds, self.readers)
         try:
             with job.alive():  # also while its end is told
                 self._attempt(job, kind, began)
@@ -343,22 +360,3 @@ def cause(error: BaseException) -> str:
     if isinstance(error, OSError):
         return "The disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "The disk or the network failed"
     return ""
-
-
-def children() -> frozenset[int]:
-    """This process's children (Linux; elsewhere none are known, and they end by their own limits)."""
-    found: set[int] = set()
-    for listing in Path("/proc/self/task").glob("*/children"):
-        with contextlib.suppress(OSError):
-            found.update(map(int, listing.read_text().split()))
-    return frozenset(found)
-
-
-def kill(processes: frozenset[int]) -> None:
-    """Kills processes, and the groups of those that lead one."""
-    for pid in processes:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            if os.getpgid(pid) == pid:
-                os.killpg(pid, signal.SIGKILL)
-            else:
-                os.kill(pid, signal.SIGKILL)

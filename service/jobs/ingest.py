@@ -22,6 +22,7 @@ from rightrank.models.assemble.bound import foreseen
 from rightrank.models.assemble.build import build
 from rightrank.models.checkpoint import sandbox
 from rightrank.models.checkpoint.limits import NOTES, Limits
+from rightrank.models.checkpoint.readers import Readers
 from rightrank.models.emit import formats
 from rightrank.models.emit.format import Output
 from rightrank.models.emit.precision import encoding_in, mixable, precisions, written_in
@@ -197,7 +198,9 @@ def read(job: Job, upload: Mapping[str, Any], program: Path) -> None:
     program.mkdir()
     job.progress("read", 0, 1, "models")
     roles = {role: upload[role] for role in ("checkpoint", "evaluation", "calibration") if upload[role]}
-    with job.kills_children(), store.files({role: checkpoint_key(sha) for role, sha in roles.items()}, roles) as files:
+    readers = job.readers or Readers(program.parent)
+    keys = {role: checkpoint_key(sha) for role, sha in roles.items()}
+    with job.killing(readers.kill), store.files(keys, roles) as files:
         sandbox.prepare(
             files["checkpoint"],
             program,
@@ -206,5 +209,6 @@ def read(job: Job, upload: Mapping[str, Any], program: Path) -> None:
             calibration=files.get("calibration"),
             limits=Limits(settings.reader_memory, settings.reader_seconds, settings.reader_tensors),
             required=settings.sandbox_required,
+            readers=readers,
         )
     job.progress("read", 1, 1, "models")

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import redis
-import torch
 
+from rightrank.models.checkpoint.readers import Readers
 from rightrank.models.emit.formats import FORMATS
-from rightrank.service.jobs import cut, ingest, reading
+from rightrank.service.jobs import reading
 from rightrank.service.jobs.attempt import Runner
 from rightrank.service.jobs.dispatch import Parts
 from rightrank.service.jobs.engine import INGEST, QUEUES, SEPARATE
@@ -27,6 +27,8 @@ log = logging.getLogger("rightrank")
 # What a job may take to notice that the worker is to end, before the process ends anyway.
 GRACE_SECONDS = 5.0
 LOOK_SECONDS = 0.1
+# What torch takes by itself, at most.
+TORCH_BYTES = 256 << 20
 
 
 def run(settings: Settings, queues: Sequence[str] | None = None) -> None:
@@ -42,8 +44,8 @@ def run(settings: Settings, queues: Sequence[str] | None = None) -> None:
     for format in set(wanted) & set(SEPARATE):
         if why := FORMATS[format][-1].available():
             raise ValueError(why)
-    torch.set_num_interop_threads(1)
-    bound(settings.job_memory)
+    # What is started from here on keeps that; once torch is here as well the job's own bound follows.
+    bound(settings.job_memory and settings.job_memory + TORCH_BYTES)
     parts = Parts.of(settings, patient=True)
     parts.store.sweep()
     reading.tell(settings)
@@ -52,7 +54,24 @@ def run(settings: Settings, queues: Sequence[str] | None = None) -> None:
         if not wanted:
             raise ValueError("this machine cannot confine what reads uploads, and nothing else was to be done here")
         log.error("this worker takes no uploads: %s is left to others", INGEST)
-    runner = Runner(parts, {"ingest": ingest.run, "cut": cut.run})
+    with contextlib.ExitStack() as held:
+        readers = None
+        if INGEST in wanted:
+            readers = Readers(held.enter_context(parts.store.folder_for_work()))
+            held.callback(readers.close)
+            readers.make_ready()
+        # Late: torch takes seconds, in which the reader imports it as well.
+        import torch
+
+        from rightrank.service.jobs import cut, ingest
+
+        torch.set_num_interop_threads(1)
+        bound(settings.job_memory)
+        _work(Runner(parts, {"ingest": ingest.run, "cut": cut.run}, readers), wanted)
+
+
+def _work(runner: Runner, wanted: tuple[str, ...]) -> None:
+    """Works until a signal comes."""
     # Not an Event: its lock may be held by the very code that the signal interrupts.
     asked: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):

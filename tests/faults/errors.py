@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import redis
 from obstore.exceptions import GenericError
 
-from rightrank.models.checkpoint.sandbox import ReaderLost
+from rightrank.models.checkpoint.readers import ReaderLost
 from tests.faults.steps import CHILD, FORM, MEMORY, OBJECTS, READ, REDIS, WRITE, Step
 
 ONCE, HEARD, FOR_EVER = "once", "heard", "for ever"

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from rightrank.service.jobs.attempt import children
+from rightrank.models.checkpoint.readers import Reader
 from tests.faults import verdict, world
 from tests.faults.world import Files, World
 
@@ -22,24 +21,19 @@ def reading(monkeypatch: pytest.MonkeyPatch, redis_url: str, net: Files, tmp_pat
     return world.world_in(tmp_path, redis_url, net)
 
 
-def killed(before: frozenset[int], over: threading.Event) -> Iterator[int]:
-    """Kills the first child that is started after this."""
-    while not over.wait(0.002):
-        for child in children() - before:
-            os.kill(child, signal.SIGKILL)
-            yield child
-            return
+def test_an_upload_whose_reader_is_killed_is_read_again(reading: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    ask, killed = Reader.ask, list[int]()
 
+    def asking(reader: Reader, *arguments: Any) -> Any:
+        if not killed:
+            killed.append(reader.pid)
+            os.kill(reader.pid, signal.SIGKILL)
+        return ask(reader, *arguments)
 
-def test_an_upload_whose_reader_is_killed_is_read_again(reading: World) -> None:
+    monkeypatch.setattr(Reader, "ask", asking)
     model = reading.upload()
-    over, found, before = threading.Event(), list[int](), children()
-    thread = threading.Thread(target=lambda: found.extend(killed(before, over)))
-    thread.start()
     assert reading.work()
-    over.set()
-    thread.join()
-    assert found and reading.unfinished() == [f"ingest-{model}"]
+    assert killed and reading.unfinished() == [f"ingest-{model}"]
     assert reading.settle()
     known = {record.plan.digest: record.sha256 for record in reading.another().catalogue.records(model)}
     assert [*verdict.ends_once(reading, 1), *verdict.whole(reading, model, known), *verdict.tidy(reading)] == []

@@ -23,7 +23,7 @@ from typing import Any
 
 import pytest
 
-from rightrank.models.checkpoint import sandbox
+from rightrank.models.checkpoint import readers, sandbox
 from rightrank.models.checkpoint.limits import Limits
 from rightrank.models.errors import RightRankError
 from tests.hostile import acts, corpus
@@ -102,7 +102,7 @@ def run(count: int, seed: int = 0) -> Found:
         command = acts.child(
             "from rightrank.models.checkpoint import work\nfrom tests.hostile.mutated import do\nwork.do = do"
         )
-        patch.setattr(sandbox, "_CHILD", command)
+        patch.setattr(readers, "COMMAND", command)
         before = dict(state_of(watched))
         first = 0
         while first < count:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from rightrank.models.checkpoint import sandbox
+from rightrank.models.checkpoint import readers, sandbox
 from rightrank.models.checkpoint.limits import Limits
 from rightrank.models.confinement import layers
 from tests.hostile import acts, mutated
@@ -84,7 +84,7 @@ def do(request: Mapping[str, Any]) -> None:
 
 def test_the_child_that_reads_can_do_none_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     need(sorted(layers.REQUIRED))
-    monkeypatch.setattr(sandbox, "_CHILD", acts.child("from tests.hostile.test_confinement import do"))
+    monkeypatch.setattr(readers, "COMMAND", acts.child("from tests.hostile.test_confinement import do"))
     with acts.scene(os.getuid()) as places:
         kept = os.open(places["stored"], os.O_RDONLY)
         os.set_inheritable(kept, True)

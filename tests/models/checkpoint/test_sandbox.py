@@ -15,10 +15,11 @@ from safetensors import SafetensorError
 from torch import nn
 
 from rightrank.models.checkpoint import __main__ as child
-from rightrank.models.checkpoint import sandbox
+from rightrank.models.checkpoint import readers, sandbox
 from rightrank.models.checkpoint.limits import LOST, Limits
 from rightrank.models.checkpoint.reader import read
-from rightrank.models.checkpoint.sandbox import NotConfined, ReaderLost
+from rightrank.models.checkpoint.readers import Reader, ReaderLost
+from rightrank.models.checkpoint.sandbox import NotConfined
 from rightrank.models.confinement import layers
 from rightrank.models.errors import DataError, MalformedCheckpoint, RightRankError, UnsafeCheckpoint
 from rightrank.models.program.program import Program
@@ -94,7 +95,8 @@ HELD = json.dumps(dict.fromkeys(layers.LAYERS, True)).encode() + b"\n"
 def test_how_a_child_ended_tells_whose_fault_it_was(
     code: int | None, answer: bytes, error: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sandbox, "_run", lambda *_: (code, answer))
+    monkeypatch.setattr(readers, "COMMAND", ("true",))
+    monkeypatch.setattr(Reader, "ask", lambda *_: (code, answer))
     with pytest.raises(error) as caught:
         sandbox.prepare(tmp_path / "any", tmp_path / "out", limits=Limits(seconds=7))
     assert "Traceback" not in str(caught.value)
@@ -104,7 +106,7 @@ def test_how_a_child_ended_tells_whose_fault_it_was(
 def doing(code: str, monkeypatch: pytest.MonkeyPatch, before: str = "") -> None:
     """Has the child do this, once it is confined, in place of reading; and `before` at its start."""
     script = f"import errno, os, signal\nfrom pathlib import Path\n{before}\ndef do(request):\n    {code}"
-    monkeypatch.setattr(sandbox, "_CHILD", acts.child(script))
+    monkeypatch.setattr(readers, "COMMAND", acts.child(script))
 
 
 @pytest.mark.parametrize(
@@ -153,7 +155,7 @@ def test_a_disk_that_cannot_be_read_is_not_the_uploads_fault_whatever_came_of_it
 
 
 def test_a_child_that_cannot_be_started_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandbox, "_CHILD", (str(tmp_path / "nothing"),))
+    monkeypatch.setattr(readers, "COMMAND", (str(tmp_path / "nothing"),))
     with pytest.raises(ReaderLost, match="could not be started"):
         sandbox.prepare(tmp_path / "any", tmp_path / "out")
 
@@ -202,7 +204,7 @@ def test_the_child_looks_for_no_other_folder_for_temporary_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It would find none on a full disk, and say so in words that name the machine's folders."""
-    code = "import tempfile; Path(request['out'], 'found').write_text(f'{tempfile.tempdir} {request[\"scratch\"]}')"
+    code = "import tempfile; Path(request['out'], 'found').write_text(f'{tempfile.tempdir} {os.environ[\"HOME\"]}')"
     doing(code, monkeypatch)
     sandbox.prepare(tmp_path / "any", tmp_path / "out")
     chosen, scratch = (tmp_path / "out" / "found").read_text().split()

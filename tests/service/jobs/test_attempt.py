@@ -2,18 +2,18 @@ from __future__ import annotations
 
 import errno
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 
-from rightrank.models.checkpoint.sandbox import ReaderLost
+from rightrank.models.checkpoint.readers import ReaderLost, Readers
 from rightrank.models.errors import BudgetError, Cancelled, UnsafeCheckpoint
 from rightrank.service.jobs import attempt, engine
 from rightrank.service.jobs.attempt import (
@@ -24,8 +24,6 @@ from rightrank.service.jobs.attempt import (
     Lost,
     Runner,
     Stopped,
-    children,
-    kill,
 )
 from rightrank.service.jobs.dispatch import CANCELLED, Parts
 from rightrank.service.jobs.engine import BACKGROUND, INGEST, QUEUES, WAITING, Attempt
@@ -197,24 +195,37 @@ def test_a_cancelled_operation_ends_at_its_next_sign_of_progress(parts: Parts) -
 def test_cancelling_kills_the_process_that_the_job_waits_for(parts: Parts) -> None:
     def work(job: Job) -> Mapping[str, Any]:
         parts.engine.cancel(NAME, CANCELLED)
-        with job.kills_children():
-            child = subprocess.run([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
-            if child.returncode:
+        child = subprocess.Popen(["sleep", "60"])
+        with job.killing(child.kill):
+            if child.wait():
                 raise ReaderLost("The reader was killed.")
         pytest.fail("it went on")
 
     assert perform(parts, work).state == "cancelled"
 
 
-def test_every_child_is_killed_with_its_group() -> None:
-    before = children()
-    script = "import subprocess, time; subprocess.Popen(['sleep', '60']); print('up', flush=True); time.sleep(60)"
-    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, start_new_session=True) as child:
-        assert child.stdout is not None
-        child.stdout.readline()
-        kill(children() - before)
-        # The pipe ends when nobody holds it any more, the grandchild included.
-        assert child.stdout.read() == b""
+def test_a_reader_is_started_before_there_is_a_job_and_after_each_and_the_job_is_given_it(parts: Parts) -> None:
+    said: list[str] = []
+
+    class Saying(Readers):
+        def make_ready(self) -> None:
+            said.append("ready")
+
+    readers = Saying(Path("nowhere"))
+
+    def work(job: Job) -> Mapping[str, Any]:
+        assert job.readers is readers
+        said.append(job.operation)
+        if len(said) == 4:
+            runner.stop.set()
+        return {}
+
+    runner = Runner(parts, {"ingest": work}, readers)
+    names = [f"ingest-m{letter * 24}" for letter in "ab"]
+    for name in names:
+        parts.engine.send(name, INGEST, {"model": name.removeprefix("ingest-")})
+    runner.work((INGEST,))
+    assert said == ["ready", names[0], "ready", names[1]]
 
 
 def test_a_worker_that_is_stopped_leaves_its_job_to_another_at_no_cost(parts: Parts) -> None:

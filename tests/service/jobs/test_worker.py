@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -41,11 +42,28 @@ def running(web: Running, operation: str) -> Callable[[], bool]:
     return lambda: web.client.get(f"/operations/{operation}").json()["state"] == "running"
 
 
+def children(pid: int) -> list[int]:
+    """A process's children that live."""
+    listings = Path(f"/proc/{pid}/task").glob("*/children")
+    found = [int(child) for listing in listings for child in listing.read_text().split()]
+    return [child for child in found if alive(child)]
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def test_a_killed_workers_job_is_done_by_the_next(web: Running, settings: Settings, files: Files) -> None:
     operation = web.push({"checkpoint": files.checkpoint}).json()["operation"]
     with process(settings) as first:
         wait_for(running(web, operation))
+        # The reader, which was started before there was torch in the worker, and reads now.
+        (reader,) = children(first.pid)
         first.kill()
+        wait_for(lambda: not alive(reader))
     assert not web.client.get(f"/operations/{operation}").json()["done"]
     with process(settings):
         assert web.end(operation)["error"] is None
