@@ -390,9 +390,7 @@ def _input(name: str, dtype: str, sizes: Iterable[Any], ranges: Mapping[str, Any
         shape.append(None)
         example.append(usual)
     told = None in shape[1:] or not ranges.keys().isdisjoint(symbols)
-    return Input(
-        name, dtype, tuple(shape), tuple(example) if None in shape[1:] else (), tuple(symbols) if told else ()
-    )
+    return Input(name, dtype, tuple(shape), tuple(example) if None in shape[1:] else (), tuple(symbols) if told else ())
 
 
 def _example(name: str, index: int, hint: Any) -> int:

@@ -104,6 +104,10 @@ class Format(Protocol):
     @property
     def media_type(self) -> str: ...
 
+    def available(self) -> str:
+        """Why its files cannot be made or run in this environment, in a sentence, without importing what is large;
+        empty where they can."""
+
     def check(self, template: Template, encoding: Encoding) -> None:
         """Raises UnsupportedCheckpoint for a program that the format cannot hold."""
 

@@ -1,7 +1,7 @@
 """What the values of a program are at several sizes of what is free, found without computing any.
 
-One size after the other is another than usual, so that it shows which of the values' sizes depend on it. Where a program
-does not run at any other size of something that its inputs leave free, nothing can be said.
+One free size after the other is another than usual, so that it shows which of the values' sizes depend on it. Where a
+program runs at no other size of something that its inputs leave free, nothing can be said.
 """
 
 from __future__ import annotations
@@ -124,7 +124,9 @@ def _run(
         return result
 
     inputs = [
-        torch.empty([chosen[s] if isinstance(s, str) else s for s in named], dtype=getattr(torch, spec.dtype), device="meta")
+        torch.empty(
+            [chosen[s] if isinstance(s, str) else s for s in named], dtype=getattr(torch, spec.dtype), device="meta"
+        )
         for spec, named in zip(graph.inputs, sizes, strict=True)
     ]
     with torch.no_grad():

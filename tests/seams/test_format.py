@@ -75,6 +75,9 @@ class Numpy:
     name, version = "numpy", 1
     suffix, media_type = ".npz", "application/x-numpy"
 
+    def available(self) -> str:
+        return ""
+
     def check(self, template: Template, encoding: Encoding) -> None:
         pass
 

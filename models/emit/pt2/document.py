@@ -23,7 +23,7 @@ from rightrank.models.emit.pt2.names import Names
 from rightrank.models.factor.layer import Layer, factor_value
 from rightrank.models.master.slots import Slot, Slots
 from rightrank.models.master.template import Template, TensorSpec
-from rightrank.models.master.values import Expression, Value, Values, unread
+from rightrank.models.master.values import Expression, Value, unread
 from rightrank.models.program.dtypes import DTYPES
 from rightrank.models.program.graph import Node, Ref
 
@@ -31,7 +31,7 @@ from rightrank.models.program.graph import Node, Ref
 SCHEMA, OPERATORS, TORCH = {"major": 8, "minor": 20}, {"aten": 10}, "2.13.0"
 # Numbers of types that no stored tensor has.
 _COMPLEX = {"complex32": 9, "complex64": 10, "complex128": 11}
-_LEAF = {"type": None, "context": None, "children_spec": []}
+_LEAF: dict[str, Any] = {"type": None, "context": None, "children_spec": []}
 
 
 class Record(NamedTuple):
@@ -88,9 +88,7 @@ class Document:
             for part, spec in self._encoding.parts(TensorSpec(slot.dtype, slot.shape)).items():
                 place = (slot.tensor, slot.side, part)
                 key = self.stride * self._numbers[slot.tensor] + count
-                found.append(
-                    Record(slot, part, self._names.tensors[place], self._names.placeholders[place], key, spec)
-                )
+                found.append(Record(slot, part, self._names.tensors[place], self._names.placeholders[place], key, spec))
                 count += 1
         return found
 
@@ -306,7 +304,7 @@ class Document:
 
     @cached_property
     def _stored_value(self) -> dict[str, str]:
-        return {name: value for value, name in reversed(self._template.graph.tensors.items())}
+        return {name: value for value, name in reversed([*self._template.graph.tensors.items()])}
 
     @cached_property
     def _called(self) -> dict[str, str]:
@@ -379,5 +377,3 @@ def _tuple(several: Sequence[Any]) -> dict[str, Any]:
 
 def _dumped(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"))
-
-

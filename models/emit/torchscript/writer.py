@@ -56,6 +56,9 @@ class TorchScript:
     name, version = "torchscript", 1
     suffix, media_type = ".pt", "application/octet-stream"
 
+    def available(self) -> str:
+        return ""
+
     def check(self, template: Template, encoding: Encoding) -> None:
         """Raises UnsupportedCheckpoint where the original's file would be larger than the format holds."""
         size, records = self.writer(template, encoding).sizes().whole, len(template.tensors) + RECORDS
