@@ -83,7 +83,7 @@ class Writer(Protocol):
     """A format for one template in one encoding: what all of its files have in common, found once."""
 
     def sizes(self) -> Sizes:
-        """How large files are; exact."""
+        """How large files are; exact, or at the most (see `Format.bounds`)."""
 
     def pieces(self, master: TensorFile, ranks: Sequence[int], changes: TensorFile | None) -> Iterator[Data]:
         """A file's bytes in order. Entries that are in `changes` are taken from there, at these ranks already."""
@@ -103,6 +103,10 @@ class Format(Protocol):
 
     @property
     def media_type(self) -> str: ...
+
+    @property
+    def bounds(self) -> bool:
+        """Whether what is said of sizes is a bound: only making a file tells its size, which is at most that."""
 
     def available(self) -> str:
         """Why its files cannot be made or run in this environment, in a sentence, without importing what is large;

@@ -8,6 +8,7 @@ from typing import BinaryIO, Protocol
 
 from rightrank.models.emit.encoding import encoding_of
 from rightrank.models.emit.encoding.levels import Mixed
+from rightrank.models.emit.executorch.writer import ExecuTorch
 from rightrank.models.emit.format import FIRST, Data, Format, Output, Writer
 from rightrank.models.emit.pt2.writer import Pt2
 from rightrank.models.emit.torchscript.compact_writer import CompactTorchScript
@@ -18,7 +19,11 @@ from rightrank.models.master.template import Template
 from rightrank.models.master.tensorfile import TensorFile
 
 # By name, every version of the writer that has ever written a published file, rising.
-FORMATS: Mapping[str, Sequence[Format]] = {"torchscript": (TorchScript(), CompactTorchScript()), "pt2": (Pt2(),)}
+FORMATS: Mapping[str, Sequence[Format]] = {
+    "torchscript": (TorchScript(), CompactTorchScript()),
+    "pt2": (Pt2(),),
+    "executorch": (ExecuTorch(),),
+}
 
 
 class Planned(Protocol):
@@ -85,6 +90,11 @@ def pieces(master: Master, plan: Planned, changes: TensorFile | None = None) -> 
     if isinstance(encoding, Mixed):
         encoding = Mixed(master.levels, plan.grids, plan.bytes)
     return format_of(plan.output).writer(master.template, encoding).pieces(master.file, plan.ranks, changes)
+
+
+def as_planned(plan: Planned, size: int) -> bool:
+    """Whether a plan's file may be of so many bytes: those that were said, or where that is a bound, no more."""
+    return size == plan.bytes or (format_of(plan.output).bounds and size < plan.bytes)
 
 
 def write(folder: Path, plan: Planned, file: BinaryIO, changes: Path | None = None) -> None:

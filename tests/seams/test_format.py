@@ -74,6 +74,7 @@ class Numpy:
 
     name, version = "numpy", 1
     suffix, media_type = ".npz", "application/x-numpy"
+    bounds = False
 
     def available(self) -> str:
         return ""

@@ -7,7 +7,6 @@ it whole (see `checkpoint.exported`), which leaves nothing to open but the examp
 from __future__ import annotations
 
 import io
-import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,15 +24,20 @@ if TYPE_CHECKING:
 def load(path: Path) -> Network:
     """The program in a file that this project wrote. Raises UnsafeCheckpoint and its like for any other,
     UnsupportedCheckpoint where torch does not read it."""
-    data = path.read_bytes()
+    found: Network = program_of(path.read_bytes()).module()
+    return found
+
+
+def program_of(data: bytes) -> torch.export.ExportedProgram:
+    """As `load`, of a file's bytes."""
     limits = Limits()
     archive = Archive(io.BytesIO(data), limits.tensors + OTHER_ENTRIES)
     exported.read(archive, limits)
     if any(archive.size(name) for name in archive if name.startswith(("data/sample_inputs/", "extra/"))):
         raise UnsafeCheckpoint("The file has example inputs, which are a pickle.", "Only files made here are run.")
     try:
-        return torch.export.load(io.BytesIO(data)).module()
-    except (RuntimeError, zipfile.BadZipFile) as error:
+        return torch.export.load(io.BytesIO(data))
+    except RuntimeError as error:
         raise UnsupportedCheckpoint(
             f"torch.export.load does not read the file: {str(error)[:300]}", "Please report it with the model's code."
         ) from error

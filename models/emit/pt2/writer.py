@@ -128,6 +128,7 @@ class Pt2:
 
     name, version = "pt2", 1
     suffix, media_type = ".pt2", "application/x.pytorch.pt2+zip"
+    bounds = False
 
     def available(self) -> str:
         return ""
