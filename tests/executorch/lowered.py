@@ -19,7 +19,7 @@ from rightrank.models.checkpoint import read
 from rightrank.models.emit import formats
 from rightrank.models.emit.executorch.writer import BATCH, ExecuTorch
 from rightrank.models.emit.format import Output
-from rightrank.models.errors import UnsupportedCheckpoint
+from rightrank.models.errors import PrecisionError, UnsupportedCheckpoint
 from rightrank.models.measure.accuracy import measure
 from rightrank.models.plan.planner import Plan, Planner
 from tests.models.nets import SHAPES, Attending, Small, planner
@@ -42,8 +42,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return request.param, planner(request.param, tmp_path_factory.mktemp("pte"))[1]
 
 
-@pytest.mark.parametrize(("encoding", "near"), [("plain", 1e-5), ("half", 5e-3)])
-@pytest.mark.parametrize("share", [1.0, 0.5])
+@pytest.mark.parametrize(("share", "encoding", "near"), [(1.0, "plain", 1e-5), (0.5, "half", 5e-3)])
 def test_a_file_computes_what_the_pt2_file_does_for_any_number_of_samples(
     case: tuple[type[nn.Module], Path], share: float, encoding: str, near: float, tmp_path: Path
 ) -> None:
@@ -72,8 +71,8 @@ def test_a_file_is_measured_in_its_own_runtime(case: tuple[type[nn.Module], Path
     assert (found.value, found.n) == (1, 50)
 
 
-def test_another_process_makes_the_same_bytes(case: tuple[type[nn.Module], Path], tmp_path: Path) -> None:
-    _, folder = case
+def test_another_process_makes_the_same_bytes(tmp_path: Path) -> None:
+    _, folder, _ = planner(Small, tmp_path)
     script = (
         "import hashlib, io, sys; from pathlib import Path; "
         "from rightrank.models.emit import formats; from rightrank.models.emit.format import Output; "
@@ -116,6 +115,17 @@ def test_what_its_runtime_has_no_kernel_for_is_refused_in_words(tmp_path: Path) 
     plan = planned(tmp_path / "master", 1.0, "executorch", "plain")
     with pytest.raises(UnsupportedCheckpoint, match="ExecuTorch"):
         ExecuTorch().load(written(tmp_path / "master", plan, tmp_path / "a.pte"))
+
+
+def test_numbers_beyond_half_precision_are_refused_for_it(tmp_path: Path) -> None:
+    module = nn.Linear(16, 12).eval()
+    with torch.no_grad():
+        module.weight[0, 0] = 1e5
+    free = {0: torch.export.Dim.DYNAMIC}
+    torch.export.save(torch.export.export(module, (torch.randn(2, 16),), dynamic_shapes=(free,)), tmp_path / "a.pt2")
+    build(read(tmp_path / "a.pt2"), tmp_path / "master", mixed=False)
+    with pytest.raises(PrecisionError, match="has 100000"):
+        written(tmp_path / "master", planned(tmp_path / "master", 1.0, "executorch", "half"), tmp_path / "a.pte")
 
 
 def test_it_is_available_here() -> None:

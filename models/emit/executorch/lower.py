@@ -14,7 +14,7 @@ from executorch.exir import ExecutorchBackendConfig, to_edge_transform_and_lower
 from torch import Tensor, nn
 
 from rightrank.models.emit.pt2.runtime import program_of
-from rightrank.models.errors import UnsupportedCheckpoint
+from rightrank.models.errors import PrecisionError, UnsupportedCheckpoint
 
 # By this method a file says how many samples it takes at once.
 MOST = "get_max_batch_size"
@@ -25,6 +25,12 @@ class _InHalf(nn.Module):
 
     def __init__(self, program: nn.Module) -> None:
         super().__init__()
+        for tensor in [*program.parameters(), *program.buffers()]:
+            if bool((tensor.isfinite() & tensor.half().isinf()).any()):
+                raise PrecisionError(
+                    f"float16 goes up to 65,504, and a tensor of this model has {float(tensor.abs().max()):g}.",
+                    "Ask for another precision.",
+                )
         self.program = program.half()
 
     def forward(self, *inputs: Tensor) -> Any:
@@ -44,7 +50,7 @@ def lower(
 ) -> bytes:
     """The file of a program, of which at most `batch` samples are taken at once (None: as many as it was exported for).
     In half precision it is traced on inputs `half`, of which the sizes are `free` that have a name, the least and the
-    most. Raises UnsupportedCheckpoint where ExecuTorch cannot hold it.
+    most. Raises UnsupportedCheckpoint where ExecuTorch cannot hold it, PrecisionError where half precision cannot.
     """
     try:
         program = program_of(data)
@@ -59,7 +65,7 @@ def lower(
         methods = None if batch is None else {MOST: batch}
         edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()], constant_methods=methods)
         return bytes(edge.to_executorch(ExecutorchBackendConfig()).buffer)
-    except MemoryError:
+    except (MemoryError, PrecisionError):
         raise
     except Exception as error:
         # Whatever its passes raise for an operator that they do not know.
