@@ -7,7 +7,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed-$(RIGHTRANK_TORCH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-lowest test-api test-faults hostile verify bench bench-compression bench-cifar \
+.PHONY: help install run test test-lowest test-api test-executorch test-faults hostile verify bench bench-compression bench-cifar \
 	bench-bytes bench-guarantee bench-learning bench-sparsity bench-latency bench-cost bench-engine bench-coverage bench-tasks bench-layers chaos \
 	clean
 
@@ -20,6 +20,7 @@ help:
 	@echo "              attempt stands still; prints a table; half an hour. make test tries a part of it"
 	@echo "make test-api  requests made up from the service's description of itself, and every answer held to it; minutes;"
 	@echo "              installs schemathesis into build/api"
+	@echo "make test-executorch  .pte files made and run; minutes; installs executorch, with a torch, into build/executorch"
 	@echo "make hostile  a thousand damaged files, read in confinement; minutes"
 	@echo "make verify   a running service's answers, checked from outside with curl and torch alone"
 	@echo "make bench    the figures that the README quotes"
@@ -83,6 +84,17 @@ build/api: tests/description/requirements.txt
 	rm -rf $@ $@.partial
 	$(PYTHON) -m venv $@.partial
 	$@.partial/bin/pip install --quiet --requirement tests/description/requirements.txt
+	mv $@.partial $@
+
+test-executorch: build/executorch
+	build/executorch/bin/python -m pytest -q -W default tests/executorch/lowered.py
+
+# It brings pandas, coremltools and more, so the environment that serves does without it.
+build/executorch: pyproject.toml
+	rm -rf $@ $@.partial
+	$(PYTHON) -m venv $@.partial
+	$@.partial/bin/pip install --quiet torch==$(RIGHTRANK_TORCH)
+	$@.partial/bin/pip install --quiet --editable '.[models,executorch]' 'pytest>=8.3'
 	mv $@.partial $@
 
 hostile: install

@@ -117,7 +117,7 @@ def write(master: Master, plan: Plan, file: File) -> Path:
     try:
         with partial.open("wb") as out:
             out.writelines(formats.pieces(master, plan))
-        if partial.stat().st_size != plan.bytes:
+        if not formats.as_planned(plan, partial.stat().st_size):
             raise ValueError("this plan is of another master: plan(master, …) makes one of this")
         partial.replace(path)
     finally:

@@ -194,7 +194,8 @@ def test_the_face_is_exactly_these_names() -> None:
 
 
 def test_nothing_unpickles_what_may_have_been_uploaded() -> None:
-    """A pickle is a program. torch.export.load falls back to one, and torch.load is one by default."""
+    """A pickle is a program. torch.export.load falls back to one, and torch.load is one by default. It may load what
+    was written here, behind the strict reader."""
 
     def rule(tree: ast.Module) -> Iterator[tuple[int, str]]:
         for line, name in imports(tree):
@@ -208,7 +209,10 @@ def test_nothing_unpickles_what_may_have_been_uploaded() -> None:
             if name == "torch.export.load" or (name == "torch.load" and not safe):
                 yield call.lineno, name
 
-    assert offences(("models", "service"), rule) == []
+    found = [each for each in offences(("models", "service"), rule) if not each.endswith(": torch.export.load")]
+    assert found == []
+    loading = [each for each in offences(("models", "service"), rule) if each.endswith(": torch.export.load")]
+    assert [each.partition(":")[0] for each in loading] == ["models/emit/pt2/runtime.py"]
 
 
 def test_no_shell_reads_a_command() -> None:

@@ -1,8 +1,8 @@
 """Types and sizes of all of a program's values (see `master.values`), by laws that hold at several points.
 
-A size that is a multiple of what is free, or of a product of such, or one that is so many more than it, is written so;
-what arithmetic on sizes makes is written as that arithmetic. Any other size, such as that of a strided convolution whose
-input is of any height, is one that only running tells, and has a name of its own.
+A size that is a multiple of what is free, or of a product of such, or one that is so many more than it, is written
+so; what arithmetic on sizes makes is written as that arithmetic. Any other size, such as that of a strided convolution
+whose input is of any height, is one that only running tells, and has a name of its own.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations_with_replacement
+from itertools import combinations_with_replacement, count
 from typing import Any
 
 import torch
@@ -82,12 +82,10 @@ class _Laws:
         """That of a size; where no law fits it has a name of its own from here on."""
         found = self.law(vector)
         if found is None:
-            number = len(self.unknown)
-            while (found := f"u{number}") in self.taken:
-                number += 1
-            self.taken.add(found)
-            self.unknown.append(found)
-            self.note(vector, found)
+            found = name = next(name for number in count() if (name := f"u{number}") not in self.taken)
+            self.taken.add(name)
+            self.unknown.append(name)
+            self.note(vector, name)
         return found
 
     def note(self, vector: Vector, expression: Expression) -> None:
@@ -109,8 +107,8 @@ class _Laws:
         return self.known[vector]
 
     def _multiple(self, vector: Vector) -> Expression | None:
-        for count in range(1, FACTORS + 1):
-            for several in combinations_with_replacement(self.bases, count):
+        for number in range(1, FACTORS + 1):
+            for several in combinations_with_replacement(self.bases, number):
                 product = [math.prod(sizes) for sizes in zip(*(base for base, _ in several), strict=True)]
                 if not all(product) or any(size % whole for size, whole in zip(vector, product, strict=True)):
                     continue

@@ -83,7 +83,7 @@ class Writer(Protocol):
     """A format for one template in one encoding: what all of its files have in common, found once."""
 
     def sizes(self) -> Sizes:
-        """How large files are; exact."""
+        """How large files are; exact, or at the most (see `Format.bounds`)."""
 
     def pieces(self, master: TensorFile, ranks: Sequence[int], changes: TensorFile | None) -> Iterator[Data]:
         """A file's bytes in order. Entries that are in `changes` are taken from there, at these ranks already."""
@@ -108,9 +108,13 @@ class Format(Protocol):
     def separate(self) -> bool:
         """Whether what makes and runs its files wants an environment of its own, where nothing else is done."""
 
+    @property
+    def bounds(self) -> bool:
+        """Whether what is said of sizes is a bound: only making a file tells its size, which is at most that."""
+
     def available(self) -> str:
-        """Why files of the format cannot be planned and written here, such as a package that is not installed, and what
-        to do; "" where they can."""
+        """Why its files cannot be made or run in this environment, such as a package that is not installed, and what
+        to do, without importing what is large; "" where they can."""
 
     def check(self, template: Template, encoding: Encoding) -> None:
         """Raises UnsupportedCheckpoint for a program that the format cannot hold, or not with such numbers."""

@@ -8,6 +8,7 @@ from typing import BinaryIO, Protocol
 
 from rightrank.models.emit.encoding import encoding_of
 from rightrank.models.emit.encoding.levels import Mixed
+from rightrank.models.emit.executorch.writer import ExecuTorch
 from rightrank.models.emit.format import FIRST, Data, Format, Output, Writer
 from rightrank.models.emit.onnx.writer import Onnx
 from rightrank.models.emit.precision import precisions
@@ -24,6 +25,7 @@ FORMATS: Mapping[str, Sequence[Format]] = {
     "torchscript": (TorchScript(), CompactTorchScript()),
     "onnx": (Onnx(),),
     "pt2": (Pt2(),),
+    "executorch": (ExecuTorch(),),
 }
 
 
@@ -112,6 +114,11 @@ def pieces(master: Master, plan: Planned, changes: TensorFile | None = None) -> 
     if isinstance(encoding, Mixed):
         encoding = Mixed(master.levels, plan.grids, plan.bytes)
     return format_of(plan.output).writer(master.template, encoding).pieces(master.file, plan.ranks, changes)
+
+
+def as_planned(plan: Planned, size: int) -> bool:
+    """Whether a plan's file may be of so many bytes: those that were said, or where that is a bound, no more."""
+    return size == plan.bytes or (format_of(plan.output).bounds and size < plan.bytes)
 
 
 def write(folder: Path, plan: Planned, file: BinaryIO, changes: Path | None = None) -> None:

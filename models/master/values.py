@@ -28,12 +28,12 @@ class Value:
 
 @dataclass(frozen=True)
 class Values:
-    """`tensors` by value name: all that calls make, those between the calls of a layer's factors too, and by
-    `unread` the results that nobody reads. `numbers` are what arithmetic on sizes makes: an int, a
-    float or a bool. `symbols` are the names of the
-    free sizes of the inputs, with those that the program was run on here, and `unknown` those that only running tells;
-    `inner` has those that only the calls have that stand in place of one, by its name. `arguments` are the names of each operator's arguments, in order, of the program's calls and of those that
-    factors and encodings add.
+    """`tensors` by value name: all that calls make, those between the calls of a layer's factors too, and by `unread`
+    the results that nobody reads. `numbers` are what arithmetic on sizes makes, each an int, a float or a bool.
+    `inputs` are the sizes of the inputs; `symbols` the names of those that are free, with what they were in the first
+    run; `unknown` those that only running tells, and `inner` such as only the calls have that stand in place of one, by
+    its name. `arguments` are the names of each operator's arguments, in order: of the program's calls, and of those
+    that factors and encodings add.
     """
 
     tensors: Mapping[str, Value]

@@ -1,7 +1,7 @@
 """What the values of a program are at several sizes of what is free, found without computing any.
 
-One size after the other is another than usual, so that it shows which of the values' sizes depend on it. Where a program
-does not run at any other size of something that its inputs leave free, nothing can be said.
+One free size after the other is another than usual, so that it shows which of the values' sizes depend on it. Where a
+program runs at no other size of something that its inputs leave free, nothing can be said.
 """
 
 from __future__ import annotations

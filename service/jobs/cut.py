@@ -56,7 +56,7 @@ class Cutter:
         with open(path, "wb") as file:
             formats.write(self.folder, plan, file, improved)
         sha256, size = digest(path), path.stat().st_size
-        if size != plan.bytes:
+        if not formats.as_planned(plan, size):
             raise RuntimeError(f"plan {plan.digest} was to take {plan.bytes} bytes and takes {size}")
         if known is not None and known.sha256 == sha256:
             return known

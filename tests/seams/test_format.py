@@ -74,7 +74,10 @@ class Numpy:
 
     name, version = "numpy", 1
     suffix, media_type = ".npz", "application/x-numpy"
-    separate = False
+    separate = bounds = False
+
+    def available(self) -> str:
+        return ""
 
     def check(self, template: Template, encoding: Encoding) -> None:
         pass

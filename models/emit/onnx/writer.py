@@ -168,7 +168,7 @@ class Onnx:
 
     name, version = "onnx", 1
     suffix, media_type = ".onnx", "application/x-onnx"
-    separate = False
+    separate = bounds = False
 
     def available(self) -> str:
         """Empty where files can be written and run here; else why not."""

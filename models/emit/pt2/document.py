@@ -31,7 +31,7 @@ from rightrank.models.program.graph import Node, Ref
 SCHEMA, OPERATORS, TORCH = {"major": 8, "minor": 20}, {"aten": 10}, "2.13.0"
 # Numbers of types that no stored tensor has.
 _COMPLEX = {"complex32": 9, "complex64": 10, "complex128": 11}
-_LEAF = {"type": None, "context": None, "children_spec": []}
+_LEAF: dict[str, Any] = {"type": None, "context": None, "children_spec": []}
 
 
 class Record(NamedTuple):
@@ -304,7 +304,7 @@ class Document:
 
     @cached_property
     def _stored_value(self) -> dict[str, str]:
-        return {name: value for value, name in reversed(self._template.graph.tensors.items())}
+        return {name: value for value, name in reversed([*self._template.graph.tensors.items()])}
 
     @cached_property
     def _called(self) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """Texts of which some numbers depend on a layer's rank, and which are as long at every rank.
 
-Such a number is filled up with blanks, which JSON allows before it, and arithmetic within a string too. So the size of a
-file is known without its text.
+Such a number is filled up with blanks, which JSON allows before it, and arithmetic within a string too. So the size of
+a file is known without its text.
 """
 
 from __future__ import annotations

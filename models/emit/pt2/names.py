@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import keyword
 import re
-from collections.abc import Iterable
 
 from rightrank.models.emit.encoding.encoding import Encoding
 from rightrank.models.factor.layer import Layer, factor_value
@@ -14,6 +13,8 @@ from rightrank.models.master.values import unread
 from rightrank.models.program.graph import Node, Ref, fresh
 
 MOST = 200
+# What the code that torch makes of a graph calls something else.
+RESERVED = frozenset({"self", "torch", "device", "inf", "nan", "NoneType", "fx_pytree", "pytree", "operator"})
 
 
 class Names:
@@ -31,7 +32,7 @@ class Names:
         self.placeholders: dict[tuple[str, str, str], str] = {}
         self.tensors: dict[tuple[str, str, str], str] = {}
         self._taken: set[str] = set()
-        stored = {name: value for value, name in reversed(graph.tensors.items())}
+        stored = {name: value for value, name in reversed([*graph.tensors.items()])}
         plain = [*(spec.name for spec in graph.inputs), *(stored[name] for name in slots.tensors)]
         plain += [name for node in graph.nodes for name in node.outputs if name]
         # Those that can stay as they are do, before others take names like theirs.
@@ -96,8 +97,5 @@ class Names:
 
 
 def _is_plain(name: str) -> bool:
-    return name.isascii() and name.isidentifier() and not keyword.iskeyword(name) and len(name) <= MOST
-
-
-def distinct(names: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(names))
+    named = name.isascii() and name.isidentifier() and len(name) <= MOST
+    return named and not keyword.iskeyword(name) and name not in RESERVED

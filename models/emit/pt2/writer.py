@@ -128,7 +128,7 @@ class Pt2:
 
     name, version = "pt2", 1
     suffix, media_type = ".pt2", "application/x.pytorch.pt2+zip"
-    separate = False
+    separate = bounds = False
 
     def available(self) -> str:
         return ""
@@ -143,8 +143,8 @@ class Pt2:
             )
         if template.values is None:
             raise UnsupportedCheckpoint(
-                "A .pt2 file names the sizes of all values, and of this model they are not known: it was published before "
-                "this format was written, or a size that it leaves free cannot be another.",
+                "A .pt2 file says the sizes of all values, and of this model they are not known: it was published "
+                "before this format was written, or a size that it leaves free cannot be another.",
                 "Upload it again, or ask for format=torchscript.",
             )
         size = self.writer(template, encoding).sizes().whole
@@ -158,16 +158,9 @@ class Pt2:
         return Pt2Writer(template, encoding)
 
     def load(self, path: Path) -> Network:
-        import torch
+        from rightrank.models.emit.pt2.runtime import load
 
-        try:
-            program = torch.export.load(path)
-        except RuntimeError as error:
-            raise UnsupportedCheckpoint(
-                f"torch.export.load does not read the file: {str(error)[:300]}",
-                "Please report it with the model's code.",
-            ) from error
-        return program.module()
+        return load(path)
 
 
 def _record(key: int) -> str:

@@ -55,7 +55,7 @@ class TorchScript:
 
     name, version = "torchscript", 1
     suffix, media_type = ".pt", "application/octet-stream"
-    separate = False
+    separate = bounds = False
 
     def available(self) -> str:
         return ""

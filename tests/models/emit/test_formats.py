@@ -22,7 +22,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(
     ("output", "named"),
-    [(Output(writer=99), "'torchscript', writer 99"), (Output("executorch"), "'executorch', writer 1")],
+    [(Output(writer=99), "'torchscript', writer 99"), (Output("ncnn"), "'ncnn', writer 1")],
 )
 def test_a_writer_that_is_not_here_is_refused_in_words_before_anything_is_written(
     folder: Path, output: Output, named: str

@@ -1,0 +1,1 @@
+"""ExecuTorch's format: a program lowered to the kernels of XNNPACK."""
