@@ -12,6 +12,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -183,17 +184,20 @@ def block(stream: NDArray[np.uint8], bits: int, end: Bits) -> list[bytes | memor
 PART = 1 << 20
 
 
-def pack(stream: NDArray[np.uint8], start: int, words: NDArray[np.uint16], lengths: NDArray[np.uint8]) -> None:
-    """Lays words one after the other into `stream`, from bit `start` on."""
+def pack(
+    stream: NDArray[np.uint8], start: int, words: NDArray[np.unsignedinteger[Any]], lengths: NDArray[np.uint8]
+) -> None:
+    """Lays words, of up to 24 bits, one after the other into `stream`, from bit `start` on."""
     for first in range(0, words.size, PART):
-        some, counts = words[first : first + PART], lengths[first : first + PART].astype(np.int64)
-        places = np.cumsum(counts) - counts
-        total = int(counts.sum())
-        lead = start % 8
-        bits = np.zeros(-(-(lead + total) // 8) * 8, dtype=np.uint8)
-        for place in range(int(counts.max(initial=0))):
-            where = np.flatnonzero(counts > place)
-            bits[lead + places[where] + place] = some[where] >> place & 1
-        packed = np.packbits(bits, bitorder="little")
-        stream[start // 8 : start // 8 + packed.size] |= packed
-        start += total
+        counts = lengths[first : first + PART].astype(np.int64)
+        ends = np.cumsum(counts) + start % 8
+        places = ends - counts
+        shifted = words[first : first + PART].astype(np.int64) << (places & 7)
+        size = (int(ends[-1]) + 7) // 8
+        # What begins in a byte, and reaches up to three further: bits of their own, so that a sum puts them together.
+        begun = np.bincount(places >> 3, weights=shifted, minlength=size).astype(np.int64)
+        packed = np.zeros(begun.size + 3, dtype=np.int64)
+        for byte in range(4):
+            packed[byte : byte + begun.size] += (begun >> 8 * byte) & 255
+        stream[start // 8 : start // 8 + size] |= packed[:size].astype(np.uint8)
+        start += int(counts.sum())

@@ -73,7 +73,7 @@ FLAT = _flat()
 @dataclass(frozen=True)
 class Parsed:
     """A template as literals and matches. `literals` are the places of those bytes; `matches` (k, 3) the place of each,
-    its length and where in the dictionary it is; `order` sorts both, literals first, by place; `size` in bytes."""
+    its length and where in the dictionary it is; `fields` where each begins, and its bytes; `size` in bytes."""
 
     literals: NDArray[np.int64]
     matches: NDArray[np.int64]
@@ -95,6 +95,20 @@ class Parsed:
             found += [self.raw[done:place], field]
             done = place + count
         return b"".join([*found, self.raw[done:]])
+
+
+@dataclass(frozen=True)
+class Laid:
+    """A template as `words` of so many bits (`counts`), but for two kinds that depend on the plan: at `matches` the
+    words for distances, which are `distances` and how far the template is behind the dictionary, and at `fields` the
+    bytes of fields."""
+
+    parsed: Parsed
+    words: NDArray[np.uint32]
+    counts: NDArray[np.uint8]
+    matches: NDArray[np.int64]
+    distances: NDArray[np.int64]
+    fields: NDArray[np.int64]
 
 
 def parse(template: Template, dictionary: bytes) -> Parsed:
@@ -160,6 +174,7 @@ class Text:
             length += longest
             near.append(length <= WINDOW - MOST)
         known: dict[tuple[Template, bool], Parsed] = {}
+        self._known: dict[int, Laid] = {}
 
         def parsed(each: Template, within: bool) -> Parsed:
             if (each, within) not in known:
@@ -203,49 +218,80 @@ class Text:
     def deflated(self, chosen: Sequence[tuple[int, Sequence[bytes]]]) -> tuple[bytes, bytes]:
         """The text, and what it is deflated to, of a template and its fields for each part."""
         raw: list[bytes] = []
-        literals, matches, froms = [], [], []
+        laid: list[Laid] = []
+        # How far behind the dictionary each part is, where it has matches.
+        behind: list[int] = []
+        fields_of: list[bytes] = []
         at = dictionary = 0
         for number, (which, fields) in enumerate(chosen):
-            if (opening_ := self._openings.get(number)) is not None:
-                raw.append(opening_.raw)
-                literals.append(opening_.literals + at)
-                matches.append(opening_.matches + (at, 0, 0))
-                froms.append(np.full(len(opening_.matches), at))
-                dictionary = at + opening_.raw.index(self._dictionary)
-                at += opening_.size
-            if (each := self._parts[number][which]) is None:
+            if (opening_ := self._laid_openings.get(number)) is not None:
+                raw.append(opening_.parsed.raw)
+                laid.append(opening_)
+                behind.append(0)
+                dictionary = at + opening_.parsed.raw.index(self._dictionary)
+                at += opening_.parsed.size
+            if (each := self._laid[number][which]) is None:
                 continue
-            raw.append(each.filled(fields))
-            literals.append(each.literals + at)
-            matches.append(each.matches + (at, 0, 0))
-            froms.append(np.full(len(each.matches), dictionary))
-            at += each.size
+            raw.append(each.parsed.filled(fields))
+            fields_of += fields
+            laid.append(each)
+            behind.append(at - dictionary)
+            at += each.parsed.size
         text = b"".join(raw)
-        symbols = np.frombuffer(text, dtype=np.uint8)
-        code, place = self._code, np.concatenate(literals)
-        found = np.concatenate(matches)
-        distances = found[:, 0] - np.concatenate(froms) - found[:, 2]
-        length_words, length_bits = self._lengths
-        words = np.concatenate(
-            [code.words[symbols[place]], length_words[found[:, 1]], _DISTANCE_WORDS[distances]]
-        ).astype(np.uint16)
-        counts = np.concatenate(
-            [
-                code.lengths[symbols[place]],
-                length_bits[found[:, 1]],
-                np.full(len(found), FAR, dtype=np.uint8),
-            ]
-        )
-        # A match's distance follows its length.
-        order = np.argsort(np.concatenate([2 * place, 2 * found[:, 0], 2 * found[:, 0] + 1]), kind="stable")
-        total = self._head.count + int(counts.sum())
-        end = code.word(END)
+        words, counts = (np.concatenate([getattr(each, name) for each in laid]) for name in ("words", "counts"))
+        starts = np.cumsum([0, *(each.words.size for each in laid[:-1])])
+        several = [each.distances.size for each in laid]
+        distances = np.concatenate([each.distances for each in laid]) + np.repeat(behind, several)
+        words[np.concatenate([each.matches for each in laid]) + np.repeat(starts, several)] = _DISTANCE_WORDS[distances]
+        if fields_of:
+            places = np.concatenate([each.fields for each in laid]) + np.repeat(
+                starts, [each.fields.size for each in laid]
+            )
+            words[places] = self._code.words[np.frombuffer(b"".join(fields_of), dtype=np.uint8)]
+        total = self._head.count + int(counts.sum(dtype=np.int64))
+        end = self._code.word(END)
         stream = np.zeros((total + end.count + 3 + 7) // 8, dtype=np.uint8)
         head = np.frombuffer(self._head.whole(), dtype=np.uint8)
         stream[: head.size] = head
-        pack(stream, self._head.count, words[order], counts[order])
+        pack(stream, self._head.count, words, counts)
         pack(stream, total, np.array([end.value], dtype=np.uint16), np.array([end.count], dtype=np.uint8))
         return text, stream.tobytes() + ALIGNED_LAST
+
+    @cached_property
+    def _laid(self) -> list[list[Laid | None]]:
+        return [[None if each is None else self._lay(each) for each in part] for part in self._parts]
+
+    @cached_property
+    def _laid_openings(self) -> dict[int, Laid]:
+        return {number: self._lay(each) for number, each in self._openings.items()}
+
+    def _lay(self, each: Parsed) -> Laid:
+        """A template's words, in order."""
+        if (known := self._known.get(id(each))) is not None:
+            return known
+        symbols = np.frombuffer(each.raw, dtype=np.uint8)[each.literals]
+        lengths = each.matches[:, 1]
+        length_words, length_bits = self._lengths
+        # A match's distance follows its length.
+        order = np.argsort(
+            np.concatenate([2 * each.literals, 2 * each.matches[:, 0], 2 * each.matches[:, 0] + 1]), kind="stable"
+        )
+        far = np.full(lengths.size, FAR, dtype=np.uint8)
+        words = np.concatenate([self._code.words[symbols], length_words[lengths], np.zeros_like(far)])[order]
+        counts = np.concatenate([self._code.lengths[symbols], length_bits[lengths], far])[order]
+        where = np.argsort(order, kind="stable")
+        literals = {place: at for at, place in enumerate(each.literals.tolist())}
+        fields = [literals[place + byte] for place, count in each.fields for byte in range(count)]
+        found = Laid(
+            each,
+            words.astype(np.uint32),
+            counts,
+            where[symbols.size + lengths.size :],
+            each.matches[:, 0] - each.matches[:, 2],
+            where[np.array(fields, dtype=np.int64)],
+        )
+        self._known[id(each)] = found
+        return found
 
     @cached_property
     def _lengths(self) -> tuple[NDArray[np.uint32], NDArray[np.uint8]]:
