@@ -67,7 +67,7 @@ class Template:
     Where computed weights were stored or zero channels removed (see `master`), all this is said of the program that
     is left, and `uploaded` is the template of the one that came. That has no layers, since none of it is cut;
     `differing` are those of its tensors that the other has not, or has otherwise. `format` is that of the entries
-    beside it.
+    beside it, and where they are `rounded`, so is a file of what weights are in eight bits.
     """
 
     graph: Graph
@@ -80,6 +80,7 @@ class Template:
     uploaded: Template | None = None
     differing: frozenset[str] = frozenset()
     format: int = FORMAT
+    rounded: bool = False
 
     @property
     def original(self) -> Template:
@@ -121,6 +122,7 @@ class Template:
             "macs": self.macs,
             **({"uploaded": self.uploaded.to_json()} if self.uploaded else {}),
             **({"apart": sorted(self.differing)} if self.differing else {}),
+            **({"rounded": True} if self.rounded else {}),
         }
 
     @staticmethod
@@ -152,6 +154,7 @@ class Template:
             uploaded=Template.from_json(data["uploaded"]) if "uploaded" in data else None,
             differing=frozenset(data.get("apart", ())),
             format=data.get("format", UNNAMED),
+            rounded=data.get("rounded", False),
         )
 
     @staticmethod

@@ -27,6 +27,7 @@ from rightrank.service.registry.layout import (
     MIXED,
     REFERENCE,
     REFIT,
+    ROUNDED,
     artifact_key,
     digests_in,
     improved_key,
@@ -173,6 +174,7 @@ def _cut(job: Job, manifest: Mapping[str, Any], plan: Plan, known: Record | None
     names = [*MASTER, *([EVALUATION] if manifest["evaluation"] else []), *([REFIT] if improves else [])]
     names += [REFERENCE] if REFERENCE in digests_in(manifest) else []
     names += MIXED if plan.output.coded else []
+    names += [ROUNDED] if plan.output.nested else []
     with contextlib.ExitStack() as open_files:
         folder = open_files.enter_context(parts.catalogue.folder(manifest, tuple(names)))
         scratch = open_files.enter_context(parts.store.folder_for_work())

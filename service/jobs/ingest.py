@@ -41,6 +41,7 @@ from rightrank.service.registry.layout import (
     MIXED,
     REFERENCE,
     REFIT,
+    ROUNDED,
     TOKEN,
     checkpoint_key,
     digests_of,
@@ -133,7 +134,7 @@ def _build(job: Job, upload: Mapping[str, Any], folder: Path) -> None:
             cutter.check(plan, folder / "chosen.pt")
     job.progress("store", 0, 1, "models")
     names = [*MASTER, *([EVALUATION] if has_data else []), *([REFIT] if keep else [])]
-    names += [name for name in (REFERENCE, *MIXED) if (out / name).exists()]
+    names += [name for name in (REFERENCE, ROUNDED, *MIXED) if (out / name).exists()]
     manifest = {
         **upload,
         **description,

@@ -24,7 +24,7 @@ class Int8:
     `encode` raises PrecisionError where a number is not finite.
     """
 
-    name, exact, coded = "int8", False, False
+    name, exact, coded, nested = "int8", False, False, False
 
     def parts(self, spec: TensorSpec) -> Mapping[str, TensorSpec]:
         if not coarsened(spec.dtype, len(spec.shape)):

@@ -104,6 +104,7 @@ class Laid:
     bytes of fields."""
 
     parsed: Parsed
+    size: int
     words: NDArray[np.uint32]
     counts: NDArray[np.uint8]
     matches: NDArray[np.int64]
@@ -229,16 +230,16 @@ class Text:
                 laid.append(opening_)
                 behind.append(0)
                 dictionary = at + opening_.parsed.raw.index(self._dictionary)
-                at += opening_.parsed.size
+                at += opening_.size
             if (each := self._laid[number][which]) is None:
                 continue
             raw.append(each.parsed.filled(fields))
             fields_of += fields
             laid.append(each)
             behind.append(at - dictionary)
-            at += each.parsed.size
+            at += each.size
         text = b"".join(raw)
-        words, counts = (np.concatenate([getattr(each, name) for each in laid]) for name in ("words", "counts"))
+        words, counts = np.concatenate([each.words for each in laid]), np.concatenate([each.counts for each in laid])
         starts = np.cumsum([0, *(each.words.size for each in laid[:-1])])
         several = [each.distances.size for each in laid]
         distances = np.concatenate([each.distances for each in laid]) + np.repeat(behind, several)
@@ -284,6 +285,7 @@ class Text:
         fields = [literals[place + byte] for place, count in each.fields for byte in range(count)]
         found = Laid(
             each,
+            each.size,
             words.astype(np.uint32),
             counts,
             where[symbols.size + lengths.size :],
