@@ -12,6 +12,7 @@ from typing import Any
 
 from rightrank.models.emit import formats
 from rightrank.models.improve.choose import method_of
+from rightrank.models.master.rounded import ROUNDED
 from rightrank.models.master.template import Template
 from rightrank.models.measure.accuracy import measure
 from rightrank.models.plan.planner import Plan, Planner
@@ -27,7 +28,6 @@ from rightrank.service.registry.layout import (
     MIXED,
     REFERENCE,
     REFIT,
-    ROUNDED,
     artifact_key,
     digests_in,
     improved_key,

@@ -25,6 +25,7 @@ from rightrank.models.checkpoint.limits import NOTES, Limits
 from rightrank.models.emit import formats
 from rightrank.models.emit.precision import encoding_in, mixable, precisions, written_in
 from rightrank.models.errors import Cancelled
+from rightrank.models.master.rounded import ROUNDED
 from rightrank.models.master.template import Template
 from rightrank.models.plan.planner import Planner
 from rightrank.models.program.program import Program
@@ -41,7 +42,6 @@ from rightrank.service.registry.layout import (
     MIXED,
     REFERENCE,
     REFIT,
-    ROUNDED,
     TOKEN,
     checkpoint_key,
     digests_of,

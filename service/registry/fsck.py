@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rightrank.models.master.rounded import ROUNDED
 from rightrank.service.registry.layout import (
     EVALUATION,
     MASTER,
     MIXED,
     REFERENCE,
     REFIT,
-    ROUNDED,
     digests_of,
     manifest_key,
     tuning_key,

@@ -29,7 +29,6 @@ from typing import Any
 from rightrank.models.emit.formats import format_of
 from rightrank.models.master import entries
 from rightrank.models.master.levels import LEVELS
-from rightrank.models.master.rounded import ROUNDED
 from rightrank.models.plan.mixture import MIXTURE
 from rightrank.models.plan.planner import Plan
 

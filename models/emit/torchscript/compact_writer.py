@@ -14,7 +14,7 @@ import math
 import struct
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -195,8 +195,9 @@ class _Content:
             return list(compact.slots.of(name, self._rank.get(name, 0), ranks, knot))
 
         def one(name: str) -> NDArray[Any]:
-            return numbers(slots(name)[0], master, changes)
+            return numbers(next(compact.slots.of(name, 0, ranks, knot)), master, changes)
 
+        scales = folded(compact.folds, one)
         self._parts: dict[Place, NDArray[Any]] = {}
         self._coded: dict[Place, tuple[Levels, int]] = {}
         self._packing: dict[str, int] = {}
@@ -206,9 +207,8 @@ class _Content:
         for name in compact.tensors:
             several, scale = slots(name), None
             if name in compact.folds:
-                fold = compact.folds[name]
-                scale, bias = folded(fold, one)
-                self._parts[Place(fold.value)] = self._held(bias)
+                scale, bias = scales[name]
+                self._parts[Place(compact.folds[name].value)] = self._held(bias)
             for slot in several:
                 place, by = Place(name, slot.side), scale if slot is several[-1] else None
                 if (stored := compact.stored.get(place)) is not None and stored.coded:
@@ -280,11 +280,12 @@ class _Content:
         stored = self._compact.stored[place]
         bases, changes = stored.bases, self._changes
         own = changes is not None and slot.source in changes
-        cut = slot if slot.side and bases is None else slot._replace(shape=slot.full or slot.shape)
         if self._rounded is not None and not own and there_rounded(self._rounded, slot.source):
             found = Rounded.of(self._rounded, slot.source)
         else:
-            array = numbers(slot if own else cut, self._master, changes)
+            cut = own or (slot.side and bases is None)
+            whole = slot if cut else slot._replace(shape=slot.full or slot.shape)
+            array = numbers(whole, self._master, changes)
             parts = self._compact.encoding.encode(array, slot.dtype)
             found = Rounded.made(parts[""], parts[SCALE], bases)
         count = 1 if bases is None else slot.shape[bases]
@@ -348,21 +349,35 @@ class _Content:
         return [*found, []]
 
 
-def folded(fold: Fold, tensor: Any) -> tuple[NDArray[np.float64], NDArray[Any]]:
-    """A folded norm's scale, and the bias as it is stored, of tensors by name, which are float32 as unsigned numbers.
+def folded(
+    folds: Mapping[str, Fold], tensor: Callable[[str], NDArray[Any]]
+) -> dict[str, tuple[NDArray[np.float64], NDArray[Any]]]:
+    """By the weight, a folded norm's scale, and the bias as it is stored, of tensors by name, which are float32 as
+    unsigned numbers.
 
-    In double, by operations that give the same on every machine.
+    In double, by operations that give the same on every machine; all norms at once.
     """
+    if not folds:
+        return {}
+    variances = [tensor(fold.norm.variance) for fold in folds.values()]
+    sizes = [each.size for each in variances]
 
-    def values(name: str | None, otherwise: float) -> NDArray[np.float64]:
-        if name is None:
-            return np.asarray(otherwise)
-        return np.asarray(tensor(name).view(np.float32), dtype=np.float64)
+    def values(names: Iterable[str | None], otherwise: float) -> NDArray[np.float64]:
+        none = np.float32(otherwise).view(np.uint32)
+        arrays = [
+            np.full(size, none) if name is None else tensor(name) for name, size in zip(names, sizes, strict=True)
+        ]
+        return np.concatenate(arrays).view(np.float32).astype(np.float64)
 
-    norm = fold.norm
-    scale = values(norm.weight, 1.0) / np.sqrt(values(norm.variance, 1.0) + norm.epsilon)
-    bias = (values(fold.bias, 0.0) - values(norm.mean, 0.0)) * scale + values(norm.bias, 0.0)
-    return scale, bias.astype(FOLDED).view(np.uint32)
+    norms = [fold.norm for fold in folds.values()]
+    epsilons = np.repeat([norm.epsilon for norm in norms], sizes)
+    variance = np.concatenate(variances).view(np.float32).astype(np.float64)
+    scale = values((norm.weight for norm in norms), 1.0) / np.sqrt(variance + epsilons)
+    mean = values((norm.mean for norm in norms), 0.0)
+    bias = (values((fold.bias for fold in folds.values()), 0.0) - mean) * scale
+    stored = (bias + values((norm.bias for norm in norms), 0.0)).astype(FOLDED).view(np.uint32)
+    ends = np.cumsum(sizes)[:-1]
+    return dict(zip(folds, zip(np.split(scale, ends), np.split(stored, ends), strict=True), strict=True))
 
 
 def _scaled(array: NDArray[Any], scale: NDArray[np.float64]) -> NDArray[Any]:

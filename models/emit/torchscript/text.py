@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypeAlias
 
@@ -101,7 +101,7 @@ class Parsed:
 class Laid:
     """A template as `words` of so many bits (`counts`), but for two kinds that depend on the plan: at `matches` the
     words for distances, which are `distances` and how far the template is behind the dictionary, and at `fields` the
-    bytes of fields."""
+    bytes of fields. Where it has the `dictionary` itself, it refers to no other."""
 
     parsed: Parsed
     size: int
@@ -110,6 +110,17 @@ class Laid:
     matches: NDArray[np.int64]
     distances: NDArray[np.int64]
     fields: NDArray[np.int64]
+    dictionary: int | None = None
+
+
+def _joined(several: Sequence[Parsed]) -> Parsed:
+    """Templates without fields, one after the other."""
+    literals, matches, at = [], [], 0
+    for each in several:
+        literals.append(each.literals + at)
+        matches.append(each.matches + (at, 0, 0))
+        at += each.size
+    return Parsed(np.concatenate(literals), np.concatenate(matches), b"".join(each.raw for each in several), ())
 
 
 def parse(template: Template, dictionary: bytes) -> Parsed:
@@ -175,7 +186,6 @@ class Text:
             length += longest
             near.append(length <= WINDOW - MOST)
         known: dict[tuple[Template, bool], Parsed] = {}
-        self._known: dict[int, Laid] = {}
 
         def parsed(each: Template, within: bool) -> Parsed:
             if (each, within) not in known:
@@ -224,26 +234,23 @@ class Text:
         behind: list[int] = []
         fields_of: list[bytes] = []
         at = dictionary = 0
-        for number, (which, fields) in enumerate(chosen):
-            if (opening_ := self._laid_openings.get(number)) is not None:
-                raw.append(opening_.parsed.raw)
-                laid.append(opening_)
-                behind.append(0)
-                dictionary = at + opening_.parsed.raw.index(self._dictionary)
-                at += opening_.size
-            if (each := self._laid[number][which]) is None:
+        for number, several in self._laid:
+            which, fields = (0, ()) if number is None else chosen[number]
+            if (each := several[which]) is None:
                 continue
+            if each.dictionary is not None:
+                dictionary = at + each.dictionary
             raw.append(each.parsed.filled(fields))
             fields_of += fields
             laid.append(each)
-            behind.append(at - dictionary)
+            behind.append(0 if each.dictionary is not None else at - dictionary)
             at += each.size
         text = b"".join(raw)
         words, counts = np.concatenate([each.words for each in laid]), np.concatenate([each.counts for each in laid])
         starts = np.cumsum([0, *(each.words.size for each in laid[:-1])])
-        several = [each.distances.size for each in laid]
-        distances = np.concatenate([each.distances for each in laid]) + np.repeat(behind, several)
-        words[np.concatenate([each.matches for each in laid]) + np.repeat(starts, several)] = _DISTANCE_WORDS[distances]
+        matches = [each.distances.size for each in laid]
+        distances = np.concatenate([each.distances for each in laid]) + np.repeat(behind, matches)
+        words[np.concatenate([each.matches for each in laid]) + np.repeat(starts, matches)] = _DISTANCE_WORDS[distances]
         if fields_of:
             places = np.concatenate([each.fields for each in laid]) + np.repeat(
                 starts, [each.fields.size for each in laid]
@@ -259,17 +266,32 @@ class Text:
         return text, stream.tobytes() + ALIGNED_LAST
 
     @cached_property
-    def _laid(self) -> list[list[Laid | None]]:
-        return [[None if each is None else self._lay(each) for each in part] for part in self._parts]
+    def _laid(self) -> list[tuple[int | None, list[Laid | None]]]:
+        """What follows each other, with the part's number where it depends on the plan: what is always the same is one
+        after the other, as far as the same dictionary reaches."""
+        found: list[tuple[int | None, list[Laid | None]]] = []
+        run: list[Parsed] = []
 
-    @cached_property
-    def _laid_openings(self) -> dict[int, Laid]:
-        return {number: self._lay(each) for number, each in self._openings.items()}
+        def end() -> None:
+            if run:
+                found.append((None, [self._lay(_joined(run))]))
+                run.clear()
+
+        for number, part in enumerate(self._parts):
+            if (opening_ := self._openings.get(number)) is not None:
+                end()
+                laid = self._lay(opening_)
+                found.append((None, [replace(laid, dictionary=opening_.raw.index(self._dictionary))]))
+            if len(part) == 1 and part[0] is not None and not part[0].fields:
+                run.append(part[0])
+            else:
+                end()
+                found.append((number, [None if each is None else self._lay(each) for each in part]))
+        end()
+        return found
 
     def _lay(self, each: Parsed) -> Laid:
         """A template's words, in order."""
-        if (known := self._known.get(id(each))) is not None:
-            return known
         symbols = np.frombuffer(each.raw, dtype=np.uint8)[each.literals]
         lengths = each.matches[:, 1]
         length_words, length_bits = self._lengths
@@ -283,7 +305,7 @@ class Text:
         where = np.argsort(order, kind="stable")
         literals = {place: at for at, place in enumerate(each.literals.tolist())}
         fields = [literals[place + byte] for place, count in each.fields for byte in range(count)]
-        found = Laid(
+        return Laid(
             each,
             each.size,
             words.astype(np.uint32),
@@ -292,8 +314,6 @@ class Text:
             each.matches[:, 0] - each.matches[:, 2],
             where[np.array(fields, dtype=np.int64)],
         )
-        self._known[id(each)] = found
-        return found
 
     @cached_property
     def _lengths(self) -> tuple[NDArray[np.uint32], NDArray[np.uint8]]:
