@@ -45,7 +45,8 @@ class Rounded(NamedTuple):
 
     def entries(self, source: str) -> dict[str, NDArray[Any]]:
         """As they are stored."""
-        return {f"{part}/{source}": array for part, array in zip(PARTS, self, strict=True)}
+        arrays: tuple[NDArray[Any], ...] = tuple(self)
+        return {f"{part}/{source}": array for part, array in zip(PARTS, arrays, strict=True)}
 
 
 def there(file: TensorFile, source: str) -> bool:

@@ -73,18 +73,25 @@ class Code:
 
 def _lengths(counts: Sequence[int]) -> list[int]:
     """Those of a Huffman code, of symbols that occur; the same for the same counts."""
-    lengths = [0] * len(counts)
-    heap: list[tuple[int, int, tuple[int, ...]]]
-    heap = [(count, symbol, (symbol,)) for symbol, count in enumerate(counts) if count]
+    # Of equal counts the one goes first whose first symbol was the lower.
+    heap = [(count, symbol, symbol) for symbol, count in enumerate(counts) if count]
+    depths = [0] * len(counts)
     if len(heap) == 1:
-        lengths[heap[0][1]] = 1
+        depths[heap[0][1]] = 1
+        return depths
     heapq.heapify(heap)
+    parents: dict[int, int] = {}
+    node = len(counts)
     while len(heap) > 1:
-        (one, least, below), (other, _, beside) = heapq.heappop(heap), heapq.heappop(heap)
-        for symbol in (*below, *beside):
-            lengths[symbol] += 1
-        heapq.heappush(heap, (one + other, least, (*below, *beside)))
-    return lengths
+        one, first, below = heapq.heappop(heap)
+        other, _, beside = heap[0]
+        parents[below] = parents[beside] = node
+        heapq.heapreplace(heap, (one + other, first, node))
+        node += 1
+    depths += [0] * (node - len(counts))
+    for each in sorted(parents, reverse=True):
+        depths[each] = depths[parents[each]] + 1
+    return depths[: len(counts)]
 
 
 def opening(literals: Code, distances: Code | None = None) -> Bits:
