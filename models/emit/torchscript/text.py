@@ -10,6 +10,7 @@ The dictionary is repeated before it is further back than references reach; what
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -39,6 +40,7 @@ class Part:
 WINDOW, MOST = 1 << 15, 258
 # From one dictionary to the last byte before the next.
 CHUNK = 30_000
+ASCII, NUMBERS = re.compile(rb"[\x00-\x7f]+"), re.compile(rb"(?:(?<=[a-z\x00])|\A)[0-9]+")
 # Shorter matches take no less than their bytes do.
 SHORTEST = 4
 
@@ -370,32 +372,12 @@ def _dictionary(parts: Sequence[Part]) -> bytes:
 
 def _runs(piece: bytes) -> list[bytes]:
     """Lines, of bytes that are text everywhere."""
-    found: list[bytes] = []
-    for line in piece.splitlines(keepends=True):
-        found += [run for run in _ascii(line) if len(run) >= SHORTEST]
-    return found
-
-
-def _ascii(line: bytes) -> list[bytes]:
-    runs, start = [], 0
-    for at, byte in enumerate(line):
-        if byte >= 0x80:
-            runs.append(line[start:at])
-            start = at + 1
-    return [*runs, line[start:]]
+    return [run for line in piece.splitlines(keepends=True) for run in ASCII.findall(line) if len(run) >= SHORTEST]
 
 
 def _shape(run: bytes) -> bytes:
     """A run with its names' numbers left out."""
-    found, before = bytearray(), 0
-    for byte in run:
-        digit = 0x30 <= byte <= 0x39
-        if not (digit and (0x61 <= before <= 0x7A or before == 0)):
-            found.append(byte)
-            before = byte
-        else:
-            before = before if before else 0
-    return bytes(found)
+    return NUMBERS.sub(b"", run)
 
 
 _LENGTH_SYMBOL = {
