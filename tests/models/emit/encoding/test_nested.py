@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from rightrank.models.emit import formats, rounded
 from rightrank.models.emit.encoding.int8 import Int8
@@ -16,8 +17,10 @@ from rightrank.models.emit.format import Output
 from rightrank.models.errors import PrecisionError
 from rightrank.models.master import entries
 from rightrank.models.master.master import Master
-from rightrank.models.master.rounded import ROUNDED, Rounded
+from rightrank.models.master.rounded import ROUNDED, Rounded, there
 from rightrank.models.plan.planner import Plan, Planner
+from tests.golden.arithmetic import write
+from tests.golden.test_second import MASTERS
 from tests.models.nets import SHAPES, Halved, Separable, Shared, Small, planner
 
 NESTED = Output(writer=2, encoding="int8-nested")
@@ -43,6 +46,19 @@ def test_what_is_copied_is_what_would_be_rounded_now(
     for plan, data in zip(plans, copied, strict=True):
         assert len(data) == plan.bytes and data == emit(folder, plan)
         assert zipfile.ZipFile(io.BytesIO(data)).testzip() is None
+
+
+def test_what_was_tuned_is_copied_too(tmp_path: Path) -> None:
+    write(MASTERS / "tuned", tmp_path)
+    rounded.save(tmp_path)
+    master, plan = Master.open(tmp_path), Planner.open(tmp_path, NESTED).smallest
+    assert master.template.tuned is not None and master.template.knot(plan.ranks) is not None
+    assert master.rounded is not None
+    for layer in master.template.decomposed:
+        assert all(there(master.rounded, entries.tuned(entries.factor(side, layer.name))) for side in layer.form.sides)
+    copied = emit(tmp_path, plan)
+    (tmp_path / ROUNDED).unlink()
+    assert copied == emit(tmp_path, plan)
 
 
 @pytest.mark.parametrize("kind", [Small, Separable])
@@ -76,8 +92,6 @@ def test_what_is_not_finite_is_refused_at_the_cut(tmp_path: Path) -> None:
     tensors = {name: tensor.clone() for name, tensor in master.tensors().items()}
     name = master.template.entry(master.template.decomposed[0].weight)
     tensors[name].view(-1)[0] = torch.inf
-    from safetensors.torch import save_file
-
     save_file(tensors, folder / entries.MASTER)
     rounded.save(folder)
     with pytest.raises(PrecisionError, match="no level for a number that is not finite"):
