@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from benchmarks import masters, programs
 from rightrank.models.emit import formats
-from rightrank.models.emit.precision import PRECISIONS, written_in
+from rightrank.models.emit.precision import precisions, written_in
 from rightrank.models.factor.decompose import decompose
 from rightrank.models.factor.factors import in_call
 from rightrank.models.factor.forms import FORMS
@@ -105,7 +105,7 @@ def measure(name: str, arguments: dict[str, int], repeats: int) -> dict[str, flo
 
 def in_precision(master: Master, name: str, share: float, repeats: int) -> Iterator[tuple[str, float]]:
     """The same of a file in a precision, of a share of the original's bytes."""
-    planner = Planner.open(master.folder, written_in(formats.latest(), PRECISIONS[name]))
+    planner = Planner.open(master.folder, written_in(formats.latest(), precisions(master.template, True)[name]))
 
     def one_cut() -> bytes:
         data = b"".join(formats.pieces(master, planner.plan(share)))

@@ -17,7 +17,7 @@ from rightrank.models.assemble.describe import describe
 from rightrank.models.assemble.plans import rate, rule_of, save_plans
 from rightrank.models.assemble.survey import survey
 from rightrank.models.assemble.values import values
-from rightrank.models.emit import formats
+from rightrank.models.emit import formats, rounded
 from rightrank.models.errors import DataError
 from rightrank.models.factor import correction
 from rightrank.models.factor.decompose import decompose
@@ -58,9 +58,9 @@ def build(
     Without `criterion` the best that the data at hand allow is taken; where it tells `classes` apart, each sample's or
     ("places") those at each place of an output, tried out (see `trial`). By criteria of ours layers take the form that
     keeps more, of `forms` or all (see `factor.decompose`). `keep` is how many calibration inputs are kept to `improve`
-    plans later, and needs a criterion that uses calibration data; with `mixed` there are also levels, so that ranks and
-    steps can be mixed. `accept` is given the program that is to be
-    decomposed and its template, before it is, and may raise. Returns a description (see `describe`).
+    plans later, and needs a criterion that uses calibration data; with `mixed` there are also levels of
+    eight bits, and others, so that ranks and steps can be mixed. `accept` is given the program that is to be decomposed
+    and its template, before it is, and may raise. Returns a description (see `describe`).
     `progress(phase, completed, total, unit)` is called per layer and batch and may raise to stop.
     Raises MalformedCheckpoint for a program that does not run, DataError where a criterion lacks data or gradients.
     """
@@ -81,6 +81,7 @@ def build(
     if rule.metric == "svd":
         work.decompose(criterion, None, out)
         if mixed:
+            rounded.save(out)
             levels.make(smaller, out, rule, None, None, progress)
     else:
         if calibration is None:
@@ -95,6 +96,7 @@ def build(
             criterion, tried, moments = work.learn(few, (criteria.WITHOUT_GRADIENT,), out)
         work.decompose(criterion, moments, out)
         if mixed:
+            rounded.save(out)
             levels.make(smaller, out, rule_of(criterion), moments, few, progress)
         if keep:
             kept = gradients.tensors(template.decomposed, moments)

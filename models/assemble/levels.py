@@ -40,10 +40,10 @@ from rightrank.models.program.program import Program
 from rightrank.models.program.samples import Samples
 from rightrank.models.progress import Progress, silent
 from rightrank.models.quantise import metric, steps
-from rightrank.models.quantise.feedback import Feedback, rounded_at
+from rightrank.models.quantise.feedback import Feedback
 from rightrank.models.quantise.nested import nested_at
 from rightrank.models.quantise.pair import by_columns
-from rightrank.models.quantise.whole import eight_bits
+from rightrank.models.quantise.whole import eight_bits, whole_at
 
 TYPE = torch.float32
 # Bits a number takes at the finest grid, and how many grids there are.
@@ -198,15 +198,11 @@ class Quantising:
 
     def whole(self) -> Iterator[tuple[Levels, State]]:
         """The whole weight at each grid."""
-        left, price = metric.left(self.inputs, self.made_good), metric.alone(self.outputs)
-        several = [steps.of_outputs(self.weight, price, left, grid, 1, TYPE) for grid in self.grids]
-        levels = rounded_at(self.weight, [scales.unsqueeze(1) for scales in several], self.made_good)
-        for number, (each, scales) in enumerate(zip(levels, several, strict=True)):
-            error = self.weight - each * scales.unsqueeze(1)
-            made = coded({"": (each.numpy(), scales.numpy())})[""]
-            size = block_bytes([made], len(each))
-            lost = self.unit * metric.loss(error, self.inputs, self.outputs)
-            yield made, State(0, number, int(made.end[2]), size, size, lost)
+        several = whole_at(self.weight, self.inputs, self.outputs, self.grids, made_good=self.made_good, dtype=TYPE)
+        for number, each in enumerate(several):
+            made = coded({"": (each.levels.numpy(), each.scales.numpy())})[""]
+            size = block_bytes([made], len(each.levels))
+            yield made, State(0, number, int(made.end[2]), size, size, self.unit * each.loss)
 
     def factored(self, factors: Mapping[str, Tensor]) -> Iterator[tuple[dict[str, Levels], list[State]]]:
         """Its factors at each grid, and a state for each rank."""
@@ -220,9 +216,11 @@ class Quantising:
             inputs = inputs[: down.shape[1]]
             outputs = outputs.repeat_interleave(width) if outputs.ndim == 1 else torch.ones(up.shape[1])
         ranks = np.arange(1, layer.break_even + 1)
-        for number, bases in enumerate(
-            nested_at(down, up, inputs, outputs, self.grids, sharing=width, most=layer.break_even, dtype=TYPE)
-        ):
+        coming = self.made_good if inputs is self.inputs else None
+        made = nested_at(
+            *(down, up, inputs, outputs, self.grids), coming=coming, sharing=width, most=layer.break_even, dtype=TYPE
+        )
+        for number, bases in enumerate(made):
             assert bases.loss is not None
             scales = balanced(bases.of_bases, bases.of_outputs[::width])
             sides = dict(zip(layer.form.sides, ((bases.down, scales[0]), (bases.up, scales[1])), strict=True))

@@ -31,6 +31,14 @@ LARGEST, MOST = 2**32 - 1, 2**16 - 1
 
 
 @dataclass(frozen=True)
+class Known:
+    """A record's data whose CRC-32 is known."""
+
+    data: Data
+    crc: int
+
+
+@dataclass(frozen=True)
 class Deflated:
     """A record's data as they are to be written, and the CRC-32 and the size of what they stand for."""
 
@@ -39,7 +47,7 @@ class Deflated:
     size: int
 
 
-def pieces(records: Iterable[tuple[str, Data | Deflated, bool]], least: int = 0) -> Iterator[Data]:
+def pieces(records: Iterable[tuple[str, Data | Known | Deflated, bool]], least: int = 0) -> Iterator[Data]:
     """The archive of `(name, data, aligned)`; aligned data start at a multiple of 64 bytes of the file. One that would
     be smaller than `least` has zeros before its directory.
 
@@ -52,7 +60,8 @@ def pieces(records: Iterable[tuple[str, Data | Deflated, bool]], least: int = 0)
         if isinstance(data, Deflated):
             written, whole, crc, method = sum(map(len, data.pieces)), data.size, data.crc, DEFLATED
         else:
-            written, whole, crc, method = len(data), len(data), zlib.crc32(data), STORED
+            data, crc = (data.data, data.crc) if isinstance(data, Known) else (data, zlib.crc32(data))
+            written, whole, method = len(data), len(data), STORED
         start, offset = offset, offset + LOCAL.size + len(encoded) + len(extra) + written
         if max(offset, whole) > LARGEST or count == MOST:
             raise OverflowError("the file would be larger than a ZIP archive without ZIP64 can be")

@@ -47,6 +47,11 @@ class Output:
         return encoding_of(self.encoding).coded
 
     @property
+    def nested(self) -> bool:
+        """Whether numbers are levels of eight bits that were rounded at ingest."""
+        return encoding_of(self.encoding).nested
+
+    @property
     def plain(self) -> Output:
         """The same with numbers as they are."""
         return replace(self, encoding=PLAIN)

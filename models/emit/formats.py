@@ -8,6 +8,7 @@ from typing import BinaryIO, Protocol
 
 from rightrank.models.emit.encoding import encoding_of
 from rightrank.models.emit.encoding.levels import Mixed
+from rightrank.models.emit.encoding.nested import Nested
 from rightrank.models.emit.executorch.writer import ExecuTorch
 from rightrank.models.emit.format import FIRST, Data, Format, Output, Writer
 from rightrank.models.emit.onnx.writer import Onnx
@@ -113,6 +114,8 @@ def pieces(master: Master, plan: Planned, changes: TensorFile | None = None) -> 
     encoding = encoding_of(plan.output.encoding)
     if isinstance(encoding, Mixed):
         encoding = Mixed(master.levels, plan.grids, plan.bytes)
+    elif encoding.nested:
+        encoding = Nested(master.rounded)
     return format_of(plan.output).writer(master.template, encoding).pieces(master.file, plan.ranks, changes)
 
 

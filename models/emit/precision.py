@@ -22,7 +22,9 @@ MIXED = "auto"
 # The first writer of TorchScript that has other encodings than numbers as they are.
 WRITER = 2
 # By name, the encoding. A new one is a line.
-PRECISIONS: Mapping[str, str] = {FULL: PLAIN, "float16": "half", "int8": "int8", MIXED: "levels"}
+PRECISIONS: dict[str, str] = {FULL: PLAIN, "float16": "half", "int8": "int8", MIXED: "levels"}
+# Those that are something else where weights were rounded at ingest.
+NESTED: dict[str, str] = {"int8": "int8-nested"}
 # All that a model's files may be asked in.
 NAMES = (*PRECISIONS, *(name for name, row in DTYPES.items() if row.floating and name not in PRECISIONS))
 
@@ -36,7 +38,8 @@ def precisions(template: Template, mixed: bool) -> Mapping[str, str]:
         if DTYPES[spec.dtype].floating:
             counts[spec.dtype] += math.prod(spec.shape)
     own = max(counts, key=counts.__getitem__, default=FULL)
-    others = {name: encoding for name, encoding in PRECISIONS.items() if name != own and (mixed or name != MIXED)}
+    known = PRECISIONS | NESTED if template.rounded else PRECISIONS
+    others = {name: encoding for name, encoding in known.items() if name != own and (mixed or name != MIXED)}
     weights = [template.tensors[layer.weight] for layer in template.layers]
     return {own: PLAIN} | {
         name: encoding

@@ -60,9 +60,7 @@ def leading(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 def axis_of_bases(layer: Layer, side: str) -> int | None:
     """The one axis of a factor along which its bases lie; None where there are several."""
-    one, two = layer.factor_shapes(1)[side], layer.factor_shapes(2)[side]
-    axes = [axis for axis, (less, more) in enumerate(zip(one, two, strict=True)) if less != more]
-    return axes[0] if len(axes) == 1 else None
+    return layer.axis_of_bases(side)
 
 
 def by_basis(layer: Layer, side: str, factor: Tensor) -> Tensor:

@@ -119,6 +119,12 @@ class Layer:
         """The factors at a rank, by side, as their calls take them."""
         return dict(zip(self.form.sides, self.form.shapes(self, rank), strict=True))
 
+    def axis_of_bases(self, side: str) -> int | None:
+        """The one axis of a factor along which its bases lie; None where there are several."""
+        one, two = self.factor_shapes(1)[side], self.factor_shapes(2)[side]
+        axes = [axis for axis, (less, more) in enumerate(zip(one, two, strict=True)) if less != more]
+        return axes[0] if len(axes) == 1 else None
+
     def to_json(self) -> dict[str, Any]:
         return {
             "name": self.name,

@@ -18,6 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from rightrank.models.emit import rounded
 from rightrank.models.errors import DataError
 from rightrank.models.improve.distill import Draw, Recipe, Training, device_of
 from rightrank.models.improve.student import Student
@@ -123,6 +124,8 @@ def tune(
         ),
     )
     tuned_template.save(folder)
+    if template.rounded:
+        rounded.save(folder)
     progress("settle", len(knots), len(knots), "sizes")
     return curve
 

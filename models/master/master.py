@@ -1,6 +1,6 @@
 """The master form: full factors, their importance, and everything that any cut of it needs.
 
-A master is a folder of three files, two more where its layers are of float32, and another where plans are to be
+A master is a folder of three files, up to three more where its layers are of float32, and another where plans are to be
 improved (their entries: see `entries`):
 
     template.json        the format it is of, the graph, the layers, shapes and dtypes (see `template`)
@@ -8,6 +8,7 @@ improved (their entries: see `entries`):
                          biases and batch norms become at each rank
     plans.npz            `importance` of all bases, layer after layer; `floor` and `steps`, the path
                          of plans that the criterion asks for, and perhaps `steps_by_macs` (see `plan.path`)
+    int8.safetensors     what weights and factors are in eight bits (see `rounded`)
     levels.safetensors   what weights and factors are as levels (see `levels`)
     mixture.npz          how ranks and grids of levels are mixed (see `plan.mixture`)
     refit.safetensors    inputs for calibration, and the moment of each layer's output gradients (see `improve`)
@@ -27,6 +28,7 @@ from typing import TYPE_CHECKING
 from rightrank.models.errors import UnreadableMaster
 from rightrank.models.master import entries
 from rightrank.models.master.levels import LEVELS
+from rightrank.models.master.rounded import ROUNDED
 from rightrank.models.master.template import Template
 from rightrank.models.master.tensorfile import TensorFile
 
@@ -67,6 +69,12 @@ class Master:
     def levels(self) -> TensorFile:
         """All levels (see `levels`). Raises FileNotFoundError where there are none."""
         return TensorFile(self.folder / LEVELS)
+
+    @cached_property
+    def rounded(self) -> TensorFile | None:
+        """What weights and factors are in eight bits (see `rounded`); None where that is not there."""
+        path = self.folder / ROUNDED
+        return TensorFile(path) if path.exists() else None
 
     def tensors(self) -> dict[str, Tensor]:
         """All entries as torch's tensors. Raises UnreadableMaster for one of another version."""

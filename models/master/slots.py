@@ -50,6 +50,8 @@ class Slots:
         read = {name for node in graph.nodes for name in node.inputs()} | {*graph.outputs}
         # Those that the program reads, in the order in which it names them.
         self.tensors = list(dict.fromkeys(name for value, name in graph.tensors.items() if value in read))
+        # Those that are the same in every plan.
+        self._same: dict[str, Slot] = {}
 
     def position(self, tensor: str) -> int | None:
         """Which of the layers that can be cut has this weight."""
@@ -65,12 +67,18 @@ class Slots:
 
     def of(self, name: str, rank: int, ranks: Sequence[int], knot: int | None) -> Iterator[Slot]:
         """Those of one tensor, at its layer's rank."""
+        if (same := self._same.get(name)) is not None:
+            yield same
+            return
         template = self._template
         spec = template.tensors[name]
         parameter = name in template.graph.parameters and "float" in spec.dtype
         if not rank:
             source, row = self._place(name, ranks, knot)
-            yield Slot(name, source, spec.dtype, spec.shape, parameter, row=row)
+            found = Slot(name, source, spec.dtype, spec.shape, parameter, row=row)
+            if template.tuned is None and name not in self._corrector and name not in self._position:
+                self._same[name] = found
+            yield found
             return
         position = self._position[name]
         layer, whole = template.decomposed[position], self._whole_shapes[position]

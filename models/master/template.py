@@ -68,7 +68,8 @@ class Template:
     Where computed weights were stored or zero channels removed (see `master`), all this is said of the program that
     is left, and `uploaded` is the template of the one that came. That has no layers, since none of it is cut;
     `differing` are those of its tensors that the other has not, or has otherwise. `values` is what all values are like,
-    where that can be told; templates of before have none. `format` is that of the entries beside it.
+    where that can be told; templates of before have none. `format` is that of the entries beside it, and where they are
+    `rounded`, so is a file of what weights are in eight bits.
     """
 
     graph: Graph
@@ -82,6 +83,7 @@ class Template:
     differing: frozenset[str] = frozenset()
     values: Values | None = None
     format: int = FORMAT
+    rounded: bool = False
 
     @property
     def original(self) -> Template:
@@ -124,6 +126,7 @@ class Template:
             **({"uploaded": self.uploaded.to_json()} if self.uploaded else {}),
             **({"apart": sorted(self.differing)} if self.differing else {}),
             **({"values": self.values.to_json()} if self.values else {}),
+            **({"rounded": True} if self.rounded else {}),
         }
 
     @staticmethod
@@ -156,6 +159,7 @@ class Template:
             differing=frozenset(data.get("apart", ())),
             values=Values.from_json(data["values"]) if "values" in data else None,
             format=data.get("format", UNNAMED),
+            rounded=data.get("rounded", False),
         )
 
     @staticmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,9 @@ class TensorFile:
     def array(self, name: str, width: int) -> NDArray[Any]:
         """The tensor `name`, whose elements take `width` bytes, in its stored shape."""
         entry = self._header[name]
-        start, end = entry["data_offsets"]
+        shape, (start, end) = entry["shape"], entry["data_offsets"]
+        if math.prod(shape) * width != end - start:
+            raise ValueError(f"{name} has {end - start} bytes, not those of {shape} of {width} each")
         if start == end or self._data is None:
-            return np.zeros(entry["shape"], dtype=f"u{width}")
-        return self._data[start:end].view(f"<u{width}").reshape(entry["shape"])
+            return np.zeros(shape, dtype=f"u{width}")
+        return np.ndarray(shape, f"<u{width}", self._data, start)

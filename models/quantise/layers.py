@@ -21,7 +21,7 @@ from rightrank.models.quantise.apart import apart
 from rightrank.models.quantise.bases import Bases
 from rightrank.models.quantise.pair import pair
 from rightrank.models.quantise.scaled import Scaled
-from rightrank.models.quantise.whole import Whole, eight_bits, whole
+from rightrank.models.quantise.whole import Whole, eight_bits, whole_at
 
 DOWN, UP = "down", "up"
 
@@ -42,9 +42,9 @@ def whole_of(
         return [_as_weight(layer, rounded, sharing, turned)] * len(grids)
     several: list[list[Whole]] = [[] for _ in grids]
     for each, inputs, outputs in zip(matrix, normal, _prices(gradients, matrix), strict=True):
-        made_good = metric.feedback(inputs)
-        for grid, groups in zip(grids, several, strict=True):
-            groups.append(whole(each, inputs, outputs, grid, made_good=made_good, sharing=sharing, dtype=dtype))
+        made = whole_at(each, inputs, outputs, grids, sharing=sharing, dtype=dtype)
+        for found, groups in zip(made, several, strict=True):
+            groups.append(found)
     return [_as_weight(layer, groups, sharing, turned) for groups in several]
 
 

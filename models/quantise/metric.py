@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from rightrank.models.quantise.feedback import Feedback
+from rightrank.models.quantise.feedback import SINGLE, Feedback
 
 # Of more inputs a second moment would take more memory than all else; such a layer is rounded.
 WIDE = 6144
@@ -33,6 +33,22 @@ def feedback(metric: Tensor) -> Feedback | None:
 def left(metric: Tensor, made_good: Feedback | None) -> Tensor:
     """What an error in each number costs beside what its feedback makes good, (n,)."""
     return metric if made_good is None else made_good.left
+
+
+def of_rounding(error: Tensor, missed: Tensor, made_good: Feedback, inputs: Tensor, outputs: Tensor) -> float:
+    """The `loss` of an error (o, i) that rounding made, of what its columns `missed` (see `feedback`): in the damped
+    metric it is the sum of what each of them costs, so that the inputs' metric is not needed."""
+    if made_good.ridge is None:
+        return loss(error, inputs, outputs)
+    left, ridge = made_good.left, made_good.ridge
+    if outputs.ndim == 1:
+        return max(0.0, float(left @ (missed.square() @ outputs)) - ridge * float(error.square().sum(1) @ outputs))
+    if len(missed) >= SINGLE:
+        missed, error = (missed * left.sqrt().unsqueeze(1)).float(), error.float()
+        square = (missed.T @ missed).double() - ridge * (error @ error.T).double()
+    else:
+        square = missed.T @ (missed * left.unsqueeze(1)) - ridge * error @ error.T
+    return max(0.0, float((square * outputs).sum()))
 
 
 def loss(error: Tensor, inputs: Tensor, outputs: Tensor) -> float:

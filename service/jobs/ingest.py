@@ -27,6 +27,7 @@ from rightrank.models.emit import formats
 from rightrank.models.emit.format import Output
 from rightrank.models.emit.precision import encoding_in, mixable, precisions, written_in
 from rightrank.models.errors import Cancelled
+from rightrank.models.master.rounded import ROUNDED
 from rightrank.models.master.template import Template
 from rightrank.models.plan.planner import Planner
 from rightrank.models.program.program import Program
@@ -139,7 +140,7 @@ def _build(job: Job, upload: Mapping[str, Any], folder: Path) -> None:
             cutter.check(plan, folder / "chosen.pt")
     job.progress("store", 0, 1, "models")
     names = [*MASTER, *([EVALUATION] if has_data else []), *([REFIT] if keep else [])]
-    names += [name for name in (REFERENCE, *MIXED) if (out / name).exists()]
+    names += [name for name in (REFERENCE, ROUNDED, *MIXED) if (out / name).exists()]
     manifest = {
         **upload,
         **description,

@@ -8,10 +8,13 @@ from rightrank.models.emit.encoding.encoding import Encoding
 from rightrank.models.emit.encoding.half import Half
 from rightrank.models.emit.encoding.int8 import Int8
 from rightrank.models.emit.encoding.levels import Mixed
+from rightrank.models.emit.encoding.nested import Nested
 from rightrank.models.emit.encoding.plain import Plain
 from rightrank.models.errors import UnreadableMaster
 
-ENCODINGS: Mapping[str, Encoding] = {encoding.name: encoding for encoding in (Plain(), Half(), Int8(), Mixed())}
+ENCODINGS: Mapping[str, Encoding] = {
+    encoding.name: encoding for encoding in (Plain(), Half(), Int8(), Nested(), Mixed())
+}
 
 
 def encoding_of(name: str) -> Encoding:

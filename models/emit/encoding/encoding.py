@@ -29,6 +29,10 @@ class Encoding(Protocol):
     def coded(self) -> bool:
         """Whether the part "" of what it coarsens is levels that were coded at ingest (see `levels`)."""
 
+    @property
+    def nested(self) -> bool:
+        """Whether the parts of a factor are those of all its bases, cut (see `nested`)."""
+
     def parts(self, spec: TensorSpec) -> Mapping[str, TensorSpec]:
         """Of which types and sizes the parts of such a tensor are, in the order in which they lie in the file."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,10 @@ class Int8:
     `encode` raises PrecisionError where a number is not finite.
     """
 
-    name, exact, coded = "int8", False, False
+    name: ClassVar[str] = "int8"
+    exact: ClassVar[bool] = False
+    coded: ClassVar[bool] = False
+    nested: ClassVar[bool] = False
 
     def parts(self, spec: TensorSpec) -> Mapping[str, TensorSpec]:
         if not coarsened(spec.dtype, len(spec.shape)):

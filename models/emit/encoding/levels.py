@@ -34,6 +34,7 @@ class Mixed:
     name: ClassVar[str] = "levels"
     exact: ClassVar[bool] = False
     coded: ClassVar[bool] = True
+    nested: ClassVar[bool] = False
 
     def parts(self, spec: TensorSpec) -> Mapping[str, TensorSpec]:
         if not coarsened(spec.dtype, len(spec.shape)):

@@ -28,10 +28,13 @@ class Packing(NamedTuple):
     def pack(self, levels: NDArray[np.int8]) -> NDArray[np.uint8]:
         """Levels (R, m) as bytes (R, ⌈m/count⌉)."""
         rows, numbers = levels.shape
-        digits = np.full((rows, self.width(numbers) * self.together), self.most, dtype=np.int64)
-        digits[:, :numbers] += levels
-        powers = self.base ** np.arange(self.together)
-        return (digits.reshape(rows, -1, self.together) @ powers).astype(np.uint8)
+        digits = np.full((rows, self.width(numbers) * self.together), self.most, dtype=np.uint8)
+        # Of bytes all sums are modulo 256, and none of these reaches that.
+        digits[:, :numbers] += levels.view(np.uint8)
+        packed = np.zeros((rows, self.width(numbers)), dtype=np.uint8)
+        for place in reversed(range(self.together)):
+            packed = packed * np.uint8(self.base) + digits[:, place :: self.together]
+        return packed
 
     def unpack(self, packed: NDArray[np.uint8], numbers: int) -> NDArray[np.int8]:
         """The inverse of `pack`, of rows of so many levels."""

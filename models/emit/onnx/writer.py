@@ -91,13 +91,14 @@ class OnnxWriter:
             (slot,) = model.slots.of(name, 0, ranks, knot)
             return taken(slot, master, changes)
 
+        norms = folded(model.folds, one)
         for name in model.tensors:
             position = model.slots.position(name)
             rank = 0 if position is None else ranks[position]
             scale: NDArray[np.float64] | None = None
             bias: NDArray[Any] | None = None
             if name in model.folds:
-                scale, bias = folded(model.folds[name], one)
+                scale, bias = norms[name]
             slots = [*model.slots.of(name, rank, ranks, knot)]
             parts: dict[Place, NDArray[Any]] = {}
             for slot in slots:

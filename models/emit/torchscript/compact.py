@@ -15,7 +15,7 @@ from __future__ import annotations
 import functools
 import math
 import struct
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -86,7 +86,7 @@ class Place(NamedTuple):
 @dataclass(frozen=True)
 class Stored:
     """A tensor with an attribute of its own. `alone`: in a record of its own; `coded`: in that of coded levels, as rows
-    of bytes (see `packing`)."""
+    of bytes (see `packing`); `bases`: the axis along which its bases lie, where it lies basis after basis."""
 
     place: Place
     attribute: str
@@ -94,6 +94,7 @@ class Stored:
     parameter: bool
     alone: bool
     coded: bool
+    bases: int | None = None
 
 
 class Group(NamedTuple):
@@ -138,6 +139,11 @@ class Compact:
         self.kinds = [Kind(factored, packing) for factored in (False, True) for packing in range(packings)]
         self.stored: dict[Place, Stored] = {}
         self.vectors: dict[Place, Vector] = {}
+        self._members: dict[Group, list[Vector]] = {}
+        # What a cut asks for again and again.
+        self._places_of: dict[tuple[str, bool], list[Place]] = {}
+        self._present: dict[tuple[str, bool], list[Stored]] = {}
+        self._varying: dict[tuple[Place, int], list[tuple[int, str]]] = {}
         for number, name in enumerate(self.tensors):
             for place, spec, varied in self._places(name):
                 if not self._packed(place, spec):
@@ -167,7 +173,8 @@ class Compact:
         held = stored == "float16" and (dtype == FOLDED or bool(place.part))
         learns = not place.part and (place.tensor in self.template.graph.parameters or place.tensor not in self.tensors)
         group = Group(stored, varied, held and bool(place.part) and self.encoding.coded, held, learns)
-        self.vectors[place] = Vector(place, group, len(self.members(group)))
+        self.vectors[place] = Vector(place, group, len(self._members.setdefault(group, [])))
+        self._members[group].append(self.vectors[place])
 
     # What there is.
 
@@ -222,7 +229,10 @@ class Compact:
         size = math.prod(spec.shape) * DTYPES[spec.dtype].width
         parameter = place.tensor in self.template.graph.parameters and DTYPES[spec.dtype].floating
         dtype = CODED if coded else spec.dtype
-        return Stored(place, attribute, dtype, parameter and not coded, size > LARGE and not coded, coded)
+        bases = None
+        if self.encoding.nested and place.side and not place.part and place.tensor in self._weights:
+            bases = self._layers[place.tensor].axis_of_bases(place.side)
+        return Stored(place, attribute, dtype, parameter and not coded, size > LARGE and not coded, coded, bases)
 
     def rows(self, place: Place, packing: int, rank: Any) -> tuple[Any, int]:
         """How many rows of how many bytes coded levels are: a basis a row, or of a whole weight an output."""
@@ -238,33 +248,53 @@ class Compact:
 
     def present(self, name: str, factored: bool) -> list[Stored]:
         """The parts of a tensor with attributes of their own, in a file where its layer is factored, or is not."""
-        places = self.places(name, factored)
-        return [self.stored[place] for place in places if place in self.stored]
+        if (found := self._present.get((name, factored))) is None:
+            places = self.places(name, factored)
+            found = self._present[name, factored] = [self.stored[place] for place in places if place in self.stored]
+        return found
 
     def places(self, name: str, factored: bool) -> list[Place]:
         """All parts of a tensor, where its layer is factored or is not."""
-        sides = self.sides(name) if factored else ("",)
-        return [
-            Place(name, side, part)
-            for side in sides
-            for part in self.encoding_of(name).parts(self._spec_of(name, side, 1))
-        ]
+        if (found := self._places_of.get((name, factored))) is None:
+            found = self._places_of[name, factored] = [
+                Place(name, side, part)
+                for side in (self.sides(name) if factored else ("",))
+                for part in self.encoding_of(name).parts(self._spec_of(name, side, 1))
+            ]
+        return found
 
     def members(self, group: Group) -> list[Vector]:
         """The vectors of one tensor, in order."""
-        return [each for place, each in self.vectors.items() if each.group == group and each.place == place]
+        return self._members[group]
+
+    @cached_property
+    def standing(self) -> Mapping[Place, list[Place]]:
+        """For each vector, by its own place, all that it may stand for."""
+        found: dict[Place, list[Place]] = {}
+        for place, each in self.vectors.items():
+            found.setdefault(each.place, []).append(place)
+        return found
 
     def size_of(self, vector: Vector, rank: Any = 1) -> Any:
         """How many numbers a vector has."""
         if vector.place.tensor in self.template.tensors:
             return self.shape(vector.place, rank)[0]
-        weight = next(fold.weight for fold in self.folds.values() if fold.value == vector.place.tensor)
-        return self.template.tensors[weight].shape[0]
+        return self.template.tensors[self._folded[vector.place.tensor].weight].shape[0]
+
+    @cached_property
+    def _folded(self) -> Mapping[str, Fold]:
+        """Folded norms by what their bias is called."""
+        return {fold.value: fold for fold in self.folds.values()}
 
     @cached_property
     def groups(self) -> list[Group]:
         """The tensors of vectors that there are."""
-        return list(dict.fromkeys(each.group for each in self.vectors.values()))
+        return list(self._members)
+
+    @cached_property
+    def attributed(self) -> set[str]:
+        """The program's tensors that have attributes of their own."""
+        return {place.tensor for place in self.stored}
 
     @cached_property
     def shared(self) -> list[str]:
@@ -289,7 +319,11 @@ class Compact:
 
     def key(self, place: Place) -> str:
         """The record of a tensor that is alone; always of as many characters."""
-        return f"{len(self.storages) + self.alone.index(place):05d}"
+        return self._keys[place]
+
+    @cached_property
+    def _keys(self) -> Mapping[Place, str]:
+        return {place: f"{len(self.storages) + number:05d}" for number, place in enumerate(self.alone)}
 
     # The code.
 
@@ -487,19 +521,34 @@ class Compact:
 
     def layout(self, stored: Stored, packing: int, rank: int) -> list[int | None]:
         """Sizes and strides in the file, with None between them."""
-        shape = self.rows(stored.place, packing, rank) if stored.coded else self.shape(stored.place, rank)
-        return [*shape, None, *(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))]
+        if stored.coded:
+            return _laid(self.rows(stored.place, packing, rank))
+        return _laid(self.shape(stored.place, rank), stored.bases or 0)
 
-    def fields(self, stored: Stored, packing: int, rank: int, offset: int) -> list[bytes]:
-        """What fills a tensor's template: its offset (or how many elements its record has), and what of its sizes and
-        strides depends on the rank."""
-        shape = self.shape(stored.place, rank)
+    def fields(self, stored: Stored, packing: int, shape: Sequence[int], offset: int) -> list[bytes]:
+        """What fills the template of a tensor that has this shape in the file: its offset (or how many elements its
+        record has), and what of its sizes and strides depends on the rank."""
         found = [struct.pack("<i", math.prod(shape) if stored.alone else offset)]
-        several = [self.layout(stored, packing, each) for each in self._ranks(stored)]
-        for value, *extremes in zip(self.layout(stored, packing, rank), *several, strict=True):
-            if value is not None and extremes[0] != extremes[1]:
-                found.append(struct.pack("<H" if wide(extremes) == 2 else "<i", value))
+        if (varying := self._varying.get((stored.place, packing))) is None:
+            several = zip(*(self.layout(stored, packing, rank) for rank in self._ranks(stored)), strict=True)
+            varying = self._varying[stored.place, packing] = [
+                (number, "<H" if wide(extremes) == 2 else "<i")
+                for number, extremes in enumerate(several)
+                if extremes[0] != extremes[1]
+            ]
+        if varying:
+            values = _laid(shape, stored.bases or 0)
+            found += [struct.pack(kind, values[number]) for number, kind in varying]
         return found
+
+
+def _laid(shape: Sequence[int], first: int = 0) -> list[int | None]:
+    """Sizes, None, and the strides of what lies by one axis first, and then by the others."""
+    strides, stride = [1] * len(shape), 1
+    for axis in sorted(range(len(shape)), key=lambda axis: (axis != first, axis), reverse=True):
+        strides[axis] = stride
+        stride *= shape[axis]
+    return [*shape, None, *strides]
 
 
 def _if_factored(cut: str, whole: str, kind: Kind) -> str:

@@ -14,7 +14,7 @@ import math
 import struct
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from rightrank.models.emit import archive
 from rightrank.models.emit import format as formats
 from rightrank.models.emit.encoding.encoding import Encoding
 from rightrank.models.emit.encoding.levels import SCALE, TIMES, Mixed
+from rightrank.models.emit.encoding.nested import Nested
 from rightrank.models.emit.format import Data, Sizes, Writer
 from rightrank.models.emit.taken import taken
 from rightrank.models.emit.torchscript import crc, deflate
@@ -36,6 +37,8 @@ from rightrank.models.emit.torchscript.text import Text
 from rightrank.models.emit.torchscript.writer import TorchScript
 from rightrank.models.errors import UnsupportedCheckpoint
 from rightrank.models.master.levels import FIXED, OWN, Levels, there
+from rightrank.models.master.rounded import Rounded
+from rightrank.models.master.rounded import there as there_rounded
 from rightrank.models.master.slots import Slot
 from rightrank.models.master.template import Template
 from rightrank.models.master.tensorfile import TensorFile
@@ -128,11 +131,12 @@ class CompactWriter:
         size = self._encoding.bytes if isinstance(self._encoding, Mixed) else 0
         return archive.pieces(self._records(content), size)
 
-    def _records(self, content: _Content) -> Iterator[tuple[str, Data | archive.Deflated, bool]]:
+    def _records(self, content: _Content) -> Iterator[tuple[str, Data | archive.Known | archive.Deflated, bool]]:
         compact = self._compact
         aligned = False
         for place, array in content.alone():
-            yield f"{TOP}/data/{compact.key(place)}", _raw(array), True
+            data, crc = _raw(array), content.crcs.get(place)
+            yield f"{TOP}/data/{compact.key(place)}", data if crc is None else archive.Known(data, crc), True
             aligned = True
         for number, dtype in enumerate(compact.shared):
             yield f"{TOP}/data/{number:05d}", b"".join(map(_raw, content.shared[dtype])), aligned
@@ -184,29 +188,36 @@ class _Content:
         weights = [layer.weight for layer in template.decomposed]
         self._rank = dict(zip(weights, ranks, strict=True))
         mixed = encoding if isinstance(encoding, Mixed) else Mixed()
+        self._rounded = encoding.rounded if isinstance(encoding, Nested) else None
         self._grid = dict(zip(weights, mixed.grids, strict=False))
-        self._levels, self._changes = mixed.levels, changes
+        self._levels, self._changes, self._master = mixed.levels, changes, master
         knot = template.knot(ranks)
 
         def slots(name: str) -> list[Slot]:
             return list(compact.slots.of(name, self._rank.get(name, 0), ranks, knot))
 
         def one(name: str) -> NDArray[Any]:
-            return taken(slots(name)[0], master, changes)
+            return taken(next(compact.slots.of(name, 0, ranks, knot)), master, changes)
 
+        scales = folded(compact.folds, one)
         self._parts: dict[Place, NDArray[Any]] = {}
         self._coded: dict[Place, tuple[Levels, int]] = {}
         self._packing: dict[str, int] = {}
+        # The CRC-32 of what is copied, and how what lies basis after basis is seen.
+        self.crcs: dict[Place, int] = {}
+        self._shapes: dict[Place, tuple[int, ...]] = {}
         for name in compact.tensors:
             several, scale = slots(name), None
             if name in compact.folds:
-                fold = compact.folds[name]
-                scale, bias = folded(fold, one)
-                self._parts[Place(fold.value)] = self._held(bias)
+                scale, bias = scales[name]
+                self._parts[Place(compact.folds[name].value)] = self._held(bias)
             for slot in several:
                 place, by = Place(name, slot.side), scale if slot is several[-1] else None
                 if (stored := compact.stored.get(place)) is not None and stored.coded:
                     self._take_levels(place, slot, by)
+                    continue
+                if compact.encoding_of(name).nested:
+                    self._take_rounded(place, slot, by)
                     continue
                 array = taken(slot, master, changes)
                 array = array if by is None else scaled(array, by)
@@ -266,6 +277,28 @@ class _Content:
         self._coded[place] = found, rank or len(found.ends) - 1
         self._packing[place.tensor] = int(found.end[2])
 
+    def _take_rounded(self, place: Place, slot: Slot, by: NDArray[np.float64] | None) -> None:
+        """A tensor rounded to eight bits: what was rounded at ingest, or else is now; its scale times `by`."""
+        stored = self._compact.stored[place]
+        bases, changes = stored.bases, self._changes
+        own = changes is not None and slot.source in changes
+        if self._rounded is not None and not own and there_rounded(self._rounded, slot.source):
+            found = Rounded.of(self._rounded, slot.source)
+        else:
+            cut = own or (slot.side and bases is None)
+            whole = slot if cut else slot._replace(shape=slot.full or slot.shape)
+            array = taken(whole, self._master, changes)
+            parts = self._compact.encoding.encode(array, slot.dtype)
+            found = Rounded.made(parts[""], parts[SCALE], bases)
+        count = 1 if bases is None else slot.shape[bases]
+        self._parts[place] = found.levels[:count]
+        self._shapes[place] = slot.shape
+        self.crcs[place] = int(found.crcs[count])
+        scale = found.scale[: slot.shape[0]]
+        if by is not None:
+            scale = (scale * by).astype(np.float32)
+        self._parts[Place(place.tensor, place.side, SCALE)] = scale
+
     def coded(self) -> archive.Deflated:
         """The record of all levels."""
         pieces: list[Data] = []
@@ -281,8 +314,8 @@ class _Content:
 
     def _vector(self, vector: Vector) -> NDArray[Any]:
         """A vector's numbers; none where the layer that it is of has no such part here."""
-        for place, each in self._compact.vectors.items():
-            if each is vector and place in self._parts:
+        for place in self._compact.standing[vector.place]:
+            if place in self._parts:
                 return self._parts[place].reshape(-1)
         width = DTYPES[vector.group.dtype].width
         return np.zeros(0 if vector.group.varied else self._compact.size_of(vector), dtype=f"u{width}")
@@ -304,30 +337,49 @@ class _Content:
         for group in compact.groups:
             found.append([struct.pack("<i", self._offset[group]), struct.pack("<i", self._count[group])])
         for name in compact.tensors:
-            if any(place.tensor == name for place in compact.stored):
-                rank = self._rank.get(name, 0)
-                some = compact.present(name, bool(rank))
-                packing = self._packing.get(name, 0)
-                places = [(each, self._offset.get(each.place, 0)) for each in some]
-                found.append([field for each, at in places for field in compact.fields(each, packing, rank, at)])
+            if name in compact.attributed:
+                rank, packing = self._rank.get(name, 0), self._packing.get(name, 0)
+                of_name: list[bytes] = []
+                for each in compact.present(name, bool(rank)):
+                    place = each.place
+                    if each.coded:
+                        shape: tuple[int, ...] = compact.rows(place, packing, rank)
+                    else:
+                        shape = self._shapes.get(place) or self._parts[place].shape
+                    of_name += compact.fields(each, packing, shape, self._offset.get(place, 0))
+                found.append(of_name)
         return [*found, []]
 
 
-def folded(fold: Fold, tensor: Any) -> tuple[NDArray[np.float64], NDArray[Any]]:
-    """A folded norm's scale, and the bias as it is stored, of tensors by name, which are float32 as unsigned numbers.
+def folded(
+    folds: Mapping[str, Fold], tensor: Callable[[str], NDArray[Any]]
+) -> dict[str, tuple[NDArray[np.float64], NDArray[Any]]]:
+    """By the weight, a folded norm's scale, and the bias as it is stored, of tensors by name, which are float32 as
+    unsigned numbers.
 
-    In double, by operations that give the same on every machine.
+    In double, by operations that give the same on every machine; all norms at once.
     """
+    if not folds:
+        return {}
+    variances = [tensor(fold.norm.variance) for fold in folds.values()]
+    sizes = [each.size for each in variances]
 
-    def values(name: str | None, otherwise: float) -> NDArray[np.float64]:
-        if name is None:
-            return np.asarray(otherwise)
-        return np.asarray(tensor(name).view(np.float32), dtype=np.float64)
+    def values(names: Iterable[str | None], otherwise: float) -> NDArray[np.float64]:
+        none = np.float32(otherwise).view(np.uint32)
+        arrays = [
+            np.full(size, none) if name is None else tensor(name) for name, size in zip(names, sizes, strict=True)
+        ]
+        return np.concatenate(arrays).view(np.float32).astype(np.float64)
 
-    norm = fold.norm
-    scale = values(norm.weight, 1.0) / np.sqrt(values(norm.variance, 1.0) + norm.epsilon)
-    bias = (values(fold.bias, 0.0) - values(norm.mean, 0.0)) * scale + values(norm.bias, 0.0)
-    return scale, bias.astype(FOLDED).view(np.uint32)
+    norms = [fold.norm for fold in folds.values()]
+    epsilons = np.repeat([norm.epsilon for norm in norms], sizes)
+    variance = np.concatenate(variances).view(np.float32).astype(np.float64)
+    scale = values((norm.weight for norm in norms), 1.0) / np.sqrt(variance + epsilons)
+    mean = values((norm.mean for norm in norms), 0.0)
+    bias = (values((fold.bias for fold in folds.values()), 0.0) - mean) * scale
+    stored = (bias + values((norm.bias for norm in norms), 0.0)).astype(FOLDED).view(np.uint32)
+    ends = np.cumsum(sizes)[:-1]
+    return dict(zip(folds, zip(np.split(scale, ends), np.split(stored, ends), strict=True), strict=True))
 
 
 def scaled(array: NDArray[Any], scale: NDArray[np.float64]) -> NDArray[Any]:

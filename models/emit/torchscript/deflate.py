@@ -12,6 +12,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,18 +73,25 @@ class Code:
 
 def _lengths(counts: Sequence[int]) -> list[int]:
     """Those of a Huffman code, of symbols that occur; the same for the same counts."""
-    lengths = [0] * len(counts)
-    heap: list[tuple[int, int, tuple[int, ...]]]
-    heap = [(count, symbol, (symbol,)) for symbol, count in enumerate(counts) if count]
+    # Of equal counts the one goes first whose first symbol was the lower.
+    heap = [(count, symbol, symbol) for symbol, count in enumerate(counts) if count]
+    depths = [0] * len(counts)
     if len(heap) == 1:
-        lengths[heap[0][1]] = 1
+        depths[heap[0][1]] = 1
+        return depths
     heapq.heapify(heap)
+    parents: dict[int, int] = {}
+    node = len(counts)
     while len(heap) > 1:
-        (one, least, below), (other, _, beside) = heapq.heappop(heap), heapq.heappop(heap)
-        for symbol in (*below, *beside):
-            lengths[symbol] += 1
-        heapq.heappush(heap, (one + other, least, (*below, *beside)))
-    return lengths
+        one, first, below = heapq.heappop(heap)
+        other, _, beside = heap[0]
+        parents[below] = parents[beside] = node
+        heapq.heapreplace(heap, (one + other, first, node))
+        node += 1
+    depths += [0] * (node - len(counts))
+    for each in sorted(parents, reverse=True):
+        depths[each] = depths[parents[each]] + 1
+    return depths[: len(counts)]
 
 
 def opening(literals: Code, distances: Code | None = None) -> Bits:
@@ -183,17 +191,20 @@ def block(stream: NDArray[np.uint8], bits: int, end: Bits) -> list[bytes | memor
 PART = 1 << 20
 
 
-def pack(stream: NDArray[np.uint8], start: int, words: NDArray[np.uint16], lengths: NDArray[np.uint8]) -> None:
-    """Lays words one after the other into `stream`, from bit `start` on."""
+def pack(
+    stream: NDArray[np.uint8], start: int, words: NDArray[np.unsignedinteger[Any]], lengths: NDArray[np.uint8]
+) -> None:
+    """Lays words, of up to 24 bits, one after the other into `stream`, from bit `start` on."""
     for first in range(0, words.size, PART):
-        some, counts = words[first : first + PART], lengths[first : first + PART].astype(np.int64)
-        places = np.cumsum(counts) - counts
-        total = int(counts.sum())
-        lead = start % 8
-        bits = np.zeros(-(-(lead + total) // 8) * 8, dtype=np.uint8)
-        for place in range(int(counts.max(initial=0))):
-            where = np.flatnonzero(counts > place)
-            bits[lead + places[where] + place] = some[where] >> place & 1
-        packed = np.packbits(bits, bitorder="little")
-        stream[start // 8 : start // 8 + packed.size] |= packed
-        start += total
+        counts = lengths[first : first + PART].astype(np.int64)
+        ends = np.cumsum(counts) + start % 8
+        places = ends - counts
+        shifted = words[first : first + PART].astype(np.int64) << (places & 7)
+        size = (int(ends[-1]) + 7) // 8
+        # What begins in a byte, and reaches up to three further: bits of their own, so that a sum puts them together.
+        begun = np.bincount(places >> 3, weights=shifted, minlength=size).astype(np.int64)
+        packed = np.zeros(begun.size + 3, dtype=np.int64)
+        for byte in range(4):
+            packed[byte : byte + begun.size] += (begun >> 8 * byte) & 255
+        stream[start // 8 : start // 8 + size] |= packed[:size].astype(np.uint8)
+        start += int(counts.sum())

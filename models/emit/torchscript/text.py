@@ -10,9 +10,10 @@ The dictionary is repeated before it is further back than references reach; what
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypeAlias
 
@@ -39,6 +40,7 @@ class Part:
 WINDOW, MOST = 1 << 15, 258
 # From one dictionary to the last byte before the next.
 CHUNK = 30_000
+ASCII, NUMBERS = re.compile(rb"[\x00-\x7f]+"), re.compile(rb"(?:(?<=[a-z\x00])|\A)[0-9]+")
 # Shorter matches take no less than their bytes do.
 SHORTEST = 4
 
@@ -73,7 +75,7 @@ FLAT = _flat()
 @dataclass(frozen=True)
 class Parsed:
     """A template as literals and matches. `literals` are the places of those bytes; `matches` (k, 3) the place of each,
-    its length and where in the dictionary it is; `order` sorts both, literals first, by place; `size` in bytes."""
+    its length and where in the dictionary it is; `fields` where each begins, and its bytes; `size` in bytes."""
 
     literals: NDArray[np.int64]
     matches: NDArray[np.int64]
@@ -95,6 +97,32 @@ class Parsed:
             found += [self.raw[done:place], field]
             done = place + count
         return b"".join([*found, self.raw[done:]])
+
+
+@dataclass(frozen=True)
+class Laid:
+    """A template as `words` of so many bits (`counts`), but for two kinds that depend on the plan: at `matches` the
+    words for distances, which are `distances` and how far the template is behind the dictionary, and at `fields` the
+    bytes of fields. Where it has the `dictionary` itself, it refers to no other."""
+
+    parsed: Parsed
+    size: int
+    words: NDArray[np.uint32]
+    counts: NDArray[np.uint8]
+    matches: NDArray[np.int64]
+    distances: NDArray[np.int64]
+    fields: NDArray[np.int64]
+    dictionary: int | None = None
+
+
+def _joined(several: Sequence[Parsed]) -> Parsed:
+    """Templates without fields, one after the other."""
+    literals, matches, at = [], [], 0
+    for each in several:
+        literals.append(each.literals + at)
+        matches.append(each.matches + (at, 0, 0))
+        at += each.size
+    return Parsed(np.concatenate(literals), np.concatenate(matches), b"".join(each.raw for each in several), ())
 
 
 def parse(template: Template, dictionary: bytes) -> Parsed:
@@ -203,49 +231,91 @@ class Text:
     def deflated(self, chosen: Sequence[tuple[int, Sequence[bytes]]]) -> tuple[bytes, bytes]:
         """The text, and what it is deflated to, of a template and its fields for each part."""
         raw: list[bytes] = []
-        literals, matches, froms = [], [], []
+        laid: list[Laid] = []
+        # How far behind the dictionary each part is, where it has matches.
+        behind: list[int] = []
+        fields_of: list[bytes] = []
         at = dictionary = 0
-        for number, (which, fields) in enumerate(chosen):
-            if (opening_ := self._openings.get(number)) is not None:
-                raw.append(opening_.raw)
-                literals.append(opening_.literals + at)
-                matches.append(opening_.matches + (at, 0, 0))
-                froms.append(np.full(len(opening_.matches), at))
-                dictionary = at + opening_.raw.index(self._dictionary)
-                at += opening_.size
-            if (each := self._parts[number][which]) is None:
+        for number, several in self._laid:
+            which, fields = (0, ()) if number is None else chosen[number]
+            if (each := several[which]) is None:
                 continue
-            raw.append(each.filled(fields))
-            literals.append(each.literals + at)
-            matches.append(each.matches + (at, 0, 0))
-            froms.append(np.full(len(each.matches), dictionary))
+            if each.dictionary is not None:
+                dictionary = at + each.dictionary
+            raw.append(each.parsed.filled(fields))
+            fields_of += fields
+            laid.append(each)
+            behind.append(0 if each.dictionary is not None else at - dictionary)
             at += each.size
         text = b"".join(raw)
-        symbols = np.frombuffer(text, dtype=np.uint8)
-        code, place = self._code, np.concatenate(literals)
-        found = np.concatenate(matches)
-        distances = found[:, 0] - np.concatenate(froms) - found[:, 2]
-        length_words, length_bits = self._lengths
-        words = np.concatenate(
-            [code.words[symbols[place]], length_words[found[:, 1]], _DISTANCE_WORDS[distances]]
-        ).astype(np.uint16)
-        counts = np.concatenate(
-            [
-                code.lengths[symbols[place]],
-                length_bits[found[:, 1]],
-                np.full(len(found), FAR, dtype=np.uint8),
-            ]
-        )
-        # A match's distance follows its length.
-        order = np.argsort(np.concatenate([2 * place, 2 * found[:, 0], 2 * found[:, 0] + 1]), kind="stable")
-        total = self._head.count + int(counts.sum())
-        end = code.word(END)
+        words, counts = np.concatenate([each.words for each in laid]), np.concatenate([each.counts for each in laid])
+        starts = np.cumsum([0, *(each.words.size for each in laid[:-1])])
+        matches = [each.distances.size for each in laid]
+        distances = np.concatenate([each.distances for each in laid]) + np.repeat(behind, matches)
+        words[np.concatenate([each.matches for each in laid]) + np.repeat(starts, matches)] = _DISTANCE_WORDS[distances]
+        if fields_of:
+            places = np.concatenate([each.fields for each in laid]) + np.repeat(
+                starts, [each.fields.size for each in laid]
+            )
+            words[places] = self._code.words[np.frombuffer(b"".join(fields_of), dtype=np.uint8)]
+        total = self._head.count + int(counts.sum(dtype=np.int64))
+        end = self._code.word(END)
         stream = np.zeros((total + end.count + 3 + 7) // 8, dtype=np.uint8)
         head = np.frombuffer(self._head.whole(), dtype=np.uint8)
         stream[: head.size] = head
-        pack(stream, self._head.count, words[order], counts[order])
+        pack(stream, self._head.count, words, counts)
         pack(stream, total, np.array([end.value], dtype=np.uint16), np.array([end.count], dtype=np.uint8))
         return text, stream.tobytes() + ALIGNED_LAST
+
+    @cached_property
+    def _laid(self) -> list[tuple[int | None, list[Laid | None]]]:
+        """What follows each other, with the part's number where it depends on the plan: what is always the same is one
+        after the other, as far as the same dictionary reaches."""
+        found: list[tuple[int | None, list[Laid | None]]] = []
+        run: list[Parsed] = []
+
+        def end() -> None:
+            if run:
+                found.append((None, [self._lay(_joined(run))]))
+                run.clear()
+
+        for number, part in enumerate(self._parts):
+            if (opening_ := self._openings.get(number)) is not None:
+                end()
+                laid = self._lay(opening_)
+                found.append((None, [replace(laid, dictionary=opening_.raw.index(self._dictionary))]))
+            if len(part) == 1 and part[0] is not None and not part[0].fields:
+                run.append(part[0])
+            else:
+                end()
+                found.append((number, [None if each is None else self._lay(each) for each in part]))
+        end()
+        return found
+
+    def _lay(self, each: Parsed) -> Laid:
+        """A template's words, in order."""
+        symbols = np.frombuffer(each.raw, dtype=np.uint8)[each.literals]
+        lengths = each.matches[:, 1]
+        length_words, length_bits = self._lengths
+        # A match's distance follows its length.
+        order = np.argsort(
+            np.concatenate([2 * each.literals, 2 * each.matches[:, 0], 2 * each.matches[:, 0] + 1]), kind="stable"
+        )
+        far = np.full(lengths.size, FAR, dtype=np.uint8)
+        words = np.concatenate([self._code.words[symbols], length_words[lengths], np.zeros_like(far)])[order]
+        counts = np.concatenate([self._code.lengths[symbols], length_bits[lengths], far])[order]
+        where = np.argsort(order, kind="stable")
+        literals = {place: at for at, place in enumerate(each.literals.tolist())}
+        fields = [literals[place + byte] for place, count in each.fields for byte in range(count)]
+        return Laid(
+            each,
+            each.size,
+            words.astype(np.uint32),
+            counts,
+            where[symbols.size + lengths.size :],
+            each.matches[:, 0] - each.matches[:, 2],
+            where[np.array(fields, dtype=np.int64)],
+        )
 
     @cached_property
     def _lengths(self) -> tuple[NDArray[np.uint32], NDArray[np.uint8]]:
@@ -302,32 +372,12 @@ def _dictionary(parts: Sequence[Part]) -> bytes:
 
 def _runs(piece: bytes) -> list[bytes]:
     """Lines, of bytes that are text everywhere."""
-    found: list[bytes] = []
-    for line in piece.splitlines(keepends=True):
-        found += [run for run in _ascii(line) if len(run) >= SHORTEST]
-    return found
-
-
-def _ascii(line: bytes) -> list[bytes]:
-    runs, start = [], 0
-    for at, byte in enumerate(line):
-        if byte >= 0x80:
-            runs.append(line[start:at])
-            start = at + 1
-    return [*runs, line[start:]]
+    return [run for line in piece.splitlines(keepends=True) for run in ASCII.findall(line) if len(run) >= SHORTEST]
 
 
 def _shape(run: bytes) -> bytes:
     """A run with its names' numbers left out."""
-    found, before = bytearray(), 0
-    for byte in run:
-        digit = 0x30 <= byte <= 0x39
-        if not (digit and (0x61 <= before <= 0x7A or before == 0)):
-            found.append(byte)
-            before = byte
-        else:
-            before = before if before else 0
-    return bytes(found)
+    return NUMBERS.sub(b"", run)
 
 
 _LENGTH_SYMBOL = {

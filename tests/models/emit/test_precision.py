@@ -17,7 +17,7 @@ from torch import Tensor
 from rightrank.models.emit import formats
 from rightrank.models.emit.encoding import ENCODINGS
 from rightrank.models.emit.format import FIRST, Output
-from rightrank.models.emit.precision import NAMES, PRECISIONS, encoding_in, precisions, written_in
+from rightrank.models.emit.precision import NAMES, NESTED, PRECISIONS, encoding_in, precisions, written_in
 from rightrank.models.errors import BudgetError, PrecisionError
 from rightrank.models.master.master import Master
 from rightrank.models.master.template import TensorSpec
@@ -150,7 +150,8 @@ def test_a_network_too_small_for_a_precision_is_told_to_take_another(tmp_path: P
 
 def test_a_model_has_those_that_its_numbers_allow_its_own_first(case: Case) -> None:
     template = case[2].template
-    assert precisions(template, True) == dict(PRECISIONS)
+    assert template.rounded and precisions(template, True) == PRECISIONS | NESTED
+    assert precisions(replace(template, rounded=False), True) == PRECISIONS
     assert list(precisions(template, False)) == ["float32", "float16", "int8"]
     single, half = TensorSpec("float32", (4, 4)), TensorSpec("float16", (8, 8))
     for tensors, wanted in (
@@ -169,5 +170,5 @@ def test_a_model_has_those_that_its_numbers_allow_its_own_first(case: Case) -> N
 
 
 def test_every_precision_is_an_encoding_that_is_there() -> None:
-    assert set(PRECISIONS.values()) <= set(ENCODINGS)
+    assert {*PRECISIONS.values(), *NESTED.values()} <= set(ENCODINGS)
     assert [name for name, encoding in PRECISIONS.items() if Output(encoding=encoding).exact] == ["float32"]

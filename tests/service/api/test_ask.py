@@ -198,7 +198,7 @@ def test_bytes_come_again_after_the_cache_lost_them_and_redis_the_plan(fresh: Ru
     after = service.client.get(url)
     assert after.content == before.content and after.headers["ETag"] == before.headers["ETag"]
     plan = service.parts.catalogue.open(id).find(before.headers["RightRank-Plan"])
-    assert plan is not None and plan.output.encoding == "int8"
+    assert plan is not None and plan.output.encoding == "int8-nested"
 
 
 class Masked(nn.Module):

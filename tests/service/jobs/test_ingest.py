@@ -303,7 +303,7 @@ def test_an_ingest_that_was_interrupted_before_its_end_is_done_again_in_full(
 def test_a_manifest_names_its_files_with_what_they_must_be(shared: Running, demo: str) -> None:
     manifest = shared.parts.catalogue.open(demo).manifest
     made = {"master.safetensors", "template.json", "plans.npz", "evaluation.safetensors", "reference.safetensors"}
-    assert set(manifest["files"]) == made | {"levels.safetensors", "mixture.npz"}
+    assert set(manifest["files"]) == made | {"int8.safetensors", "levels.safetensors", "mixture.npz"}
     for name, facts in manifest["files"].items():
         data = shared.parts.store.read(f"{where(manifest)}/{name}")
         assert facts == {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}

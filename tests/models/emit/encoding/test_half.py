@@ -38,3 +38,12 @@ def test_what_has_one_dimension_or_another_type_stays(spec: TensorSpec) -> None:
     array = np.zeros(spec.shape, np.uint8)
     assert HALF.parts(spec) == {"": spec} and HALF.encode(array, spec.dtype)[""] is array
     assert HALF.decode("x", spec, {}) == ()
+
+
+def test_numbers_of_every_size_are_rounded_as_numpy_rounds_them() -> None:
+    bits = np.random.default_rng(0).integers(0, 1 << 32, (300, 400), dtype=np.uint32)
+    ties = (np.arange(0x7BFF, dtype=np.uint16).view(np.float16).astype(np.float32).view(np.uint32) + 0x1000)[:30_000]
+    numbers = np.concatenate([bits, ties.reshape(-1, 400)]).view(np.float32)
+    numbers = np.where(np.abs(numbers) < 65504, numbers, np.float32(0))
+    wanted = numbers.astype(np.float16).view(np.uint16)
+    assert np.array_equal(HALF.encode(numbers.view(np.uint32), "float32")[""].view(np.uint16), wanted)
