@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -83,7 +84,8 @@ def offered(template: Template, mixed: bool, exact: Output) -> Mapping[str, str]
         return precisions(template, mixed)  # that it can be a file of this one was found out before it was published
     found: dict[str, str] = {}
     refusal: UnsupportedCheckpoint | PrecisionError | None = None
-    for name, encoding in precisions(template, mixed).items():
+    # What was rounded at ingest TorchScript's writer copies; the others round the numbers of a cut.
+    for name, encoding in precisions(replace(template, rounded=False), mixed).items():
         try:
             for each in (template, template.original):
                 format_of(exact).check(each, encoding_of(encoding))
