@@ -58,8 +58,10 @@ def test_a_file_comes_in_the_format_asked_for_and_is_measured_as_such(
     assert float(facts["RightRank-Accuracy"]) == pytest.approx(float(script.headers["RightRank-Accuracy"]), abs=0.02)
     assert len(answer.content) == int(facts["Content-Length"])
     x = torch.randn(7, *_sample(shared, demo))
+    # Eight bits are those of the cut, or of all bases (see `encoding.nested`): as good, and not the same.
+    off = 1e-4 if precision == "float32" else 5e-3
     torch.testing.assert_close(
-        run(shared, demo, answer, tmp_path, x), run(shared, demo, script, tmp_path, x), rtol=1e-4, atol=1e-4
+        run(shared, demo, answer, tmp_path, x), run(shared, demo, script, tmp_path, x), rtol=off, atol=off
     )
     again = shared.client.get(f"{path}&format={format}", headers={"If-None-Match": facts["ETag"]})
     assert again.status_code == 304
