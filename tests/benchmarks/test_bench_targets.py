@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -49,9 +50,16 @@ def test_quick_runs_without_a_folder_keep_nothing() -> None:
     assert "frozen ms" in bench("latency", "--rounds", "1")
 
 
-def test_latency_has_every_budget_and_never_more_work_than_the_original(tmp_path: Path) -> None:
-    printed = bench("latency", "--rounds", "1", "--results", str(tmp_path))
-    rows = read(tmp_path / "latency.csv")
+@pytest.fixture(scope="module")
+def latencies(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """What a whole run prints, and its folder."""
+    folder = tmp_path_factory.mktemp("latency")
+    return bench("latency", "--rounds", "1", "--results", str(folder)), folder
+
+
+def test_latency_has_every_budget_and_never_more_work_than_the_original(latencies: tuple[str, Path]) -> None:
+    printed, folder = latencies
+    rows = read(folder / "latency.csv")
     found = groups(rows, lambda row: row["network"])
     assert list(found) == list(latency.QUICK)
     for name, sizes in found.items():
@@ -65,7 +73,7 @@ def test_latency_has_every_budget_and_never_more_work_than_the_original(tmp_path
             for time, ratio in (("ms", "faster"), ("frozen_ms", "frozen_faster")):
                 assert float(row[ratio]) == pytest.approx(float(first[time]) / float(row[time]), rel=0.02)
         assert float(first["faster"]) == float(first["frozen_faster"]) == 1
-    assert (tmp_path / "latency.svg").exists()
+    assert (folder / "latency.svg").exists()
 
 
 def test_latency_says_in_words_where_a_cut_is_not_faster(capsys: pytest.CaptureFixture[str]) -> None:
@@ -77,9 +85,9 @@ def test_latency_says_in_words_where_a_cut_is_not_faster(capsys: pytest.CaptureF
     assert latency.verdict(1.2) == "faster" and latency.verdict(1.01) == "not faster than the original"
 
 
-def test_a_taken_up_latency_measures_only_what_is_missing(tmp_path: Path) -> None:
+def test_a_taken_up_latency_measures_only_what_is_missing(latencies: tuple[str, Path], tmp_path: Path) -> None:
     path = tmp_path / "latency.csv"
-    bench("latency", "--rounds", "1", "--results", str(tmp_path))
+    shutil.copytree(latencies[1], tmp_path, dirs_exist_ok=True)
     whole = path.read_text()
     bench("latency", "--rounds", "1", "--results", str(tmp_path))
     assert path.read_text() == whole
