@@ -217,10 +217,10 @@ class Quantising:
             outputs = outputs.repeat_interleave(width) if outputs.ndim == 1 else torch.ones(up.shape[1])
         ranks = np.arange(1, layer.break_even + 1)
         coming = self.made_good if inputs is self.inputs else None
-        made = nested_at(
+        at_grids = nested_at(
             *(down, up, inputs, outputs, self.grids), coming=coming, sharing=width, most=layer.break_even, dtype=TYPE
         )
-        for number, bases in enumerate(made):
+        for number, bases in enumerate(at_grids):
             assert bases.loss is not None
             scales = balanced(bases.of_bases, bases.of_outputs[::width])
             sides = dict(zip(layer.form.sides, ((bases.down, scales[0]), (bases.up, scales[1])), strict=True))

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+TYPES = {width: np.dtype(f"<u{width}") for width in (1, 2, 4, 8)}
+
 
 class TensorFile:
     """Read-only views into a file that this project wrote; elements are unsigned integers of the
@@ -42,4 +44,4 @@ class TensorFile:
             raise ValueError(f"{name} has {end - start} bytes, not those of {shape} of {width} each")
         if start == end or self._data is None:
             return np.zeros(shape, dtype=f"u{width}")
-        return np.ndarray(shape, f"<u{width}", self._data, start)
+        return np.ndarray(shape, TYPES[width], self._data, start)
