@@ -2,17 +2,19 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rightrank.models.emit.onnx import protobuf
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**62))
 def test_the_size_of_a_number_is_that_of_its_bytes(number: int) -> None:
     assert int(protobuf.varint_size(number)) == len(protobuf.varint(number))
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.integers(0, 2**31), max_size=4), st.text(max_size=200))
 def test_a_tensor_takes_what_was_said_for_each_rank(shape: list[int], name: str) -> None:
     shape = [size % 400 for size in shape]
