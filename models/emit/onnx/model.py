@@ -15,11 +15,10 @@ from rightrank.models.emit.encoding.encoding import Encoding
 from rightrank.models.emit.encoding.int8 import Int8
 from rightrank.models.emit.encoding.plain import Plain
 from rightrank.models.emit.onnx import protobuf
-from rightrank.models.emit.onnx.nodes import Known, Made, Nodes, refused
+from rightrank.models.emit.onnx.nodes import NONE, Known, Made, Nodes, no_bfloat16, refused
 from rightrank.models.emit.onnx.rows import ROWS
 from rightrank.models.emit.onnx.values import Shape, Value
 from rightrank.models.emit.torchscript.fold import FOLDED, Fold, folded, folds
-from rightrank.models.errors import UnsupportedCheckpoint
 from rightrank.models.factor.layer import Layer, factor_value
 from rightrank.models.master.slots import Slots
 from rightrank.models.master.template import Template, TensorSpec
@@ -296,16 +295,9 @@ def _row(node: Node, to: Nodes, values: Mapping[str, Any]) -> Any:
     named = {key: _evaluated(value, values) for key, value in node.kwargs}
     found = row(to, *arguments, **named)
     for each in found if isinstance(found, (tuple, list)) else (found,):
-        if isinstance(each, Value) and each.dtype == "bfloat16":
-            raise _no_bfloat16()
+        if isinstance(each, Value) and each.dtype == NONE:
+            raise no_bfloat16()
     return found
-
-
-def _no_bfloat16() -> UnsupportedCheckpoint:
-    return UnsupportedCheckpoint(
-        "The program computes in bfloat16, for which onnxruntime has no kernels on a CPU.",
-        "Ask for another format, or upload the network in float32 or float16.",
-    )
 
 
 def _evaluated(argument: Argument, values: Mapping[str, Any]) -> Any:
@@ -340,7 +332,9 @@ def _written(to: Nodes, results: Iterable[str] = ()) -> Written:
             key: DTYPES[value].onnx if key == "to" and isinstance(value, str) else value
             for key, value in made.attributes
         }
-        node = helper.make_node(made.op, made.inputs, made.outputs, None, None, None, None, **attributes)
+        # Some versions of onnxruntime name the nodes that they put in after those that they replace.
+        name = next(filter(None, made.outputs))
+        node = helper.make_node(made.op, made.inputs, made.outputs, name, None, None, None, **attributes)
         nodes.append(protobuf.whole(protobuf.GRAPH["node"], node.SerializeToString(deterministic=True)))
     read = {name for made in to.made for name in made.inputs} | {*results}
     return Written(b"".join(nodes), b"".join(_constant(each) for each in to.known.values() if each.name in read))

@@ -182,6 +182,8 @@ def test_names_free_sizes_and_versions_stand_in_the_file(tmp_path: Path) -> None
     assert [dim.dim_param or dim.dim_value for dim in result.type.tensor_type.shape.dim] == ["batch", 3]
     assert [(each.domain, each.version) for each in model.opset_import] == [("", 18)]
     assert model.ir_version == 8
+    nodes = [node.name for node in model.graph.node]
+    assert all(nodes) and len(set(nodes)) == len(nodes)
     assert {each.name for each in model.graph.initializer} >= {"words.weight.down", "words.weight.up"}
 
 
@@ -272,6 +274,18 @@ def test_a_program_with_an_operator_without_a_row_is_refused_by_name(tmp_path: P
     program = nets.read(Unheard(), (3, 3), tmp_path)
     assemble.build(program, tmp_path / "master", None, criterion="c1c2", mixed=False)
     with pytest.raises(UnsupportedCheckpoint, match=r"calls aten\.linalg_inv.*in ONNX.*another format"):
+        formats.check(Master.open(tmp_path / "master").template, Output("onnx"))
+
+
+class Added(Unheard):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x + 1)
+
+
+def test_a_network_that_computes_in_bfloat16_is_refused(tmp_path: Path) -> None:
+    program = nets.read(Added().to(torch.bfloat16), (3, 3), tmp_path, torch.bfloat16)
+    assemble.build(program, tmp_path / "master", None, criterion="c1c2", mixed=False)
+    with pytest.raises(UnsupportedCheckpoint, match="computes in bfloat16.*another format"):
         formats.check(Master.open(tmp_path / "master").template, Output("onnx"))
 
 
