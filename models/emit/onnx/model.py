@@ -19,7 +19,7 @@ from rightrank.models.emit.onnx.nodes import NONE, Known, Made, Nodes, no_bfloat
 from rightrank.models.emit.onnx.rows import ROWS
 from rightrank.models.emit.onnx.values import Shape, Value
 from rightrank.models.emit.torchscript.fold import FOLDED, Fold, folded, folds
-from rightrank.models.factor.layer import Layer, factor_value
+from rightrank.models.factor.layer import factor_value
 from rightrank.models.master.slots import Slots
 from rightrank.models.master.template import Template, TensorSpec
 from rightrank.models.program.dtypes import DTYPES
@@ -71,6 +71,7 @@ class Model:
         gone = {name for fold in self.folds.values() for name in fold.tensors}
         self.tensors = [name for name in self.slots.tensors if name not in gone]
         self._layers = {layer.weight: layer for layer in template.decomposed}
+        self._weights = {layer.weight for layer in template.layers}
         graph = template.graph
         self._calls = folded(graph, self.folds)
         self.outputs = _distinct([name or "output" for name in graph.outputs], {spec.name for spec in graph.inputs})
@@ -94,7 +95,7 @@ class Model:
         found = [
             Place(name, side, part)
             for side in sides
-            for part in self.encoding.parts(self._spec(name, side, 1 if side else 0, spec))
+            for part in self.encoding_of(name).parts(self._spec(name, side, 1 if side else 0, spec))
         ]
         return found + ([Place(self.folds[name].value)] if name in self.folds else [])
 
@@ -103,16 +104,16 @@ class Model:
         if place.tensor not in self.template.tensors:
             return TensorSpec(FOLDED, self._bias_shape(self._fold_of(place.tensor)))
         whole = self._spec(place.tensor, place.side, rank, self.template.tensors[place.tensor])
-        found = self.encoding.parts(whole)[place.part]
+        found = self.encoding_of(place.tensor).parts(whole)[place.part]
         return self._laid(place, found)
 
     def name(self, place: Place) -> str:
         """What a tensor is called in the file."""
         return self._names[place]
 
-    def layer_of(self, name: str) -> Layer | None:
-        """The layer that can be cut whose weight this is."""
-        return self._layers.get(name)
+    def encoding_of(self, name: str) -> Encoding:
+        """How a tensor's numbers are written: those of layers' weights by the encoding, others as they are."""
+        return self.encoding if self.encoding.exact or name in self._weights else _PLAIN
 
     def _laid(self, place: Place, spec: TensorSpec) -> TensorSpec:
         """Scales lie in one dimension, as `DequantizeLinear` takes them."""
@@ -176,17 +177,17 @@ class Model:
         self.decoding[name] = Step(self.slots.position(name), whole[1], _joined(factored))
 
     def _decoded(self, name: str, side: str, number: str) -> tuple[Value, Written]:
-        spec = self._spec(name, side, 1, self.template.tensors[name])
+        spec, encoding = self._spec(name, side, 1, self.template.tensors[name]), self.encoding_of(name)
         parts = {
             part: self._stored(place := Place(name, side, part), self._laid(place, each), open_rank=True)
-            for part, each in self.encoding.parts(spec).items()
+            for part, each in encoding.parts(spec).items()
         }
         references = {part: Ref(f"part {part}") for part in parts}
-        calls = self.encoding.decode("decoded", spec, references)
+        calls = encoding.decode("decoded", spec, references)
         if not calls:
             return parts[""], Written()
         to = Nodes(number, "its encoding")
-        if isinstance(self.encoding, Int8):
+        if isinstance(encoding, Int8):
             levels = parts[""]
             made = to.node("DequantizeLinear", levels, parts["scale"], dtype="float32", shape=levels.shape, axis=0)
         else:
