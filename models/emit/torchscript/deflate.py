@@ -12,6 +12,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -183,7 +184,9 @@ def block(stream: NDArray[np.uint8], bits: int, end: Bits) -> list[bytes | memor
 PART = 1 << 20
 
 
-def pack(stream: NDArray[np.uint8], start: int, words: NDArray[np.uint16], lengths: NDArray[np.uint8]) -> None:
+def pack(
+    stream: NDArray[np.uint8], start: int, words: NDArray[np.unsignedinteger[Any]], lengths: NDArray[np.uint8]
+) -> None:
     """Lays words one after the other into `stream`, from bit `start` on."""
     for first in range(0, words.size, PART):
         some, counts = words[first : first + PART], lengths[first : first + PART].astype(np.int64)

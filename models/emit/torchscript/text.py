@@ -228,7 +228,7 @@ class Text:
         length_words, length_bits = self._lengths
         words = np.concatenate(
             [code.words[symbols[place]], length_words[found[:, 1]], _DISTANCE_WORDS[distances]]
-        ).astype(np.uint16)
+        ).astype(np.uint32)  # a length's code, of 15 bits at most, and 5 behind it
         counts = np.concatenate(
             [
                 code.lengths[symbols[place]],
