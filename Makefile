@@ -47,7 +47,7 @@ install: $(STAMP)
 $(STAMP): pyproject.toml requirements.lock
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet torch==$(RIGHTRANK_TORCH)
-	$(BIN)/pip install --quiet --constraint requirements.lock --editable '.[server,demo,test,bench]'
+	$(BIN)/pip install --quiet --constraint requirements.lock --editable '.[server,onnx,demo,test,bench]'
 	rm -f .venv/.installed-*
 	touch $@
 

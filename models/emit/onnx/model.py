@@ -15,12 +15,11 @@ from rightrank.models.emit.encoding.encoding import Encoding
 from rightrank.models.emit.encoding.int8 import Int8
 from rightrank.models.emit.encoding.plain import Plain
 from rightrank.models.emit.onnx import protobuf
-from rightrank.models.emit.onnx.nodes import Known, Made, Nodes, refused
+from rightrank.models.emit.onnx.nodes import NONE, Known, Made, Nodes, no_bfloat16, refused
 from rightrank.models.emit.onnx.rows import ROWS
 from rightrank.models.emit.onnx.values import Shape, Value
 from rightrank.models.emit.torchscript.fold import FOLDED, Fold, folded, folds
-from rightrank.models.errors import UnsupportedCheckpoint
-from rightrank.models.factor.layer import Layer, factor_value
+from rightrank.models.factor.layer import factor_value
 from rightrank.models.master.slots import Slots
 from rightrank.models.master.template import Template, TensorSpec
 from rightrank.models.program.dtypes import DTYPES
@@ -72,6 +71,7 @@ class Model:
         gone = {name for fold in self.folds.values() for name in fold.tensors}
         self.tensors = [name for name in self.slots.tensors if name not in gone]
         self._layers = {layer.weight: layer for layer in template.decomposed}
+        self._weights = {layer.weight for layer in template.layers}
         graph = template.graph
         self._calls = folded(graph, self.folds)
         self.outputs = _distinct([name or "output" for name in graph.outputs], {spec.name for spec in graph.inputs})
@@ -95,7 +95,7 @@ class Model:
         found = [
             Place(name, side, part)
             for side in sides
-            for part in self.encoding.parts(self._spec(name, side, 1 if side else 0, spec))
+            for part in self.encoding_of(name).parts(self._spec(name, side, 1 if side else 0, spec))
         ]
         return found + ([Place(self.folds[name].value)] if name in self.folds else [])
 
@@ -104,16 +104,16 @@ class Model:
         if place.tensor not in self.template.tensors:
             return TensorSpec(FOLDED, self._bias_shape(self._fold_of(place.tensor)))
         whole = self._spec(place.tensor, place.side, rank, self.template.tensors[place.tensor])
-        found = self.encoding.parts(whole)[place.part]
+        found = self.encoding_of(place.tensor).parts(whole)[place.part]
         return self._laid(place, found)
 
     def name(self, place: Place) -> str:
         """What a tensor is called in the file."""
         return self._names[place]
 
-    def layer_of(self, name: str) -> Layer | None:
-        """The layer that can be cut whose weight this is."""
-        return self._layers.get(name)
+    def encoding_of(self, name: str) -> Encoding:
+        """How a tensor's numbers are written: those of layers' weights by the encoding, others as they are."""
+        return self.encoding if self.encoding.exact or name in self._weights else _PLAIN
 
     def _laid(self, place: Place, spec: TensorSpec) -> TensorSpec:
         """Scales lie in one dimension, as `DequantizeLinear` takes them."""
@@ -177,17 +177,17 @@ class Model:
         self.decoding[name] = Step(self.slots.position(name), whole[1], _joined(factored))
 
     def _decoded(self, name: str, side: str, number: str) -> tuple[Value, Written]:
-        spec = self._spec(name, side, 1, self.template.tensors[name])
+        spec, encoding = self._spec(name, side, 1, self.template.tensors[name]), self.encoding_of(name)
         parts = {
             part: self._stored(place := Place(name, side, part), self._laid(place, each), open_rank=True)
-            for part, each in self.encoding.parts(spec).items()
+            for part, each in encoding.parts(spec).items()
         }
         references = {part: Ref(f"part {part}") for part in parts}
-        calls = self.encoding.decode("decoded", spec, references)
+        calls = encoding.decode("decoded", spec, references)
         if not calls:
             return parts[""], Written()
         to = Nodes(number, "its encoding")
-        if isinstance(self.encoding, Int8):
+        if isinstance(encoding, Int8):
             levels = parts[""]
             made = to.node("DequantizeLinear", levels, parts["scale"], dtype="float32", shape=levels.shape, axis=0)
         else:
@@ -296,16 +296,9 @@ def _row(node: Node, to: Nodes, values: Mapping[str, Any]) -> Any:
     named = {key: _evaluated(value, values) for key, value in node.kwargs}
     found = row(to, *arguments, **named)
     for each in found if isinstance(found, (tuple, list)) else (found,):
-        if isinstance(each, Value) and each.dtype == "bfloat16":
-            raise _no_bfloat16()
+        if isinstance(each, Value) and each.dtype == NONE:
+            raise no_bfloat16()
     return found
-
-
-def _no_bfloat16() -> UnsupportedCheckpoint:
-    return UnsupportedCheckpoint(
-        "The program computes in bfloat16, for which onnxruntime has no kernels on a CPU.",
-        "Ask for another format, or upload the network in float32 or float16.",
-    )
 
 
 def _evaluated(argument: Argument, values: Mapping[str, Any]) -> Any:
@@ -340,7 +333,9 @@ def _written(to: Nodes, results: Iterable[str] = ()) -> Written:
             key: DTYPES[value].onnx if key == "to" and isinstance(value, str) else value
             for key, value in made.attributes
         }
-        node = helper.make_node(made.op, made.inputs, made.outputs, None, None, None, None, **attributes)
+        # Some versions of onnxruntime name the nodes that they put in after those that they replace.
+        name = next(filter(None, made.outputs))
+        node = helper.make_node(made.op, made.inputs, made.outputs, name, None, None, None, **attributes)
         nodes.append(protobuf.whole(protobuf.GRAPH["node"], node.SerializeToString(deterministic=True)))
     read = {name for made in to.made for name in made.inputs} | {*results}
     return Written(b"".join(nodes), b"".join(_constant(each) for each in to.known.values() if each.name in read))

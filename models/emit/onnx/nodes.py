@@ -15,6 +15,8 @@ from rightrank.models.errors import UnsupportedCheckpoint
 
 # Types that onnxruntime has few kernels for, and the one in which it computes instead.
 _NARROW = {"bool": "int32", "uint8": "int32", "int8": "int32", "int16": "int32"}
+# One that it has no kernels for at all.
+NONE = "bfloat16"
 END = 2**63 - 1
 
 
@@ -74,6 +76,8 @@ class Nodes:
 
     def constant(self, numbers: Any, dtype: str) -> Value:
         """A tensor of numbers, one or a list."""
+        if dtype == NONE:
+            raise no_bfloat16()
         array = _array(numbers, dtype)
         key = dtype, array.shape, array.tobytes()
         if key not in self.known:
@@ -310,6 +314,13 @@ class Nodes:
         given = self.constant(list(dims), "int64")
         # These take their dimensions as an input in every version.
         return self.node(op, value, given, dtype=value.dtype, shape=shape, keepdims=int(keep))
+
+
+def no_bfloat16() -> UnsupportedCheckpoint:
+    return UnsupportedCheckpoint(
+        "The program computes in bfloat16, for which onnxruntime has no kernels on a processor.",
+        "Ask for another format, or upload the network in float32 or float16.",
+    )
 
 
 def refused(op: str, why: str) -> UnsupportedCheckpoint:

@@ -42,7 +42,6 @@ def session(path: Path) -> Callable[..., Tensor | tuple[Tensor, ...]]:
     wanted = [each.name for each in opened.get_outputs()]
 
     def run(*inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
-        # An input that the program does not read is none of the file's graph's.
         given = {name: each.detach().contiguous().numpy() for name, each in zip(names, inputs, strict=True)}
         try:
             found = opened.run(wanted, given)

@@ -39,7 +39,7 @@ class OnnxWriter:
     """ONNX files of one template."""
 
     def __init__(self, template: Template, encoding: Encoding, original: bool) -> None:
-        self._template, self._encoding = template, encoding
+        self._template = template
         self._model = _kept(template, encoding, not original)
 
     def sizes(self) -> Sizes:
@@ -104,7 +104,7 @@ class OnnxWriter:
             for slot in slots:
                 array = taken(slot, master, changes)
                 array = array if scale is None or slot is not slots[-1] else scaled(array, scale)
-                for part, each in self._encoding.encode(array, slot.dtype).items():
+                for part, each in model.encoding_of(name).encode(array, slot.dtype).items():
                     parts[Place(name, slot.side, part)] = each
             for place in model.places(name, bool(rank)):
                 data = parts.get(place, bias)

@@ -15,6 +15,7 @@ from rightrank.models.emit.onnx.rows import (
     construct,
     convolutions,
     indexing,
+    losses,
     norms,
     pointwise,
     pooling,
@@ -43,4 +44,5 @@ ROWS: Mapping[str, Row] = {
     **indexing.ROWS,
     **construct.ROWS,
     **recurrent.ROWS,
+    **losses.ROWS,
 }

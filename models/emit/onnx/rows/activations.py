@@ -13,7 +13,7 @@ Row = Callable[..., Any]
 
 
 def relu(to: Nodes, self: Value) -> Value:
-    return to.cast(to.unary("Relu", to.wide(self)), self.dtype)
+    return to.unary("Relu", self) if self.floating else to.joint("Max", self, 0)
 
 
 def hardtanh(to: Nodes, self: Value, min_val: float = -1, max_val: float = 1) -> Value:

@@ -289,7 +289,46 @@ def bucketize(to: Nodes, self: Scalar, boundaries: Value, *, out_int32: bool = F
     return to.cast(counted, "int32" if out_int32 else "int64")
 
 
+def isin_number(
+    to: Nodes, elements: Value, test_element: Scalar, *, assume_unique: bool = False, invert: bool = False
+) -> Value:
+    found = to.compare("Equal", elements, test_element)
+    return to.unary("Not", found) if invert else found
+
+
+def scatter_by(to: Nodes, self: Value, dim: int, index: Value, src: Value, *, reduce: str) -> Value:
+    return _scattered(to, self, dim, index, src, reduction=REDUCTIONS[reduce])
+
+
+def scatter_number_by(to: Nodes, self: Value, dim: int, index: Value, value: Scalar, *, reduce: str) -> Value:
+    source = to.expand_as(to.cast(value, self.dtype), index, index.shape)
+    return _scattered(to, self, dim, index, source, reduction=REDUCTIONS[reduce])
+
+
+def searchsorted(
+    to: Nodes,
+    sorted_sequence: Value,
+    self: Value,
+    *,
+    out_int32: bool = False,
+    right: bool = False,
+    side: str | None = None,
+    sorter: Value | None = None,
+) -> Value:
+    if sorter is not None:
+        raise to.refused("what is searched has to be in order")
+    ordered = sorted_sequence if sorted_sequence.rank == 1 else to.unsqueeze(sorted_sequence, -2)
+    op = "LessOrEqual" if right or side == "right" else "Less"
+    below = to.compare(op, ordered, to.unsqueeze(self, -1))
+    counted = to.reduce("ReduceSum", to.cast(below, "int64"), [self.rank], keep=False)
+    return to.cast(counted, "int32" if out_int32 else "int64")
+
+
 ROWS: Mapping[str, Row] = {
+    "aten.isin.Tensor_Scalar": isin_number,
+    "aten.scatter.reduce": scatter_by,
+    "aten.scatter.value_reduce": scatter_number_by,
+    "aten.searchsorted.Tensor": searchsorted,
     "aten.embedding.default": embedding,
     "aten.index_select.default": index_select,
     "aten.gather.default": gather,

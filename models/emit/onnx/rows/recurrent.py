@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rightrank.models.emit.onnx.nodes import Nodes
+from rightrank.models.emit.onnx.rows.products import linear
 from rightrank.models.emit.onnx.rows.shapes import parts
 from rightrank.models.emit.onnx.values import Dim, Value
 
@@ -110,4 +111,67 @@ def _side_by_side(to: Nodes, made: Value) -> Value:
     return to.reshape(moved, [0, 0, ways * width], (length, batch, ways * width))
 
 
-ROWS: Mapping[str, Callable[..., Any]] = {f"aten.{cell}.input": _cells(cell) for cell in CELLS}
+def lstm_cell(
+    to: Nodes,
+    input: Value,
+    hx: Sequence[Value],
+    w_ih: Value,
+    w_hh: Value,
+    b_ih: Value | None = None,
+    b_hh: Value | None = None,
+) -> tuple[Value, Value]:
+    hidden, cell = hx
+    gates = to.add(linear(to, input, w_ih, b_ih), linear(to, hidden, w_hh, b_hh))
+    entered, kept, new, shown = _apart(to, gates, 4)
+    cell = to.add(to.mul(to.unary("Sigmoid", kept), cell), to.mul(to.unary("Sigmoid", entered), to.unary("Tanh", new)))
+    return to.mul(to.unary("Sigmoid", shown), to.unary("Tanh", cell)), cell
+
+
+def gru_cell(
+    to: Nodes,
+    input: Value,
+    hx: Value,
+    w_ih: Value,
+    w_hh: Value,
+    b_ih: Value | None = None,
+    b_hh: Value | None = None,
+) -> Value:
+    of_input = _apart(to, linear(to, input, w_ih, b_ih), 3)
+    of_state = _apart(to, linear(to, hx, w_hh, b_hh), 3)
+    reset, update = (
+        to.unary("Sigmoid", to.add(one, other)) for one, other in zip(of_input[:2], of_state[:2], strict=True)
+    )
+    new = to.unary("Tanh", to.add(of_input[2], to.mul(reset, of_state[2])))
+    return to.add(new, to.mul(update, to.sub(hx, new)))
+
+
+def _simple_cell(op: str) -> Callable[..., Any]:
+    def row(
+        to: Nodes,
+        input: Value,
+        hx: Value,
+        w_ih: Value,
+        w_hh: Value,
+        b_ih: Value | None = None,
+        b_hh: Value | None = None,
+    ) -> Value:
+        return to.unary(op, to.add(linear(to, input, w_ih, b_ih), linear(to, hx, w_hh, b_hh)))
+
+    return row
+
+
+def _apart(to: Nodes, value: Value, count: int) -> list[Value]:
+    """Gates that lie side by side in the last dimension."""
+    size = value.shape[-1]
+    if not isinstance(size, int):
+        raise to.refused("the number of gates has to be known")
+    return parts(to, value, [size // count] * count, value.rank - 1)
+
+
+ROWS: Mapping[str, Callable[..., Any]] = {
+    **{f"aten.{cell}.input": _cells(cell) for cell in CELLS},
+    "aten.lstm_cell.default": lstm_cell,
+    "aten.gru_cell.default": gru_cell,
+    "aten.rnn_tanh_cell.default": _simple_cell("Tanh"),
+    "aten.rnn_relu_cell.default": _simple_cell("Relu"),
+}

@@ -674,7 +674,18 @@ def families() -> Iterator[tuple[str, list[Case]]]:
     yield "select_scatter.default", [Case(f(3, 4), f(3), 1, 2)]
     yield "masked_scatter.default", [Case(f(3, 4), truth(3, 4), f(12))]
     yield "isin.Tensor_Tensor", [Case(whole(3, 4), whole(3)), Case(whole(4), whole(3), invert=True)]
+    yield "isin.Tensor_Scalar", [Case(whole(9), 2), Case(whole(9), 2, invert=True)]
+    yield "scatter.reduce", [Case(f(3, 4), 1, places, f(3, 2), reduce=how) for how in ("add", "multiply")]
+    yield "scatter.value_reduce", [Case(f(3, 4), 1, places, 1.5, reduce=how) for how in ("add", "multiply")]
     edges = torch.tensor([-0.5, 0.0, 0.5])
+    yield (
+        "searchsorted.Tensor",
+        [
+            Case(edges, f(3, 4)),
+            Case(f(3, 5).sort(1)[0], f(3, 4), right=True, out_int32=True),
+            Case(edges, torch.tensor([0.0, 0.5]), side="right"),
+        ],
+    )
     yield "bucketize.Tensor", [Case(f(3, 4), edges), Case(torch.tensor([0.0, 0.5]), edges, right=True, out_int32=True)]
     yield "bucketize.Scalar", [Case(0.2, edges)]
     # Numbers alone: a tensor is given so that there is an input.
@@ -708,6 +719,23 @@ def families() -> Iterator[tuple[str, list[Case]]]:
                 Case(data, begin if states > 1 else begin[0], weights, biased, levels, 0.0, False, ways == 2, first)
             )
         yield f"{cell}.input", cases
+
+    for cell, gates in (("lstm", 4), ("gru", 3), ("rnn_tanh", 1), ("rnn_relu", 1)):
+        state = [f(2, 4), f(2, 4)] if cell == "lstm" else f(2, 4)
+        weights = [f(gates * 4, 3), f(gates * 4, 4), f(gates * 4), f(gates * 4)]
+        yield f"{cell}_cell.default", [Case(f(2, 3), state, *weights), Case(f(2, 3), state, *weights[:2])]
+    # Losses.
+    for name in ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss"):
+        yield f"{name}.default", [Case(f(3, 4), f(3, 4), reduction) for reduction in (0, 1, 2)]
+    yield "smooth_l1_loss.default", [Case(f(3, 4), f(3, 4), 1, 0.3)]
+    yield "huber_loss.default", [Case(f(3, 4), f(3, 4), 1, 0.3)]
+    yield (
+        "binary_cross_entropy_with_logits.default",
+        [
+            Case(f(3, 4), pos(3, 4)),
+            Case(f(3, 4), pos(3, 4), pos(4), pos(4), 0),
+        ],
+    )
 
 
 CASES: dict[str, list[Case]] = {}

@@ -81,3 +81,14 @@ def test_every_distance_and_every_literal_takes_the_same() -> None:
     assert set(FLAT.lengths[:256].tolist()) == {9}
     for each in (DISTANCES, FLAT):
         assert (2.0 ** -each.lengths.astype(float)).sum() == 1
+
+
+def test_a_length_that_hardly_occurs_is_read_back_with_all_its_bits() -> None:
+    """Its code takes up to fifteen, and five more say which of its lengths it is."""
+    draw = random.Random(0)
+    often = bytes(draw.choices(b"abcdefghijkl", [2**power for power in range(12)], k=40_000))
+    twice = bytes(draw.choices(b"mnopqrst", k=230)) + b"\n"
+    parts = [Part(((often + b"\n",),)), Part(((twice,),), None, quote), Part(((twice,),), None, quote)]
+    text = Text(parts, False)
+    whole, deflated = text.deflated([(0, ())] * 3)
+    assert zlib.decompressobj(-15).decompress(deflated) == whole
