@@ -12,11 +12,13 @@ import torch
 from rightrank.models.emit.format import FIRST
 from rightrank.models.emit.formats import FORMATS, format_of
 from rightrank.models.plan.planner import Plan
+from rightrank.service.jobs import worker
+from rightrank.service.jobs.engine import SEPARATE
 from rightrank.service.registry.layout import record_key
 from rightrank.service.settings import Settings
 from tests.service.conftest import Files, Running, at_work, serving
 
-HERE = [name for name, versions in FORMATS.items() if name != FIRST.format and not versions[-1].available()]
+HERE = [name for name in FORMATS if name != FIRST.format and name not in SEPARATE]
 
 
 @pytest.fixture
@@ -152,6 +154,38 @@ def test_a_format_that_is_not_installed_is_said_and_what_is_there_goes_on(
     rows = {row["format"]: row for row in fresh.client.get("/models/demo").json()["formats"]}
     assert rows[format]["precisions"] == [] and "install it" in rows[format]["reason"]
     assert fresh.client.get("/models/demo?budget=0.5").status_code == 200
+
+
+def test_what_workers_of_their_own_make_is_said_to_be_missing_where_there_is_none(fresh: Running, demo: str) -> None:
+    answer = fresh.client.get("/models/demo?budget=0.5&format=executorch")
+    assert answer.status_code == 501 and answer.json()["type"] == "/problems/format-missing"
+    assert "rightrank worker --queues executorch" in answer.json()["hint"]
+    formats = fresh.client.get("/readyz").json()["formats"]
+    assert formats == {**dict.fromkeys((FIRST.format, *HERE), True), "executorch": False}
+    row = fresh.client.get("/models/demo").json()["formats"][-1]
+    assert row["precisions"] == [] and "No worker here" in row["reason"]
+
+
+def test_what_workers_of_their_own_make_waits_for_these(fresh: Running, demo: str) -> None:
+    engine, prefer = fresh.parts.engine, {"Prefer": "respond-async"}
+    assert engine.take(("executorch",), rest=0) is None
+    assert fresh.client.get("/readyz").json()["formats"]["executorch"]
+    assert fresh.client.get("/models/demo").json()["formats"][-1]["precisions"] == ["float32", "float16"]
+    answer = fresh.client.get("/models/demo?budget=0.5&format=executorch", headers=prefer)
+    assert answer.status_code == 202
+    assert fresh.client.get("/models/demo?budget=0.4").status_code == 200  # the worker here is free, and leaves it
+    assert engine.length("executorch") == 1
+    attempt = engine.take(("executorch",), rest=0)
+    assert attempt is not None and attempt.operation == answer.json()["id"]
+    assert engine.give_back(attempt) and engine.length("executorch") == 1
+    fresh.client.delete(f"/operations/{attempt.operation}")
+    assert engine.length("executorch") == 0
+    assert fresh.client.post(f"/operations/{attempt.operation}/retry").status_code == 409
+
+
+def test_a_worker_without_the_package_takes_no_such_queue(fresh: Running) -> None:
+    with pytest.raises(ValueError, match="executorch"):
+        worker.run(fresh.parts.settings, ["executorch"])
 
 
 def test_a_publisher_names_formats_that_are_made_ahead(service: Running, files: Files) -> None:
