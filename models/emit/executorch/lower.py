@@ -115,9 +115,9 @@ def _fixed(program: ExportedProgram, free: Sequence[Mapping[int, tuple[str, int,
     for node in program.graph.nodes:
         if node.op == "call_function" and opened & {each.name for each in node.all_input_nodes}:
             made = node.meta.get("val")
-            several = [
-                each for each in (made if isinstance(made, (list, tuple)) else [made]) if isinstance(each, Tensor)
-            ]
-            if several and all(isinstance(size, int) for each in several for size in each.shape):
+            several = made if isinstance(made, (list, tuple)) else [made]
+            sizes = [size for each in several if isinstance(each, Tensor) for size in each.shape]
+            # A size that was fixed may still be a symbol, of which a number is known.
+            if sizes and all(str(size).isdigit() for size in sizes):
                 return True
     return False
