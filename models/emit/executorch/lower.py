@@ -69,9 +69,9 @@ def lower(
     """
     try:
         program = program_of(data)
-        module = _InHalf(program.module()) if half else _Called(program.module())
+        kind = _InHalf if half else _Called
         if half:
-            program = _exported(module, inputs, free)
+            program = _exported(kind(program.module()), inputs, free)
         edge = _lowered(program, most)
         if most is not None and _fixed(edge.exported_program(), free):
             if any(set(several) - {0} for several in free):
@@ -80,7 +80,9 @@ def lower(
                     "Export it with fixed sizes, or ask for another format.",
                 )
             single = [each[:1] if several else each for each, several in zip(inputs, free, strict=True)]
-            edge = _lowered(_exported(module, single, [{} for _ in single]), 1)
+            # What was lowered has the size fixed for good, so it is read again.
+            again = kind(program_of(data).module())
+            edge = _lowered(_exported(again, single, [{} for _ in single]), 1)
         return bytes(edge.to_executorch(ExecutorchBackendConfig()).buffer)
     except (MemoryError, PrecisionError, UnsupportedCheckpoint):
         raise
