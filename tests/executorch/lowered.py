@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from rightrank.models import architectures
 from rightrank.models.assemble.build import build
 from rightrank.models.checkpoint import read
 from rightrank.models.emit import formats
@@ -97,6 +98,18 @@ def test_a_file_of_one_batch_size_takes_that(tmp_path: Path) -> None:
     x = torch.randn(4, 16)
     with torch.inference_mode():
         torch.testing.assert_close(run(x), module(x))
+
+
+def test_a_program_whose_batch_gets_fixed_on_the_way_takes_one_sample_at_once(tmp_path: Path) -> None:
+    sizes = {"image_size": 32, "depth": 1, "heads": 2, "dim": 32, "mlp_dim": 64, "num_classes": 10}
+    module, x = architectures.build("vit", **sizes).eval(), torch.randn(3, 3, 32, 32)
+    free = {0: torch.export.Dim.DYNAMIC}
+    torch.export.save(torch.export.export(module, (x,), dynamic_shapes=(free,)), tmp_path / "a.pt2")
+    build(read(tmp_path / "a.pt2"), tmp_path / "master", mixed=False)
+    plan = planned(tmp_path / "master", 1.0, "executorch", "plain")
+    run = ExecuTorch().load(written(tmp_path / "master", plan, tmp_path / "a.pte"))
+    with torch.inference_mode():
+        torch.testing.assert_close(run(x), module(x), rtol=1e-4, atol=1e-4)
 
 
 def test_what_its_runtime_has_no_kernel_for_is_refused_in_words(tmp_path: Path) -> None:

@@ -12,12 +12,24 @@ import torch
 from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
 from executorch.exir import ExecutorchBackendConfig, to_edge_transform_and_lower
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 from rightrank.models.emit.pt2.runtime import program_of
 from rightrank.models.errors import PrecisionError, UnsupportedCheckpoint
 
 # By this method a file says how many samples it takes at once.
 MOST = "get_max_batch_size"
+
+
+class _Called(nn.Module):
+    """A program that takes its inputs together."""
+
+    def __init__(self, program: nn.Module) -> None:
+        super().__init__()
+        self.program = program
+
+    def forward(self, *inputs: Tensor) -> Any:
+        return self.program(*inputs)
 
 
 class _InHalf(nn.Module):
@@ -44,28 +56,35 @@ def _single(made: Tensor) -> Tensor:
 
 def lower(
     data: bytes,
-    batch: int | None,
-    half: Sequence[Tensor] = (),
-    free: Sequence[Mapping[int, tuple[str, int, int]]] = (),
+    inputs: Sequence[Tensor],
+    free: Sequence[Mapping[int, tuple[str, int, int]]],
+    most: int | None,
+    half: bool,
 ) -> bytes:
-    """The file of a program, of which at most `batch` samples are taken at once (None: as many as it was exported for).
-    In half precision it is traced on inputs `half`, of which the sizes are `free` that have a name, the least and the
-    most. Raises UnsupportedCheckpoint where ExecuTorch cannot hold it, PrecisionError where half precision cannot.
+    """The file of a program, which takes at most so many samples at once (None: as many as it was exported for).
+    `inputs` are such as it takes, and `free` those of their sizes that are free: a name, the least and the most.
+
+    Where ExecuTorch fixes the batch on its way, as it does for some programs without a word, the file takes one sample.
+    Raises UnsupportedCheckpoint where it cannot hold the program, PrecisionError where half precision cannot.
     """
     try:
         program = program_of(data)
+        kind = _InHalf if half else _Called
         if half:
-            dims: dict[str, Any] = {}
-            for several in free:
-                for name, low, high in several.values():
-                    dims.setdefault(name, torch.export.Dim(name, min=low, max=high))
-            shapes = tuple({dim: dims[name] for dim, (name, _, _) in several.items()} for several in free)
-            module = _InHalf(program.module())
-            program = torch.export.export(module, tuple(half), dynamic_shapes=(shapes,))
-        methods = None if batch is None else {MOST: batch}
-        edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()], constant_methods=methods)
+            program = _exported(kind(program.module()), inputs, free)
+        edge = _lowered(program, most)
+        if most is not None and _fixed(edge.exported_program(), free):
+            if any(set(several) - {0} for several in free):
+                raise UnsupportedCheckpoint(
+                    "ExecuTorch takes only one size of what this model leaves free.",
+                    "Export it with fixed sizes, or ask for another format.",
+                )
+            single = [each[:1] if several else each for each, several in zip(inputs, free, strict=True)]
+            # What was lowered has the size fixed for good, so it is read again.
+            again = kind(program_of(data).module())
+            edge = _lowered(_exported(again, single, [{} for _ in single]), 1)
         return bytes(edge.to_executorch(ExecutorchBackendConfig()).buffer)
-    except (MemoryError, PrecisionError):
+    except (MemoryError, PrecisionError, UnsupportedCheckpoint):
         raise
     except Exception as error:
         # Whatever its passes raise for an operator that they do not know.
@@ -73,3 +92,34 @@ def lower(
         raise UnsupportedCheckpoint(
             f"ExecuTorch does not take the program: {type(error).__name__}: {reason}", "Ask for another format."
         ) from error
+
+
+def _lowered(program: ExportedProgram, most: int | None) -> Any:
+    methods = None if most is None else {MOST: most}
+    return to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()], constant_methods=methods)
+
+
+def _exported(
+    module: nn.Module, inputs: Sequence[Tensor], free: Sequence[Mapping[int, tuple[str, int, int]]]
+) -> ExportedProgram:
+    dims: dict[str, Any] = {}
+    for several in free:
+        for name, low, high in several.values():
+            dims.setdefault(name, torch.export.Dim(name, min=low, max=high))
+    shapes = tuple({dim: dims[name] for dim, (name, _, _) in several.items()} for several in free)
+    return torch.export.export(module, tuple(inputs), dynamic_shapes=(shapes,))
+
+
+def _fixed(program: ExportedProgram, free: Sequence[Mapping[int, tuple[str, int, int]]]) -> bool:
+    """Whether what is made of an input with a free size has none, as where that was fixed on the way."""
+    inputs = program.graph_signature.user_inputs
+    opened = {name for name, several in zip(inputs, free, strict=True) if several}
+    for node in program.graph.nodes:
+        if node.op == "call_function" and opened & {each.name for each in node.all_input_nodes}:
+            made = node.meta.get("val")
+            several = made if isinstance(made, (list, tuple)) else [made]
+            sizes = [size for each in several if isinstance(each, Tensor) for size in each.shape]
+            # A size that was fixed may still be a symbol, of which a number is known.
+            if sizes and all(str(size).isdigit() for size in sizes):
+                return True
+    return False

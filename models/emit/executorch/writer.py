@@ -22,6 +22,8 @@ from rightrank.models.master.template import Template
 from rightrank.models.master.tensorfile import TensorFile
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from rightrank.models.emit.format import Network
 
 # A .pte has room for so many samples at once where the batch is free. It reserves memory for all of them.
@@ -47,8 +49,8 @@ class ExecuTorchWriter:
 
         template = self._template
         data = b"".join(Pt2Writer(template, Plain()).pieces(master, ranks, changes))
-        batch = BATCH if template.graph.batch is None else None
-        made = lower(data, batch, *(_example(template) if self._half else ()))
+        inputs, free = _example(template)
+        made = lower(data, inputs, free, BATCH if template.graph.batch is None else None, self._half)
         sizes = self.sizes()
         most = sizes.whole + sum(int(table[rank]) for table, rank in zip(sizes.tables, ranks, strict=False))
         if len(made) > most:
@@ -115,16 +117,16 @@ def _bounded(template: Template) -> Template:
     return replace(template, graph=template.graph.replace(ranges=_ranges(template)))
 
 
-def _example(template: Template) -> tuple[list[object], list[dict[int, tuple[str, int, int]]]]:
+def _example(template: Template) -> tuple[list[Tensor], list[dict[int, tuple[str, int, int]]]]:
     """Inputs to trace the program on, and which of their sizes are free."""
     import torch
 
     values, graph = template.values, template.graph
     assert values is not None
-    inputs: list[object] = []
+    inputs: list[Tensor] = []
     free: list[dict[int, tuple[str, int, int]]] = []
     for spec, sizes in zip(graph.inputs, values.inputs, strict=True):
-        shape = [values.symbols[size] if isinstance(size, str) else size for size in sizes]
-        inputs.append(torch.zeros(shape, dtype=getattr(torch, spec.dtype)))  # type: ignore[arg-type]
+        shape = [values.symbols[size] if isinstance(size, str) else int(size) for size in sizes]  # type: ignore[arg-type]
+        inputs.append(torch.zeros(shape, dtype=getattr(torch, spec.dtype)))
         free.append({dim: (size, *graph.ranges[size]) for dim, size in enumerate(sizes) if isinstance(size, str)})  # type: ignore[misc]
     return inputs, free

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,6 +60,10 @@ class Item:
     layer: int | None = None
 
 
+# Parts that are always the same, and lists of items.
+Text: TypeAlias = "tuple[str | list[Item], ...]"
+
+
 class Document:
     """One template in one encoding."""
 
@@ -98,8 +102,9 @@ class Document:
 
     # Texts.
 
-    def graph(self, items: Callable[[Sequence[Item]], str]) -> str:
-        """The JSON of the program, of which `items` writes the lists."""
+    @cached_property
+    def graph(self) -> Text:
+        """The JSON of the program."""
         graph = self._template.graph
         names = self._names.values
         takes = ",".join(f'{{"as_tensor":{{"name":"{names[spec.name]}"}}}}' for spec in graph.inputs)
@@ -116,34 +121,33 @@ class Document:
         }
         signature = [f'{{"user_input":{{"arg":{{"as_tensor":{{"name":"{names[s.name]}"}}}}}}}}' for s in graph.inputs]
         results = [f'{{"user_output":{{"arg":{{"as_tensor":{{"name":"{names[n]}"}}}}}}}}' for n in graph.outputs]
-        symbolic = {kind: items(self._numbers_of(kind)) for kind in ("int", "bool", "float")}
-        return "".join(
-            (
-                '{"graph_module":{"graph":{"inputs":[',
-                items([*self._each_tensor(_as_input), Item(takes + ",")]),
-                f'],"outputs":[{gives}],"nodes":[',
-                items([*self._nodes]),
-                '],"tensor_values":{',
-                items([*self._each_tensor(self._tensor_value), *self._computed]),
-                f'}},"sym_int_values":{{{symbolic["int"]}}},"sym_bool_values":{{{symbolic["bool"]}}}',
-                ',"is_single_tensor_return":false,"custom_obj_values":{}',
-                f',"sym_float_values":{{{symbolic["float"]}}}}},"signature":{{"input_specs":[',
-                items([*self._each_tensor(_specified), *(Item(each + ",") for each in signature)]),
-                f'],"output_specs":[{",".join(results)}]}},"module_call_graph":[{{"fqn":"","signature":',
-                _dumped(call),
-                '}],"metadata":{},"treespec_namedtuple_fields":{}},"opset_version":',
-                _dumped(OPERATORS),
-                ',"range_constraints":{',
-                items([*self._ranges]),
-                '},"schema_version":',
-                _dumped(SCHEMA),
-                f',"verifiers":["TRAINING"],"torch_version":"{TORCH}","guards_code":[]}}',
-            )
+        return (
+            '{"graph_module":{"graph":{"inputs":[',
+            [*self._each_tensor(_as_input), Item(takes + ",")],
+            f'],"outputs":[{gives}],"nodes":[',
+            [*self._nodes],
+            '],"tensor_values":{',
+            [*self._each_tensor(self._tensor_value), *self._computed],
+            '},"sym_int_values":{',
+            self._numbers_of("int"),
+            '},"sym_bool_values":{',
+            self._numbers_of("bool"),
+            '},"is_single_tensor_return":false,"custom_obj_values":{},"sym_float_values":{',
+            self._numbers_of("float"),
+            '}},"signature":{"input_specs":[',
+            [*self._each_tensor(_specified), *(Item(each + ",") for each in signature)],
+            f'],"output_specs":[{",".join(results)}]}},"module_call_graph":[{{"fqn":"","signature":{_dumped(call)}}}],'
+            f'"metadata":{{}},"treespec_namedtuple_fields":{{}}}},"opset_version":{_dumped(OPERATORS)}'
+            ',"range_constraints":{',
+            [*self._bounds],
+            f'}},"schema_version":{_dumped(SCHEMA)},"verifiers":["TRAINING"],"torch_version":"{TORCH}"'
+            ',"guards_code":[]}',
         )
 
-    def weights(self, items: Callable[[Sequence[Item]], str]) -> str:
+    @cached_property
+    def weights(self) -> Text:
         """The JSON that says where each tensor lies."""
-        return f'{{"config":{{{items(self._each_tensor(self._placed))}}}}}'
+        return '{"config":{', self._each_tensor(self._placed), "}}"
 
     def _each_tensor(self, item: Callable[[Record, str], str]) -> list[Item]:
         """What an item says of each stored tensor, of its description (see `_meta`)."""
@@ -165,13 +169,23 @@ class Document:
                 found[record.slot.tensor][cut] += item(record, meta)
         return [Item(whole, cut, self.slots.position(name)) for name, (whole, cut) in found.items()]
 
-    @property
-    def _whole(self) -> Iterator[Slot]:
-        return self.slots.at([0] * len(self._template.decomposed))
+    @cached_property
+    def _whole(self) -> list[Slot]:
+        return [*self.slots.at([0] * len(self._template.decomposed))]
 
-    @property
-    def _cut(self) -> Iterator[Slot]:
-        return self.slots.at([1] * len(self._template.decomposed))
+    @cached_property
+    def _cut(self) -> list[Slot]:
+        return [*self.slots.at([1] * len(self._template.decomposed))]
+
+    @cached_property
+    def _by_tensor(self) -> list[dict[str, list[Slot]]]:
+        """The slots of each tensor, whole and cut."""
+        found: list[dict[str, list[Slot]]] = []
+        for slots in (self._whole, self._cut):
+            found.append({})
+            for slot in slots:
+                found[-1].setdefault(slot.tensor, []).append(slot)
+        return found
 
     def _meta(
         self,
@@ -210,10 +224,9 @@ class Document:
         values, names = self._values, self._names.values
         for name in self.slots.tensors:
             index = self.slots.position(name)
-            whole = "".join(self._made_of_parts(slot, None) for slot in self._whole if slot.tensor == name)
-            cut = ""
+            whole, cut = "".join(self._made_of_parts(slot, None) for slot in self._by_tensor[0][name]), ""
             if index is not None:
-                cut = "".join(self._made_of_parts(slot, index) for slot in self._cut if slot.tensor == name)
+                cut = "".join(self._made_of_parts(slot, index) for slot in self._by_tensor[1][name])
             yield Item(whole, cut, index)
         for node in self._template.graph.nodes:
             index = self._layer_of_call.get(node.name)
@@ -260,7 +273,7 @@ class Document:
         ]
 
     @property
-    def _ranges(self) -> Iterator[Item]:
+    def _bounds(self) -> Iterator[Item]:
         ranges = self._template.graph.ranges
         for name in (*self._values.symbols, *self._values.unknown):
             low, high = ranges.get(name, (0, None))
@@ -277,18 +290,17 @@ class Document:
     def _nodes(self) -> Iterator[Item]:
         for name in self.slots.tensors:
             index = self.slots.position(name)
-            whole = "".join(map(self._call, self._decoded(name, self._whole)))
-            cut = "" if index is None else "".join(map(self._call, self._decoded(name, self._cut)))
+            whole = "".join(map(self._call, self._decoded(self._by_tensor[0][name])))
+            cut = "" if index is None else "".join(map(self._call, self._decoded(self._by_tensor[1][name])))
             yield Item(whole, cut, index)
         for node in self._template.graph.nodes:
             index = self._layer_of_call.get(node.name)
             cut = "" if index is None else "".join(map(self._call, self._calls_of(index, node)))
             yield Item(self._call(node), cut, index)
 
-    def _decoded(self, name: str, slots: Iterable[Slot]) -> Iterator[Node]:
+    def _decoded(self, slots: Iterable[Slot]) -> Iterator[Node]:
         for slot in slots:
-            if slot.tensor == name:
-                yield from self._decoding(slot)
+            yield from self._decoding(slot)
 
     def _decoding(self, slot: Slot) -> tuple[Node, ...]:
         """The calls that make a tensor of its parts."""

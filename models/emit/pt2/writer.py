@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from rightrank.models.emit import archive
 from rightrank.models.emit.encoding.encoding import Encoding
 from rightrank.models.emit.format import Data, Sizes, Writer
+from rightrank.models.emit.kept import Kept
 from rightrank.models.emit.pt2.document import Document, Item
 from rightrank.models.emit.taken import taken
 from rightrank.models.errors import UnsupportedCheckpoint
@@ -46,12 +47,15 @@ REST = (
 )
 
 
+_KEPT: Kept[Document] = Kept()
+
+
 class Pt2Writer:
     """The .pt2 files of one template."""
 
     def __init__(self, template: Template, encoding: Encoding) -> None:
         self._template, self._encoding = template, encoding
-        self._document = Document(template, encoding)
+        self._document = _KEPT.of(template, encoding.name, lambda: Document(template, encoding))
 
     def sizes(self) -> Sizes:
         document, template = self._document, self._template
@@ -71,15 +75,12 @@ class Pt2Writer:
                 factors = [TensorSpec(spec.dtype, shape) for shape in layer.form.shapes(layer, ranks)]
                 tables[position][1:] += self._data(number, factors, after) - dense
 
-        def measured(items: Sequence[Item]) -> str:
+        for items in (part for part in (*document.weights, *document.graph) if not isinstance(part, str)):
             for item in items:
                 if item.layer is not None:
                     cut = document.fields[item.layer].fill(item.cut, layers[item.layer].break_even)
                     tables[item.layer][1:] += len(cut.encode()) - len(item.whole.encode())
-            return _listed(item.whole for item in items)
-
-        texts = ((WEIGHTS, document.weights(measured)), (GRAPH, document.graph(measured)))
-        for entry, text in (*((name, text.encode()) for name, text in texts), *REST):
+        for entry, text in (*self._texts([0] * len(layers)), *REST):
             total += archive.LOCAL.size + archive.CENTRAL.size + 2 * len(entry) + len(text)
         return Sizes(total, tables)
 
@@ -109,18 +110,22 @@ class Pt2Writer:
             data: NDArray[Any] = np.ascontiguousarray(parts[record.part])
             yield _record(record.key), data.reshape(-1).view(np.uint8).data if data.size else b"", True
 
-        def written(items: Sequence[Item]) -> str:
-            return _listed(
-                document.fields[item.layer].fill(item.cut, ranks[item.layer])
-                if item.layer is not None and ranks[item.layer]
-                else item.whole
-                for item in items
-            )
-
-        yield WEIGHTS, document.weights(written).encode(), False
-        yield GRAPH, document.graph(written).encode(), False
-        for entry, text in REST:
+        for entry, text in (*self._texts(ranks), *REST):
             yield entry, text, False
+
+    def _texts(self, ranks: Sequence[int]) -> Iterator[tuple[str, bytes]]:
+        """The records of text at some ranks."""
+        document = self._document
+
+        def of(item: Item) -> str:
+            if item.layer is None or not ranks[item.layer]:
+                return item.whole
+            return document.fields[item.layer].fill(item.cut, ranks[item.layer])
+
+        for entry, text in ((WEIGHTS, document.weights), (GRAPH, document.graph)):
+            # Every item ends with a comma.
+            parts = (part if isinstance(part, str) else "".join(map(of, part))[:-1] for part in text)
+            yield entry, "".join(parts).encode()
 
 
 class Pt2:
@@ -165,8 +170,3 @@ class Pt2:
 
 def _record(key: int) -> str:
     return f"{TOP}/data/weights/weight_{key}"
-
-
-def _listed(items: Iterator[str] | Sequence[str]) -> str:
-    """Items, each of which ends with a comma, as a list."""
-    return "".join(items)[:-1]

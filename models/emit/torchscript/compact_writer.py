@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 import struct
 import zlib
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -27,6 +26,7 @@ from rightrank.models.emit.encoding.encoding import Encoding
 from rightrank.models.emit.encoding.levels import SCALE, TIMES, Mixed
 from rightrank.models.emit.encoding.nested import Nested
 from rightrank.models.emit.format import Data, Sizes, Writer
+from rightrank.models.emit.kept import Kept
 from rightrank.models.emit.taken import taken
 from rightrank.models.emit.torchscript import crc, deflate
 from rightrank.models.emit.torchscript.compact import TOP, Compact, Group, Kind, Place, Stored, Vector
@@ -67,7 +67,8 @@ class CompactWriter:
             # What was tuned has no levels at ingest.
             template = template if template.tuned is None else replace(template, tuned=None)
         self._template, self._encoding = template, encoding
-        self._compact = _compact(template, encoding, not original)
+        key = encoding.name, not original
+        self._compact = _KEPT.of(template, key, lambda: Compact(template, encoding, not original))
 
     # How large files are.
 
@@ -156,21 +157,7 @@ class CompactWriter:
             yield name, data, False
 
 
-# What was worked out last, by template, encoding and whether norms are folded.
-_KEPT: OrderedDict[tuple[int, str, bool], tuple[Template, Compact]] = OrderedDict()
-MOST = 16
-
-
-def _compact(template: Template, encoding: Encoding, folding: bool) -> Compact:
-    """All that the files of a template have in common; worked out once, as long as it is one of the last."""
-    key = id(template), encoding.name, folding
-    kept = _KEPT.pop(key, None)
-    if kept is None or kept[0] is not template:
-        kept = template, Compact(template, encoding, folding)
-    _KEPT[key] = kept
-    while len(_KEPT) > MOST:
-        _KEPT.popitem(last=False)
-    return kept[1]
+_KEPT: Kept[Compact] = Kept()
 
 
 class _Content:
