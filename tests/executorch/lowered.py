@@ -20,7 +20,7 @@ from rightrank.models.checkpoint import read
 from rightrank.models.emit import formats
 from rightrank.models.emit.executorch.writer import BATCH, ExecuTorch
 from rightrank.models.emit.format import Output
-from rightrank.models.errors import PrecisionError, UnsupportedCheckpoint
+from rightrank.models.errors import FormatError, PrecisionError
 from rightrank.models.measure.accuracy import measure
 from rightrank.models.plan.planner import Plan, Planner
 from tests.models.nets import SHAPES, Attending, Small, planner
@@ -126,8 +126,19 @@ def test_what_its_runtime_has_no_kernel_for_is_refused_in_words(tmp_path: Path) 
     torch.export.save(exported, tmp_path / "a.pt2")
     build(read(tmp_path / "a.pt2"), tmp_path / "master", mixed=False)
     plan = planned(tmp_path / "master", 1.0, "executorch", "plain")
-    with pytest.raises(UnsupportedCheckpoint, match="ExecuTorch"):
+    with pytest.raises(FormatError, match="ExecuTorch"):
         ExecuTorch().load(written(tmp_path / "master", plan, tmp_path / "a.pte"))
+
+
+def test_names_that_begin_with_a_number_are_no_hindrance(tmp_path: Path) -> None:
+    """As those of a Sequential do, whose norms ExecuTorch makes part of what is before them."""
+    net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(288, 10)).eval()
+    exported = torch.export.export(net, (torch.randn(2, 1, 8, 8),), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+    torch.export.save(exported, tmp_path / "a.pt2")
+    build(read(tmp_path / "a.pt2"), tmp_path / "master", mixed=False)
+    path = written(tmp_path / "master", planned(tmp_path / "master", 1.0, "executorch", "plain"), tmp_path / "a.pte")
+    x = torch.randn(3, 1, 8, 8)
+    torch.testing.assert_close(ExecuTorch().load(path)(x), net(x).detach(), rtol=1e-5, atol=1e-5)
 
 
 def test_numbers_beyond_half_precision_are_refused_for_it(tmp_path: Path) -> None:

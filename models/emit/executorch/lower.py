@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from rightrank.models.emit.pt2.runtime import program_of
-from rightrank.models.errors import PrecisionError, UnsupportedCheckpoint
+from rightrank.models.errors import PrecisionError, FormatError
 
 # By this method a file says how many samples it takes at once.
 MOST = "get_max_batch_size"
@@ -65,17 +65,17 @@ def lower(
     `inputs` are such as it takes, and `free` those of their sizes that are free: a name, the least and the most.
 
     Where ExecuTorch fixes the batch on its way, as it does for some programs without a word, the file takes one sample.
-    Raises UnsupportedCheckpoint where it cannot hold the program, PrecisionError where half precision cannot.
+    Raises FormatError where it cannot hold the program, PrecisionError where half precision cannot.
     """
     try:
-        program = program_of(data)
+        program = _named(program_of(data))
         kind = _InHalf if half else _Called
         if half:
             program = _exported(kind(program.module()), inputs, free)
         edge = _lowered(program, most)
         if most is not None and _fixed(edge.exported_program(), free):
             if any(set(several) - {0} for several in free):
-                raise UnsupportedCheckpoint(
+                raise FormatError(
                     "ExecuTorch takes only one size of what this model leaves free.",
                     "Export it with fixed sizes, or ask for another format.",
                 )
@@ -84,14 +84,25 @@ def lower(
             again = kind(program_of(data).module())
             edge = _lowered(_exported(again, single, [{} for _ in single]), 1)
         return bytes(edge.to_executorch(ExecutorchBackendConfig()).buffer)
-    except (MemoryError, PrecisionError, UnsupportedCheckpoint):
+    except (MemoryError, PrecisionError, FormatError):
         raise
     except Exception as error:
         # Whatever its passes raise for an operator that they do not know.
         reason = (str(error).strip().split("\n") or [""])[0][:300]
-        raise UnsupportedCheckpoint(
+        raise FormatError(
             f"ExecuTorch does not take the program: {type(error).__name__}: {reason}", "Ask for another format."
         ) from error
+
+
+def _named(program: ExportedProgram) -> ExportedProgram:
+    """The same, no tensor's name beginning with a number, as those of a Sequential do: ExecuTorch makes names of values
+    of them, and looks for these in vain."""
+    for spec in program.graph_signature.input_specs:
+        if spec.target is not None and spec.target[:1].isdigit():
+            found = program.state_dict.pop(spec.target)
+            spec.target = f"net.{spec.target}"
+            program.state_dict[spec.target] = found
+    return program
 
 
 def _lowered(program: ExportedProgram, most: int | None) -> Any:

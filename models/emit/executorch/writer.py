@@ -17,7 +17,7 @@ from rightrank.models.emit.encoding.plain import Plain
 from rightrank.models.emit.executorch.halves import Halves
 from rightrank.models.emit.format import Data, Sizes, Writer
 from rightrank.models.emit.pt2.writer import Pt2, Pt2Writer
-from rightrank.models.errors import UnsupportedCheckpoint
+from rightrank.models.errors import FormatError, UnsupportedCheckpoint
 from rightrank.models.master.template import Template
 from rightrank.models.master.tensorfile import TensorFile
 
@@ -44,7 +44,7 @@ class ExecuTorchWriter:
         return self._sized.sizes()
 
     def pieces(self, master: TensorFile, ranks: Sequence[int], changes: TensorFile | None) -> Iterator[Data]:
-        """Raises UnsupportedCheckpoint where ExecuTorch cannot hold the program, or takes more bytes than was said."""
+        """Raises FormatError where ExecuTorch cannot hold the program, or takes more bytes than was said."""
         from rightrank.models.emit.executorch.lower import lower
 
         template = self._template
@@ -54,7 +54,7 @@ class ExecuTorchWriter:
         sizes = self.sizes()
         most = sizes.whole + sum(int(table[rank]) for table, rank in zip(sizes.tables, ranks, strict=False))
         if len(made) > most:
-            raise UnsupportedCheckpoint(
+            raise FormatError(
                 f"The .pte file takes {len(made):,} bytes, and at most {most:,} were to be expected.",
                 "Ask for another size or format, and please report it.",
             )

@@ -7,7 +7,6 @@ is. A file's size is a sum: what its length takes less than the longest a text a
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from rightrank.models.emit.encoding.encoding import Encoding
 from rightrank.models.emit.format import Data, Sizes, Writer
+from rightrank.models.emit.kept import Kept
 from rightrank.models.emit.onnx import protobuf
 from rightrank.models.emit.onnx.model import IR, OPSET, PRODUCER, Model, Place, Step, Written
 from rightrank.models.emit.taken import taken
@@ -40,7 +40,8 @@ class OnnxWriter:
 
     def __init__(self, template: Template, encoding: Encoding, original: bool) -> None:
         self._template = template
-        self._model = _kept(template, encoding, not original)
+        folding = not original
+        self._model = _KEPT.of(template, (encoding.name, folding), lambda: Model(template, encoding, folding))
 
     def sizes(self) -> Sizes:
         model, layers = self._model, self._template.decomposed
@@ -147,21 +148,7 @@ def _filler(length: int) -> bytes:
     return protobuf.whole(protobuf.MODEL["metadata_props"], entry)
 
 
-# What was worked out last, by template, encoding and whether norms are folded.
-_KEPT: OrderedDict[tuple[int, str, bool], tuple[Template, Model]] = OrderedDict()
-MOST = 16
-
-
-def _kept(template: Template, encoding: Encoding, folding: bool) -> Model:
-    """All that the files of a template have in common; worked out once, as long as it is one of the last."""
-    key = id(template), encoding.name, folding
-    kept = _KEPT.pop(key, None)
-    if kept is None or kept[0] is not template:
-        kept = template, Model(template, encoding, folding)
-    _KEPT[key] = kept
-    while len(_KEPT) > MOST:
-        _KEPT.popitem(last=False)
-    return kept[1]
+_KEPT: Kept[Model] = Kept()
 
 
 class Onnx:
