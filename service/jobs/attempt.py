@@ -46,7 +46,8 @@ TELL_SECONDS, TELL_PAUSE = 30.0, 1.0
 # The faults of uploads and of requests.
 FAULTS = frozenset({
     "checkpoint-unusable", "checkpoint-unsafe", "checkpoint-unsupported", "checkpoint-malformed", "data-unusable",
-    "budget-unreachable", "precision-unavailable", "format-unavailable", "master-unreadable", "model-not-found", "upload-incomplete",
+    "budget-unreachable", "precision-unavailable", "format-unavailable", "master-unreadable", "model-not-found",
+    "upload-incomplete",
 })  # fmt: skip
 # Of a cut, that the model is not there just now, for whatever is asked next.
 ABSENT = frozenset({"model-deleted", "model-not-ready", "model-failed"})

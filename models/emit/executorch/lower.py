@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from rightrank.models.emit.pt2.runtime import program_of
-from rightrank.models.errors import PrecisionError, FormatError
+from rightrank.models.errors import FormatError, PrecisionError
 
 # By this method a file says how many samples it takes at once.
 MOST = "get_max_batch_size"
