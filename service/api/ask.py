@@ -9,11 +9,11 @@ from typing import Annotated, Any, Literal
 from fastapi import Query, Request
 
 from rightrank.models.emit.format import FIRST
-from rightrank.models.emit.formats import FORMATS
 from rightrank.models.emit.precision import NAMES
 from rightrank.models.errors import BudgetError
 from rightrank.models.plan.planner import Limit, Plan, Planner
 from rightrank.service.api import certify
+from rightrank.service.api.formats import MEDIA_TYPES, FormatQuery
 from rightrank.service.api.goal import Goal, measured, reported
 from rightrank.service.api.negotiate import preferred
 from rightrank.service.api.reports import MetricQuery
@@ -64,21 +64,6 @@ PrecisionQuery = Annotated[
         json_schema_extra={"enum": list(NAMES)},
     ),
 ]
-FormatQuery = Annotated[
-    str | None,
-    Query(
-        description="Which runtime the file is for, one of the model's `formats`; by default what `Accept` names by "
-        "its media type, and else TorchScript.",
-        examples=["onnx"],
-        json_schema_extra={"enum": list(FORMATS)},
-    ),
-]
-# What `Accept` can name. Bytes of any kind are what every format is, and name none.
-MEDIA_TYPES = {
-    versions[-1].media_type: name
-    for name, versions in FORMATS.items()
-    if versions[-1].media_type != "application/octet-stream"
-}
 # Plans follow from the model, the limits, the precision and the format alone.
 PLANS: Recent[tuple[str, str, Ask], Plan] = Recent(4096)
 KNOWN = frozenset(Ask.__slots__)

@@ -11,14 +11,12 @@ from fastapi import Path, Response
 from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from rightrank.models.emit.formats import FORMATS
 from rightrank.service.api.common import TheParts, TheTally, Unrestricted
+from rightrank.service.api.formats import made
 from rightrank.service.api.metrics import expose
 from rightrank.service.api.router import Router
 from rightrank.service.api.schemas import GATE, PROBLEMS, Ready, Status, answers, problems
 from rightrank.service.jobs import reading
-from rightrank.service.jobs.dispatch import Parts
-from rightrank.service.jobs.engine import SEPARATE
 from rightrank.service.problems import KINDS, Problem, unavailable
 
 log = logging.getLogger("rightrank")
@@ -55,16 +53,7 @@ async def ready(parts: TheParts) -> dict[str, Any]:
         group.start_soon(ask, "the store", parts.store.check)
     if missing:
         raise unavailable(" and ".join(sorted(missing)))
-    return {"status": "ok", "sandbox": reading.report(), "formats": await to_thread.run_sync(formats, parts)}
-
-
-def formats(parts: Parts) -> dict[str, bool]:
-    """Which formats' files are made: what is installed here, and of what workers of their own make whether there is
-    one."""
-    return {
-        name: parts.engine.served(name) if name in SEPARATE else not versions[-1].available()
-        for name, versions in FORMATS.items()
-    }
+    return {"status": "ok", "sandbox": reading.report(), "formats": await to_thread.run_sync(made, parts)}
 
 
 @router.get("/metrics", response_class=PlainTextResponse, responses=problems(*GATE))

@@ -12,10 +12,8 @@ from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 
 from rightrank.models.emit.format import FIRST
-from rightrank.models.emit.formats import FORMATS
-from rightrank.models.errors import FormatError
 from rightrank.service.api import artifacts
-from rightrank.service.api.ask import Ask, FormatQuery, PrecisionQuery, ask_of
+from rightrank.service.api.ask import Ask, PrecisionQuery, ask_of
 from rightrank.service.api.common import (
     AskedModel,
     Fetcher,
@@ -28,6 +26,7 @@ from rightrank.service.api.common import (
     admit_job,
     in_threads,
 )
+from rightrank.service.api.formats import FormatQuery, in_formats
 from rightrank.service.api.forms import receive, storing
 from rightrank.service.api.reports import brief
 from rightrank.service.api.router import Router
@@ -226,7 +225,7 @@ def describe(parts: Parts, asked: AskedModel) -> Mapping[str, Any]:
         "measured": model.manifest["evaluation"] is not None,
         "precision": model.precision,
         "precisions": [in_precision(model, name) for name in model.precisions],
-        "formats": [in_format(parts, model, name) for name in FORMATS],
+        "formats": in_formats(parts, model),
         "reported": summary(parts.catalogue.reports.lately(model.id)),
         "names": asked.access.seen(parts.catalogue.names_of(model.id)),
         "links": {
@@ -246,17 +245,6 @@ def in_precision(model: Model, name: str) -> Mapping[str, Any]:
         "smallest": planner.least_bytes,
         "min_budget": planner.least(),
     }
-
-
-def in_format(parts: Parts, model: Model, name: str) -> Mapping[str, Any]:
-    """What files of a format there are."""
-    written = FORMATS[name][-1]
-    found: dict[str, Any] = {"format": name, "media_type": written.media_type, "suffix": written.suffix}
-    try:
-        parts.check_served(name)
-        return {**found, "precisions": list(model.precisions_in(name)), "reason": None}
-    except (FormatError, Problem) as error:
-        return {**found, "precisions": [], "reason": f"{error.detail} {error.hint}".strip()}
 
 
 def summary(reports: ByFile) -> list[Mapping[str, Any]]:
