@@ -1,7 +1,8 @@
 """Plan → the bytes of a .pte file, made of the plan's .pt2 file by ExecuTorch.
 
 How large one is only making it tells. What is said before is a bound: the size of the .pt2 file of the same numbers,
-which describes in JSON what a .pte has in a few bytes. A file that is larger all the same is refused.
+which describes in JSON what a .pte has in a few bytes, and some more for small networks. A file that is larger all the
+same is refused.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 # A .pte has room for so many samples at once where the batch is free. It reserves memory for all of them.
 BATCH = 8
 ENCODINGS = ("plain", "half")
+# Bytes that a .pte may take more than its .pt2: of small networks it sometimes does.
+OF_FILE, OF_CALL = 16 * 1024, 256
 
 
 class ExecuTorchWriter:
@@ -41,7 +44,8 @@ class ExecuTorchWriter:
 
     def sizes(self) -> Sizes:
         """Bounds."""
-        return self._sized.sizes()
+        found, calls = self._sized.sizes(), len(self._template.graph.nodes)
+        return replace(found, whole=found.whole + OF_FILE + OF_CALL * calls)
 
     def pieces(self, master: TensorFile, ranks: Sequence[int], changes: TensorFile | None) -> Iterator[Data]:
         """Raises FormatError where ExecuTorch cannot hold the program, or takes more bytes than was said."""

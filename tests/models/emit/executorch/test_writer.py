@@ -8,7 +8,7 @@ import pytest
 
 from rightrank.models.assemble.build import build
 from rightrank.models.emit.encoding import encoding_of
-from rightrank.models.emit.executorch.writer import BATCH, ExecuTorch, ExecuTorchWriter
+from rightrank.models.emit.executorch.writer import BATCH, OF_CALL, OF_FILE, ExecuTorch, ExecuTorchWriter
 from rightrank.models.emit.format import Output
 from rightrank.models.emit.formats import as_planned
 from rightrank.models.emit.pt2.writer import Pt2Writer
@@ -46,12 +46,13 @@ def test_a_size_without_a_bound_is_refused_but_for_the_batch(tmp_path: Path) -> 
         ExecuTorch().check(Template.open(tmp_path / "master"), encoding_of("plain"))
 
 
-def test_what_is_said_of_sizes_is_that_of_the_pt2_file_with_half_of_what_matrices_take(tmp_path: Path) -> None:
+def test_what_is_said_of_sizes_is_the_pt2_files_and_some_more_with_half_of_what_matrices_take(tmp_path: Path) -> None:
     template = Template.open(planner(Shared, tmp_path)[1])
     whole, half = (ExecuTorchWriter(template, encoding_of(each)).sizes() for each in ("plain", "half"))
     bounded = ExecuTorchWriter(template, encoding_of("plain"))._template
-    assert whole.whole == Pt2Writer(bounded, encoding_of("plain")).sizes().whole
-    assert half.whole == Pt2Writer(bounded, encoding_of("half")).sizes().whole
+    more = OF_FILE + OF_CALL * len(template.graph.nodes)
+    assert whole.whole == Pt2Writer(bounded, encoding_of("plain")).sizes().whole + more
+    assert half.whole == Pt2Writer(bounded, encoding_of("half")).sizes().whole + more
 
 
 def test_a_plans_bytes_are_a_bound_for_this_format_and_exact_for_others(folder: Path) -> None:
