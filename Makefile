@@ -8,7 +8,7 @@ STAMP := .venv/.installed-$(RIGHTRANK_TORCH)
 
 .DEFAULT_GOAL := help
 .PHONY: help install run test test-lowest test-api test-executorch test-faults hostile verify bench bench-compression bench-cifar \
-	bench-bytes bench-guarantee bench-learning bench-sparsity bench-latency bench-cost bench-engine bench-coverage bench-tasks bench-layers chaos \
+	bench-bytes bench-formats bench-guarantee bench-learning bench-sparsity bench-latency bench-cost bench-engine bench-coverage bench-tasks bench-layers chaos \
 	clean
 
 help:
@@ -35,6 +35,7 @@ help:
 	@echo "make bench-cost      what statistics, decomposition, refit and tuning cost; minutes"
 	@echo "make bench-engine  what the job engine is chosen for: order, kills, cancels; minutes"
 	@echo "make bench-tasks  networks for eight kinds of task, published and measured, against a plain script; 40 minutes"
+	@echo "make bench-formats  each format's files in their own runtimes: bytes, agreement, time, memory; half an hour"
 	@echo "make bench-layers  recurrent layers, embeddings, grouped and transposed convolutions, cut; half an hour"
 	@echo "make bench-coverage  how often the intervals of each measure hold the truth; minutes"
 	@echo "make bench-guarantee  whether what is certified holds in truth, and what that costs in bytes; minutes"
@@ -178,6 +179,9 @@ bench-cost: install
 
 bench-layers: install
 	$(BIN)/python -m benchmarks.layers
+
+bench-formats: install build/executorch
+	$(BIN)/python -m benchmarks.formats
 
 bench-tasks: install
 	$(BIN)/python -m benchmarks.tasks

@@ -45,7 +45,8 @@ def export(module: nn.Module, example: Example, file: str | PathLike[str], *, fr
         program = _free(_plain(network, arguments, named), arguments, named, dict(free or {}))
     program.example_inputs = None
     path = Path(file)
-    partial = path.with_name(path.name + ".partial")
+    # By this ending torch knows what it writes.
+    partial = path.with_name(f"{path.name}.partial.pt2")
     try:
         torch.export.save(program, partial)
         partial.replace(path)

@@ -168,6 +168,21 @@ def test_learning_has_every_training_criterion_and_budget(tmp_path: Path) -> Non
     assert path.read_text() == whole
 
 
+def test_files_of_each_format_are_made_run_and_compared(tmp_path: Path) -> None:
+    printed = bench("formats", "--results", str(tmp_path))
+    rows = read(tmp_path / "formats.csv")
+    assert {(row["format"], row["precision"]) for row in rows} >= {
+        (format, precision) for format in ("torchscript", "onnx", "pt2") for precision in ("float32", "float16", "int8")
+    }
+    for row in rows:
+        assert not row["refused"] and float(row["agreement"]) == 1 and float(row["difference"]) < 0.05
+        assert int(row["bytes"]) > 0 and float(row["ms"]) > 0 and int(row["memory"]) > 0
+    assert (tmp_path / "formats.md").read_text() in printed
+    before = (tmp_path / "formats.csv").read_bytes()
+    bench("formats", "--results", str(tmp_path))
+    assert (tmp_path / "formats.csv").read_bytes() == before
+
+
 def test_the_engine_does_what_it_was_chosen_for() -> None:
     printed = bench("engine")
     for found in ("0 out of order", "1 start", "all begun", "the worker free", "begun after"):
