@@ -69,7 +69,7 @@ class PrecisionError(RightRankError):
 
 
 class ExportError(RightRankError):
-    kind = "export-failed"
+    kind = "checkpoint-unusable"
 
 
 class UnreadableMaster(RightRankError):

@@ -15,7 +15,9 @@ EXTRAS = PROJECT["optional-dependencies"]
 REQUIRED = [
     Requirement(line) for line in (*PROJECT["dependencies"], *(line for group in EXTRAS.values() for line in group))
 ]
-NAMED = {canonicalize_name(each.name): each for each in REQUIRED if each.name != "rightrank"}
+# What has an environment of its own, of this very version (`make test-executorch`).
+APART = "executorch"
+NAMED = {canonicalize_name(each.name): each for each in REQUIRED if each.name not in ("rightrank", APART)}
 # Which build of torch fits is the machine's matter, and the Makefile names it.
 TORCH = "torch"
 
@@ -43,6 +45,12 @@ def test_the_lock_has_a_version_of_everything_that_is_required() -> None:
     lock = pinned("requirements.lock")
     assert NAMED.keys() - lock.keys() == {TORCH}
     assert all(NAMED[name].specifier.contains(version) for name, version in lock.items() if name in NAMED)
+
+
+def test_what_has_an_environment_of_its_own_is_named_to_the_version() -> None:
+    (apart,) = (each for each in REQUIRED if each.name == APART)
+    (specifier,) = apart.specifier
+    assert specifier.operator == "==" and APART not in pinned("requirements.lock")
 
 
 def test_what_is_installed_is_what_is_locked() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import Query
+from redis.exceptions import RedisError
 
 from rightrank.models.emit.formats import FORMATS
 from rightrank.models.errors import FormatError
@@ -54,3 +55,5 @@ def _in_format(parts: Parts, model: Model, name: str) -> Mapping[str, Any]:
         return {**found, "precisions": list(model.precisions_in(name)), "reason": None}
     except (FormatError, Problem) as error:
         return {**found, "precisions": [], "reason": f"{error.detail} {error.hint}".strip()}
+    except RedisError:
+        return {**found, "precisions": [], "reason": "The cache does not answer, which knows whether they are made."}

@@ -187,6 +187,7 @@ class Engine:
         self.redis = cache.redis
         # A worker's rest takes longer than any other answer may.
         self._resting: Any = redis.Redis.from_url(settings.redis, socket_timeout=IDLE_SECONDS + 4)
+        self._served: dict[str, bool] = {}
         register = self.redis.register_script
         self._send, self._take, self._beat = register(COMMON + SEND), register(COMMON + TAKE), register(COMMON + BEAT)
         self._report, self._saved = register(COMMON + REPORT), register(COMMON + SAVED)
@@ -216,8 +217,13 @@ class Engine:
         return int(self.redis.zcard(f"{PREFIX}queue:{queue}"))
 
     def served(self, queue: str) -> bool:
-        """Whether a worker has looked into the queue lately."""
-        return bool(self.redis.exists(f"{PREFIX}served:{queue}"))
+        """Whether a worker has looked into the queue lately; where Redis does not answer, what it said last."""
+        try:
+            self._served[queue] = bool(self.redis.exists(f"{PREFIX}served:{queue}"))
+        except redis.RedisError:
+            if queue not in self._served:
+                raise
+        return self._served[queue]
 
     def under_way(self, owner: str) -> int:
         """How many of a key's operations have not ended."""

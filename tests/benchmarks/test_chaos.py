@@ -256,6 +256,11 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(settle, "until", now)
 
 
+def reader(pid: int) -> Process:
+    """What the worker 6 has started."""
+    return Process(pid, 6, ("python", "-s"), "0", 1)
+
+
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize(
     ("after", "found"),
@@ -263,7 +268,9 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
         ([part(5, "api"), part(6, "worker")], []),
         ([part(5, "api")], ["other-processes"]),
         ([part(5, "api"), part(6, "worker"), part(7, "worker")], ["other-processes"]),
-        ([part(5, "api"), part(6, "worker"), Process(7, 6, ("python", "-s"), "0", 1)], ["other-processes"]),
+        # Each worker keeps one reader ready.
+        ([part(5, "api"), part(6, "worker"), reader(7)], []),
+        ([part(5, "api"), part(6, "worker"), reader(7), reader(8)], ["other-processes"]),
         ([part(5, "api", 1 << 29), part(6, "worker")], ["memory-grown"]),
     ],
 )

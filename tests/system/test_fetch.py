@@ -151,7 +151,7 @@ def test_the_command_line_continues_a_broken_download(service, fetched, tmp_path
     pulled = rightrank("pull", "net", *options)
     assert pulled.returncode == 0, pulled.stderr
     assert (tmp_path / "net.pt").read_bytes() == whole
-    assert json.loads(pulled.stdout)["accuracy"] == headers["rightrank-accuracy"]
+    assert json.loads(pulled.stdout)["accuracy"] == float(headers["rightrank-accuracy"])
     assert [path.name for path in tmp_path.iterdir()] == ["net.pt"]
 
 

@@ -44,6 +44,7 @@ def test_a_row_is_one_basis_alone(form: str, shape: tuple[int, ...]) -> None:
 
 def test_a_factor_whose_bases_lie_along_two_axes_has_no_rows() -> None:
     layer: Any = SimpleNamespace(factor_shapes=lambda rank: {"core": (rank, rank, 3)})
+    layer.axis_of_bases = lambda side: Layer.axis_of_bases(layer, side)
     core = torch.randn(4, 4, 3)
     assert axis_of_bases(layer, "core") is None
     assert by_basis(layer, "core", core) is core and in_call(layer, "core", core) is core
@@ -51,6 +52,7 @@ def test_a_factor_whose_bases_lie_along_two_axes_has_no_rows() -> None:
 
 def test_fewer_bases_are_the_leading_part_along_every_axis() -> None:
     layer: Any = SimpleNamespace(factor_shapes=lambda rank: {"down": (rank, 2), "core": (rank, rank + 1)})
+    layer.axis_of_bases = lambda side: Layer.axis_of_bases(layer, side)
     factors = Factors({"down": torch.randn(3, 2), "core": torch.randn(3, 4)}, torch.ones(3))
     kept = factors.keep(layer, 2)
     assert torch.equal(kept["down"], factors.tensors["down"][:2])
