@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
 from executorch.exir import ExecutorchBackendConfig, to_edge_transform_and_lower
+from executorch.runtime import Runtime
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
@@ -64,7 +65,8 @@ def lower(
     """The file of a program, which takes at most so many samples at once (None: as many as it was exported for).
     `inputs` are such as it takes, and `free` those of their sizes that are free: a name, the least and the most.
 
-    Where ExecuTorch fixes the batch on its way, as it does for some programs without a word, the file takes one sample.
+    Where ExecuTorch fixes the batch on its way, as it does for some programs without a word, or computes only the first
+    of several samples right, the file takes one sample. What it puts out is held to the program's own.
     Raises FormatError where it cannot hold the program, PrecisionError where half precision cannot.
     """
     try:
@@ -73,7 +75,9 @@ def lower(
         if half:
             program = _exported(kind(program.module()), inputs, free)
         edge = _lowered(program, most)
-        if most is not None and _fixed(edge.exported_program(), free):
+        fixed = most is not None and _fixed(edge.exported_program(), free)
+        made = b"" if fixed else bytes(edge.to_executorch(ExecutorchBackendConfig()).buffer)
+        if fixed or (most is not None and not _right(made, data, inputs, free, most, half)):
             if any(set(several) - {0} for several in free):
                 raise FormatError(
                     "ExecuTorch takes only one size of what this model leaves free.",
@@ -83,7 +87,11 @@ def lower(
             # What was lowered has the size fixed for good, so it is read again.
             again = kind(program_of(data).module())
             edge = _lowered(_exported(again, single, [{} for _ in single]), 1)
-        return bytes(edge.to_executorch(ExecutorchBackendConfig()).buffer)
+            made = bytes(edge.to_executorch(ExecutorchBackendConfig()).buffer)
+        rows = None if most is None else 1
+        if not _right(made, data, inputs, free, rows, half):
+            raise FormatError("ExecuTorch's file computes something else than the model.", "Ask for another format.")
+        return made
     except (MemoryError, PrecisionError, FormatError):
         raise
     except Exception as error:
@@ -103,6 +111,37 @@ def _named(program: ExportedProgram) -> ExportedProgram:
             spec.target = f"net.{spec.target}"
             program.state_dict[spec.target] = found
     return program
+
+
+def _right(
+    made: bytes,
+    data: bytes,
+    inputs: Sequence[Tensor],
+    free: Sequence[Mapping[int, tuple[str, int, int]]],
+    rows: int | None,
+    half: bool,
+) -> bool:
+    """Whether a file puts out what the program does, for so many samples that are all different (None: as many as the
+    inputs have)."""
+    draw = torch.Generator().manual_seed(0)
+    given = []
+    for each, several in zip(inputs, free, strict=True):
+        shape = list(each.shape) if rows is None or 0 not in several else [rows, *each.shape[1:]]
+        if each.is_floating_point():
+            given.append(torch.randn(shape, generator=draw).to(each.dtype))
+        else:
+            # Of numbers of things 0 and 1 are always some.
+            given.append(torch.randint(0, 2, shape, generator=draw).to(each.dtype))
+    with torch.inference_mode():
+        found = Runtime.get().load_program(made).load_method("forward").execute([each.contiguous() for each in given])
+        wanted = program_of(data).module()(*given)
+    expected = wanted if isinstance(wanted, (tuple, list)) else [wanted]
+    near = 0.1 if half else 1e-3
+    return all(
+        bool((mine.double() - theirs.double()).abs().max() <= near * max(1.0, float(theirs.double().abs().max())))
+        for mine, theirs in zip(found, expected, strict=True)
+        if theirs.numel()
+    )
 
 
 def _lowered(program: ExportedProgram, most: int | None) -> Any:

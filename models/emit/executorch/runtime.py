@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 
 class _Batches:
-    """A method that takes any number of samples, as many at once as its file has room for."""
+    """A method that takes any number of samples, always as many at once as its file has room for, the last repeated
+    where there are fewer: one that has taken few may compute more of them wrong afterwards."""
 
     def __init__(self, path: Path) -> None:
         self._program = Runtime.get().load_program(path)
@@ -36,8 +37,12 @@ class _Batches:
         parts = []
         for start in range(0, rows, self._most):
             pairs = zip(inputs, self._batched, strict=True)
-            parts.append(self._run([each[start : start + self._most] if many else each for each, many in pairs]))
-        return _alone([torch.cat(several) for several in zip(*parts, strict=True)])
+            parts.append(self._run([self._filled(each[start:]) if many else each for each, many in pairs]))
+        return _alone([torch.cat(several)[:rows] for several in zip(*parts, strict=True)])
+
+    def _filled(self, rows: Tensor) -> Tensor:
+        some = rows[: self._most]
+        return torch.cat([some, some[-1:].expand(self._most - len(some), *some.shape[1:])])
 
     def _run(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         # What it gives back lies in memory that the next call takes.
