@@ -74,6 +74,8 @@ def build(
     formats.check(uploaded)
     smaller, template, reports = simplified(program, uploaded, calibration, progress)
     progress("eliminate", 1, 1, "models")
+    if template.values is None:
+        template = dataclasses.replace(template, values=values(smaller, ()))
     accept(smaller, template)
     usable = FORMS if forms is None else {name: FORMS[name] for name in forms}
     work = Building(smaller, template, program, usable, classes, progress)

@@ -27,7 +27,7 @@ from rightrank.service.api.prefer import preferences
 from rightrank.service.api.schemas import MODEL, Description, Responses, described, leads_to, problems
 from rightrank.service.api.schemas import Operation as Document
 from rightrank.service.jobs.dispatch import Parts
-from rightrank.service.jobs.engine import BACKGROUND, SEPARATE, WAITING
+from rightrank.service.jobs.engine import BACKGROUND, WAITING, queue_for
 from rightrank.service.jobs.operations import IDLE, Operation, cut_id
 from rightrank.service.problems import Problem, response
 from rightrank.service.registry.cache import Evicted
@@ -307,9 +307,8 @@ class Service:
     def _start(self, model: Model, plan: Plan, queue: str) -> str:
         running = self.parts.engine.get(cut_id(model.id, plan.digest))
         if running is None or running.done:
-            format = plan.output.format
-            self.parts.check_served(format)
-            admit_job(self.parts, format if format in SEPARATE else queue, self.key)
+            self.parts.check_served(plan.output.format)
+            admit_job(self.parts, queue_for(plan.output.format, queue), self.key)
         return self.parts.cut(model.id, plan, queue, self.key.name if self.key else "")
 
     def _patience(self) -> float:

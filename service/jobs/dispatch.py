@@ -75,7 +75,7 @@ class Parts:
             try:
                 self.check_served(format)
                 planner = model.planner_in(format=format)
-            except Problem as error:
+            except (Problem, FormatError) as error:
                 log.warning("sizes of %s as %s are not measured ahead: %s", model.id, format, error)
                 continue
             for budget in planner.possible(model.budgets):

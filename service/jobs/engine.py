@@ -21,6 +21,7 @@ from typing import Any, Literal, cast
 
 import redis
 
+from rightrank.models.emit.format import FIRST
 from rightrank.models.emit.formats import FORMATS
 from rightrank.service.jobs.operations import ENDED, IDLE, Operation, kind_of
 from rightrank.service.registry.cache import PREFIX, Cache
@@ -165,8 +166,12 @@ def queue_of(id: str, details: Mapping[str, Any], otherwise: str = WAITING) -> s
     """Where an operation goes that does what `details` say; a cut, of which any worker makes the file, `otherwise`."""
     if kind_of(id) == "ingest":
         return INGEST
-    format = details.get("plan", {}).get("output", {}).get("format")
-    return str(format) if format in SEPARATE else otherwise
+    return queue_for(details.get("plan", {}).get("output", {}).get("format", FIRST.format), otherwise)
+
+
+def queue_for(format: str, otherwise: str) -> str:
+    """Where cuts to files of a format go."""
+    return format if format in SEPARATE else otherwise
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -109,8 +110,10 @@ def _build(job: Job, upload: Mapping[str, Any], folder: Path) -> None:
             encoding_in(precisions(template, mixable(template)), options["precision"])
         for format in options.get("formats", ()):
             output = Output(format, formats.newest()[format])
-            if not formats.format_of(output).available():
-                formats.offered(template, False, output)
+            written = formats.format_of(output)
+            # What others make can be told here all the same, and of a layer whatever form it will have.
+            if written.separate or not written.available():
+                formats.offered(replace(template, layers=()), False, output)
         job.note = foreseen(template)
 
     description = build(

@@ -1,8 +1,6 @@
 """`rightrank` as real processes, and what the tests ask of processes."""
 
 import contextlib
-import errno
-import fcntl
 import json
 import os
 import signal
@@ -15,22 +13,12 @@ from pathlib import Path
 import redis
 
 from rightrank.service.client.http import Client
-from rightrank.service.registry import disk
 from rightrank.service.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 # Generous: it only says when to give up on a machine that is busy with other things.
 DEADLINE = 120.0
 ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.startswith("RIGHTRANK_")}
-
-
-def held(folder):
-    """Whether a process that lives works in the folder, as a reader does that waits."""
-    try:
-        with disk.locked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB):
-            return False
-    except OSError as error:
-        return error.errno == errno.EWOULDBLOCK
 
 
 def until(condition, what="this"):

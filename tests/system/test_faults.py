@@ -12,8 +12,9 @@ import sys
 import httpx
 import pytest
 
+from benchmarks.chaos.setups import held
 from rightrank.service.client.http import Problem
-from tests.system.processes import children, held, rightrank, runs, until
+from tests.system.processes import children, rightrank, runs, until
 
 BUDGET = {"params": {"budget": "0.3"}, "headers": {"Prefer": "wait=100"}}
 

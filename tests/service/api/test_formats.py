@@ -11,6 +11,7 @@ import torch
 
 from rightrank.models.emit.format import FIRST
 from rightrank.models.emit.formats import FORMATS, format_of
+from rightrank.models.errors import UnsupportedCheckpoint
 from rightrank.models.plan.planner import Plan
 from rightrank.service.jobs import worker
 from rightrank.service.jobs.engine import SEPARATE
@@ -188,8 +189,8 @@ def test_a_worker_without_the_package_takes_no_such_queue(fresh: Running) -> Non
         worker.run(fresh.parts.settings, ["executorch"])
 
 
-def test_a_publisher_names_formats_that_are_made_ahead(service: Running, files: Files) -> None:
-    format = HERE[0]
+@pytest.mark.parametrize("format", HERE)
+def test_a_publisher_names_formats_that_are_made_ahead(service: Running, files: Files, format: str) -> None:
     id = service.publish(files, name="net", options=f'{{"formats": ["{format}"], "budgets": [1]}}')
     model = service.parts.catalogue.open(id)
     plan = model.planner_in(format=format).plan(budget=1)
@@ -200,3 +201,25 @@ def test_a_publisher_names_formats_that_are_made_ahead(service: Running, files: 
         assert refused.status_code == 422 and "formats" in refused.json()["detail"]
     bare = service.push({"checkpoint": files.checkpoint}, options=f'{{"formats": ["{format}"]}}')
     assert bare.status_code == 422 and "evaluation" in bare.json()["detail"]
+
+
+def test_a_format_that_cannot_hold_a_model_is_refused_before_the_work(
+    service: Running, files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one that workers of their own make, and where there is none of these."""
+
+    def check(self: Any, template: Any, encoding: Any) -> None:
+        raise UnsupportedCheckpoint("A size has no bound.", "Give one.")
+
+    monkeypatch.setattr(type(FORMATS["executorch"][-1]), "check", check)
+    pushed = service.push(
+        {"checkpoint": files.checkpoint, "evaluation": files.evaluation}, options='{"formats": ["executorch"]}'
+    )
+    error = service.end(pushed.json()["operation"])["error"]
+    assert error["type"] == "/problems/format-unavailable" and "no bound" in error["detail"]
+    id = service.publish(files, name="net")
+    model = service.parts.catalogue.open(id)
+    model.manifest["options"]["formats"] = ["executorch"]  # of before it was found out
+    service.parts.engine.take(("executorch",), rest=0)
+    service.parts.measure_ahead(model)
+    assert service.parts.engine.length("executorch") == 0
