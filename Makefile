@@ -5,6 +5,7 @@ RIGHTRANK_TORCH ?= 2.13.0
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed-$(RIGHTRANK_TORCH)
+SERVES := .venv/.serves-$(RIGHTRANK_TORCH)
 
 .DEFAULT_GOAL := help
 .PHONY: help install run test test-lowest test-api test-executorch test-faults hostile verify bench bench-compression bench-cifar \
@@ -45,14 +46,23 @@ help:
 
 install: $(STAMP)
 
-$(STAMP): pyproject.toml requirements.lock
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+$(STAMP): pyproject.toml requirements.lock | $(BIN)/python
 	$(BIN)/pip install --quiet torch==$(RIGHTRANK_TORCH)
 	$(BIN)/pip install --quiet --constraint requirements.lock --editable '.[server,onnx,demo,test,bench]'
 	rm -f .venv/.installed-*
 	touch $@
 
-run: install
+$(BIN)/python:
+	$(PYTHON) -m venv .venv
+
+# What serves, without what tests and measures; pip says how far it is.
+$(SERVES): pyproject.toml requirements.lock | $(BIN)/python
+	$(BIN)/pip install --disable-pip-version-check torch==$(RIGHTRANK_TORCH)
+	$(BIN)/pip install --disable-pip-version-check --constraint requirements.lock --editable '.[server,onnx,demo]'
+	rm -f .venv/.serves-*
+	touch $@
+
+run: $(SERVES)
 	$(BIN)/rightrank serve --demo
 
 test: install

@@ -40,17 +40,17 @@ class Demo:
 
 
 def network() -> nn.Module:
-    """(N, 1, 8, 8) images to (N, 10) logits; 159,850 parameters."""
+    """(N, 1, 8, 8) images to (N, 10) logits; 40,506 parameters."""
     return nn.Sequential(
-        *_convolution(1, 32),
+        *_convolution(1, 16),
+        *_convolution(16, 32),
+        nn.MaxPool2d(2),
         *_convolution(32, 64),
         nn.MaxPool2d(2),
-        *_convolution(64, 128),
-        nn.MaxPool2d(2),
         nn.Flatten(),
-        nn.Linear(512, 128),
+        nn.Linear(256, 64),
         nn.ReLU(),
-        nn.Linear(128, 10),
+        nn.Linear(64, 10),
     )
 
 
