@@ -9,7 +9,7 @@ SERVES := .venv/.serves-$(RIGHTRANK_TORCH)
 
 .DEFAULT_GOAL := help
 .PHONY: help install run test test-lowest test-api test-executorch test-faults hostile verify bench bench-compression bench-cifar \
-	bench-bytes bench-formats bench-guarantee bench-learning bench-sparsity bench-latency bench-cost bench-engine bench-coverage bench-tasks bench-layers chaos \
+	bench-bytes bench-formats bench-guarantee bench-learning bench-sparsity bench-latency bench-cost bench-engine bench-coverage bench-tasks bench-layers bench-kinds chaos \
 	clean
 
 help:
@@ -36,6 +36,8 @@ help:
 	@echo "make bench-cost      what statistics, decomposition, refit and tuning cost; minutes"
 	@echo "make bench-engine  what the job engine is chosen for: order, kills, cancels; minutes"
 	@echo "make bench-tasks  networks for eight kinds of task, published and measured, against a plain script; 40 minutes"
+	@echo "make bench-kinds  what docs/publish.md prints for nine kinds of networks, run; minutes; installs timm, Lightning"
+	@echo "              and transformers, with a torch, into build/kinds"
 	@echo "make bench-formats  each format's files in their own runtimes: bytes, agreement, time, memory; half an hour"
 	@echo "make bench-layers  recurrent layers, embeddings, grouped and transposed convolutions, cut; half an hour"
 	@echo "make bench-coverage  how often the intervals of each measure hold the truth; minutes"
@@ -186,6 +188,16 @@ bench-latency: install
 
 bench-cost: install
 	$(BIN)/python -m benchmarks.cost
+
+bench-kinds: build/kinds
+	build/kinds/bin/python -m benchmarks.kinds
+
+build/kinds: benchmarks/kinds/requirements.txt pyproject.toml
+	rm -rf $@ $@.partial
+	$(PYTHON) -m venv $@.partial
+	$@.partial/bin/pip install --quiet torch==$(RIGHTRANK_TORCH)
+	$@.partial/bin/pip install --quiet --editable '.[server,demo]' --requirement benchmarks/kinds/requirements.txt
+	mv $@.partial $@
 
 bench-layers: install
 	$(BIN)/python -m benchmarks.layers

@@ -104,8 +104,8 @@ def check(url: str, asked: str, folder: Path, whole: int) -> Row:
 def broken_promises(
     headers: Mapping[str, str], path: Path, params: int, folded: int, accuracy: float, asked: str, whole: int
 ) -> list[str]:
-    """In words, each thing that the headers say and the file does not show. Of the file `params` were counted, and norms
-    of `folded` parameters were in the original, each of which is there or was multiplied in."""
+    """In words, each thing that the headers say and the file does not show. In the file `params` were counted; `folded`
+    is how many of the original's the file may have multiplied in."""
     digest, size = hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_size
     kind, _, limit = asked.partition("=")
     reached = max(float(headers["rightrank-budget"]), size / whole) if kind == "budget" else size

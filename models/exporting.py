@@ -11,14 +11,15 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from rightrank.models.errors import ExportError
 
-# Inputs in the order of `forward`'s arguments, or by their names; what is no tensor is fixed in the file.
-Example: TypeAlias = "Tensor | Sequence[Any] | Mapping[str, Any]"
+# Inputs in the order of `forward`'s arguments, or by their names; what is no tensor or array is fixed in the file.
+Example: TypeAlias = "Tensor | np.ndarray[Any, Any] | Sequence[Any] | Mapping[str, Any]"
 # Which dimensions besides the first are free, and between which sizes.
 Free: TypeAlias = Mapping[int, tuple[int, int]]
 # What a network that puts out an object calls its answers, by what is looked for first.
@@ -34,7 +35,8 @@ def export(module: nn.Module, example: Example, file: str | PathLike[str], *, fr
     sizes: `{1: (2, 512)}` for sequences, `{2: (32, 512), 3: (32, 512)}` for images. Of a network that puts out an
     object, the file has its `logits`, or what it has first. The module stays as it was. Raises ExportError.
     """
-    arguments, named = ((), dict(example)) if isinstance(example, Mapping) else (_several(example), {})
+    arguments: tuple[Any, ...] = () if isinstance(example, Mapping) else tuple(map(_read, _several(example)))
+    named = {name: _read(each) for name, each in example.items()} if isinstance(example, Mapping) else {}
     given = (*arguments, *named.values())
     if not any(isinstance(each, Tensor) for each in given) or any(not _counts(each) for each in given):
         raise ExportError(
@@ -55,8 +57,13 @@ def export(module: nn.Module, example: Example, file: str | PathLike[str], *, fr
     return path
 
 
-def _several(example: Tensor | Sequence[Any]) -> tuple[Any, ...]:
-    return (example,) if isinstance(example, Tensor) else tuple(example)
+def _several(example: Tensor | np.ndarray[Any, Any] | Sequence[Any]) -> tuple[Any, ...]:
+    return (example,) if isinstance(example, (Tensor, np.ndarray)) else tuple(example)
+
+
+def _read(value: Any) -> Any:
+    """An array as a tensor of its own, and the rest as it is."""
+    return torch.tensor(value) if isinstance(value, np.ndarray) else value
 
 
 def _counts(value: Any) -> bool:

@@ -18,6 +18,7 @@ import torch
 from rich.console import Console
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from rightrank.models.errors import DataError
 from rightrank.models.exporting import Example, Free, export
@@ -27,8 +28,10 @@ from rightrank.service.client.http import Client
 LOCAL = "http://127.0.0.1:8000"
 # One array for each input: alone, in the order of the network's inputs, or by their names.
 Inputs: TypeAlias = "Tensor | np.ndarray[Any, Any] | Sequence[Any] | Mapping[str, Any]"
-# Inputs with targets: a pair, or batches of these as a DataLoader has them.
-Evaluation: TypeAlias = "tuple[Inputs, Any] | Iterable[tuple[Inputs, Any]]"
+# Inputs with targets: a pair, or batches as a DataLoader has them: pairs, or dicts with the targets among the inputs.
+Evaluation: TypeAlias = "tuple[Inputs, Any] | Iterable[tuple[Inputs, Any] | Mapping[str, Any]]"
+# What targets are called in a dict, here and by others.
+TARGETS = ("targets", "labels", "label")
 COLUMNS = ("budget", "params", "bytes", "accuracy", "low", "high", "method")
 
 
@@ -87,7 +90,7 @@ def push(
     example: Example,
     *,
     evaluation: Evaluation | None = None,
-    calibration: Inputs | None = None,
+    calibration: Inputs | DataLoader[Any] | None = None,
     name: str | None = None,
     free: Free | None = None,
     options: Mapping[str, Any] | None = None,
@@ -97,16 +100,17 @@ def push(
     """Publishes a trained module, and waits until it can be fetched.
 
     `module`, `example` and `free` are what `export` takes. `evaluation` is what accuracy is measured on, inputs and
-    targets, `calibration` a few hundred inputs. `options`, or by their names what else is given, are the upload's:
-    `effort="refit"`, `precision="auto"`, `metric="miou"`. The server is `url`, by default that of RIGHTRANK_URL or this
-    machine's; its key is read from RIGHTRANK_KEY. Raises ExportError, DataError, and what the client raises.
+    targets, `calibration` a few hundred inputs; either may be a DataLoader, whose batches may differ in length.
+    `options`, or by their names what else is given, are the upload's: `effort="refit"`, `precision="auto"`,
+    `metric="miou"`. The server is `url`, by default that of RIGHTRANK_URL or this machine's; its key is read from
+    RIGHTRANK_KEY. Raises ExportError, DataError, and what the client raises.
     """
     address = url or os.environ.get("RIGHTRANK_URL") or LOCAL
     with tempfile.TemporaryDirectory(prefix="rightrank-") as folder:
         names = list(example) if isinstance(example, Mapping) else []
         files = {
             "evaluation": None if evaluation is None else _evaluation(evaluation, names),
-            "calibration": None if calibration is None else _inputs(calibration, names),
+            "calibration": None if calibration is None else _calibration(calibration, names),
         }
         paths = {role: Path(folder, f"{role}.safetensors") for role, found in files.items() if found is not None}
         for role, path in paths.items():
@@ -131,13 +135,41 @@ def _client(url: str) -> Client:
 
 def _evaluation(given: Evaluation, names: Sequence[str]) -> dict[str, Tensor]:
     """Inputs and targets by name. Raises DataError."""
-    if isinstance(given, tuple) and len(given) == 2:
-        return {**_inputs(given[0], names), "targets": _tensor(given[1])}
-    batches = [(_inputs(inputs, names), _tensor(targets)) for inputs, targets in given]
+    whole = isinstance(given, Mapping) or (isinstance(given, tuple) and len(given) == 2)
+    batches = [_batch(each, names) for each in ([given] if whole else given)]
     if not batches:
         raise DataError("There are no evaluation data.", "Give (inputs, targets), or a DataLoader of such batches.")
-    found = {key: torch.cat([inputs[key] for inputs, _ in batches]) for key in batches[0][0]}
-    return {**found, "targets": torch.cat([targets for _, targets in batches])}
+    return _together(batches)
+
+
+def _calibration(given: Inputs | DataLoader[Any], names: Sequence[str]) -> dict[str, Tensor]:
+    """Inputs by name; a loader's targets are left out. Raises DataError."""
+    if not isinstance(given, DataLoader):
+        return _inputs(given, names)
+    batches = [_batch(each, names) for each in given]
+    return _together([{key: each for key, each in batch.items() if key != "targets"} for batch in batches])
+
+
+def _batch(given: Any, names: Sequence[str]) -> dict[str, Tensor]:
+    """Inputs and, where there are any, targets by name. Raises DataError."""
+    if isinstance(given, Mapping):
+        found = {"targets" if key in TARGETS and key not in names else key: each for key, each in given.items()}
+        # A tokenizer gives more than a network may take.
+        return _inputs({key: each for key, each in found.items() if not names or key in (*names, "targets")}, names)
+    if isinstance(given, (tuple, list)) and len(given) == 2:
+        return {**_inputs(given[0], names), "targets": _tensor(given[1])}
+    return _inputs(given, names)
+
+
+def _together(batches: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """All samples: rows of one array for each name, or where batches differ in length, in groups of one shape."""
+    groups: dict[Any, list[Mapping[str, Tensor]]] = {}
+    for batch in batches:
+        groups.setdefault(tuple(sorted((key, each.shape[1:]) for key, each in batch.items())), []).append(batch)
+    found = [{key: torch.cat([each[key] for each in group]) for key in group[0]} for group in groups.values()]
+    if len(found) == 1:
+        return found[0]
+    return {f"{key}.{number}": each for number, group in enumerate(found) for key, each in group.items()}
 
 
 def _inputs(given: Inputs, names: Sequence[str]) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 import rightrank
 from rightrank.models.errors import DataError, ExportError
@@ -65,6 +66,33 @@ def test_inputs_go_by_their_names(service: Running) -> None:
     for inputs in ({"x": x, "gate": gate}, (x, gate)):
         model = rightrank.push(net, example, evaluation=(inputs, y), url=url)
         assert model.reference == model.id and model.describe()["baseline"]["value"] == 1.0
+
+
+class Reads(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(50, 16), nn.Linear(16, 4)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        weights = attention_mask[..., None].float()
+        return self.head((self.embedding(input_ids) * weights).sum(1) / weights.sum(1))
+
+
+def test_loaders_of_dicts_and_of_several_lengths_are_taken_as_they_are(service: Running) -> None:
+    net, generator = Reads(), torch.Generator().manual_seed(0)
+
+    def batch(length: int) -> dict[str, Tensor]:
+        ids = torch.randint(50, (8, length), generator=generator)
+        found = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        # A tokenizer's third array, which the network does not take.
+        return {**found, "token_type_ids": torch.zeros_like(ids), "labels": net(**found).argmax(1)}
+
+    # Without batches of its own a loader hands on what it has.
+    loader: DataLoader[dict[str, Tensor]] = DataLoader([batch(5), batch(7), batch(5)], batch_size=None)
+    example = {name: batch(6)[name][:1].numpy() for name in ("input_ids", "attention_mask")}
+    url = str(service.client.base_url)
+    model = rightrank.push(net, example, evaluation=loader, calibration=loader, free={1: (2, 9)}, url=url)
+    assert model.describe()["baseline"] | {"value": 1.0, "n": 24} == model.describe()["baseline"]
 
 
 def test_what_does_not_go_is_said_before_anything_is_sent() -> None:
