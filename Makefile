@@ -8,7 +8,7 @@ STAMP := .venv/.installed-$(RIGHTRANK_TORCH)
 SERVES := .venv/.serves-$(RIGHTRANK_TORCH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-lowest test-api test-executorch test-faults hostile verify bench bench-compression bench-cifar \
+.PHONY: help install run test test-lowest test-api test-executorch test-cpp test-faults hostile verify bench bench-compression bench-cifar \
 	bench-bytes bench-formats bench-guarantee bench-learning bench-sparsity bench-latency bench-cost bench-engine bench-coverage bench-tasks bench-layers bench-kinds chaos \
 	clean
 
@@ -22,6 +22,7 @@ help:
 	@echo "make test-api  requests made up from the service's description of itself, and every answer held to it; minutes;"
 	@echo "              installs schemathesis into build/api"
 	@echo "make test-executorch  .pte files made and run; minutes; installs executorch, with a torch, into build/executorch"
+	@echo "make test-cpp  the C++ of docs/fetch.md, compiled with torch's own LibTorch and run; a minute; needs g++"
 	@echo "make hostile  a thousand damaged files, read in confinement; minutes"
 	@echo "make verify   a running service's answers, checked from outside with curl and torch alone"
 	@echo "make bench    the figures that the README quotes"
@@ -109,6 +110,9 @@ build/executorch: pyproject.toml
 	$@.partial/bin/pip install --quiet torch==$(RIGHTRANK_TORCH)
 	$@.partial/bin/pip install --quiet --editable '.[models,executorch]' 'pytest>=8.3'
 	mv $@.partial $@
+
+test-cpp: install
+	$(BIN)/python -m pytest -q tests/cpp/printed.py
 
 hostile: install
 	$(BIN)/python -m tests.hostile.mutated 1000
