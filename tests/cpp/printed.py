@@ -1,4 +1,4 @@
-"""What docs/fetch.md prints for C++, compiled and run: apart from the others, since it takes a compiler and a minute."""
+"""What docs/fetch.md prints for C++, compiled and run: apart from the others, for it takes a compiler and a minute."""
 
 import os
 import re
