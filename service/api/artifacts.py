@@ -24,15 +24,16 @@ from rightrank.service.api.conditions import matches, span, unmet
 from rightrank.service.api.keys import Key
 from rightrank.service.api.metrics import Tally
 from rightrank.service.api.prefer import preferences
+from rightrank.service.api.refusals import response
 from rightrank.service.api.schemas import MODEL, Description, Responses, described, leads_to, problems
 from rightrank.service.api.schemas import Operation as Document
 from rightrank.service.jobs.dispatch import Parts
 from rightrank.service.jobs.engine import BACKGROUND, WAITING, queue_for
 from rightrank.service.jobs.operations import IDLE, Operation, cut_id
-from rightrank.service.problems import Problem, response
+from rightrank.service.problems import Problem
 from rightrank.service.registry.cache import Evicted
-from rightrank.service.registry.catalogue import Model, Record
 from rightrank.service.registry.layout import ID, artifact_key
+from rightrank.service.registry.model import Model, Record
 from rightrank.service.registry.pieces import Damaged
 from rightrank.service.registry.reports import Report
 

@@ -19,7 +19,7 @@ from rightrank.service.api.negotiate import preferred
 from rightrank.service.api.reports import MetricQuery
 from rightrank.service.jobs.dispatch import Parts
 from rightrank.service.problems import Problem
-from rightrank.service.registry.catalogue import Model, Record
+from rightrank.service.registry.model import Model, Record
 from rightrank.service.registry.recent import Recent
 
 

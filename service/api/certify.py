@@ -12,7 +12,8 @@ from rightrank.models.measure.certificate import Counted, passing
 from rightrank.models.measure.metrics import METRICS
 from rightrank.models.plan.planner import Limit, Plan, Planner
 from rightrank.service.problems import Problem
-from rightrank.service.registry.catalogue import Catalogue, Model, Record
+from rightrank.service.registry.catalogue import Catalogue
+from rightrank.service.registry.model import Model, Record
 
 
 @dataclass(frozen=True)

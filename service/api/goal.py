@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from rightrank.models.errors import BudgetError
 from rightrank.models.measure.metrics import METRICS
 from rightrank.service.problems import Problem
-from rightrank.service.registry.catalogue import Record
+from rightrank.service.registry.model import Record
 from rightrank.service.registry.reports import ByFile
 
 

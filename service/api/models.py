@@ -48,8 +48,8 @@ from rightrank.service.jobs import reading
 from rightrank.service.jobs.dispatch import Parts
 from rightrank.service.jobs.engine import INGEST
 from rightrank.service.problems import Problem
-from rightrank.service.registry.catalogue import Model
 from rightrank.service.registry.layout import ID
+from rightrank.service.registry.model import Model
 from rightrank.service.registry.reports import ByFile
 
 router = Router(tags=["models"], responses=PROBLEMS)

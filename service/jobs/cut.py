@@ -21,7 +21,6 @@ from rightrank.service.jobs import effort
 from rightrank.service.jobs.attempt import Job
 from rightrank.service.jobs.dispatch import Parts, cut_result
 from rightrank.service.problems import Problem
-from rightrank.service.registry.catalogue import Record
 from rightrank.service.registry.layout import (
     EVALUATION,
     MASTER,
@@ -33,6 +32,7 @@ from rightrank.service.registry.layout import (
     manifest_key,
     record_key,
 )
+from rightrank.service.registry.model import Record
 from rightrank.service.registry.pieces import digest
 
 log = logging.getLogger("rightrank")

@@ -29,8 +29,8 @@ from rightrank.models.program.program import Program
 from rightrank.models.program.samples import Samples
 from rightrank.models.program.shapes import Classes
 from rightrank.service.jobs.attempt import Job
-from rightrank.service.registry.catalogue import output_of
 from rightrank.service.registry.layout import improved_key, tuning_key
+from rightrank.service.registry.model import output_of
 
 
 def of(options: Mapping[str, Any]) -> str:

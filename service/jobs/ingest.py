@@ -36,7 +36,6 @@ from rightrank.models.program.samples import Data
 from rightrank.service.jobs import cut, effort
 from rightrank.service.jobs.attempt import Job
 from rightrank.service.problems import Problem
-from rightrank.service.registry.catalogue import Record
 from rightrank.service.registry.layout import (
     CALIBRATION,
     EVALUATION,
@@ -52,6 +51,7 @@ from rightrank.service.registry.layout import (
     upload_key,
     where,
 )
+from rightrank.service.registry.model import Record
 from rightrank.service.registry.pieces import digest
 
 
