@@ -115,7 +115,7 @@ class Record:
     """What is known of a cut for good: its plan, its bytes' digest and size, its measurement if there are data and
     it is a finite number.
 
-    `method`: how it was made (see `cut.Cutter`). `stored`: the artifact is too large for the cache and is kept
+    `method`: how it was made (see `jobs.cutter`). `stored`: the artifact is too large for the cache and is kept
     in the store.
     """
 
