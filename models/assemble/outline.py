@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from rightrank.models.assemble.build import Prepared, whole
 from rightrank.models.assemble.plans import rate, rule_of, save_plans
+from rightrank.models.assemble.values import values
 from rightrank.models.emit.precision import mixable
 from rightrank.models.factor.forms import FORMS
 from rightrank.models.factor.layer import Layer
@@ -26,7 +27,8 @@ def outline(ready: Prepared, out: Path) -> None:
     """
     template, rule = ready.template, rule_of(ready.criterion)
     layers = tuple(_smallest(layer) if layer.decomposed and rule.any_form else layer for layer in template.layers)
-    template = replace(template, layers=layers, rounded=mixable(template))
+    laws = values(ready.program, layers)
+    template = replace(template, layers=layers, values=laws, rounded=mixable(template))
     out.mkdir(parents=True, exist_ok=True)
     template.save(out)
     alike = [np.ones(layer.rank) for layer in template.decomposed]

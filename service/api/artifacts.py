@@ -33,7 +33,7 @@ from rightrank.service.jobs.operations import IDLE, Operation, cut_id
 from rightrank.service.problems import Problem
 from rightrank.service.registry.cache import Evicted
 from rightrank.service.registry.layout import ID, artifact_key
-from rightrank.service.registry.model import Model, Record
+from rightrank.service.registry.model import Model, Record, told
 from rightrank.service.registry.pieces import Damaged
 from rightrank.service.registry.reports import Report
 
@@ -346,9 +346,7 @@ class Service:
 
 def facts(reference: str, model: Model, record: Record, ask: Ask, reports: Mapping[str, Report]) -> dict[str, str]:
     """The headers that say what the artifact is."""
-    manifest, plan, measurement = model.manifest, record.plan, record.measurement
-    baseline = manifest["baseline"]
-    reached = plan.macs / manifest["macs"] if ask.of == "macs" and manifest["macs"] else plan.budget
+    plan, measurement = record.plan, record.measurement
     suffix = format_of(plan.output).suffix
     digest = base64.b64encode(bytes.fromhex(record.sha256)).decode()
     headers = {
@@ -356,23 +354,8 @@ def facts(reference: str, model: Model, record: Record, ask: Ask, reports: Mappi
         "Repr-Digest": f"sha-256=:{digest}:",
         "Accept-Ranges": "bytes",
         "Content-Disposition": f'attachment; filename="{reference.replace("@", "-")}-{plan.digest[:8]}{suffix}"',
-        "RightRank-Model": model.id,
-        "RightRank-Plan": plan.digest,
-        "RightRank-Method": record.method,
-        "RightRank-Format": plan.output.format,
-        "RightRank-Precision": model.precision_of(plan.output),
-        "RightRank-Params": str(plan.params),
-        "RightRank-Macs": str(plan.macs),
-        "RightRank-Budget": repr(float(reached)),
-        "RightRank-Accuracy": repr(measurement["value"]) if measurement else "unmeasured",
+        **told(model, record, ask.of),
     }
-    if measurement:
-        headers["RightRank-Accuracy-Samples"] = str(measurement["n"])
-        headers["RightRank-Metric"] = measurement["metric"]
-        if measurement["low"] is not None:
-            headers["RightRank-Accuracy-Interval"] = f"{measurement['low']!r}, {measurement['high']!r}"
-    if baseline and baseline["value"] is not None:
-        headers["RightRank-Baseline-Accuracy"] = repr(baseline["value"])
     if measurement and ask.confidence is not None:
         headers["RightRank-Certified"] = (
             f'{measurement["metric"]}="{ask.min_accuracy!r}";confidence="{ask.confidence!r}";n={measurement["n"]}'

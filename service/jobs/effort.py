@@ -137,9 +137,14 @@ def improve_plan(manifest: Mapping[str, Any], plan: Plan, folder: Path, made: Pa
         improve(folder, plan.ranks, made, progress, tells_classes, training, plan.output)
 
 
+def improved_digest(manifest: Mapping[str, Any], plan: Plan) -> str:
+    """The identity of what a plan has of its own."""
+    return replace(plan, output=_numbers(manifest, plan)).digest
+
+
 def improvement_key(manifest: Mapping[str, Any], plan: Plan) -> str:
     """Where it lies what a plan has of its own."""
-    return improved_key(manifest["id"], replace(plan, output=_numbers(manifest, plan)).digest)
+    return improved_key(manifest["id"], improved_digest(manifest, plan))
 
 
 def _numbers(manifest: Mapping[str, Any], plan: Plan) -> Output:

@@ -145,6 +145,43 @@ class Record:
         return Record(plan, data["sha256"], data["size"], measurement, data["method"], data["stored"])
 
 
+def told(model: Model, record: Record, of: str) -> dict[str, str]:
+    """What a cut is, as the headers of its file say it; the budget that was reached is one `of` params or macs."""
+    manifest, plan, measurement = model.manifest, record.plan, record.measurement
+    baseline = manifest["baseline"]
+    reached = plan.macs / manifest["macs"] if of == "macs" and manifest["macs"] else plan.budget
+    found = {
+        "RightRank-Model": model.id,
+        "RightRank-Plan": plan.digest,
+        "RightRank-Method": record.method,
+        "RightRank-Format": plan.output.format,
+        "RightRank-Precision": model.precision_of(plan.output),
+        "RightRank-Params": str(plan.params),
+        "RightRank-Macs": str(plan.macs),
+        "RightRank-Budget": repr(float(reached)),
+        "RightRank-Accuracy": repr(measurement["value"]) if measurement else "unmeasured",
+    }
+    if measurement:
+        found["RightRank-Accuracy-Samples"] = str(measurement["n"])
+        found["RightRank-Metric"] = measurement["metric"]
+        if measurement["low"] is not None:
+            found["RightRank-Accuracy-Interval"] = f"{measurement['low']!r}, {measurement['high']!r}"
+    if baseline and baseline["value"] is not None:
+        found["RightRank-Baseline-Accuracy"] = repr(baseline["value"])
+    return found
+
+
+def in_precision(model: Model, name: str, format: str = FIRST.format) -> Mapping[str, Any]:
+    """How large the files of a format are in a precision."""
+    planner = model.planner_in(name, format)
+    return {
+        "precision": name,
+        "bytes": planner.largest.bytes,
+        "smallest": planner.least_bytes,
+        "min_budget": planner.least(),
+    }
+
+
 def output_of(manifest: Mapping[str, Any], format: str = FIRST.format) -> Output:
     """How a model's files of a format are written: as when it was published, whatever this version can do since.
     Manifests from before there were several writers, and formats that came later, have the first."""
