@@ -30,6 +30,7 @@ from rightrank.service.client.http import Client, ClientError, Problem
 from rightrank.service.run.processes import StartError, die_with_parent
 
 if TYPE_CHECKING:
+    from rightrank.models.checkpoint.readers import Readers
     from rightrank.service.settings import Settings
 
 app = typer.Typer(
@@ -201,11 +202,11 @@ def check(
     Needs rightrank[models]. Nothing is decomposed, so what is called smallest is what no size can be below.
     """
     options = options_given(option, effort=effort, precision=precision, metric=metric)
-    with plainly(as_json, "models"), here(), Bars(err) as bars:
+    with plainly(as_json, "models"), here() as readers, Bars(err) as bars:
         from rightrank.service.local.check import check
         from rightrank.service.local.taken import Given
 
-        found = check(Given(checkpoint, evaluation, calibration, architecture, options), bars)
+        found = check(Given(checkpoint, evaluation, calibration, architecture, options, readers), bars)
     if as_json:
         out.print_json(data=found)
         return
@@ -260,11 +261,11 @@ def cut(
             tell(f"Note: {text}")
         told.append(text)
 
-    with plainly(as_json, "models"), here(), Bars(err) as bars:
+    with plainly(as_json, "models"), here(not source.is_dir()) as readers, Bars(err) as bars:
         from rightrank.service.local.cut import cut
         from rightrank.service.local.taken import Given
 
-        given = source if source.is_dir() else Given(source, evaluation, calibration, architecture, options)
+        given = source if source.is_dir() else Given(source, evaluation, calibration, architecture, options, readers)
         kind = {"format": format} if format else {}
         record, facts = cut(
             given, file, size=size, precision=precision, **kind, master=master, progress=bars, noted=note
@@ -663,16 +664,24 @@ def options_given(option: list[str] | None, **named: str | None) -> dict[str, An
 
 
 @contextlib.contextmanager
-def here() -> Iterator[None]:
-    """What a service would refuse is refused here in its words; what fails besides is told as it is."""
-    from rightrank.models.checkpoint.readers import ReaderLost
+def here(reads: bool = True) -> Iterator[Readers]:
+    """What a service would refuse is refused here in its words; what fails besides is told as it is. Gives what reads
+    an upload: where one is to be read, a process for that starts at once, and imports torch while this one does."""
+    from rightrank.models.checkpoint.readers import ReaderLost, Readers
     from rightrank.models.errors import RightRankError
     from rightrank.service import problems
 
     # What the service writes into its log stays in here, too.
     logging.getLogger("rightrank").addHandler(logging.NullHandler())
     try:
-        yield
+        with tempfile.TemporaryDirectory(prefix="rightrank-") as folder:
+            readers = Readers(Path(folder))
+            try:
+                if reads:
+                    readers.make_ready()
+                yield readers
+            finally:
+                readers.close()
     except RightRankError as error:
         raise Problem(problems.describe(error)) from error
     except ReaderLost as error:

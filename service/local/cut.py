@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +37,12 @@ def cut(
     it is there already; or the folder of such a master. Raises what the service would refuse, and `Problem`.
     """
     _check(size, format)
-    file.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(source, Given) and file.exists() and any(file.samefile(each) for each in source.files.values()):
+        raise Problem("invalid-request", f"{file} is one of the files that were given.", "Name another with -o.")
     with contextlib.ExitStack() as held:
-        work = Path(held.enter_context(tempfile.TemporaryDirectory(prefix=".rightrank-", dir=file.absolute().parent)))
-        folder = source if isinstance(source, Path) else _master(source, master, work, progress, noted)
+        # What is made appears where it is to be by being moved.
+        work, beside = (held.enter_context(_work_beside(path)) for path in (file, master or file))
+        folder = source if isinstance(source, Path) else _master(source, master, beside, progress, noted)
         model = kept.open(folder)
         plan = model.planner_in(precision, format).plan(**size)
         cutter = Cutter(folder, metric_of(model.manifest), progress)
@@ -49,6 +51,15 @@ def cut(
         part.replace(file)
     of = str(size.get("of", "params"))
     return record, {name.lower().removeprefix("rightrank-"): said for name, said in told(model, record, of).items()}
+
+
+@contextlib.contextmanager
+def _work_beside(path: Path) -> Iterator[Path]:
+    """A folder for work on the same disk as `path`, in whose folder it is; that is made where it is not there."""
+    parent = path.absolute().parent
+    parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".rightrank-", dir=parent) as name:
+        yield Path(name)
 
 
 def _master(given: Given, master: Path | None, work: Path, progress: Progress, noted: Callable[[str], None]) -> Path:

@@ -6,7 +6,6 @@ The manifest is written last, so a folder that was not finished is none.
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -45,11 +44,8 @@ def build(
 
 
 def keep(made: Path, folder: Path) -> None:
-    """Moves a master that was made to where it is to stay: a folder that is not there yet, or empty."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    if folder.exists():
-        folder.rmdir()
-    shutil.move(made, folder)
+    """Moves a master that was made, on the same disk, to where it is to stay: what is not there yet, or empty."""
+    made.replace(folder)
 
 
 def open(folder: Path) -> Model:

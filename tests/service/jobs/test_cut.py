@@ -168,7 +168,7 @@ def test_a_deleted_models_cut_fails_as_not_found(stocked: Settings) -> None:
 def test_a_model_deleted_before_its_files_are_read_is_not_found_by_those_who_wait(
     stocked: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    written = cut.formats.write
+    written = cutter.formats.write
 
     def write(*arguments: Any) -> None:
         parts.catalogue.discard(id)
@@ -198,7 +198,7 @@ def test_a_cut_of_a_deleted_model_spares_the_same_model_uploaded_again(
     parts = Parts.of(stocked)
     job, plan = job_of(parts, 0.45)
     upload = {**parts.catalogue.open(job.model).manifest}
-    measured = cut.measure
+    measured = cutter.measure
 
     def measure(*arguments: Any, **rest: Any) -> Any:
         found = measured(*arguments, **rest)
