@@ -65,6 +65,10 @@ Of = Annotated[str | None, typer.Option(help="What the budget is a fraction of: 
 MaxBytes = Annotated[int | None, typer.Option(help="Of the file.")]
 MaxParams = Annotated[int | None, typer.Option()]
 MaxMacs = Annotated[int | None, typer.Option()]
+MinAccuracy = Annotated[float | None, typer.Option(help="The smallest that reaches it.")]
+Confidence = Annotated[
+    float | None, typer.Option(help="With --min-accuracy: the smallest certified to reach it in truth, 0.95.")
+]
 Precision = Annotated[
     str | None, typer.Option(help="Of the file: float32, float16, int8, auto.  [default: the publisher's choice]")
 ]
@@ -226,6 +230,11 @@ def cut(
     max_bytes: MaxBytes = None,
     max_params: MaxParams = None,
     max_macs: MaxMacs = None,
+    min_accuracy: MinAccuracy = None,
+    confidence: Confidence = None,
+    max_error: Annotated[
+        float | None, typer.Option(help="Of what is better the lower it is: the smallest that has at most this.")
+    ] = None,
     precision: Precision = None,
     format: Format = None,
     output: Annotated[
@@ -249,7 +258,17 @@ def cut(
 
     Needs rightrank[models]. The file is the one that a service would send.
     """
-    size = size_of(budget=budget, of=of, max_bytes=max_bytes, max_params=max_params, max_macs=max_macs)
+    size = size_of(
+        budget=budget,
+        of=of,
+        max_bytes=max_bytes,
+        max_params=max_params,
+        max_macs=max_macs,
+        min_accuracy=min_accuracy,
+        max_error=max_error,
+        confidence=confidence,
+    )
+    size |= kind_of(precision, format)
     options = options_given(option, effort=effort, metric=metric, criterion=criterion)
     if source.is_dir() and (options or architecture or evaluation or calibration or master):
         raise typer.BadParameter(f"{source} is a master, whose data and options were given when it was made")
@@ -262,14 +281,13 @@ def cut(
         told.append(text)
 
     with plainly(as_json, "models"), here(not source.is_dir()) as readers, Bars(err) as bars:
+        from rightrank.service.api.choose import asked
         from rightrank.service.local.cut import cut
         from rightrank.service.local.taken import Given
 
         given = source if source.is_dir() else Given(source, evaluation, calibration, architecture, options, readers)
-        kind = {"format": format} if format else {}
-        record, facts = cut(
-            given, file, size=size, precision=precision, **kind, master=master, progress=bars, noted=note
-        )
+        ask = asked(**size)
+        record, facts = cut(given, file, ask, master=master, progress=bars, noted=note)
     if as_json:
         notes = {"notes": list(dict.fromkeys(told))} if told else {}
         out.print_json(
@@ -287,10 +305,8 @@ def pull(
     max_bytes: MaxBytes = None,
     max_params: MaxParams = None,
     max_macs: MaxMacs = None,
-    min_accuracy: Annotated[float | None, typer.Option(help="The smallest that reaches it.")] = None,
-    confidence: Annotated[
-        float | None, typer.Option(help="With --min-accuracy: the smallest certified to reach it in truth, 0.95.")
-    ] = None,
+    min_accuracy: MinAccuracy = None,
+    confidence: Confidence = None,
     max_error: Annotated[
         float | None, typer.Option(help="With --metric: the smallest of which at most this is reported.")
     ] = None,

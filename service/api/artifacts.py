@@ -18,7 +18,8 @@ from starlette.concurrency import run_in_threadpool
 from rightrank.models.emit.formats import FORMATS, format_of
 from rightrank.models.measure.metrics import METRICS
 from rightrank.models.plan.planner import Plan
-from rightrank.service.api.ask import Ask, choose, ready_first, walked
+from rightrank.service.api.ask import ready_first
+from rightrank.service.api.choose import Ask, choose, walked
 from rightrank.service.api.common import AskedModel, admit_job
 from rightrank.service.api.conditions import matches, span, unmet
 from rightrank.service.api.keys import Key
@@ -198,10 +199,10 @@ class Service:
     def _plan(self, asked: AskedModel, ask: Ask) -> tuple[Model, Plan, bool]:
         """What is asked for; or (False) the plan that has to be measured before that can be told."""
         model = self.parts.catalogue.open(asked.id())
-        walk = walked(self.parts, model, ask)
+        walk = walked(self.parts.catalogue, model, ask)
         if walk is not None and walk.missing is not None:
             return model, walk.missing, False
-        return model, choose(self.parts, model, ask), True
+        return model, choose(self.parts.catalogue, model, ask), True
 
     def _known(self, model: Model, plan: Plan) -> tuple[Record | None, Mapping[str, Report]]:
         """What is known of a cut, and what is reported of its file."""

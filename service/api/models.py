@@ -13,7 +13,8 @@ from starlette.concurrency import run_in_threadpool
 
 from rightrank.models.emit.format import FIRST
 from rightrank.service.api import artifacts
-from rightrank.service.api.ask import Ask, PrecisionQuery, ask_of
+from rightrank.service.api.ask import PrecisionQuery, ask_of
+from rightrank.service.api.choose import Ask
 from rightrank.service.api.common import (
     AskedModel,
     Fetcher,

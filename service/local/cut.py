@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-from rightrank.models.emit.format import FIRST
 from rightrank.models.emit.formats import FORMATS
 from rightrank.models.errors import FormatError
 from rightrank.models.progress import Progress
-from rightrank.service.jobs.cutter import Cutter, metric_of
-from rightrank.service.local import kept
+from rightrank.service.api.certify import row_of
+from rightrank.service.api.choose import Ask, choose, walked
+from rightrank.service.local.kept import MANIFEST, Kept, build, keep
 from rightrank.service.local.taken import Given
 from rightrank.service.problems import Problem
 from rightrank.service.registry.model import Record, told
@@ -22,35 +21,45 @@ from rightrank.service.registry.model import Record, told
 def cut(
     source: Given | Path,
     file: Path,
+    ask: Ask,
     *,
-    size: Mapping[str, Any],
-    precision: str | None = None,
-    format: str = FIRST.format,
     master: Path | None = None,
     progress: Progress,
     noted: Callable[[str], None],
 ) -> tuple[Record, dict[str, str]]:
-    """Writes to `file` the largest size of a model within the limits `size` (`budget`, `of`, `max_bytes`, …); what is
-    known of it, and what a service's headers would say.
+    """Writes to `file` the size of a model that is asked for; what is known of it, and what a service's headers would
+    say. Where an accuracy is asked for, the sizes that a service measures after an upload are measured first.
 
     `source` is an upload, whose master is kept in the folder `master`, where one is named, and taken from there where
     it is there already; or the folder of such a master. Raises what the service would refuse, and `Problem`.
     """
-    _check(size, format)
+    _check(ask)
     if isinstance(source, Given) and file.exists() and any(file.samefile(each) for each in source.files.values()):
         raise Problem("invalid-request", f"{file} is one of the files that were given.", "Name another with -o.")
     with contextlib.ExitStack() as held:
         # What is made appears where it is to be by being moved.
         work, beside = (held.enter_context(_work_beside(path)) for path in (file, master or file))
         folder = source if isinstance(source, Path) else _master(source, master, beside, progress, noted)
-        model = kept.open(folder)
-        plan = model.planner_in(precision, format).plan(**size)
-        cutter = Cutter(folder, metric_of(model.manifest), progress)
-        part = work / f"cut{FORMATS[format][-1].suffix}"
-        record = cutter.cut(plan, part, None, kept.improvement(model, plan, folder, progress))
+        kept = Kept.open(folder)
+        model, part = kept.model, work / f"cut{FORMATS[ask.format][-1].suffix}"
+        if ask.min_accuracy is not None or ask.max_error is not None:
+            _measure(kept, ask, part, progress)
+        plan = choose(kept, model, ask)
+        record = kept.cut(plan, part, progress)
         part.replace(file)
-    of = str(size.get("of", "params"))
-    return record, {name.lower().removeprefix("rightrank-"): said for name, said in told(model, record, of).items()}
+    return record, {name.lower().removeprefix("rightrank-"): said for name, said in told(model, record, ask.of).items()}
+
+
+def _measure(kept: Kept, ask: Ask, part: Path, progress: Progress) -> None:
+    """Measures the sizes among which one is chosen by its accuracy, as far as they are not known."""
+    model = kept.model
+    if ask.confidence is not None:
+        while (walk := walked(kept, model, ask)) is not None and walk.missing is not None:
+            kept.cut(walk.missing, part, progress)
+    elif model.manifest["evaluation"] is not None:
+        for plan in row_of(model, ask.planner(model)):
+            if kept.record(model.id, plan.digest) is None:
+                kept.cut(plan, part, progress)
 
 
 @contextlib.contextmanager
@@ -65,14 +74,14 @@ def _work_beside(path: Path) -> Iterator[Path]:
 def _master(given: Given, master: Path | None, work: Path, progress: Progress, noted: Callable[[str], None]) -> Path:
     upload = given.identified()
     if master is None:
-        return kept.build(given, upload, work, progress, noted)
-    if not (master / kept.MANIFEST).exists():
+        return build(given, upload, work, progress, noted)
+    if not (master / MANIFEST).exists():
         if master.exists() and (not master.is_dir() or any(master.iterdir())):
             raise Problem(
                 "invalid-request", f"{master} is there, and no master.", "Name a folder that is new or empty."
             )
-        kept.keep(kept.build(given, upload, work, progress, noted), master)
-    elif kept.open(master).id != upload["id"]:
+        keep(build(given, upload, work, progress, noted), master)
+    elif Kept.open(master).model.id != upload["id"]:
         raise Problem(
             "invalid-request",
             f"The master in {master} was made of another upload: of other files, or with other options.",
@@ -81,19 +90,18 @@ def _master(given: Given, master: Path | None, work: Path, progress: Progress, n
     return master
 
 
-def _check(size: Mapping[str, Any], format: str) -> None:
-    """Raises for what no size can be asked by, and no file made as here, before any work."""
-    budget, of = size.get("budget"), size.get("of", "params")
-    if budget is not None and not 0 < budget <= 1:
-        raise Problem("invalid-request", f"`budget` is a share above 0 and at most 1, and not {budget:g}.")
-    if of not in ("params", "macs"):
-        raise Problem("invalid-request", f"`of` is params or macs, and not {of!r}.")
-    if "of" in size and budget is None:
-        raise Problem("invalid-request", "`of` says what a budget is a fraction of, and there is none.")
+def _check(ask: Ask) -> None:
+    """Raises for what is out of bounds, and for files that are not made here, before any work."""
+    if ask.budget is not None and not 0 < ask.budget <= 1:
+        raise Problem("invalid-request", f"`budget` is a share above 0 and at most 1, and not {ask.budget:g}.")
+    if ask.of not in ("params", "macs"):
+        raise Problem("invalid-request", f"`of` is params or macs, and not {ask.of!r}.")
     for name in ("max_bytes", "max_params", "max_macs"):
-        if name in size and size[name] <= 0:
-            raise Problem("invalid-request", f"`{name}` is above 0, and not {size[name]}.")
-    if format not in FORMATS:
-        raise FormatError(f"There is no format {format[:40]!r}.", f"There are {', '.join(FORMATS)}.")
-    if why := FORMATS[format][-1].available():
+        if (most := getattr(ask, name)) is not None and most <= 0:
+            raise Problem("invalid-request", f"`{name}` is above 0, and not {most}.")
+    if ask.confidence is not None and not 0 < ask.confidence < 1:
+        raise Problem("invalid-request", f"`confidence` is above 0 and below 1, and not {ask.confidence:g}.")
+    if ask.format not in FORMATS:
+        raise FormatError(f"There is no format {ask.format[:40]!r}.", f"There are {', '.join(FORMATS)}.")
+    if why := FORMATS[ask.format][-1].available():
         raise Problem("format-missing", why)

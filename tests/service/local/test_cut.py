@@ -48,7 +48,8 @@ def master(files: Files, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     "query",
     ["budget=0.5", "budget=0.5&precision=int8", "budget=0.1&precision=auto", "budget=0.5&format=pt2",
-     "max_bytes=20000", "budget=0.4&of=macs", "budget=1"],
+     "max_bytes=20000", "budget=0.4&of=macs", "budget=1", "min_accuracy=0.9", "min_accuracy=0.5&confidence=0.95",
+     "min_accuracy=0.6&max_bytes=30000"],
 )  # fmt: skip
 def test_the_bytes_and_what_is_said_of_them_are_the_services(
     shared: Running, master: Path, tmp_path: Path, query: str
@@ -71,7 +72,7 @@ def test_the_first_cut_is_that_of_the_master_that_it_kept(shared: Running, maste
 def test_a_master_that_is_kept_is_not_made_again(
     master: Path, files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kept, "build", lambda *_: pytest.fail("it was made again"))
+    monkeypatch.setattr(cut, "build", lambda *_: pytest.fail("it was made again"))
     given = [files.checkpoint, "--evaluation", files.evaluation, "--master", master, "-o", tmp_path / "a.pt"]
     assert run("cut", *given, "--budget", 0.5).exit_code == 0
     assert (tmp_path / "a.pt").read_bytes() == (master.parent / "half.pt").read_bytes()
@@ -96,7 +97,9 @@ def test_what_an_effort_makes_of_a_size_is_kept_with_the_master(service: Running
 
 
 def test_what_no_size_is_within_is_said_in_the_services_words(shared: Running, master: Path, tmp_path: Path) -> None:
-    for query in ("budget=0.0001", "max_bytes=10", "budget=0.5&max_params=3", "budget=0.5&precision=float64"):
+    for query in ("budget=0.0001", "max_bytes=10", "budget=0.5&max_params=3", "budget=0.5&precision=float64",
+                  "min_accuracy=2", "max_error=0.1", "min_accuracy=0.9&max_bytes=10", "confidence=0.9&budget=0.5",
+                  "min_accuracy=0.99999&confidence=0.99"):  # fmt: skip
         flags = [part for pair in query.split("&") for part in f"--{pair.replace('_', '-')}".split("=")]
         found = refusal(run("cut", master, *flags, "-o", tmp_path / "a.pt", "--json"))
         assert found == shared.client.get(f"/models/demo?{query}").json()
