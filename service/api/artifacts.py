@@ -19,7 +19,7 @@ from rightrank.models.emit.formats import FORMATS, format_of
 from rightrank.models.measure.metrics import METRICS
 from rightrank.models.plan.planner import Plan
 from rightrank.service.api.ask import ready_first
-from rightrank.service.api.choose import Ask, choose, walked
+from rightrank.service.api.choose import Ask, certified, choose, walked
 from rightrank.service.api.common import AskedModel, admit_job
 from rightrank.service.api.conditions import matches, span, unmet
 from rightrank.service.api.keys import Key
@@ -347,7 +347,7 @@ class Service:
 
 def facts(reference: str, model: Model, record: Record, ask: Ask, reports: Mapping[str, Report]) -> dict[str, str]:
     """The headers that say what the artifact is."""
-    plan, measurement = record.plan, record.measurement
+    plan = record.plan
     suffix = format_of(plan.output).suffix
     digest = base64.b64encode(bytes.fromhex(record.sha256)).decode()
     headers = {
@@ -356,11 +356,8 @@ def facts(reference: str, model: Model, record: Record, ask: Ask, reports: Mappi
         "Accept-Ranges": "bytes",
         "Content-Disposition": f'attachment; filename="{reference.replace("@", "-")}-{plan.digest[:8]}{suffix}"',
         **told(model, record, ask.of),
+        **certified(record, ask),
     }
-    if measurement and ask.confidence is not None:
-        headers["RightRank-Certified"] = (
-            f'{measurement["metric"]}="{ask.min_accuracy!r}";confidence="{ask.confidence!r}";n={measurement["n"]}'
-        )
     if reports:
         headers["RightRank-Reported"] = ", ".join(map(field, reports.values()))
     return headers

@@ -132,6 +132,15 @@ def choose(known: Known, model: Model, ask: Ask) -> Plan:
     return plan
 
 
+def certified(record: Record, ask: Ask) -> dict[str, str]:
+    """What a file's header says of its having what was asked for in truth; nothing where that was not asked."""
+    found = record.measurement
+    if not found or ask.confidence is None:
+        return {}
+    said = f'{found["metric"]}="{ask.min_accuracy!r}";confidence="{ask.confidence!r}";n={found["n"]}'
+    return {"RightRank-Certified": said}
+
+
 def walked(known: Known, model: Model, ask: Ask) -> certify.Walk | None:
     """How far the test gets that is asked for; None where none is."""
     if ask.confidence is None or ask.min_accuracy is None:

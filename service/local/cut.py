@@ -11,7 +11,7 @@ from rightrank.models.emit.formats import FORMATS
 from rightrank.models.errors import FormatError
 from rightrank.models.progress import Progress
 from rightrank.service.api.certify import row_of
-from rightrank.service.api.choose import Ask, choose, walked
+from rightrank.service.api.choose import Ask, certified, choose, walked
 from rightrank.service.local.kept import MANIFEST, Kept, build, keep
 from rightrank.service.local.taken import Given
 from rightrank.service.problems import Problem
@@ -47,7 +47,8 @@ def cut(
         plan = choose(kept, model, ask)
         record = kept.cut(plan, part, progress)
         part.replace(file)
-    return record, {name.lower().removeprefix("rightrank-"): said for name, said in told(model, record, ask.of).items()}
+    headers = told(model, record, ask.of) | certified(record, ask)
+    return record, {name.lower().removeprefix("rightrank-"): said for name, said in headers.items()}
 
 
 def _measure(kept: Kept, ask: Ask, part: Path, progress: Progress) -> None:

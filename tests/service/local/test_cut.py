@@ -49,7 +49,7 @@ def master(files: Files, tmp_path_factory: pytest.TempPathFactory) -> Path:
     "query",
     ["budget=0.5", "budget=0.5&precision=int8", "budget=0.1&precision=auto", "budget=0.5&format=pt2",
      "max_bytes=20000", "budget=0.4&of=macs", "budget=1", "min_accuracy=0.9", "min_accuracy=0.5&confidence=0.95",
-     "min_accuracy=0.6&max_bytes=30000"],
+     "min_accuracy=0.3&max_bytes=30000"],
 )  # fmt: skip
 def test_the_bytes_and_what_is_said_of_them_are_the_services(
     shared: Running, master: Path, tmp_path: Path, query: str
