@@ -136,6 +136,16 @@ def prepare(
     return Prepared(smaller, template, criterion, reports)
 
 
+def try_gradient(ready: Prepared, calibration: Samples) -> None:
+    """Raises NoGradient, as `build` would, where the criterion wants a gradient that the program does not have: tried
+    on the first samples."""
+    rule = rule_of(ready.criterion)
+    if rule.metric in ("logits", "loss"):
+        program, layers = ready.program, ready.template.decomposed
+        gathering = Gathering(program, layers, [rule.gradient], {})
+        gathering.add(calibration[: program.graph.batch or 2], lambda done: None)
+
+
 def whole(program: Program, uploaded: Program, template: Template) -> dict[str, torch.Tensor]:
     """The entries of a master that are tensors of its program, and of the one as `uploaded` those that differ."""
     stored = {entries.dense(name): tensor for name, tensor in program.tensors.items()}

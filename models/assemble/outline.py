@@ -22,8 +22,8 @@ def outline(ready: Prepared, out: Path) -> None:
     """Writes to `out` what a planner reads of a master, with each layer in the form in which it can get smallest, and
     all of its bases worth alike.
 
-    What the planner says of the whole network holds, and of the smallest size that there is none smaller: which forms
-    suit the numbers best is known once they are decomposed.
+    What the planner says of the whole network holds, and of the smallest size that there is none smaller, files to some
+    bytes of their text: which forms suit the numbers best is known once they are decomposed.
     """
     template, rule = ready.template, rule_of(ready.criterion)
     layers = tuple(_smallest(layer) if layer.decomposed and rule.any_form else layer for layer in template.layers)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from rightrank.models.assemble.build import Prepared, prepare
+from rightrank.models.assemble.build import Prepared, prepare, try_gradient
 from rightrank.models.assemble.describe import describe
 from rightrank.models.assemble.outline import alone, outline
 from rightrank.models.emit import formats
@@ -27,8 +27,8 @@ from rightrank.service.registry.model import Model, in_precision
 
 
 def check(given: Given, progress: Progress) -> dict[str, Any]:
-    """What the service would say of the model that it made of an upload, as far as shapes tell it: sizes of the whole
-    are exact, and nothing is smaller than what is called smallest. With evaluation data the original is measured.
+    """What the service would say of the model that it made of an upload, as far as shapes tell it (see
+    `assemble.outline`). With evaluation data the original is measured.
 
     Raises whatever the service would refuse the upload with.
     """
@@ -45,6 +45,8 @@ def check(given: Given, progress: Progress) -> dict[str, Any]:
             accept=reading.accept,
             progress=progress,
         )
+        if reading.calibration is not None and "criterion" in options:
+            try_gradient(ready, reading.calibration)
         outline(ready, folder / "outline")
         measured = _whole(reading, ready, folder, progress)
         planner = Planner.open(folder / "outline", formats.latest())
