@@ -27,7 +27,7 @@ from rightrank.service.client import script, tables
 from rightrank.service.client.bars import Bars
 from rightrank.service.client.flags import SUFFIXES, spoken
 from rightrank.service.client.http import Client, ClientError, Problem
-from rightrank.service.run.processes import StartError, die_with_parent
+from rightrank.service.run.processes import StartError, compute_as_a_worker, die_with_parent
 
 if TYPE_CHECKING:
     from rightrank.models.checkpoint.readers import Readers
@@ -687,6 +687,7 @@ def here(reads: bool = True) -> Iterator[Readers]:
     from rightrank.models.errors import RightRankError
     from rightrank.service import problems
 
+    compute_as_a_worker()
     # What the service writes into its log stays in here, too.
     logging.getLogger("rightrank").addHandler(logging.NullHandler())
     try:
