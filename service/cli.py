@@ -27,9 +27,10 @@ from rightrank.service.client import script, tables
 from rightrank.service.client.bars import Bars
 from rightrank.service.client.flags import SUFFIXES, spoken
 from rightrank.service.client.http import Client, ClientError, Problem
-from rightrank.service.run.processes import StartError, die_with_parent
+from rightrank.service.run.processes import StartError, compute_as_a_worker, die_with_parent
 
 if TYPE_CHECKING:
+    from rightrank.models.checkpoint.readers import Readers
     from rightrank.service.settings import Settings
 
 app = typer.Typer(
@@ -50,12 +51,24 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 Reference = Annotated[str, typer.Argument(metavar="MODEL", help="A name, name@version, or a model's id.")]
 Data = Annotated[Path | None, typer.Option(help="The data folder.  [default: RIGHTRANK_DATA or ./data]")]
 File = Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help=".safetensors or .npz")]
+Checkpoint = Annotated[Path, typer.Argument(exists=True, dir_okay=False, metavar="FILE", help="The trained model.")]
+Architecture = Annotated[
+    str | None, typer.Option(metavar="NAME|JSON", help="For weights alone: what they are the weights of.")
+]
+Effort = Annotated[str | None, typer.Option(help="For accuracy: cut, or with --calibration refit, tune or polish.")]
+Chosen = Annotated[str | None, typer.Option(help="Of files for which none is named: float32, float16, int8, auto.")]
+Metric = Annotated[str | None, typer.Option(help="What accuracy is.  [default: what the data look like]")]
+Options = Annotated[list[str] | None, typer.Option("--option", metavar="KEY=VALUE", help="May be repeated.")]
 KeysFile = Annotated[Path, typer.Option(envvar="RIGHTRANK_KEYS_FILE", dir_okay=False)]
 Budget = Annotated[float | None, typer.Option(help="A fraction of the original, 0.3.")]
 Of = Annotated[str | None, typer.Option(help="What the budget is a fraction of: params or macs.")]
 MaxBytes = Annotated[int | None, typer.Option(help="Of the file.")]
 MaxParams = Annotated[int | None, typer.Option()]
 MaxMacs = Annotated[int | None, typer.Option()]
+MinAccuracy = Annotated[float | None, typer.Option(help="The smallest that reaches it.")]
+Confidence = Annotated[
+    float | None, typer.Option(help="With --min-accuracy: the smallest certified to reach it in truth, 0.95.")
+]
 Precision = Annotated[
     str | None, typer.Option(help="Of the file: float32, float16, int8, auto.  [default: the publisher's choice]")
 ]
@@ -133,29 +146,21 @@ def api(descriptor: int) -> None:
 
 @app.command()
 def push(
-    checkpoint: Annotated[Path, typer.Argument(exists=True, dir_okay=False, metavar="FILE", help="The trained model.")],
+    checkpoint: Checkpoint,
     name: Annotated[str | None, typer.Option(help="Publish as the next version of this name.")] = None,
-    architecture: Annotated[
-        str | None, typer.Option(metavar="NAME|JSON", help="For weights alone: what they are the weights of.")
-    ] = None,
+    architecture: Architecture = None,
     evaluation: File = None,
     calibration: File = None,
-    effort: Annotated[
-        str | None, typer.Option(help="For accuracy: cut, or with --calibration refit, tune or polish.")
-    ] = None,
-    precision: Annotated[
-        str | None, typer.Option(help="Of files for which none is named: float32, float16, int8, auto.")
-    ] = None,
-    metric: Annotated[str | None, typer.Option(help="What accuracy is.  [default: what the data look like]")] = None,
-    option: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="May be repeated.")] = None,
+    effort: Effort = None,
+    precision: Chosen = None,
+    metric: Metric = None,
+    option: Options = None,
     wait: Annotated[bool, typer.Option(help="Return once the model can be fetched.")] = True,
     url: Url = LOCAL,
     as_json: Json = False,
 ) -> None:
     """Publish a trained model."""
-    options = dict(parse_option(text) for text in option or [])
-    named = {"effort": effort, "precision": precision, "metric": metric}
-    options |= {key: value for key, value in named.items() if value is not None}
+    options = options_given(option, effort=effort, precision=precision, metric=metric)
     told: list[str] = []
 
     def note(text: str) -> None:
@@ -185,6 +190,114 @@ def push(
 
 
 @app.command()
+def check(
+    checkpoint: Checkpoint,
+    architecture: Architecture = None,
+    evaluation: File = None,
+    calibration: File = None,
+    effort: Effort = None,
+    precision: Chosen = None,
+    metric: Metric = None,
+    option: Options = None,
+    as_json: Json = False,
+) -> None:
+    """Say whether a service would take a trained model, and what it would make of it. Nothing is sent.
+
+    Needs rightrank[models]. Nothing is decomposed, so what is called smallest is what no size can be below.
+    """
+    options = options_given(option, effort=effort, precision=precision, metric=metric)
+    with plainly(as_json, "models"), here() as readers, Bars(err) as bars:
+        from rightrank.service.local.check import check
+        from rightrank.service.local.taken import Given
+
+        found = check(Given(checkpoint, evaluation, calibration, architecture, options, readers), bars)
+    if as_json:
+        out.print_json(data=found)
+        return
+    out.print(f"{checkpoint} can be published")
+    out.print(tables.checked(found))
+    for each in found["notes"]:
+        tell(f"Note: {each}")
+
+
+@app.command()
+def cut(
+    source: Annotated[
+        Path, typer.Argument(exists=True, metavar="FILE|DIR", help="The trained model, or a master that was kept.")
+    ],
+    budget: Budget = None,
+    of: Of = None,
+    max_bytes: MaxBytes = None,
+    max_params: MaxParams = None,
+    max_macs: MaxMacs = None,
+    min_accuracy: MinAccuracy = None,
+    confidence: Confidence = None,
+    max_error: Annotated[
+        float | None, typer.Option(help="Of what is better the lower it is: the smallest that has at most this.")
+    ] = None,
+    precision: Precision = None,
+    format: Format = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="[default: FILE.pt, or as the format is, here]")
+    ] = None,
+    architecture: Architecture = None,
+    evaluation: File = None,
+    calibration: File = None,
+    effort: Effort = None,
+    metric: Metric = None,
+    criterion: Annotated[
+        str | None, typer.Option(help="What a basis is worth.  [default: what the data allow]")
+    ] = None,
+    option: Options = None,
+    master: Annotated[
+        Path | None, typer.Option(file_okay=False, help="Keep what was decomposed here: other sizes are quick then.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Cut a trained model to a size without a service, within one limit or several. Without any, the original.
+
+    Needs rightrank[models]. The file is the one that a service would send.
+    """
+    size = size_of(
+        budget=budget,
+        of=of,
+        max_bytes=max_bytes,
+        max_params=max_params,
+        max_macs=max_macs,
+        min_accuracy=min_accuracy,
+        max_error=max_error,
+        confidence=confidence,
+    )
+    size |= kind_of(precision, format)
+    options = options_given(option, effort=effort, metric=metric, criterion=criterion)
+    if source.is_dir() and (options or architecture or evaluation or calibration or master):
+        raise typer.BadParameter(f"{source} is a master, whose data and options were given when it was made")
+    file = output or Path(file_of(source.stem, format))
+    told: list[str] = []
+
+    def note(text: str) -> None:
+        if not as_json and text not in told:
+            tell(f"Note: {text}")
+        told.append(text)
+
+    with plainly(as_json, "models"), here(not source.is_dir()) as readers, Bars(err) as bars:
+        from rightrank.service.api.choose import asked
+        from rightrank.service.local.cut import cut
+        from rightrank.service.local.taken import Given
+
+        given = source if source.is_dir() else Given(source, evaluation, calibration, architecture, options, readers)
+        ask = asked(**size)
+        record, facts = cut(given, file, ask, master=master, progress=bars, noted=note)
+    if as_json:
+        notes = {"notes": list(dict.fromkeys(told))} if told else {}
+        out.print_json(
+            data={"file": str(file), "bytes": record.size, "etag": f'"{record.sha256}"', **tables.typed(facts), **notes}
+        )
+    else:
+        out.print(f"{file}: {decimal(record.size)}, {tables.sentence(facts, of or 'params')}")
+
+
+@app.command()
 def pull(
     reference: Reference,
     budget: Budget = None,
@@ -192,10 +305,8 @@ def pull(
     max_bytes: MaxBytes = None,
     max_params: MaxParams = None,
     max_macs: MaxMacs = None,
-    min_accuracy: Annotated[float | None, typer.Option(help="The smallest that reaches it.")] = None,
-    confidence: Annotated[
-        float | None, typer.Option(help="With --min-accuracy: the smallest certified to reach it in truth, 0.95.")
-    ] = None,
+    min_accuracy: MinAccuracy = None,
+    confidence: Confidence = None,
     max_error: Annotated[
         float | None, typer.Option(help="With --metric: the smallest of which at most this is reported.")
     ] = None,
@@ -562,15 +673,47 @@ def parse_option(text: str) -> tuple[str, Any]:
     return key, value
 
 
+def options_given(option: list[str] | None, **named: str | None) -> dict[str, Any]:
+    """The options of an upload: those given as KEY=VALUE, and those that have flags of their own."""
+    options = dict(parse_option(text) for text in option or [])
+    return options | {key: value for key, value in named.items() if value is not None}
+
+
 @contextlib.contextmanager
-def plainly(as_json: bool = False) -> Iterator[None]:
-    """Failures in a sentence, and in the exit status."""
+def here(reads: bool = True) -> Iterator[Readers]:
+    """What a service would refuse is refused here in its words; what fails besides is told as it is. Gives what reads
+    an upload: where one is to be read, a process for that starts at once, and imports torch while this one does."""
+    from rightrank.models.checkpoint.readers import ReaderLost, Readers
+    from rightrank.models.errors import RightRankError
+    from rightrank.service import problems
+
+    compute_as_a_worker()
+    # What the service writes into its log stays in here, too.
+    logging.getLogger("rightrank").addHandler(logging.NullHandler())
+    try:
+        with tempfile.TemporaryDirectory(prefix="rightrank-") as folder:
+            readers = Readers(Path(folder))
+            try:
+                if reads:
+                    readers.make_ready()
+                yield readers
+            finally:
+                readers.close()
+    except RightRankError as error:
+        raise Problem(problems.describe(error)) from error
+    except ReaderLost as error:
+        raise ClientError(str(error)) from error
+
+
+@contextlib.contextmanager
+def plainly(as_json: bool = False, extra: str = "server") -> Iterator[None]:
+    """Failures in a sentence, and in the exit status. `extra`: with which of the package's what is missing comes."""
     try:
         yield
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("rightrank"):
             raise
-        err.print(f"Error: this needs {error.name}, which a client does without: pip install 'rightrank[server]'")
+        err.print(f"Error: this needs {error.name}, which a client does without: pip install 'rightrank[{extra}]'")
         raise typer.Exit(1) from error
     except (ClientError, StartError, OSError) as error:
         if as_json:

@@ -87,7 +87,7 @@ FLOORS = (
     {"service.registry"},
     {"service.jobs"},
     {"service.api"},
-    {"service.run"},
+    {"service.run", "service.local"},
     {"service.cli"},
     {"service.__main__"},
 )

@@ -64,19 +64,10 @@ def build(
     `progress(phase, completed, total, unit)` is called per layer and batch and may raise to stop.
     Raises MalformedCheckpoint for a program that does not run, DataError where a criterion lacks data or gradients.
     """
-    given, criterion = criterion, criterion or default_criterion(calibration is not None)
+    given = criterion
+    ready = prepare(program, calibration, criterion=criterion, keep=keep, accept=accept, progress=progress)
+    smaller, template, criterion = ready.program, ready.template, ready.criterion
     rule = rule_of(criterion)
-    if keep and rule.metric == "svd":
-        raise DataError("A refit needs calibration data.", "Upload them, with criterion logit, fisher or whitened.")
-    progress("eliminate", 0, 1, "models")
-    uploaded = survey(program)
-    uploaded = dataclasses.replace(uploaded, values=values(program, ()))
-    formats.check(uploaded)
-    smaller, template, reports = simplified(program, uploaded, calibration, progress)
-    progress("eliminate", 1, 1, "models")
-    if template.values is None:
-        template = dataclasses.replace(template, values=values(smaller, ()))
-    accept(smaller, template)
     usable = FORMS if forms is None else {name: FORMS[name] for name in forms}
     work = Building(smaller, template, program, usable, classes, progress)
     tried: dict[str, float] = {}
@@ -86,8 +77,7 @@ def build(
             rounded.save(out)
             levels.make(smaller, out, rule, None, None, progress)
     else:
-        if calibration is None:
-            raise DataError(f"The criterion {criterion} needs calibration data.", "Upload inputs as `calibration`.")
+        assert calibration is not None
         few = calibration[:STATISTICS_INPUTS]
         choosing = given is None and classes and trial.possible(smaller, few, classes)
         try:
@@ -104,7 +94,63 @@ def build(
             kept = gradients.tensors(template.decomposed, moments)
             names = [spec.name for spec in program.graph.inputs]
             save_file({**kept, **calibration[:keep].tensors(names)}, out / entries.REFIT)
-    return {"criterion": criterion, "tried": tried, **describe(Planner.open(out, formats.latest())), **reports}
+    return {"criterion": criterion, "tried": tried, **describe(Planner.open(out, formats.latest())), **ready.reports}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A program before it is decomposed: `program` without what it does as well without, its template, the criterion
+    that bases are to be rated by, and for its description which weights were computed and which channels went."""
+
+    program: Program
+    template: Template
+    criterion: str
+    reports: Mapping[str, Any]
+
+
+def prepare(
+    program: Program,
+    calibration: Samples | None = None,
+    *,
+    criterion: str | None = None,
+    keep: int = 0,
+    accept: Callable[[Program, Template], None] = lambda program, template: None,
+    progress: Progress = silent,
+) -> Prepared:
+    """The first of what `build` does: all that can be done, and refused, without decomposing anything."""
+    criterion = criterion or default_criterion(calibration is not None)
+    rule = rule_of(criterion)
+    if keep and rule.metric == "svd":
+        raise DataError("A refit needs calibration data.", "Upload them, with criterion logit, fisher or whitened.")
+    if calibration is None and rule.metric != "svd":
+        raise DataError(f"The criterion {criterion} needs calibration data.", "Upload inputs as `calibration`.")
+    progress("eliminate", 0, 1, "models")
+    uploaded = survey(program)
+    uploaded = dataclasses.replace(uploaded, values=values(program, ()))
+    formats.check(uploaded)
+    smaller, template, reports = simplified(program, uploaded, calibration, progress)
+    progress("eliminate", 1, 1, "models")
+    if template.values is None:
+        template = dataclasses.replace(template, values=values(smaller, ()))
+    accept(smaller, template)
+    return Prepared(smaller, template, criterion, reports)
+
+
+def try_gradient(ready: Prepared, calibration: Samples) -> None:
+    """Raises NoGradient, as `build` would, where the criterion wants a gradient that the program does not have: tried
+    on the first samples."""
+    rule = rule_of(ready.criterion)
+    if rule.metric in ("logits", "loss"):
+        program, layers = ready.program, ready.template.decomposed
+        gathering = Gathering(program, layers, [rule.gradient], {})
+        gathering.add(calibration[: program.graph.batch or 2], lambda done: None)
+
+
+def whole(program: Program, uploaded: Program, template: Template) -> dict[str, torch.Tensor]:
+    """The entries of a master that are tensors of its program, and of the one as `uploaded` those that differ."""
+    stored = {entries.dense(name): tensor for name, tensor in program.tensors.items()}
+    original = template.original
+    return stored | {original.entry(name): uploaded.tensors[name] for name in original.differing}
 
 
 @dataclass(frozen=True)
@@ -154,9 +200,7 @@ class Building:
     def decompose(self, criterion: str, moments: list[Moments] | None, out: Path) -> None:
         """Writes the master by a criterion, from what calibration inputs said where it uses them, to `out`."""
         rule, program, template = rule_of(criterion), self.program, self.template
-        stored = {entries.dense(name): tensor for name, tensor in program.tensors.items()}
-        original = template.original
-        stored |= {original.entry(name): self.uploaded.tensors[name] for name in original.differing}
+        stored = whole(program, self.uploaded, template)
         forms = self.forms if rule.any_form else {}
         sigmas = []
         corrected: dict[str, str] = {}

@@ -15,8 +15,7 @@ from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from rightrank.service import problems
-from rightrank.service.api import health, models, names, operations, pages, reports, schemas
+from rightrank.service.api import health, models, names, operations, pages, refusals, reports, schemas
 from rightrank.service.api.access import Names
 from rightrank.service.api.auth import Gate
 from rightrank.service.api.metrics import Tally
@@ -52,7 +51,7 @@ def create_app(settings: Settings) -> FastAPI:
     for resource in RESOURCES:
         app.include_router(resource.router)
     app.openapi = lambda: schemas.describe(app)  # type: ignore[method-assign]
-    problems.install(app)
+    refusals.install(app)
     app.add_middleware(Counting, tally=app.state.tally)
     return app
 

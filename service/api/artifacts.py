@@ -18,21 +18,23 @@ from starlette.concurrency import run_in_threadpool
 from rightrank.models.emit.formats import FORMATS, format_of
 from rightrank.models.measure.metrics import METRICS
 from rightrank.models.plan.planner import Plan
-from rightrank.service.api.ask import Ask, choose, ready_first, walked
+from rightrank.service.api.ask import ready_first
+from rightrank.service.api.choose import Ask, certified, choose, walked
 from rightrank.service.api.common import AskedModel, admit_job
 from rightrank.service.api.conditions import matches, span, unmet
 from rightrank.service.api.keys import Key
 from rightrank.service.api.metrics import Tally
 from rightrank.service.api.prefer import preferences
+from rightrank.service.api.refusals import response
 from rightrank.service.api.schemas import MODEL, Description, Responses, described, leads_to, problems
 from rightrank.service.api.schemas import Operation as Document
 from rightrank.service.jobs.dispatch import Parts
 from rightrank.service.jobs.engine import BACKGROUND, WAITING, queue_for
 from rightrank.service.jobs.operations import IDLE, Operation, cut_id
-from rightrank.service.problems import Problem, response
+from rightrank.service.problems import Problem
 from rightrank.service.registry.cache import Evicted
-from rightrank.service.registry.catalogue import Model, Record
 from rightrank.service.registry.layout import ID, artifact_key
+from rightrank.service.registry.model import Model, Record, told
 from rightrank.service.registry.pieces import Damaged
 from rightrank.service.registry.reports import Report
 
@@ -197,10 +199,10 @@ class Service:
     def _plan(self, asked: AskedModel, ask: Ask) -> tuple[Model, Plan, bool]:
         """What is asked for; or (False) the plan that has to be measured before that can be told."""
         model = self.parts.catalogue.open(asked.id())
-        walk = walked(self.parts, model, ask)
+        walk = walked(self.parts.catalogue, model, ask)
         if walk is not None and walk.missing is not None:
             return model, walk.missing, False
-        return model, choose(self.parts, model, ask), True
+        return model, choose(self.parts.catalogue, model, ask), True
 
     def _known(self, model: Model, plan: Plan) -> tuple[Record | None, Mapping[str, Report]]:
         """What is known of a cut, and what is reported of its file."""
@@ -345,9 +347,7 @@ class Service:
 
 def facts(reference: str, model: Model, record: Record, ask: Ask, reports: Mapping[str, Report]) -> dict[str, str]:
     """The headers that say what the artifact is."""
-    manifest, plan, measurement = model.manifest, record.plan, record.measurement
-    baseline = manifest["baseline"]
-    reached = plan.macs / manifest["macs"] if ask.of == "macs" and manifest["macs"] else plan.budget
+    plan = record.plan
     suffix = format_of(plan.output).suffix
     digest = base64.b64encode(bytes.fromhex(record.sha256)).decode()
     headers = {
@@ -355,27 +355,9 @@ def facts(reference: str, model: Model, record: Record, ask: Ask, reports: Mappi
         "Repr-Digest": f"sha-256=:{digest}:",
         "Accept-Ranges": "bytes",
         "Content-Disposition": f'attachment; filename="{reference.replace("@", "-")}-{plan.digest[:8]}{suffix}"',
-        "RightRank-Model": model.id,
-        "RightRank-Plan": plan.digest,
-        "RightRank-Method": record.method,
-        "RightRank-Format": plan.output.format,
-        "RightRank-Precision": model.precision_of(plan.output),
-        "RightRank-Params": str(plan.params),
-        "RightRank-Macs": str(plan.macs),
-        "RightRank-Budget": repr(float(reached)),
-        "RightRank-Accuracy": repr(measurement["value"]) if measurement else "unmeasured",
+        **told(model, record, ask.of),
+        **certified(record, ask),
     }
-    if measurement:
-        headers["RightRank-Accuracy-Samples"] = str(measurement["n"])
-        headers["RightRank-Metric"] = measurement["metric"]
-        if measurement["low"] is not None:
-            headers["RightRank-Accuracy-Interval"] = f"{measurement['low']!r}, {measurement['high']!r}"
-    if baseline and baseline["value"] is not None:
-        headers["RightRank-Baseline-Accuracy"] = repr(baseline["value"])
-    if measurement and ask.confidence is not None:
-        headers["RightRank-Certified"] = (
-            f'{measurement["metric"]}="{ask.min_accuracy!r}";confidence="{ask.confidence!r}";n={measurement["n"]}'
-        )
     if reports:
         headers["RightRank-Reported"] = ", ".join(map(field, reports.values()))
     return headers

@@ -6,13 +6,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from rightrank.models.errors import BudgetError
 from rightrank.models.measure.certificate import Counted, passing
 from rightrank.models.measure.metrics import METRICS
 from rightrank.models.plan.planner import Limit, Plan, Planner
 from rightrank.service.problems import Problem
-from rightrank.service.registry.catalogue import Catalogue, Model, Record
+from rightrank.service.registry.model import Model, Record
+
+
+class Records(Protocol):
+    """Where what is known of a cut is found."""
+
+    def record(self, id: str, digest: str) -> Record | None:
+        """What is known of a model's cut by its plan's digest."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +44,7 @@ def row_of(model: Model, planner: Planner) -> list[Plan]:
     return list({plan.digest: plan for plan in plans}.values())
 
 
-def walk(catalogue: Catalogue, model: Model, planner: Planner, target: float, confidence: float) -> Walk:
+def walk(catalogue: Records, model: Model, planner: Planner, target: float, confidence: float) -> Walk:
     """Along the row of files of the planner's kind. Raises BudgetError and `Problem` where there is nothing to test."""
     baseline = model.manifest["baseline"]
     if baseline is None:

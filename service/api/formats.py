@@ -13,7 +13,7 @@ from rightrank.models.errors import FormatError
 from rightrank.service.jobs.dispatch import Parts
 from rightrank.service.jobs.engine import SEPARATE
 from rightrank.service.problems import Problem
-from rightrank.service.registry.catalogue import Model
+from rightrank.service.registry.model import Model
 
 FormatQuery = Annotated[
     str | None,

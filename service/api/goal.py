@@ -6,12 +6,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 from rightrank.models.errors import BudgetError
 from rightrank.models.measure.metrics import METRICS
 from rightrank.service.problems import Problem
-from rightrank.service.registry.catalogue import Record
-from rightrank.service.registry.reports import ByFile
+from rightrank.service.registry.model import Record
+
+if TYPE_CHECKING:
+    from rightrank.service.registry.reports import ByFile
+
+
+class Reported(Protocol):
+    """What publishers reported."""
+
+    def of(self, id: str) -> ByFile:
+        """Of a model's files."""
 
 
 @dataclass(frozen=True, slots=True)

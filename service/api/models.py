@@ -13,7 +13,8 @@ from starlette.concurrency import run_in_threadpool
 
 from rightrank.models.emit.format import FIRST
 from rightrank.service.api import artifacts
-from rightrank.service.api.ask import Ask, PrecisionQuery, ask_of
+from rightrank.service.api.ask import PrecisionQuery, ask_of
+from rightrank.service.api.choose import Ask
 from rightrank.service.api.common import (
     AskedModel,
     Fetcher,
@@ -48,8 +49,8 @@ from rightrank.service.jobs import reading
 from rightrank.service.jobs.dispatch import Parts
 from rightrank.service.jobs.engine import INGEST
 from rightrank.service.problems import Problem
-from rightrank.service.registry.catalogue import Model
 from rightrank.service.registry.layout import ID
+from rightrank.service.registry.model import in_precision
 from rightrank.service.registry.reports import ByFile
 
 router = Router(tags=["models"], responses=PROBLEMS)
@@ -233,17 +234,6 @@ def describe(parts: Parts, asked: AskedModel) -> Mapping[str, Any]:
             "curve": f"/models/{model.id}/curve",
             "importance": f"/models/{model.id}/importance",
         },
-    }
-
-
-def in_precision(model: Model, name: str) -> Mapping[str, Any]:
-    """How large the files in a precision are."""
-    planner = model.planner_in(name)
-    return {
-        "precision": name,
-        "bytes": planner.largest.bytes,
-        "smallest": planner.least_bytes,
-        "min_budget": planner.least(),
     }
 
 

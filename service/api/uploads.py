@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 import uuid
 from typing import Any
@@ -32,15 +31,10 @@ from rightrank.service.registry.layout import (
     upload_key,
     wanted_key,
 )
+from rightrank.service.registry.upload import AHEAD, EFFORTS, NUMBERS, architecture_of, check_sizes, options_of
 
 FILES = frozenset({"checkpoint", "evaluation", "calibration"})
 FIELDS = frozenset({"architecture", "name", "options"})
-# What is done for accuracy besides cutting: nothing; work for each size when it is first asked for; one
-# training, at ingest, for all sizes; that, and then a training of each size.
-EFFORTS = ("cut", "refit", "tune", "polish")
-NUMBERS = (("tune_steps", 1_000_000), ("tune_seconds", 7 * 24 * 3600))
-# How many budgets may be measured ahead of any request.
-AHEAD = 32
 
 FORM_SCHEMA = {
     "required": True,
@@ -189,100 +183,14 @@ def describe(form: Form) -> dict[str, Any]:
     """What makes up a model's identity, and what it is called where it comes from. Raises `Problem`."""
     if "checkpoint" not in form.files:
         raise Problem("invalid-request", "The form has no file `checkpoint`.", "curl -F checkpoint=@model.pt2 …")
-    for role, file in form.files.items():
-        if file.size == 0:
-            raise Problem("invalid-request", f"The file `{role}` is empty.")
+    check_sizes({role: file.size for role, file in form.files.items()})
     return {
         **{role: form.files[role].sha256 if role in form.files else None for role in sorted(FILES)},
-        "architecture": architecture_of(form),
-        "options": options_of(form),
+        "architecture": architecture_of(form.fields.get("architecture", "")),
+        "options": options_of(form.fields.get("options", ""), form.files),
         "filename": form.files["checkpoint"].filename[:200],
         "size": form.files["checkpoint"].size,
     }
-
-
-def architecture_of(form: Form) -> dict[str, Any] | None:
-    """The architecture in its one spelling, `{"name": …, "arguments": {…}}`.
-
-    A bare name will do, and so will arguments beside the name.
-    """
-    text = form.fields.get("architecture", "").strip()
-    if not text:
-        return None
-    if not text.startswith("{"):
-        return {"name": text, "arguments": {}}
-    given = read_json("architecture", text)
-    name = given.pop("name", None)
-    arguments = given.pop("arguments", {})
-    if not isinstance(name, str) or not isinstance(arguments, dict):
-        raise Problem(
-            "invalid-request",
-            "The architecture is not a name with arguments.",
-            'For example {"name": "resnet18", "arguments": {"num_classes": 10}}.',
-        )
-    return {"name": name, "arguments": arguments | given}
-
-
-def options_of(form: Form) -> dict[str, Any]:
-    text = form.fields.get("options", "").strip()
-    options = read_json("options", text) if text else {}
-    words = {"criterion": tuple(CRITERIA), "metric": tuple(METRICS), "effort": EFFORTS, "precision": NAMES}
-    numbers = dict(NUMBERS)
-    for option, value in options.items():
-        if option in words:
-            if value not in words[option]:
-                raise Problem(
-                    "invalid-request", f"`{option}` {value!r} is not known.", f"Known: {', '.join(words[option])}."
-                )
-        elif option in numbers:
-            if type(value) is not int or not 1 <= value <= numbers[option]:
-                raise Problem("invalid-request", f"`{option}` is not a whole number from 1 to {numbers[option]}.")
-        elif option == "budgets":
-            options[option] = budgets_of(value)
-        elif option == "formats":
-            options[option] = formats_of(value)
-        else:
-            known = ", ".join([*words, *numbers, "budgets", "formats"])
-            raise Problem("invalid-request", f"There is no option {option[:100]!r}.", f"Known: {known}.")
-    effort = options.get("effort", "cut")
-    if effort != "cut" and "calibration" not in form.files:
-        raise Problem(
-            "invalid-request",
-            f"`effort={effort}` needs calibration inputs.",
-            "curl -F calibration=@inputs.safetensors …",
-        )
-    if numbers.keys() & options.keys() and effort not in ("tune", "polish"):
-        named = ", ".join(f"`{number}`" for number in numbers)
-        raise Problem("invalid-request", f"{named} go with `effort=tune` or `effort=polish`.")
-    for option in ("budgets", "formats"):
-        if option in options and "evaluation" not in form.files:
-            raise Problem(
-                "invalid-request", f"`{option}` to measure need evaluation data.", "curl -F evaluation=@test.npz …"
-            )
-    return options
-
-
-def formats_of(value: Any) -> list[str]:
-    known = [name for name in FORMATS if name != FIRST.format]
-    if not isinstance(value, list) or not all(name in known for name in value) or len(set(value)) != len(value):
-        raise Problem(
-            "invalid-request",
-            f"`formats` is no list of formats: {str(value)[:100]}.",
-            f"Those that can be made ahead besides TorchScript: {', '.join(known)}.",
-        )
-    return value
-
-
-def budgets_of(value: Any) -> list[float]:
-    """The budgets to measure ahead, in their one spelling: each once, the largest first."""
-    listed = isinstance(value, list) and len(value) <= AHEAD
-    if not listed or not all(type(each) in (int, float) and 0 < each <= 1 for each in value):
-        raise Problem(
-            "invalid-request",
-            f"`budgets` is not a list of at most {AHEAD} numbers above 0, up to 1.",
-            "For example [0.5, 0.3].",
-        )
-    return sorted({float(each) for each in value}, reverse=True)
 
 
 def name_of(form: Form) -> str | None:
@@ -296,13 +204,3 @@ def name_of(form: Form) -> str | None:
             "A name has up to 64 small letters, digits, dots, dashes and underscores, and is no model id.",
         )
     return name
-
-
-def read_json(field: str, text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise Problem("invalid-request", f"The field `{field}` is not JSON.") from error
-    if not isinstance(value, dict):
-        raise Problem("invalid-request", f"The field `{field}` is not a JSON object.")
-    return value

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from rightrank.service import problems
+from rightrank.service.api.refusals import response
 from rightrank.service.settings import Settings
 
 # In a request's scope, the connection that it came by.
@@ -279,4 +280,4 @@ class Told:
 
 async def _too_large(size: int, limit: int, scope: Scope, receive: Receive, send: Send) -> None:
     document = problems.document("head-too-large", f"The request's head has {size} bytes, and may have {limit}.")
-    await problems.response(document, {"Connection": "close"})(scope, receive, send)
+    await response(document, {"Connection": "close"})(scope, receive, send)

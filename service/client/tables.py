@@ -55,19 +55,8 @@ def certified(said: str) -> str:
 
 
 def summary_of(model: dict[str, Any]) -> Table:
-    decomposed = sum(layer["decomposed"] for layer in model["layers"])
-    table = Table.grid(padding=(0, 2))
-    table.add_row("Model", model["id"])
-    table.add_row("Names", ", ".join(model["names"]) or "none")
-    table.add_row("Parameters", f"{model['params']:,}")
-    table.add_row("MACs", f"{model['macs']:,}")
-    eliminated = model.get("eliminated") or {}
-    if eliminated.get("removed"):
-        saved = 1 - eliminated["params_after"] / eliminated["params_before"]
-        lost = f"{eliminated['removed']:,} zero channels, {saved:.1%} of the parameters"
-        table.add_row("Removed", f"{lost}{_seen(eliminated)}")
-    table.add_row("Layers", f"{decomposed} of {len(model['layers'])} can be cut, by {model['criterion']}")
-    for label, words in _uncovered(model.get("uncovered")):
+    table = _rows(("Model", model["id"]), ("Names", ", ".join(model["names"]) or "none"), *_numbers(model))
+    for label, words in _layers(model):
         table.add_row(label, words)
     table.add_row("Smallest", f"budget={model['min_budget']['params']:.4f}")
     for label, words in _precisions(model):
@@ -81,13 +70,74 @@ def summary_of(model: dict[str, Any]) -> Table:
     return table
 
 
+def checked(found: dict[str, Any]) -> Table:
+    """What would become of an upload; its notes are told apart."""
+    table = _rows(*_numbers(found), *_ends(found), *_layers(found))
+    table.add_row("Smallest", f"budget={found['min_budget']['params']:.4f}, or somewhat above")
+    for label, words in _precisions(found):
+        table.add_row(label, words)
+    for each in found["formats"][1:]:
+        table.add_row(each["format"], each["reason"] or ", ".join(_span(size) for size in each["sizes"]))
+    measured = found["baseline"]
+    if measured:
+        table.add_row("Measured", f"{accuracy_of(measured['value'], measured['metric'])} on {measured['n']} samples")
+    return table
+
+
+def _rows(*rows: tuple[str, str]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    for label, words in rows:
+        table.add_row(label, words)
+    return table
+
+
+def _numbers(model: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    yield "Parameters", f"{model['params']:,}"
+    yield "MACs", f"{model['macs']:,}"
+
+
+def _layers(model: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """What was removed, which layers can be cut, and what is in none."""
+    eliminated = model.get("eliminated") or {}
+    if eliminated.get("removed"):
+        saved = 1 - eliminated["params_after"] / eliminated["params_before"]
+        lost = f"{eliminated['removed']:,} zero channels, {saved:.1%} of the parameters"
+        yield "Removed", f"{lost}{_seen(eliminated)}"
+    decomposed = sum(layer["decomposed"] for layer in model["layers"])
+    by = f", by {model['criterion']}" if "criterion" in model else ""
+    yield "Layers", f"{decomposed} of {len(model['layers'])} can be cut{by}"
+    yield from _uncovered(model.get("uncovered"))
+
+
+def _ends(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """A row for each input and output; N is how many samples, other free sizes are those that MACs are told of."""
+    for number, spec in enumerate(found["inputs"]):
+        yield "" if number else "Inputs", f"{spec['name']}: {spec['dtype']} {_sizes(spec['shape'])}"
+    for number, spec in enumerate(found["outputs"]):
+        yield "" if number else "Outputs", _sizes(spec["shape"])
+
+
+def _sizes(shape: list[int | None]) -> str:
+    words = [
+        "N" if size is None and not axis else "free" if size is None else str(size) for axis, size in enumerate(shape)
+    ]
+    return f"({', '.join(words)})"
+
+
 def _precisions(model: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """How large files are in each precision, the publisher's choice marked; nothing of an earlier service."""
     label = "Precisions"
     for each in model.get("precisions") or []:
         chosen = ", unless another is named" if each["precision"] == model["precision"] else ""
-        yield label, f"{each['precision']}: {decimal(each['smallest'])} to {decimal(each['bytes'])}{chosen}"
+        yield label, f"{_span(each)}{chosen}"
         label = ""
+
+
+def _span(each: dict[str, Any]) -> str:
+    """From which size to which files are in a precision, where that is known."""
+    if each["bytes"] is None:
+        return str(each["precision"])
+    return f"{each['precision']}: {decimal(each['smallest'])} to {decimal(each['bytes'])}"
 
 
 def _uncovered(rest: dict[str, Any] | None) -> Iterator[tuple[str, str]]:

@@ -18,8 +18,9 @@ from rightrank.service.jobs.engine import BACKGROUND, INGEST, SEPARATE, WAITING,
 from rightrank.service.jobs.operations import ID, IDLE, Operation, cut_id, ingest_id, kind_of
 from rightrank.service.problems import Problem, describe
 from rightrank.service.registry.cache import Cache
-from rightrank.service.registry.catalogue import Catalogue, Model, no_model
+from rightrank.service.registry.catalogue import Catalogue, no_model
 from rightrank.service.registry.layout import failure_key, refusal_key, upload_key
+from rightrank.service.registry.model import Model
 from rightrank.service.registry.store import Store
 from rightrank.service.settings import Settings
 

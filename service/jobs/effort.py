@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rightrank.models.emit.format import Output
 from rightrank.models.emit.precision import written_in
@@ -28,9 +28,12 @@ from rightrank.models.plan.planner import Plan
 from rightrank.models.program.program import Program
 from rightrank.models.program.samples import Samples
 from rightrank.models.program.shapes import Classes
-from rightrank.service.jobs.attempt import Job
-from rightrank.service.registry.catalogue import output_of
+from rightrank.models.progress import Progress
 from rightrank.service.registry.layout import improved_key, tuning_key
+from rightrank.service.registry.model import output_of
+
+if TYPE_CHECKING:
+    from rightrank.service.jobs.attempt import Job
 
 
 def of(options: Mapping[str, Any]) -> str:
@@ -82,12 +85,24 @@ def classes(options: Mapping[str, Any], metric: str | None) -> Classes:
 
 
 def tuned(
-    job: Job, options: Mapping[str, Any], inputs: Samples, tells_classes: Classes, out: Path, state: Path
+    options: Mapping[str, Any],
+    inputs: Samples,
+    tells_classes: Classes,
+    out: Path,
+    state: Path,
+    progress: Progress,
+    saved: Callable[[], None],
 ) -> list[dict[str, float]]:
-    """Trains the master in `out` on calibration inputs, going on where a killed worker left off; the curve.
+    """Trains the master in `out` on calibration inputs, going on from `state` where that is there; the curve. `saved`
+    is called whenever that file has what the training has come to."""
+    return tune.tune(
+        out, inputs, recipe(options, tune.RECIPE, tells_classes), state=state, progress=progress, saved=saved
+    )
 
-    What the training has come to stays in the store until the model is there (`forget`).
-    """
+
+def resume(job: Job, state: Path) -> Callable[[], None]:
+    """Puts what a killed worker's training has come to into the file `state`, if there is any; what keeps that file in
+    the store until the model is there (`forget`)."""
     store, key = job.parts.store, tuning_key(job.model)
     if store.exists(key):
         with store.files({"state": key}) as files:
@@ -97,14 +112,7 @@ def tuned(
         store.replace_file(key, state)
         job.saved()
 
-    return tune.tune(
-        out,
-        inputs,
-        recipe(options, tune.RECIPE, tells_classes),
-        state=state,
-        progress=job.progress,
-        saved=keep,
-    )
+    return keep
 
 
 def forget(job: Job) -> None:
@@ -112,9 +120,31 @@ def forget(job: Job) -> None:
     job.parts.store.delete(tuning_key(job.model))
 
 
+def improves(options: Mapping[str, Any], plan: Plan) -> bool:
+    """Whether a plan gets something of its own."""
+    return kept(options) > 0 and (any(plan.ranks) or plan.output.coded)
+
+
+def improve_plan(manifest: Mapping[str, Any], plan: Plan, folder: Path, made: Path, progress: Progress) -> None:
+    """Works out what a plan of the master in `folder` has of its own, and writes it to `made`."""
+    plan = replace(plan, output=_numbers(manifest, plan))
+    options, baseline = manifest["options"], manifest.get("baseline") or {}
+    tells_classes = classes(options, baseline.get("metric"))
+    training = recipe(options, polish.RECIPE, tells_classes) if of(options) == "polish" else None
+    if plan.output.coded:
+        improve_mixed(folder, plan, made, progress, tells_classes)
+    else:
+        improve(folder, plan.ranks, made, progress, tells_classes, training, plan.output)
+
+
+def improved_digest(manifest: Mapping[str, Any], plan: Plan) -> str:
+    """The identity of what a plan has of its own."""
+    return replace(plan, output=_numbers(manifest, plan)).digest
+
+
 def improvement_key(manifest: Mapping[str, Any], plan: Plan) -> str:
     """Where it lies what a plan has of its own."""
-    return improved_key(manifest["id"], replace(plan, output=_numbers(manifest, plan)).digest)
+    return improved_key(manifest["id"], improved_digest(manifest, plan))
 
 
 def _numbers(manifest: Mapping[str, Any], plan: Plan) -> Output:
@@ -128,17 +158,10 @@ def improvement(job: Job, plan: Plan, folder: Path, scratch: Path) -> Iterator[P
     numbers: those that are best in TorchScript's."""
     manifest = job.parts.catalogue.open(job.model).manifest
     key = improvement_key(manifest, plan)
-    plan = replace(plan, output=_numbers(manifest, plan))
     if not job.parts.store.exists(key):
         made = scratch / "improved.safetensors"
-        options, baseline = manifest["options"], manifest.get("baseline") or {}
-        tells_classes = classes(options, baseline.get("metric"))
-        training = recipe(options, polish.RECIPE, tells_classes) if of(options) == "polish" else None
-        job.allow(options.get("tune_seconds", 0))
-        if plan.output.coded:
-            improve_mixed(folder, plan, made, job.progress, tells_classes)
-        else:
-            improve(folder, plan.ranks, made, job.progress, tells_classes, training, plan.output)
+        job.allow(manifest["options"].get("tune_seconds", 0))
+        improve_plan(manifest, plan, folder, made, job.progress)
         job.parts.store.create_file(key, made)
     with job.parts.store.files({"improved": key}) as files:
         yield files["improved"]

@@ -7,44 +7,23 @@ start, in a folder of its own; one that fails takes what it wrote away with it.
 from __future__ import annotations
 
 import contextlib
-import json
 import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
-
-from rightrank.models.assemble import early
-from rightrank.models.assemble.bound import foreseen
-from rightrank.models.assemble.build import build
 from rightrank.models.checkpoint import sandbox
-from rightrank.models.checkpoint.limits import NOTES, Limits
+from rightrank.models.checkpoint.limits import Limits
 from rightrank.models.checkpoint.readers import Readers
-from rightrank.models.emit import formats
-from rightrank.models.emit.format import Output
-from rightrank.models.emit.precision import encoding_in, mixable, precisions, written_in
 from rightrank.models.errors import Cancelled
-from rightrank.models.master.rounded import ROUNDED
-from rightrank.models.master.template import Template
-from rightrank.models.plan.planner import Planner
-from rightrank.models.program.program import Program
-from rightrank.models.program.samples import Data
 from rightrank.service.jobs import cut, effort
 from rightrank.service.jobs.attempt import Job
+from rightrank.service.jobs.make import Reading, make
 from rightrank.service.problems import Problem
-from rightrank.service.registry.catalogue import Record
 from rightrank.service.registry.layout import (
-    CALIBRATION,
-    EVALUATION,
     MADE,
-    MASTER,
-    MIXED,
-    REFERENCE,
-    REFIT,
     TOKEN,
     checkpoint_key,
     digests_of,
@@ -52,7 +31,7 @@ from rightrank.service.registry.layout import (
     upload_key,
     where,
 )
-from rightrank.service.registry.pieces import digest
+from rightrank.service.registry.model import Record
 
 
 def run(job: Job) -> Mapping[str, Any]:
@@ -94,82 +73,20 @@ def temporary_files_in(folder: Path) -> Iterator[None]:
 
 
 def _build(job: Job, upload: Mapping[str, Any], folder: Path) -> None:
-    folder_of_program, out, options = folder / "program", folder / "master", upload["options"]
-    program = Program.open(folder_of_program)
-    calibration = _data(program, folder_of_program / CALIBRATION)
-    effort.check(options, program, None if calibration is None else calibration.samples)
-    # The evaluation data may be large, and are not wanted again before there is a file to measure.
-    metric = early.check(program, _data(program, folder_of_program / EVALUATION), calibration, options.get("metric"))
-    has_data = (folder_of_program / EVALUATION).exists()
-    tells_classes = effort.classes(options, metric)
-    keep = effort.kept(options)
+    def noted(text: str | None) -> None:
+        job.note = text
 
-    def accept(smaller: Program, template: Template) -> None:
-        effort.check_program(options, smaller)
-        if "precision" in options:
-            encoding_in(precisions(template, mixable(template)), options["precision"])
-        for format in options.get("formats", ()):
-            output = Output(format, formats.newest()[format])
-            written = formats.format_of(output)
-            # What others make can be told here all the same, and of a layer whatever form it will have.
-            if written.separate or not written.available():
-                formats.offered(replace(template, layers=()), False, output)
-        job.note = foreseen(template)
-
-    description = build(
-        program,
-        out,
-        None if calibration is None else calibration.samples,
-        criterion=options.get("criterion"),
-        keep=keep,
-        classes=tells_classes,
-        accept=accept,
-        progress=job.progress,
-    )
-    if effort.tunes(options):
-        assert calibration is not None  # uploads without are refused
-        state = folder / "tuning.safetensors"
-        description["tuned"] = effort.tuned(job, options, calibration.samples, tells_classes, out, state)
-    if has_data:
-        (folder_of_program / EVALUATION).rename(out / EVALUATION)
-    planner = Planner.open(out, formats.latest())
-    cutter = cut.Cutter(out, options.get("metric"), job.progress, first=True)
-    original = cutter.cut(planner.plan(budget=1), folder / "original.pt")
-    cutter.check(planner.smallest, folder / "smallest.pt")
-    if "precision" in options:
-        encoding = encoding_in(precisions(planner.template, planner.mixture is not None), options["precision"])
-        chosen = planner.written_as(written_in(planner.output, encoding))
-        for plan in (chosen.largest, chosen.smallest):
-            cutter.check(plan, folder / "chosen.pt")
+    state = folder / "tuning.safetensors"
+    saved = effort.resume(job, state) if effort.tunes(upload["options"]) else None
+    made = make(upload, Reading.open(folder / "program", upload["options"]), folder, job.progress, noted, state, saved)
     job.progress("store", 0, 1, "models")
-    names = [*MASTER, *([EVALUATION] if has_data else []), *([REFIT] if keep else [])]
-    names += [name for name in (REFERENCE, ROUNDED, *MIXED) if (out / name).exists()]
     manifest = {
-        **upload,
-        **description,
-        **_notes(folder_of_program, description),
+        **made.manifest,
         TOKEN: upload.get(TOKEN, ""),
         "folder": f"{MADE}/{uuid.uuid4().hex}",
-        "files": {name: {"sha256": digest(out / name), "size": (out / name).stat().st_size} for name in names},
         "created": time.time(),
-        "baseline": original.measurement,
-        "writers": formats.newest(),
     }
-    _store(job, manifest, out, original, folder / "original.pt")
-
-
-def _data(program: Program, file: Path) -> Data | None:
-    """The data that the reader left in a file, if it left any."""
-    return Data.stored(program.graph, load_file(file)) if file.exists() else None
-
-
-def _notes(program: Path, description: Mapping[str, Any]) -> dict[str, list[str]]:
-    """What there is to know of the reading, and of the model, as a member of the manifest; nothing where there is
-    nothing."""
-    path = program / NOTES
-    read = json.loads(path.read_bytes()) if path.exists() else []
-    notes = [str(note) for note in [*read, *description.get("notes", [])]]
-    return {"notes": notes} if notes else {}
+    _store(job, manifest, made.folder, made.original, made.file)
 
 
 def _store(job: Job, manifest: Mapping[str, Any], out: Path, original: Record, file: Path) -> None:

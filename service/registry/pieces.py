@@ -6,9 +6,7 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from rightrank.service.settings import MIB
-
-PIECE = MIB
+PIECE = 1 << 20
 DIGEST = hashlib.sha256().digest_size
 
 

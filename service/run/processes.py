@@ -27,6 +27,9 @@ GRACE = 8.0
 """Seconds that a process may take to stop before it is killed. A job that was cut short is resumed."""
 TICK = 0.1
 
+WORKERS = 2
+"""How many workers a service has that says nothing else."""
+
 Say = Callable[[str], None]
 
 
@@ -209,3 +212,16 @@ def die_with_parent() -> None:
         ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # 1 is PR_SET_PDEATHSIG
     if os.getppid() != int(parent):  # It died before the line above.
         os._exit(1)
+
+
+def threads(workers: int) -> str:
+    """How many each worker may compute with: its share of the processors, unless the operator has decided."""
+    return os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // max(1, workers)))
+
+
+def compute_as_a_worker() -> None:
+    """Has torch, which is not imported yet, compute with as many threads as a worker of a service on this machine:
+    with another number sums come out in another order, and files with other bytes."""
+    if "torch" not in sys.modules:
+        workers = os.environ.get("RIGHTRANK_WORKERS", "")
+        os.environ["OMP_NUM_THREADS"] = threads(int(workers) if workers.isdecimal() else WORKERS)

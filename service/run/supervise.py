@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from rightrank.service.client.http import Client
-from rightrank.service.run.processes import GRACE, TICK, Child, Say, StartError, Supervisor, module, signals
+from rightrank.service.run.processes import GRACE, TICK, Child, Say, StartError, Supervisor, module, signals, threads
 from rightrank.service.run.valkey import Embedded
 from rightrank.service.run.welcome import demonstrate
 from rightrank.service.settings import Settings
@@ -77,11 +77,6 @@ def duties(workers: int) -> list[tuple[str, ...]]:
     everything: tuple[str, ...] = ()
     devices = ("--queues", "waiting,background")
     return [devices if n == 0 and workers > 1 else everything for n in range(workers)]
-
-
-def threads(workers: int) -> str:
-    """How many each worker may compute with: its share of the processors, unless the operator has decided."""
-    return os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // max(1, workers)))
 
 
 def web_address(listener: socket.socket) -> str:

@@ -27,7 +27,7 @@ from rightrank.service.jobs import cut, ingest, worker
 from rightrank.service.jobs.attempt import Runner
 from rightrank.service.jobs.dispatch import Parts
 from rightrank.service.jobs.engine import QUEUES
-from rightrank.service.registry.catalogue import Record
+from rightrank.service.registry.model import Record
 from rightrank.service.run.valkey import Embedded
 from rightrank.service.settings import Settings
 from tests import faulty_s3

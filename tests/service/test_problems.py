@@ -13,7 +13,7 @@ from redis.exceptions import TimeoutError as RedisSlow
 import rightrank.models.errors
 import rightrank.service
 from rightrank.models.errors import BudgetError, RightRankError
-from rightrank.service import problems
+from rightrank.service.api import refusals
 from rightrank.service.problems import KINDS, Problem, describe
 from rightrank.service.settings import Settings
 from tests.service.conftest import Running, listening
@@ -99,7 +99,7 @@ def test_no_cache_keeps_a_problem(shared: Running) -> None:
 )
 def test_the_unexpected_is_answered_without_telling_what_it_was(error: Exception, status: int, kind: str) -> None:
     app = FastAPI()
-    problems.install(app)
+    refusals.install(app)
 
     @app.get("/")
     def fail() -> None:

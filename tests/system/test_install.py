@@ -76,6 +76,10 @@ def test_what_a_client_does_without_is_asked_for_in_words(client, tmp_path):
     python, _ = client
     served = run(python.with_name("rightrank"), "serve", cwd=tmp_path, check=False)
     assert served.returncode == 1 and "pip install 'rightrank[server]'" in served.stderr
+    (tmp_path / "net.pt2").touch()
+    for command in ("check", "cut"):
+        local = run(python.with_name("rightrank"), command, "net.pt2", cwd=tmp_path, check=False)
+        assert local.returncode == 1 and "pip install 'rightrank[models]'" in local.stderr
     read = run(python, "-c", "import rightrank; rightrank.read", cwd=tmp_path, check=False)
     assert "pip install 'rightrank[models]'" in read.stderr
 

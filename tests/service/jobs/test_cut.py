@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 
 from rightrank.models.measure.accuracy import Measurement
 from rightrank.models.plan.planner import Plan
-from rightrank.service.jobs import cut
+from rightrank.service.jobs import cut, cutter
 from rightrank.service.jobs.attempt import Job
+from rightrank.service.jobs.cutter import Cutter
 from rightrank.service.jobs.dispatch import Parts
 from rightrank.service.jobs.engine import WAITING
 from rightrank.service.problems import Problem
@@ -49,7 +50,7 @@ def test_a_cut_is_in_the_cache_and_its_measurement_in_the_store(stocked: Setting
 def test_a_cut_that_is_known_is_not_measured_again(stocked: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     parts = Parts.of(stocked)
     job, plan = job_of(parts, 0.5)
-    monkeypatch.setattr(cut, "measure", lambda *_, **__: pytest.fail("it was measured"))
+    monkeypatch.setattr(cutter, "measure", lambda *_, **__: pytest.fail("it was measured"))
     cut.run(job)
     assert parts.cache.find(job.model, plan.digest) is not None
 
@@ -57,7 +58,7 @@ def test_a_cut_that_is_known_is_not_measured_again(stocked: Settings, monkeypatc
 def test_a_cut_that_is_there_is_not_made_again(stocked: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     job, _ = job_of(Parts.of(stocked), 0.5)
     first = cut.run(job)
-    monkeypatch.setattr(cut.formats, "write", lambda *_: pytest.fail("it was written"))
+    monkeypatch.setattr(cutter.formats, "write", lambda *_: pytest.fail("it was written"))
     assert cut.run(job) == first
 
 
@@ -81,7 +82,7 @@ def test_a_file_of_another_size_than_planned_is_not_served(stocked: Settings, tm
         parts.catalogue.folder(parts.catalogue.open(job.model).manifest, MASTER) as folder,
         pytest.raises(RuntimeError, match="bytes"),
     ):
-        cut.Cutter(folder, None, job.progress).cut(wrong, tmp_path / "a.pt")
+        Cutter(folder, None, job.progress).cut(wrong, tmp_path / "a.pt")
 
 
 def test_progress_leads_from_the_cut_to_the_measurement(stocked: Settings) -> None:
@@ -103,7 +104,7 @@ def test_a_cut_is_compared_with_what_was_kept_of_the_original_or_else_with_its_f
         assert kept or rest["original"].read_bytes() != artifact.read_bytes()
         raise RuntimeError("enough")
 
-    monkeypatch.setattr(cut, "measure", measure)
+    monkeypatch.setattr(cutter, "measure", measure)
     parts = Parts.of(stocked)
     job, plan = job_of(parts, 0.45)
     folder = tmp_path / "master"
@@ -112,7 +113,7 @@ def test_a_cut_is_compared_with_what_was_kept_of_the_original_or_else_with_its_f
     if not kept:
         (folder / REFERENCE).unlink()
     with pytest.raises(RuntimeError, match="enough"):
-        cut.Cutter(folder, None, job.progress).cut(plan, tmp_path / "a.pt")
+        Cutter(folder, None, job.progress).cut(plan, tmp_path / "a.pt")
     assert (asked["original"] is None) == kept and (asked["reference"] is not None) == kept
 
 
@@ -127,7 +128,7 @@ def test_a_model_of_before_references_is_measured_the_same(stocked: Settings, tm
             shutil.copytree(kept, folder)
         if name == "old":
             (folder / REFERENCE).unlink()
-        found.append(cut.Cutter(folder, None, job.progress).cut(plan, tmp_path / "a.pt").measurement)
+        found.append(Cutter(folder, None, job.progress).cut(plan, tmp_path / "a.pt").measurement)
     assert found[0] is not None and found[0] == found[1]
     assert found[0]["changed"]["answers"] == 200 >= found[0]["changed"]["differ"] >= found[0]["changed"]["lost"] > 0
 
@@ -140,7 +141,7 @@ def test_without_targets_agreement_is_measured(stocked: Settings, tmp_path: Path
         shutil.copytree(kept, folder)
     (folder / REFERENCE).unlink()
     save_file({"inputs": load_file(folder / EVALUATION)["inputs"]}, folder / EVALUATION)
-    measurement = cut.Cutter(folder, None, job.progress).cut(plan, tmp_path / "a.pt").measurement
+    measurement = Cutter(folder, None, job.progress).cut(plan, tmp_path / "a.pt").measurement
     assert measurement is not None and measurement["metric"] == "agreement" and measurement["value"] < 1
 
 
@@ -148,7 +149,7 @@ def test_without_targets_agreement_is_measured(stocked: Settings, tmp_path: Path
 def test_what_is_measured_as_no_finite_number_is_unmeasured(
     stocked: Settings, monkeypatch: pytest.MonkeyPatch, value: float
 ) -> None:
-    monkeypatch.setattr(cut, "measure", lambda *_, **__: Measurement("mse", value, 200, value, value))
+    monkeypatch.setattr(cutter, "measure", lambda *_, **__: Measurement("mse", value, 200, value, value))
     parts = Parts.of(stocked)
     job, plan = job_of(parts, 0.45)
     cut.run(job)
@@ -167,13 +168,13 @@ def test_a_deleted_models_cut_fails_as_not_found(stocked: Settings) -> None:
 def test_a_model_deleted_before_its_files_are_read_is_not_found_by_those_who_wait(
     stocked: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    written = cut.formats.write
+    written = cutter.formats.write
 
     def write(*arguments: Any) -> None:
         parts.catalogue.discard(id)
         written(*arguments)
 
-    monkeypatch.setattr(cut.formats, "write", write)
+    monkeypatch.setattr(cutter.formats, "write", write)
     with serving(stocked) as running, at_work(stocked):
         parts = running.parts
         id = parts.catalogue.resolve("demo")
@@ -197,7 +198,7 @@ def test_a_cut_of_a_deleted_model_spares_the_same_model_uploaded_again(
     parts = Parts.of(stocked)
     job, plan = job_of(parts, 0.45)
     upload = {**parts.catalogue.open(job.model).manifest}
-    measured = cut.measure
+    measured = cutter.measure
 
     def measure(*arguments: Any, **rest: Any) -> Any:
         found = measured(*arguments, **rest)
@@ -205,7 +206,7 @@ def test_a_cut_of_a_deleted_model_spares_the_same_model_uploaded_again(
         parts.store.create_json(upload_key(job.model), upload)
         return found
 
-    monkeypatch.setattr(cut, "measure", measure)
+    monkeypatch.setattr(cutter, "measure", measure)
     with pytest.raises(Problem, match="deleted"):
         cut.run(job)
     assert parts.store.keys(f"models/{job.model}") == [upload_key(job.model)]

@@ -18,7 +18,7 @@ from torch import nn
 from rightrank.models import architectures
 from rightrank.models.measure.measures import MEASURES
 from rightrank.models.measure.metrics import METRICS
-from rightrank.service.jobs import attempt, ingest
+from rightrank.service.jobs import attempt, ingest, make
 from rightrank.service.jobs.attempt import Job, Lost, Runner
 from rightrank.service.jobs.dispatch import Parts
 from rightrank.service.jobs.engine import INGEST
@@ -240,7 +240,7 @@ def test_data_that_do_not_fit_are_refused_before_any_work(
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError("the model is decomposed all the same")
 
-    monkeypatch.setattr(ingest, "build", never)
+    monkeypatch.setattr(make, "build", never)
     encoder(tmp_path)
     ids, mask = torch.arange(2000).reshape(-1, 5) % WORDS, torch.ones(400, 5, dtype=torch.int64)
     few = 80 if what == "few" else 400

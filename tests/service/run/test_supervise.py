@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from rightrank.service.run import supervise
+from rightrank.service.run import processes, supervise
 from rightrank.service.run.processes import StartError
 from rightrank.service.settings import Settings
 
@@ -85,9 +85,30 @@ def test_one_of_several_workers_never_ingests():
 def test_the_workers_share_the_processors(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
-    assert [supervise.threads(n) for n in (0, 1, 2, 3, 16)] == ["8", "8", "4", "2", "1"]
+    assert [processes.threads(n) for n in (0, 1, 2, 3, 16)] == ["8", "8", "4", "2", "1"]
 
 
 def test_the_operators_own_number_of_threads_stays(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
-    assert supervise.threads(2) == "5"
+    assert processes.threads(2) == "5"
+
+
+@pytest.mark.parametrize(("said", "wanted"), [("", "4"), ("4", "2"), ("many", "4")])
+def test_a_command_that_computes_takes_as_many_threads_as_a_worker(monkeypatch, said, wanted):
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")  # so that what is set here is gone afterwards
+    monkeypatch.setenv("RIGHTRANK_WORKERS", said)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    processes.compute_as_a_worker()
+    assert os.environ["OMP_NUM_THREADS"] == "5"
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    processes.compute_as_a_worker()
+    assert "OMP_NUM_THREADS" not in os.environ  # torch is here, and has its threads
+    monkeypatch.delitem(sys.modules, "torch")
+    processes.compute_as_a_worker()
+    assert os.environ["OMP_NUM_THREADS"] == wanted
+
+
+def test_a_service_that_says_nothing_has_the_workers_that_a_command_counts_on(monkeypatch):
+    monkeypatch.delenv("RIGHTRANK_WORKERS", raising=False)
+    assert Settings().workers == processes.WORKERS

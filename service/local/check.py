@@ -1,0 +1,112 @@
+"""Whether the service would take an upload, and what it would make of it, found out without decomposing anything."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rightrank.models.assemble.build import Prepared, prepare, try_gradient
+from rightrank.models.assemble.describe import describe
+from rightrank.models.assemble.outline import alone, outline
+from rightrank.models.emit import formats
+from rightrank.models.emit.format import FIRST, Output
+from rightrank.models.emit.formats import FORMATS
+from rightrank.models.emit.precision import MIXED, mixable, precisions
+from rightrank.models.errors import FormatError, PrecisionError
+from rightrank.models.plan.planner import Planner
+from rightrank.models.progress import Progress
+from rightrank.service.jobs import effort
+from rightrank.service.jobs.cutter import Cutter
+from rightrank.service.jobs.make import Reading
+from rightrank.service.local.taken import Given
+from rightrank.service.problems import Problem
+from rightrank.service.registry.layout import EVALUATION
+from rightrank.service.registry.model import Model, in_precision
+
+
+def check(given: Given, progress: Progress) -> dict[str, Any]:
+    """What the service would say of the model that it made of an upload, as far as shapes tell it (see
+    `assemble.outline`). With evaluation data the original is measured.
+
+    Raises whatever the service would refuse the upload with.
+    """
+    upload = given.described()
+    with tempfile.TemporaryDirectory(prefix="rightrank-") as name:
+        folder = Path(name)
+        reading = given.read(upload, folder / "program", progress)
+        options = upload["options"]
+        ready = prepare(
+            reading.program,
+            reading.calibration,
+            criterion=options.get("criterion"),
+            keep=effort.kept(options),
+            accept=reading.accept,
+            progress=progress,
+        )
+        if reading.calibration is not None and "criterion" in options:
+            try_gradient(ready, reading.calibration)
+        outline(ready, folder / "outline")
+        measured = _whole(reading, ready, folder, progress)
+        planner = Planner.open(folder / "outline", formats.latest())
+        described = describe(planner)
+        manifest = {"id": "", "options": options, "writers": formats.newest(), "baseline": measured, **described}
+        model = Model.open(folder / "outline", "", manifest, "")
+        found = precisions(planner.template, mixable(planner.template))
+        notes = [*reading.notes, *described.get("notes", [])]
+        return {
+            "file": str(given.checkpoint),
+            **described,
+            "outputs": _outputs(reading),
+            **ready.reports,
+            "baseline": measured,
+            "precision": str(options.get("precision", next(iter(found)))),
+            "precisions": [_in_precision(model, precision, FIRST.format) for precision in found],
+            "formats": list(_in_formats(model, planner)),
+            "notes": notes,
+        }
+
+
+def _whole(reading: Reading, ready: Prepared, folder: Path, progress: Progress) -> Mapping[str, Any] | None:
+    """What the original is measured to be, if there are data; its file is opened in any case. Raises what says that it
+    cannot be."""
+    whole, options = folder / "whole", reading.options
+    alone(ready, reading.program, whole)
+    if reading.evaluated:
+        (reading.folder / EVALUATION).rename(whole / EVALUATION)
+    planner = Planner.open(whole, formats.latest())
+    cutter = Cutter(whole, options.get("metric"), progress, first=True)
+    record = cutter.cut(planner.plan(budget=1), folder / "original.pt")
+    return record.measurement
+
+
+def _in_precision(model: Model, precision: str, format: str) -> Mapping[str, Any]:
+    """How large files are in a precision; None where only levels tell it, which come of decomposing."""
+    if precision == MIXED:
+        return {"precision": precision, "bytes": None, "smallest": None, "min_budget": None}
+    return in_precision(model, precision, format)
+
+
+def _in_formats(model: Model, planner: Planner) -> Iterator[Mapping[str, Any]]:
+    for name, versions in FORMATS.items():
+        facts = {"format": name, "media_type": versions[-1].media_type, "suffix": versions[-1].suffix}
+        try:
+            model.precisions_in(name)  # raises where there are none here
+            found = formats.offered(planner.template, mixable(planner.template), Output(name, formats.newest()[name]))
+            sizes = [_in_precision(model, precision, name) for precision in found]
+        except (FormatError, PrecisionError, Problem) as error:
+            yield {**facts, "precisions": [], "sizes": [], "reason": f"{error.detail} {error.hint}".strip()}
+        else:
+            yield {**facts, "precisions": list(found), "sizes": sizes, "reason": None}
+
+
+def _outputs(reading: Reading) -> list[dict[str, Any]]:
+    """The shapes of the outputs, None where they depend on how many samples there are."""
+    program = reading.program
+    two = program.shapes
+    if program.graph.batch is not None:
+        return [{"shape": list(two[value])} for value in program.graph.outputs]
+    three = program.shapes_for(program.example(3, "meta"))
+    pairs = [(two[value], three.get(value, two[value])) for value in program.graph.outputs]
+    return [{"shape": [a if a == b else None for a, b in zip(one, other, strict=True)]} for one, other in pairs]
