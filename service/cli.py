@@ -23,6 +23,8 @@ import typer
 from rich.console import Console
 from rich.filesize import decimal
 
+from rightrank.models.card import checked
+from rightrank.models.errors import DataError
 from rightrank.service.client import script, tables
 from rightrank.service.client.bars import Bars
 from rightrank.service.client.flags import SUFFIXES, spoken
@@ -147,6 +149,10 @@ def push(
         str | None, typer.Option(help="Of files for which none is named: float32, float16, int8, auto.")
     ] = None,
     metric: Annotated[str | None, typer.Option(help="What accuracy is.  [default: what the data look like]")] = None,
+    card: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="JSON that files carry: license, labels, preprocessing …"),
+    ] = None,
     option: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="May be repeated.")] = None,
     wait: Annotated[bool, typer.Option(help="Return once the model can be fetched.")] = True,
     url: Url = LOCAL,
@@ -154,6 +160,7 @@ def push(
 ) -> None:
     """Publish a trained model."""
     options = dict(parse_option(text) for text in option or [])
+    said = None if card is None else read_card(card)
     named = {"effort": effort, "precision": precision, "metric": metric}
     options |= {key: value for key, value in named.items() if value is not None}
     told: list[str] = []
@@ -172,6 +179,7 @@ def push(
             evaluation=evaluation,
             calibration=calibration,
             options=options,
+            card=said,
             progress=bars,
         )
         done = client.wait(str(answer["operation"]), bars, note) if wait else {}
@@ -550,6 +558,16 @@ def name_unknown() -> None:
 
     for name, nearest in unknown(os.environ):
         tell(f"Warning: {name} is no setting" + (f"; {nearest} is" if nearest else ""))
+
+
+def read_card(path: Path) -> dict[str, Any]:
+    """The card in a file, looked at before anything is sent."""
+    try:
+        return checked(json.loads(path.read_bytes()))
+    except (ValueError, RecursionError) as error:
+        raise typer.BadParameter(f"{path} is not JSON", param_hint="--card") from error
+    except DataError as error:
+        raise typer.BadParameter(str(error), param_hint="--card") from error
 
 
 def parse_option(text: str) -> tuple[str, Any]:

@@ -7,9 +7,11 @@ import time
 import uuid
 from typing import Any
 
+from rightrank.models import card
 from rightrank.models.emit.format import FIRST
 from rightrank.models.emit.formats import FORMATS
 from rightrank.models.emit.precision import NAMES
+from rightrank.models.errors import DataError
 from rightrank.models.measure.metrics import METRICS
 from rightrank.models.plan.criteria import CRITERIA
 from rightrank.models.plan.planner import COMMON
@@ -34,7 +36,7 @@ from rightrank.service.registry.layout import (
 )
 
 FILES = frozenset({"checkpoint", "evaluation", "calibration"})
-FIELDS = frozenset({"architecture", "name", "options"})
+FIELDS = frozenset({"architecture", "card", "name", "options"})
 # What is done for accuracy besides cutting: nothing; work for each size when it is first asked for; one
 # training, at ingest, for all sizes; that, and then a training of each size.
 EFFORTS = ("cut", "refit", "tune", "polish")
@@ -42,6 +44,7 @@ NUMBERS = (("tune_steps", 1_000_000), ("tune_seconds", 7 * 24 * 3600))
 # How many budgets may be measured ahead of any request.
 AHEAD = 32
 
+LABELS = {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}}
 FORM_SCHEMA = {
     "required": True,
     "content": {
@@ -81,7 +84,34 @@ FORM_SCHEMA = {
                         "description": "Publish under this; empty, or left out, under none.",
                         "examples": ["digits"],
                     },
-                    # An object of a form is sent as JSON.
+                    # Objects of a form are sent as JSON.
+                    "card": {
+                        "type": "object",
+                        "additionalProperties": False,
+                        "description": f"As JSON, at most {card.LIMIT} bytes of it: what travels in the files, as "
+                        "`card.json`, for those who run them.",
+                        "properties": {
+                            "description": {"type": "string", "minLength": 1},
+                            "license": {
+                                "type": "string",
+                                "minLength": 1,
+                                "description": "An SPDX expression, or text.",
+                            },
+                            "labels": {
+                                "description": "The names of the classes, in their order: of the first output, or of "
+                                "each by its number.",
+                                "anyOf": [LABELS, {"type": "object", "additionalProperties": LABELS}],
+                            },
+                            "preprocessing": {"type": "object", "description": "What is done to make inputs."},
+                        },
+                        "examples": [
+                            {
+                                "license": "Apache-2.0",
+                                "labels": ["cat", "dog"],
+                                "preprocessing": {"size": [224, 224], "layout": "NCHW"},
+                            }
+                        ],
+                    },
                     "options": {
                         "type": "object",
                         "additionalProperties": False,
@@ -117,7 +147,7 @@ FORM_SCHEMA = {
                     },
                 },
             },
-            "encoding": {"options": {"contentType": "application/json"}},
+            "encoding": {name: {"contentType": "application/json"} for name in ("card", "options")},
         }
     },
 }
@@ -196,6 +226,7 @@ def describe(form: Form) -> dict[str, Any]:
         **{role: form.files[role].sha256 if role in form.files else None for role in sorted(FILES)},
         "architecture": architecture_of(form),
         "options": options_of(form),
+        **({"card": said} if (said := card_of(form)) else {}),
         "filename": form.files["checkpoint"].filename[:200],
         "size": form.files["checkpoint"].size,
     }
@@ -221,6 +252,15 @@ def architecture_of(form: Form) -> dict[str, Any] | None:
             'For example {"name": "resnet18", "arguments": {"num_classes": 10}}.',
         )
     return {"name": name, "arguments": arguments | given}
+
+
+def card_of(form: Form) -> dict[str, Any]:
+    """What the publisher says of the model; nothing where that is nothing. Raises `Problem`."""
+    text = form.fields.get("card", "").strip()
+    try:
+        return card.checked(read_json("card", text)) if text else {}
+    except DataError as error:
+        raise Problem("invalid-request", error.detail, error.hint) from error
 
 
 def options_of(form: Form) -> dict[str, Any]:

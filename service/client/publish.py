@@ -91,15 +91,18 @@ def push(
     name: str | None = None,
     free: Free | None = None,
     options: Mapping[str, Any] | None = None,
+    card: Mapping[str, Any] | None = None,
     url: str | None = None,
     **more: Any,
 ) -> Published:
     """Publishes a trained module, and waits until it can be fetched.
 
     `module`, `example` and `free` are what `export` takes. `evaluation` is what accuracy is measured on, inputs and
-    targets, `calibration` a few hundred inputs. `options`, or by their names what else is given, are the upload's:
-    `effort="refit"`, `precision="auto"`, `metric="miou"`. The server is `url`, by default that of RIGHTRANK_URL or this
-    machine's; its key is read from RIGHTRANK_KEY. Raises ExportError, DataError, and what the client raises.
+    targets, `calibration` a few hundred inputs. `card` is what every file says of the model: `description`, `license`,
+    `labels` (the classes' names) and `preprocessing` (a dict). `options`, or by their names what else is given, are the
+    upload's: `effort="refit"`, `precision="auto"`, `metric="miou"`. The server is `url`, by default that of
+    RIGHTRANK_URL or this machine's; its key is read from RIGHTRANK_KEY. Raises ExportError, DataError, and what
+    the client raises.
     """
     address = url or os.environ.get("RIGHTRANK_URL") or LOCAL
     with tempfile.TemporaryDirectory(prefix="rightrank-") as folder:
@@ -119,6 +122,7 @@ def push(
                 evaluation=paths.get("evaluation"),
                 calibration=paths.get("calibration"),
                 options={**(options or {}), **more},
+                card=card,
                 progress=bars,
             )
             client.wait(str(answer["operation"]), bars)

@@ -18,6 +18,7 @@ from typing import Any
 
 from safetensors.torch import load_file
 
+from rightrank.models import card
 from rightrank.models.assemble import early
 from rightrank.models.assemble.bound import foreseen
 from rightrank.models.assemble.build import build
@@ -100,6 +101,7 @@ def _build(job: Job, upload: Mapping[str, Any], folder: Path) -> None:
     effort.check(options, program, None if calibration is None else calibration.samples)
     # The evaluation data may be large, and are not wanted again before there is a file to measure.
     metric = early.check(program, _data(program, folder_of_program / EVALUATION), calibration, options.get("metric"))
+    early.check_card(program, upload.get("card", {}), metric)
     has_data = (folder_of_program / EVALUATION).exists()
     tells_classes = effort.classes(options, metric)
     keep = effort.kept(options)
@@ -123,6 +125,7 @@ def _build(job: Job, upload: Mapping[str, Any], folder: Path) -> None:
         criterion=options.get("criterion"),
         keep=keep,
         classes=tells_classes,
+        card=card.written(upload.get("card", {})),
         accept=accept,
         progress=job.progress,
     )
