@@ -6,14 +6,13 @@ import contextlib
 import hashlib
 import importlib.metadata
 import json
-import logging
 import os
 import signal
 import socket
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -25,6 +24,7 @@ from rich.filesize import decimal
 
 from rightrank.models.card import checked
 from rightrank.models.errors import DataError
+from rightrank.service import logs
 from rightrank.service.client import script, tables
 from rightrank.service.client.bars import Bars
 from rightrank.service.client.flags import SUFFIXES, spoken
@@ -96,8 +96,9 @@ def serve(
         from rightrank.service.run.supervise import serve
 
         settings = settings_of(port=port, host=host, data=data)
-        name_unknown()
-        serve(settings, settings.workers if workers is None else workers, demo, tell)
+        say = begin_log(settings)
+        name_unknown(say)
+        serve(settings, settings.workers if workers is None else workers, demo, say)
 
 
 @app.command()
@@ -106,26 +107,28 @@ def worker(
 ) -> None:
     """Run one worker. It finds the service by RIGHTRANK_REDIS_URL and RIGHTRANK_STORE_URL."""
     die_with_parent()
-    write_log()
     with plainly(), faults():
         from rightrank.service.jobs.worker import run
 
-        name_unknown()
-        run(settings_of(), [queue.strip() for queue in queues.split(",") if queue.strip()] or None)
+        settings = settings_of()
+        name_unknown(begin_log(settings))
+        run(settings, [queue.strip() for queue in queues.split(",") if queue.strip()] or None)
 
 
 @app.command(hidden=True)
 def api(descriptor: int) -> None:
     """Serve HTTP on a listening socket that `serve` passes on."""
     die_with_parent()
-    write_log()
     with plainly(), faults():
         from rightrank.service.api.app import create_app
         from rightrank.service.api.wire import server_of
 
         settings = settings_of()
+        begin_log(settings)
         application = create_app(settings)
-    server = server_of(application, settings, log_level="warning", timeout_graceful_shutdown=GRACE_SECONDS)
+    # Its own lines are written like all others.
+    quiet: dict[str, Any] = {"log_level": "warning", "log_config": None}
+    server = server_of(application, settings, **quiet, timeout_graceful_shutdown=GRACE_SECONDS)
     # `serve` has kept the signal back until there is something to take it.
     signal.signal(signal.SIGHUP, lambda *_: application.state.gate.reread())
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
@@ -527,10 +530,10 @@ def tell(text: str) -> None:
     err.print(text)
 
 
-def write_log() -> None:
-    """What happens in a process goes to stderr; of other libraries only their warnings."""
-    logging.basicConfig(format="%(asctime)s %(levelname)s [%(process)d] %(message)s", level=logging.WARNING)
-    logging.getLogger("rightrank").setLevel(logging.INFO)
+def begin_log(settings: Settings) -> Callable[[str], None]:
+    """Begins this process's log; what says to its operator in the same form what is no line of it."""
+    logs.begin(settings.log)
+    return tell if settings.log == "text" else logs.say
 
 
 def connect(url: str) -> Client:
@@ -551,13 +554,13 @@ def settings_of(**given: Any) -> Settings:
         raise StartError(words.removeprefix("Value error, ")) from error
 
 
-def name_unknown() -> None:
+def name_unknown(say: Callable[[str], None] = tell) -> None:
     """Says which of the environment's variables look like settings and are none. They are no error: Kubernetes makes
     some of the name of a service."""
     from rightrank.service.settings import unknown
 
     for name, nearest in unknown(os.environ):
-        tell(f"Warning: {name} is no setting" + (f"; {nearest} is" if nearest else ""))
+        say(f"Warning: {name} is no setting" + (f"; {nearest} is" if nearest else ""))
 
 
 def read_card(path: Path) -> dict[str, Any]:

@@ -83,6 +83,7 @@ FLOORS = (
     {"models.plan", "models.measure"},
     {"models.assemble", "models.improve", "models.papers"},
     {"models.exporting", "models.face"},
+    {"service.logs"},
     {"service.settings", "service.problems", "service.client"},
     {"service.registry"},
     {"service.jobs"},
