@@ -12,7 +12,10 @@ import re
 from collections.abc import MutableMapping
 from typing import Any
 
+from fastapi.routing import APIRoute
+
 from rightrank.service import logs
+from rightrank.service.api.router import operation_id
 
 REQUEST_ID = b"x-request-id"
 # What a proxy in front may call a request.
@@ -45,7 +48,8 @@ def begin(scope: MutableMapping[str, Any]) -> str:
 def end(scope: MutableMapping[str, Any], status: int, sent: int, seconds: float) -> None:
     """Writes the line of a request that was answered with `status` and `sent` bytes, if it has one."""
     facts = scope[logs.FACTS]
-    event = EVENTS.get(getattr(scope.get("route"), "unique_id", ""))
+    route = scope.get("route")
+    event = EVENTS.get(operation_id(route)) if isinstance(route, APIRoute) else None
     if event is None or (event == "fetch" and "asked" not in facts and status < 400):
         if status not in REFUSED and status < 500:
             return
