@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import MutableMapping
+from functools import lru_cache
 from typing import Any, Literal, TypeAlias
 
 Form: TypeAlias = Literal["text", "json"]
 LONGEST = 500
 # Of an error that nobody foresaw, so many characters of its last lines.
 TRACE = 8000
+ENCODER = json.JSONEncoder(default=str)
 log = logging.getLogger("rightrank")
 # In a request's scope, what is known of it.
 FACTS = "rightrank.facts"
@@ -26,6 +29,8 @@ def begin(form: Form = "text") -> None:
     """Has what happens in this process written to stderr; of other libraries only their warnings."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(FORMS[form]())
+    # Looked up for each line, and in none.
+    logging.logThreads = logging.logMultiprocessing = logging.logProcesses = logging.logAsyncioTasks = False
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
     log.setLevel(logging.INFO)
 
@@ -52,10 +57,14 @@ class Json(logging.Formatter):
     """A line is an object, all of it ASCII: `time` (UTC), `level`, `process`, `event`, and the facts. What is no event
     is one called `message`."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._process = os.getpid()
+
     def format(self, record: logging.LogRecord) -> str:
-        seconds, fraction = divmod(record.created, 1)
-        when = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{int(fraction * 1000):03d}Z"
-        line = {"time": when, "level": record.levelname, "process": record.process}
+        seconds = int(record.created)
+        when = f"{utc(seconds)}.{int((record.created - seconds) * 1000):03d}Z"
+        line = {"time": when, "level": record.levelname, "process": self._process}
         facts = getattr(record, "facts", None)
         if facts is None:
             line |= {"event": "message", "message": clipped(record.getMessage()), "logger": record.name}
@@ -63,11 +72,15 @@ class Json(logging.Formatter):
             line |= {"event": record.msg, **{key: clipped(value) for key, value in facts.items()}}
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)[-TRACE:]
-        return json.dumps(line, default=str)
+        return ENCODER.encode(line)
 
 
 class Text(logging.Formatter):
     """A line begins with the time, and has facts as `key=value`; where an error comes from stands indented below."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._process = os.getpid()
 
     def format(self, record: logging.LogRecord) -> str:
         facts = getattr(record, "facts", None)
@@ -75,11 +88,23 @@ class Text(logging.Formatter):
             words = escaped(clipped(record.getMessage()))
         else:
             words = " ".join([record.msg, *(f"{key}={quoted(clipped(value))}" for key, value in facts.items())])
-        line = f"{self.formatTime(record)} {record.levelname} [{record.process}] {words}"
+        seconds = int(record.created)
+        when = f"{local(seconds)},{int((record.created - seconds) * 1000):03d}"
+        line = f"{when} {record.levelname} [{self._process}] {words}"
         if record.exc_info:
             trace = self.formatException(record.exc_info)[-TRACE:]
             line = "\n    ".join([line, *map(escaped, trace.split("\n"))])
         return line
+
+
+@lru_cache(2)
+def utc(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+
+
+@lru_cache(2)
+def local(seconds: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
 
 
 FORMS: dict[Form, type[logging.Formatter]] = {"text": Text, "json": Json}
