@@ -30,7 +30,7 @@ def begin(form: Form = "text") -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(FORMS[form]())
     # Looked up for each line, and in none.
-    logging.logThreads = logging.logMultiprocessing = logging.logProcesses = logging.logAsyncioTasks = False
+    logging.logThreads = logging.logMultiprocessing = logging.logProcesses = False
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
     log.setLevel(logging.INFO)
 

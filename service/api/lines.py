@@ -6,9 +6,8 @@ What is known of a request gathers in its scope as it is found out, by whoever f
 
 from __future__ import annotations
 
-import itertools
 import logging
-import os
+import random
 import re
 from collections.abc import MutableMapping
 from typing import Any
@@ -36,15 +35,12 @@ EVENTS = {
     "operations_retry": "retry",
 }
 REFUSED = (401, 403)
-# What this process calls requests: which process it is, and their numbers.
-OURS = os.urandom(6).hex()
-_NUMBERS = itertools.count(1)
 
 
 def begin(scope: MutableMapping[str, Any]) -> str:
     """What a request is called, in the log and in its answer."""
     given = next((value for name, value in scope["headers"] if name == REQUEST_ID), b"")
-    called = given.decode() if GIVEN.fullmatch(given) else f"{OURS}-{next(_NUMBERS)}"
+    called = given.decode() if GIVEN.fullmatch(given) else f"{random.getrandbits(64):016x}"
     logs.note(scope, request=called)
     return called
 
