@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from rightrank.models import checkpoint
+from rightrank.models.assemble import early
 from rightrank.models.assemble.build import build as assemble
+from rightrank.models.card import checked, written
 from rightrank.models.checkpoint.data import data_of, targets_for
 from rightrank.models.emit import formats
 from rightrank.models.emit.format import FIRST, Output
@@ -52,6 +54,7 @@ def build(
     *,
     criterion: str | None = None,
     classes: Classes = True,
+    card: Mapping[str, Any] | None = None,
     progress: Progress = silent,
 ) -> Master:
     """The master of a network, in a folder: every layer as factors, the most important basis first.
@@ -60,8 +63,8 @@ def build(
     names, and where lengths differ in groups of one length (`input_ids.0`, `input_ids.1`, …): with them a basis is
     worth what it changes of the network's outputs. `criterion` is one of `plan.criteria.CRITERIA`; by default the best
     that the data allow, tried out where the network tells `classes` apart ("places": at each place of
-    its outputs). Raises DataError where data, program and
-    criterion do not go together.
+    its outputs). `card` is what every file says of the model: `description`, `license`, `labels` (the classes' names)
+    and `preprocessing`. Raises DataError where data, program, criterion and card do not go together.
     """
     if not isinstance(program, Program):
         raise TypeError(f"build takes a program, as read gives it, and not {type(program).__name__}")
@@ -69,7 +72,10 @@ def build(
     if calibration is not None:
         given = calibration if isinstance(calibration, Mapping) else {INPUTS: calibration}
         inputs = data_of(program.graph, {name: torch.as_tensor(each) for name, each in given.items()}).samples
-    assemble(program, Path(folder), inputs, criterion=criterion, classes=classes, progress=progress)
+    said = checked(card or {})
+    early.check_card(program, said)
+    options: dict[str, Any] = {"criterion": criterion, "classes": classes, "card": written(said)}
+    assemble(program, Path(folder), inputs, **options, progress=progress)
     return Master.open(Path(folder))
 
 

@@ -13,7 +13,7 @@ import socket
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -23,6 +23,9 @@ import typer
 from rich.console import Console
 from rich.filesize import decimal
 
+from rightrank.models.card import checked
+from rightrank.models.errors import DataError
+from rightrank.service import logs
 from rightrank.service.client import script, tables
 from rightrank.service.client.bars import Bars
 from rightrank.service.client.flags import SUFFIXES, spoken
@@ -58,6 +61,10 @@ Architecture = Annotated[
 Effort = Annotated[str | None, typer.Option(help="For accuracy: cut, or with --calibration refit, tune or polish.")]
 Chosen = Annotated[str | None, typer.Option(help="Of files for which none is named: float32, float16, int8, auto.")]
 Metric = Annotated[str | None, typer.Option(help="What accuracy is.  [default: what the data look like]")]
+Card = Annotated[
+    Path | None,
+    typer.Option(exists=True, dir_okay=False, help="JSON that files carry: license, labels, preprocessing …"),
+]
 Options = Annotated[list[str] | None, typer.Option("--option", metavar="KEY=VALUE", help="May be repeated.")]
 KeysFile = Annotated[Path, typer.Option(envvar="RIGHTRANK_KEYS_FILE", dir_okay=False)]
 Budget = Annotated[float | None, typer.Option(help="A fraction of the original, 0.3.")]
@@ -107,8 +114,9 @@ def serve(
         from rightrank.service.run.supervise import serve
 
         settings = settings_of(port=port, host=host, data=data)
-        name_unknown()
-        serve(settings, settings.workers if workers is None else workers, demo, tell)
+        say = begin_log(settings)
+        name_unknown(say)
+        serve(settings, settings.workers if workers is None else workers, demo, say)
 
 
 @app.command()
@@ -117,26 +125,28 @@ def worker(
 ) -> None:
     """Run one worker. It finds the service by RIGHTRANK_REDIS_URL and RIGHTRANK_STORE_URL."""
     die_with_parent()
-    write_log()
     with plainly(), faults():
         from rightrank.service.jobs.worker import run
 
-        name_unknown()
-        run(settings_of(), [queue.strip() for queue in queues.split(",") if queue.strip()] or None)
+        settings = settings_of()
+        name_unknown(begin_log(settings))
+        run(settings, [queue.strip() for queue in queues.split(",") if queue.strip()] or None)
 
 
 @app.command(hidden=True)
 def api(descriptor: int) -> None:
     """Serve HTTP on a listening socket that `serve` passes on."""
     die_with_parent()
-    write_log()
     with plainly(), faults():
         from rightrank.service.api.app import create_app
         from rightrank.service.api.wire import server_of
 
         settings = settings_of()
+        begin_log(settings)
         application = create_app(settings)
-    server = server_of(application, settings, log_level="warning", timeout_graceful_shutdown=GRACE_SECONDS)
+    # Its own lines are written like all others.
+    quiet: dict[str, Any] = {"log_level": "warning", "log_config": None}
+    server = server_of(application, settings, **quiet, timeout_graceful_shutdown=GRACE_SECONDS)
     # `serve` has kept the signal back until there is something to take it.
     signal.signal(signal.SIGHUP, lambda *_: application.state.gate.reread())
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
@@ -154,6 +164,7 @@ def push(
     effort: Effort = None,
     precision: Chosen = None,
     metric: Metric = None,
+    card: Card = None,
     option: Options = None,
     wait: Annotated[bool, typer.Option(help="Return once the model can be fetched.")] = True,
     url: Url = LOCAL,
@@ -161,6 +172,7 @@ def push(
 ) -> None:
     """Publish a trained model."""
     options = options_given(option, effort=effort, precision=precision, metric=metric)
+    said = None if card is None else read_card(card)
     told: list[str] = []
 
     def note(text: str) -> None:
@@ -177,6 +189,7 @@ def push(
             evaluation=evaluation,
             calibration=calibration,
             options=options,
+            card=said,
             progress=bars,
         )
         done = client.wait(str(answer["operation"]), bars, note) if wait else {}
@@ -198,6 +211,7 @@ def check(
     effort: Effort = None,
     precision: Chosen = None,
     metric: Metric = None,
+    card: Card = None,
     option: Options = None,
     as_json: Json = False,
 ) -> None:
@@ -206,11 +220,12 @@ def check(
     Needs rightrank[models]. Nothing is decomposed, so what is called smallest is what no size can be below.
     """
     options = options_given(option, effort=effort, precision=precision, metric=metric)
+    said = None if card is None else read_card(card)
     with plainly(as_json, "models"), here() as readers, Bars(err) as bars:
         from rightrank.service.local.check import check
         from rightrank.service.local.taken import Given
 
-        found = check(Given(checkpoint, evaluation, calibration, architecture, options, readers), bars)
+        found = check(Given(checkpoint, evaluation, calibration, architecture, options, said, readers), bars)
     if as_json:
         out.print_json(data=found)
         return
@@ -248,6 +263,7 @@ def cut(
     criterion: Annotated[
         str | None, typer.Option(help="What a basis is worth.  [default: what the data allow]")
     ] = None,
+    card: Card = None,
     option: Options = None,
     master: Annotated[
         Path | None, typer.Option(file_okay=False, help="Keep what was decomposed here: other sizes are quick then.")
@@ -270,7 +286,8 @@ def cut(
     )
     size |= kind_of(precision, format)
     options = options_given(option, effort=effort, metric=metric, criterion=criterion)
-    if source.is_dir() and (options or architecture or evaluation or calibration or master):
+    said = None if card is None else read_card(card)
+    if source.is_dir() and (options or said or architecture or evaluation or calibration or master):
         raise typer.BadParameter(f"{source} is a master, whose data and options were given when it was made")
     file = output or Path(file_of(source.stem, format))
     told: list[str] = []
@@ -285,7 +302,8 @@ def cut(
         from rightrank.service.local.cut import cut
         from rightrank.service.local.taken import Given
 
-        given = source if source.is_dir() else Given(source, evaluation, calibration, architecture, options, readers)
+        uploaded = Given(source, evaluation, calibration, architecture, options, said, readers)
+        given = source if source.is_dir() else uploaded
         ask = asked(**size)
         record, facts = cut(given, file, ask, master=master, progress=bars, noted=note)
     if as_json:
@@ -630,10 +648,10 @@ def tell(text: str) -> None:
     err.print(text)
 
 
-def write_log() -> None:
-    """What happens in a process goes to stderr; of other libraries only their warnings."""
-    logging.basicConfig(format="%(asctime)s %(levelname)s [%(process)d] %(message)s", level=logging.WARNING)
-    logging.getLogger("rightrank").setLevel(logging.INFO)
+def begin_log(settings: Settings) -> Callable[[str], None]:
+    """Begins this process's log; what says to its operator in the same form what is no line of it."""
+    logs.begin(settings.log)
+    return tell if settings.log == "text" else logs.say
 
 
 def connect(url: str) -> Client:
@@ -654,13 +672,23 @@ def settings_of(**given: Any) -> Settings:
         raise StartError(words.removeprefix("Value error, ")) from error
 
 
-def name_unknown() -> None:
+def name_unknown(say: Callable[[str], None] = tell) -> None:
     """Says which of the environment's variables look like settings and are none. They are no error: Kubernetes makes
     some of the name of a service."""
     from rightrank.service.settings import unknown
 
     for name, nearest in unknown(os.environ):
-        tell(f"Warning: {name} is no setting" + (f"; {nearest} is" if nearest else ""))
+        say(f"Warning: {name} is no setting" + (f"; {nearest} is" if nearest else ""))
+
+
+def read_card(path: Path) -> dict[str, Any]:
+    """The card in a file, looked at before anything is sent."""
+    try:
+        return checked(json.loads(path.read_bytes()))
+    except (ValueError, RecursionError) as error:
+        raise typer.BadParameter(f"{path} is not JSON", param_hint="--card") from error
+    except DataError as error:
+        raise typer.BadParameter(str(error), param_hint="--card") from error
 
 
 def parse_option(text: str) -> tuple[str, Any]:

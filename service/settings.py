@@ -14,6 +14,8 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, ByteSize, Field, TypeAdapter, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from rightrank.service.logs import Form
+
 MIB = 1024 * 1024
 GIB = 1024 * MIB
 # sockaddr_un.sun_path holds 108 bytes on Linux and 104 on macOS, the closing zero included.
@@ -54,6 +56,8 @@ class Settings(BaseSettings):
     reader_memory: Bytes = Field(8 * GIB, ge=256 * MIB)
     reader_seconds: int = Field(600, ge=1)
     reader_tensors: int = Field(100_000, ge=1)
+    # How what happens is written to stderr (see `logs`): for people, or a JSON object a line.
+    log: Form = "text"
     # Whether an upload is refused where what reads it cannot be confined (`models/confinement`), or read all the same.
     sandbox: Literal["require", "best"] | None = None
 

@@ -49,6 +49,7 @@ def build(
     classes: Classes = True,
     forms: Collection[str] | None = None,
     mixed: bool = True,
+    card: str = "",
     accept: Callable[[Program, Template], None] = lambda program, template: None,
     progress: Progress = silent,
 ) -> dict[str, Any]:
@@ -59,13 +60,14 @@ def build(
     ("places") those at each place of an output, tried out (see `trial`). By criteria of ours layers take the form that
     keeps more, of `forms` or all (see `factor.decompose`). `keep` is how many calibration inputs are kept to `improve`
     plans later, and needs a criterion that uses calibration data; with `mixed` there are also levels of
-    eight bits, and others, so that ranks and steps can be mixed. `accept` is given the program that is to be decomposed
+    eight bits, and others, so that ranks and steps can be mixed. `card` is what every file says of the model (see
+    `models.card`). `accept` is given the program that is to be decomposed
     and its template, before it is, and may raise. Returns a description (see `describe`).
     `progress(phase, completed, total, unit)` is called per layer and batch and may raise to stop.
     Raises MalformedCheckpoint for a program that does not run, DataError where a criterion lacks data or gradients.
     """
     given = criterion
-    ready = prepare(program, calibration, criterion=criterion, keep=keep, accept=accept, progress=progress)
+    ready = prepare(program, calibration, criterion=criterion, keep=keep, card=card, accept=accept, progress=progress)
     smaller, template, criterion = ready.program, ready.template, ready.criterion
     rule = rule_of(criterion)
     usable = FORMS if forms is None else {name: FORMS[name] for name in forms}
@@ -114,6 +116,7 @@ def prepare(
     *,
     criterion: str | None = None,
     keep: int = 0,
+    card: str = "",
     accept: Callable[[Program, Template], None] = lambda program, template: None,
     progress: Progress = silent,
 ) -> Prepared:
@@ -126,7 +129,7 @@ def prepare(
         raise DataError(f"The criterion {criterion} needs calibration data.", "Upload inputs as `calibration`.")
     progress("eliminate", 0, 1, "models")
     uploaded = survey(program)
-    uploaded = dataclasses.replace(uploaded, values=values(program, ()))
+    uploaded = dataclasses.replace(uploaded, values=values(program, ()), card=card)
     formats.check(uploaded)
     smaller, template, reports = simplified(program, uploaded, calibration, progress)
     progress("eliminate", 1, 1, "models")
@@ -244,4 +247,4 @@ def simplified(
     # A call with a computed weight is no layer of the uploaded program, but takes as many MACs.
     macs = uploaded.macs if plain is program else survey(plain).macs
     uploaded = dataclasses.replace(uploaded, layers=(), differing=program.differing(smaller), macs=macs)
-    return smaller, dataclasses.replace(survey(smaller), uploaded=uploaded), reports
+    return smaller, dataclasses.replace(survey(smaller), uploaded=uploaded, card=uploaded.card), reports

@@ -3,16 +3,20 @@ and targets are what its outputs can be held against."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from rightrank.models.card import labels_of
 from rightrank.models.errors import DataError
 from rightrank.models.measure import measures
+from rightrank.models.measure.metrics import METRICS
 from rightrank.models.program.program import Program
 from rightrank.models.program.samples import Batch, Data, Samples
-from rightrank.models.program.shapes import class_axis
+from rightrank.models.program.shapes import class_axis, squeezed
 
 # So many samples run together, of so many groups: the first, those with the fewest and the most numbers, and others.
 TRIED, GROUPS, FEW, SEED = 16, 64, 8, 0
@@ -38,6 +42,38 @@ def check(program: Program, evaluation: Data | None, calibration: Data | None, m
     if metric is not None and evaluation is not None:
         measures.MEASURES[metric].enough(len(evaluation.samples))
     return metric
+
+
+def check_card(program: Program, card: Mapping[str, Any], metric: str | None = None) -> None:
+    """Raises DataError where a card names the classes of an output that has another number of them.
+
+    Where samples have one answer each, or the first output is measured by a `metric` of classes, there is a name for
+    each class; of other outputs, such as boxes with their classes, there are as many numbers at the least. One number
+    can be a logit, which tells two classes apart.
+    """
+    graph, shapes = program.graph, program.shapes
+    inputs = [torch.empty(shapes[spec.name], dtype=getattr(torch, spec.dtype), device="meta") for spec in graph.inputs]
+    for number, names in labels_of(card).items():
+        if number >= len(graph.outputs):
+            raise DataError(
+                f"The card has labels of output {number}, and the model's outputs are 0 to {len(graph.outputs) - 1}.",
+                "Outputs are counted from 0.",
+            )
+        shape = shapes.get(graph.outputs[number], ())
+        output = torch.empty(shape, device="meta")
+        counted = number == 0 and metric is not None and METRICS[metric].classes
+        if counted or len(squeezed(shape)) < 3:
+            classes = math.prod(squeezed(shape)[1:]) if not counted else shape[class_axis(output, inputs)]
+            fits = len(names) in ((1, 2) if classes == 1 else (classes,))
+        else:
+            classes = max(shape[1], shape[-1])
+            fits = len(names) <= max(classes, 2)
+        if not fits:
+            raise DataError(
+                f"The card has {len(names)} labels of output {number}, which has {classes} "
+                f"{'number' if classes == 1 else 'numbers'} for each answer.",
+                "Give a label for each, in their order; a class that means nothing has one too.",
+            )
 
 
 def _check_finite(metric: str, outputs: Tensor, inputs: Batch, rows: Tensor) -> None:

@@ -97,6 +97,11 @@ def span(size: NDArray[np.int64], name: str, following: str | None) -> NDArray[n
     return record + (end if following is None else end + padding(end, following))
 
 
+def stored(name: str, data: Data) -> int:
+    """All that a record takes which is neither aligned nor deflated."""
+    return LOCAL.size + CENTRAL.size + 2 * len(name) + len(data)
+
+
 def filler(length: int) -> bytes:
     """An extra field of exactly `length` bytes, under the tag that torch itself pads with."""
     return b"FB" + (length - 4).to_bytes(2, "little") + bytes(length - 4) if length else b""

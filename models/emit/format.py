@@ -77,11 +77,13 @@ class Text:
 class Sizes:
     """Bytes of a format's files: `whole` with every layer dense, and in `tables` what each layer that can be cut adds
     to that at every rank, from 0 (dense: 0) to its break-even; a negative entry saves. What `texts` take more or less
-    than with every layer dense comes on top: they end where a byte does, and not each layer's part of them."""
+    than with every layer dense comes on top: they end where a byte does, and not each layer's part of them. Of `whole`
+    the `card` takes so many, in every file alike."""
 
     whole: int
     tables: Sequence[NDArray[np.int64]]
     texts: Sequence[Text] = ()
+    card: int = 0
 
 
 class Writer(Protocol):

@@ -69,7 +69,8 @@ class Template:
     is left, and `uploaded` is the template of the one that came. That has no layers, since none of it is cut;
     `differing` are those of its tensors that the other has not, or has otherwise. `values` is what all values are like,
     where that can be told; templates of before have none. `format` is that of the entries beside it, and where they are
-    `rounded`, so is a file of what weights are in eight bits.
+    `rounded`, so is a file of what weights are in eight bits. `card` is the text that every file carries (see
+    `models.card`), "" where there is none.
     """
 
     graph: Graph
@@ -84,6 +85,7 @@ class Template:
     values: Values | None = None
     format: int = FORMAT
     rounded: bool = False
+    card: str = ""
 
     @property
     def original(self) -> Template:
@@ -127,6 +129,7 @@ class Template:
             **({"apart": sorted(self.differing)} if self.differing else {}),
             **({"values": self.values.to_json()} if self.values else {}),
             **({"rounded": True} if self.rounded else {}),
+            **({"card": self.card} if self.card else {}),
         }
 
     @staticmethod
@@ -160,6 +163,7 @@ class Template:
             values=Values.from_json(data["values"]) if "values" in data else None,
             format=data.get("format", UNNAMED),
             rounded=data.get("rounded", False),
+            card=data.get("card", ""),
         )
 
     @staticmethod

@@ -94,12 +94,13 @@ class Plan:
 @dataclass(frozen=True)
 class Limit:
     """A limit as it is `asked`, and by quantity (params, macs, bytes) the `most` that a plan within it has; of a budget
-    also what the `original` has, of which it is a share."""
+    also what the `original` has, of which it is a share, and what lies `beside` that in every file."""
 
     name: str
     asked: str
     most: Mapping[str, int]
     original: Mapping[str, int] = field(default_factory=dict)
+    beside: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def by_macs(self) -> bool:
@@ -119,16 +120,17 @@ class Limit:
         totals = {quantity: getattr(path, quantity)[where] for quantity in self.most}
         if not self.original:
             return int(next(iter(totals.values())).min())
-        return self._share(
-            np.max([total / max(self.original[name], 1) for name, total in totals.items()], axis=0).min()
-        )
+        return self._share(np.max([self._of_original(name, total) for name, total in totals.items()], axis=0).min())
 
     def needed(self, plan: Plan) -> float:
         """The least that it would have to be for a plan to be within, a budget rounded up to six digits."""
         totals = {quantity: int(getattr(plan, quantity)) for quantity in self.most}
         if not self.original:
             return max(totals.values())
-        return self._share(max(total / max(self.original[name], 1) for name, total in totals.items()))
+        return self._share(max(self._of_original(name, total) for name, total in totals.items()))
+
+    def _of_original(self, quantity: str, total: Any) -> Any:
+        return (total - self.beside.get(quantity, 0)) / max(self.original[quantity], 1)
 
     @staticmethod
     def _share(exact: float) -> float:
@@ -150,8 +152,8 @@ class Planner:
     ) -> None:
         """`growth` is the order of bases by what they are worth per parameter, `by_macs` per multiply-accumulate,
         where that is another one; `output` is what plans are written as, `mixture` the path of those of coded levels,
-        where there are any, and `uploaded` the bytes of the network as it came with numbers as they are, where that is
-        known."""
+        where there are any, and `uploaded` the bytes of the network as it came, with numbers as they are and without a
+        card, where that is known."""
         self.template, self.output, self.mixture = template, output, mixture
         self._growth, self._growth_by_macs, self._importance = growth, by_macs, importance
         self._path: PlanPath | MixedPath
@@ -159,11 +161,14 @@ class Planner:
         original = template.original
         # What a budget is a share of, whatever numbers are written as: its file has them as they are.
         if uploaded is None:
-            uploaded = formats.writer_of(original, output.plain, original=True).sizes().whole
+            whole = formats.writer_of(original, output.plain, original=True).sizes()
+            uploaded = whole.whole - whole.card
         self._original = {"params": original.params, "macs": original.macs, "bytes": uploaded}
         # Only exact numbers give the network as it came, and have it for the last step.
         within = template if output.exact else replace(template, uploaded=None)
         sizes = formats.writer_of(within, output).sizes()
+        # A budget means the same with a card and without: it comes on top, or a small size had no room for it.
+        self._beside = {"bytes": sizes.card} if sizes.card else {}
         if output.coded:
             if mixture is None:
                 raise PrecisionError("The model has no levels: it was published before there were any.", UPLOAD_AGAIN)
@@ -173,7 +178,9 @@ class Planner:
         last = None
         if output.exact:
             last = (
-                formats.writer_of(original, output, original=True).sizes().whole if output != output.plain else uploaded
+                formats.writer_of(original, output, original=True).sizes().whole
+                if output != output.plain
+                else uploaded + sizes.card
             )
         self._path = PlanPath(within, growth, sizes, last)
         self._path_by_macs = PlanPath(within, by_macs, sizes, last) if by_macs else self._path
@@ -209,9 +216,10 @@ class Planner:
     ) -> Plan:
         """The largest plan within every limit given, one or several.
 
-        `budget` is a fraction in (0, 1]: of the original's parameters *and* of its file as uploaded, or with
-        `of="macs"` of its MACs; the others are absolute. Raises BudgetError where a limit cannot be met, alone or
-        with those before it: `nearest` is what can be, and `limit` the limit's name where there are several.
+        `budget` is a fraction in (0, 1]: of the original's parameters *and* of its file as uploaded (a card comes on
+        top of the share), or with `of="macs"` of its MACs; the others are absolute. Raises BudgetError where a limit
+        cannot be met, alone or with those before it: `nearest` is what can be, and `limit` the limit's name where there
+        are several.
 
         Limits of parameters and bytes have one path, limits of MACs another. Where both kinds are given, the plan
         of one path that its own limits allow is the best within those, and where it meets the others too, they
@@ -247,8 +255,9 @@ class Planner:
         found: list[Limit] = []
         if budget is not None:
             share = Decimal(repr(float(budget)))
-            most = {each: math.floor(share * self._original[each]) for each in self._budgeted(of)}
-            found.append(Limit("budget", f"{budget:g}", most, self._original))
+            beside = self._beside
+            most = {each: math.floor(share * self._original[each]) + beside.get(each, 0) for each in self._budgeted(of)}
+            found.append(Limit("budget", f"{budget:g}", most, self._original, beside))
         for quantity, value in (("params", max_params), ("macs", max_macs), ("bytes", max_bytes)):
             if value is not None:
                 found.append(Limit(f"max_{quantity}", str(value), {quantity: value}))
@@ -269,7 +278,7 @@ class Planner:
     def least(self, of: Of = "params") -> float:
         """The smallest budget that can be met, rounded up to six digits."""
         path = self._path_by_macs if of == "macs" else self._path
-        limit = Limit("budget", "", dict.fromkeys(self._budgeted(of), 0), self._original)
+        limit = Limit("budget", "", dict.fromkeys(self._budgeted(of), 0), self._original, self._beside)
         return float(limit.least(path, np.ones(len(path), dtype=bool)))
 
     @property

@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from rightrank.service.api import health, models, names, operations, pages, refusals, reports, schemas
+from rightrank.service.api import health, lines, models, names, operations, pages, refusals, reports, schemas
 from rightrank.service.api.access import Names
 from rightrank.service.api.auth import Gate
 from rightrank.service.api.metrics import Tally
@@ -109,7 +109,7 @@ async def tend(parts: Parts, tally: Tally) -> None:
 
 
 class Counting:
-    """Middleware: counts requests and their time by route."""
+    """Middleware: counts requests and their time by route, and has the log say what is to be said of them."""
 
     def __init__(self, app: ASGIApp, tally: Tally) -> None:
         self.app = app
@@ -119,18 +119,23 @@ class Counting:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        status = "500"
+        status, sent = 500, 0
         began = time.monotonic()
+        called = lines.begin(scope).encode()
 
         async def note(message: Message) -> None:
-            nonlocal status
+            nonlocal status, sent
             if message["type"] == "http.response.start":
-                status = str(message["status"])
+                status = message["status"]
+                message = {**message, "headers": [*message["headers"], (lines.REQUEST_ID, called)]}
             await send(message)
+            sent += len(message.get("body", b""))
 
         try:
             await self.app(scope, receive, note)
         finally:
             route = getattr(scope.get("route"), "path", "none")
-            self.tally.add("requests", method=scope["method"], route=route, status=status)
-            self.tally.add("request_seconds", time.monotonic() - began, route=route)
+            seconds = time.monotonic() - began
+            self.tally.add("requests", method=scope["method"], route=route, status=str(status))
+            self.tally.add("request_seconds", seconds, route=route)
+            lines.end(scope, status, sent, seconds)

@@ -18,6 +18,7 @@ from starlette.concurrency import run_in_threadpool
 from rightrank.models.emit.formats import FORMATS, format_of
 from rightrank.models.measure.metrics import METRICS
 from rightrank.models.plan.planner import Plan
+from rightrank.service import logs
 from rightrank.service.api.ask import ready_first
 from rightrank.service.api.choose import Ask, certified, choose, walked
 from rightrank.service.api.common import AskedModel, admit_job
@@ -25,7 +26,7 @@ from rightrank.service.api.conditions import matches, span, unmet
 from rightrank.service.api.keys import Key
 from rightrank.service.api.metrics import Tally
 from rightrank.service.api.prefer import preferences
-from rightrank.service.api.refusals import response
+from rightrank.service.api.refusals import answer
 from rightrank.service.api.schemas import MODEL, Description, Responses, described, leads_to, problems
 from rightrank.service.api.schemas import Operation as Document
 from rightrank.service.jobs.dispatch import Parts
@@ -165,6 +166,7 @@ class Service:
     async def answer(self, asked: AskedModel, ask: Ask) -> Response:
         """The artifact, 304, a problem, or, for who prefers that, 202 with the operation to follow."""
         reference = asked.reference
+        asked.facts["asked"] = self.request.url.query
         model, plan, told = await run_in_threadpool(self._plan, asked, ask)
         headers = {"Cache-Control": self._cache_control(reference, ask)}
         if "format" not in self.request.query_params:
@@ -177,6 +179,7 @@ class Service:
             record, reports = await run_in_threadpool(self._known, model, plan) if told else (None, {})
             if record is not None:
                 found = headers | facts(reference, model, record, ask, reports)
+                self._note(record)
                 if had := self._had(found):
                     return had
                 if reply := await run_in_threadpool(self._reply, model, record, found, not tries[plan.digest]):
@@ -186,7 +189,7 @@ class Service:
             if operation is not None and not operation.done:
                 return self._later(operation)
             if operation is not None and operation.error is not None:
-                return response(operation.error)
+                return answer(self.request, operation.error)
             if ask.confidence is not None:  # which size it is depends on what has been measured
                 model, plan, told = await run_in_threadpool(self._plan, asked, ask)
         raise Problem(
@@ -216,6 +219,7 @@ class Service:
         reports = self.parts.catalogue.reports.lately(model.id)
         for record in ready_first(self.parts, model, plan, ask):
             exact = record.plan.digest == plan.digest
+            self._note(record)
             found = (
                 headers
                 | facts(reference, model, record, ask, reports.get(record.sha256, {}))
@@ -232,8 +236,13 @@ class Service:
         id = self._start(model, plan, WAITING)
         operation = self.parts.engine.get(id)
         if operation is not None and operation.error is not None:
-            return response(operation.error)
+            return answer(self.request, operation.error)
         return self._later(operation or Operation(id, "queued", {"model": model.id}, IDLE))
+
+    def _note(self, record: Record) -> None:
+        """For the log: which file it is."""
+        plan = record.plan
+        logs.note(self.request.scope, plan=plan.digest, format=plan.output.format, encoding=plan.output.encoding)
 
     def _had(self, headers: Mapping[str, str]) -> Response | None:
         """304 where the client has what these headers are of. Raises `Problem` where it wants another (RFC 9110,
@@ -273,6 +282,7 @@ class Service:
             return Response(headers=headers)
         if body is None:
             return None
+        logs.note(self.request.scope, cache=headers["RightRank-Cache"], size=stop - start)
         self.tally.add("artifacts", cache=headers["RightRank-Cache"])
         self.tally.add("artifact_bytes", stop - start)
         return StreamingResponse(body, status_code=206 if part else 200, headers=headers)
@@ -311,7 +321,9 @@ class Service:
         if running is None or running.done:
             self.parts.check_served(plan.output.format)
             admit_job(self.parts, queue_for(plan.output.format, queue), self.key)
-        return self.parts.cut(model.id, plan, queue, self.key.name if self.key else "")
+        operation = self.parts.cut(model.id, plan, queue, self.key.name if self.key else "")
+        logs.note(self.request.scope, operation=operation)
+        return operation
 
     def _patience(self) -> float:
         """Seconds that the client is ready to wait."""

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 
+from rightrank.service import logs
 from rightrank.service.api import keys
 from rightrank.service.api.keys import Key, KeysError
 from rightrank.service.problems import Problem
@@ -102,6 +103,7 @@ class Gate:
             return None
         kind, _, secret = request.headers.get("authorization", "").partition(" ")
         key = self.find(secret.strip()) if kind.lower() == "bearer" else None
+        logs.note(request.scope, key=key and key.name)
         if key is None:
             raise Problem(
                 "unauthenticated",

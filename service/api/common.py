@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, MutableMapping
 from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import anyio
 from fastapi import Depends, Path, Request
@@ -18,6 +18,7 @@ from rightrank.service.api.keys import Key
 from rightrank.service.api.metrics import Tally
 from rightrank.service.jobs.dispatch import Parts
 from rightrank.service.jobs.operations import Operation
+from rightrank.service.logs import FACTS
 from rightrank.service.problems import Problem
 from rightrank.service.registry.catalogue import REFERENCE, no_model
 from rightrank.service.registry.layout import NAME
@@ -59,10 +60,14 @@ class AskedModel:
     reference: str
     verb: str
     access: Access
+    # What the request's line in the log will say.
+    facts: MutableMapping[str, Any]
 
     def id(self) -> str:
         """The model's id. Waits for the store. Raises `Problem` where it is not there, or not for this key."""
-        return self.access.model(self.verb, self.reference)
+        id = self.access.model(self.verb, self.reference)
+        self.facts["model"] = id
+        return id
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,15 +136,15 @@ OperationPath = Annotated[
 
 # These ask for nothing by `Depends`, which costs a fetch more than all that they do.
 async def model_to_fetch(reference: ModelPath, request: Request) -> AskedModel:
-    return AskedModel(reference, "fetch", admitted(request, "fetch"))
+    return AskedModel(reference, "fetch", admitted(request, "fetch"), request.scope[FACTS])
 
 
 async def model_to_report(reference: ModelPath, request: Request) -> AskedModel:
-    return AskedModel(reference, "publish", admitted(request, "publish"))
+    return AskedModel(reference, "publish", admitted(request, "publish"), request.scope[FACTS])
 
 
 async def model_to_delete(reference: ModelPath, request: Request) -> AskedModel:
-    return AskedModel(reference, "admin", admitted(request, "admin"))
+    return AskedModel(reference, "admin", admitted(request, "admin"), request.scope[FACTS])
 
 
 async def operation_to_see(id: OperationPath, request: Request) -> AskedOperation:

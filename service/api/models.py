@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 
 from rightrank.models.emit.format import FIRST
+from rightrank.service import logs
 from rightrank.service.api import artifacts
 from rightrank.service.api.ask import PrecisionQuery, ask_of
 from rightrank.service.api.choose import Ask
@@ -94,8 +95,11 @@ async def publish(request: Request, parts: TheParts, tally: TheTally, key: Publi
         async with in_threads(parts.store.folder_for_work()) as folder:
             form = await receive(request, folder, FILES, FIELDS, parts.settings)
             answer = await run_in_threadpool(accept, parts, form, access_of(request, key))
+    received = sum(upload.size for upload in form.files.values())
+    name = form.fields.get("name") or None
+    logs.note(request.scope, model=answer["id"], operation=answer["operation"], name=name, received=received)
     tally.add("uploads")
-    tally.add("upload_bytes", sum(upload.size for upload in form.files.values()))
+    tally.add("upload_bytes", received)
     return JSONResponse(answer, status_code=202, headers={"Location": f"/models/{answer['id']}"})
 
 

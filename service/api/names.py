@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import Depends, Path
+from fastapi import Depends, Path, Request
 from pydantic import BaseModel, Field
 
+from rightrank.service import logs
 from rightrank.service.api.bodies import BODY, json_body, json_of
 from rightrank.service.api.common import AskedName, NameToFetch, NameToMove, TheParts
 from rightrank.service.api.router import Router
@@ -41,10 +42,15 @@ def show(asked: NameToFetch, parts: TheParts) -> dict[str, Any]:
     openapi_extra=json_body(Moving),
 )
 def move(
-    asked: NameToMove, alias: AliasPath, moving: Annotated[Moving, Depends(json_of(Moving))], parts: TheParts
+    asked: NameToMove,
+    alias: AliasPath,
+    moving: Annotated[Moving, Depends(json_of(Moving))],
+    parts: TheParts,
+    request: Request,
 ) -> dict[str, Any]:
     """Have an alias stand for a version: from the next request on `name@alias` is that one."""
     version = moving.version
+    logs.note(request.scope, version=version)
     asked.check()
     id = parts.catalogue.version(asked.name, version)
     if id is None or not parts.catalogue.exists(id):

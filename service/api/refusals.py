@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from rightrank.models.errors import RightRankError
+from rightrank.service import logs
 from rightrank.service.problems import Problem, describe, document, unavailable
 
 log = logging.getLogger("rightrank")
@@ -34,6 +35,12 @@ def response(body: Mapping[str, Any], headers: Mapping[str, str] | None = None) 
     )
 
 
+def answer(request: Request, body: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Response:
+    """The same to a request, whose line in the log has the problem too."""
+    logs.note(request.scope, problem=body["type"].rsplit("/", 1)[-1], detail=body["detail"])
+    return response(body, headers)
+
+
 def install(app: FastAPI) -> None:
     """Makes every failure of `app` a problem document."""
     app.add_exception_handler(RightRankError, _known)
@@ -46,13 +53,13 @@ def install(app: FastAPI) -> None:
 
 async def _known(request: Request, error: Exception) -> Response:
     headers = error.headers if isinstance(error, Problem) else {}
-    return response(describe(error), headers)
+    return answer(request, describe(error), headers)
 
 
 async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     places = [f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']}" for e in error.errors()]
-    return response(document("invalid-request", "; ".join(places)))
+    return answer(request, document("invalid-request", "; ".join(places)))
 
 
 async def _http(request: Request, error: Exception) -> Response:
@@ -65,7 +72,7 @@ async def _http(request: Request, error: Exception) -> Response:
     headers = dict(error.headers or {})
     if error.status_code == 405:
         headers["Allow"] = ", ".join(methods(request))
-    return response(body | {"status": status}, headers)
+    return answer(request, body | {"status": status}, headers)
 
 
 def methods(request: Request) -> list[str]:
@@ -76,10 +83,10 @@ def methods(request: Request) -> list[str]:
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:
-    return response(describe(error))
+    return answer(request, describe(error))
 
 
 async def _unavailable(request: Request, error: Exception) -> Response:
     log.error("%s %s: %s: %s", request.method, request.url.path, type(error).__name__, error)
     problem = unavailable("the cache" if isinstance(error, RedisError) else "the service's disk")
-    return response(describe(problem), problem.headers)
+    return answer(request, describe(problem), problem.headers)

@@ -87,7 +87,7 @@ class Operation(BaseModel):
 class Accepted(BaseModel):
     """An upload that was received."""
 
-    id: str = Field(description="The model's id, which follows from the files, architecture and options.")
+    id: str = Field(description="The model's id, which follows from the files, architecture, options and card.")
     operation: str
 
 
@@ -303,6 +303,17 @@ class Format(BaseModel):
     reason: str | None = Field(description="Why there are none.")
 
 
+class Card(BaseModel):
+    """What the publisher says of a model. Its files have it too, as `card.json`."""
+
+    description: str | None = None
+    license: str | None = Field(None, description="An SPDX expression, or text.")
+    labels: list[str] | dict[str, list[str]] | None = Field(
+        None, description="The names of the classes, in their order: of the first output, or of each by its number."
+    )
+    preprocessing: dict[str, Any] | None = Field(None, description="What is done to make inputs.")
+
+
 class Description(Brief):
     sha256: str = Field(description="Of the uploaded checkpoint.")
     filename: str
@@ -310,6 +321,7 @@ class Description(Brief):
     uploaded: float
     architecture: dict[str, Any] | None
     options: dict[str, Any]
+    card: Card | None = Field(None, description="Not there where the publisher said nothing.")
     measured: bool = Field(description="Whether there are evaluation data.")
     precision: str = Field(description="In which files come where none is asked for, and which is measured ahead.")
     precisions: list[Precision] = Field(description="Those that files can be asked for in, the upload's own first.")

@@ -6,6 +6,7 @@ import time
 import uuid
 from typing import Any
 
+from rightrank.models import card
 from rightrank.models.emit.format import FIRST
 from rightrank.models.emit.formats import FORMATS
 from rightrank.models.emit.precision import NAMES
@@ -31,11 +32,12 @@ from rightrank.service.registry.layout import (
     upload_key,
     wanted_key,
 )
-from rightrank.service.registry.upload import AHEAD, EFFORTS, NUMBERS, architecture_of, check_sizes, options_of
+from rightrank.service.registry.upload import AHEAD, EFFORTS, NUMBERS, architecture_of, card_of, check_sizes, options_of
 
 FILES = frozenset({"checkpoint", "evaluation", "calibration"})
-FIELDS = frozenset({"architecture", "name", "options"})
+FIELDS = frozenset({"architecture", "card", "name", "options"})
 
+LABELS = {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}}
 FORM_SCHEMA = {
     "required": True,
     "content": {
@@ -75,7 +77,34 @@ FORM_SCHEMA = {
                         "description": "Publish under this; empty, or left out, under none.",
                         "examples": ["digits"],
                     },
-                    # An object of a form is sent as JSON.
+                    # Objects of a form are sent as JSON.
+                    "card": {
+                        "type": "object",
+                        "additionalProperties": False,
+                        "description": f"As JSON, at most {card.LIMIT} bytes of it: what travels in the files, as "
+                        "`card.json`, for those who run them.",
+                        "properties": {
+                            "description": {"type": "string", "minLength": 1},
+                            "license": {
+                                "type": "string",
+                                "minLength": 1,
+                                "description": "An SPDX expression, or text.",
+                            },
+                            "labels": {
+                                "description": "The names of the classes, in their order: of the first output, or of "
+                                "each by its number.",
+                                "anyOf": [LABELS, {"type": "object", "additionalProperties": LABELS}],
+                            },
+                            "preprocessing": {"type": "object", "description": "What is done to make inputs."},
+                        },
+                        "examples": [
+                            {
+                                "license": "Apache-2.0",
+                                "labels": ["cat", "dog"],
+                                "preprocessing": {"size": [224, 224], "layout": "NCHW"},
+                            }
+                        ],
+                    },
                     "options": {
                         "type": "object",
                         "additionalProperties": False,
@@ -111,7 +140,7 @@ FORM_SCHEMA = {
                     },
                 },
             },
-            "encoding": {"options": {"contentType": "application/json"}},
+            "encoding": {name: {"contentType": "application/json"} for name in ("card", "options")},
         }
     },
 }
@@ -188,6 +217,7 @@ def describe(form: Form) -> dict[str, Any]:
         **{role: form.files[role].sha256 if role in form.files else None for role in sorted(FILES)},
         "architecture": architecture_of(form.fields.get("architecture", "")),
         "options": options_of(form.fields.get("options", ""), form.files),
+        **({"card": said} if (said := card_of(form.fields.get("card", ""))) else {}),
         "filename": form.files["checkpoint"].filename[:200],
         "size": form.files["checkpoint"].size,
     }

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 
 FLAGS = frozenset(
-    ("architecture", "calibration", "effort", "evaluation", "name")
+    ("architecture", "calibration", "card", "effort", "evaluation", "name")
     + ("budget", "confidence", "max_bytes", "max_error", "max_macs", "max_params", "min_accuracy", "of")
     + ("format", "precision", "ready")
 )

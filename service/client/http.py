@@ -30,6 +30,7 @@ from urllib.parse import quote
 
 import httpx
 
+from rightrank.models.card import checked, written
 from rightrank.models.progress import Progress, silent
 
 CHUNK = 1 << 20
@@ -122,13 +123,15 @@ class Client:
         evaluation: Path | None = None,
         calibration: Path | None = None,
         options: Mapping[str, Any] | None = None,
+        card: Mapping[str, Any] | None = None,
         progress: Progress = silent,
     ) -> dict[str, Any]:
-        """Uploads, streamed from disk; returns the server's `{id, operation}`."""
+        """Uploads, streamed from disk; returns the server's `{id, operation}`. Raises DataError for what is no card."""
         fields = {
             "name": name,
             "architecture": architecture,
             "options": json.dumps(options) if options else None,
+            "card": written(checked(card)) if card else None,
         }
         files = {"checkpoint": checkpoint, "evaluation": evaluation, "calibration": calibration}
         with contextlib.ExitStack() as opened:

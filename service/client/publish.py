@@ -94,14 +94,16 @@ def push(
     name: str | None = None,
     free: Free | None = None,
     options: Mapping[str, Any] | None = None,
+    card: Mapping[str, Any] | None = None,
     url: str | None = None,
     **more: Any,
 ) -> Published:
     """Publishes a trained module, and waits until it can be fetched.
 
     `module`, `example` and `free` are what `export` takes. `evaluation` is what accuracy is measured on, inputs and
-    targets, `calibration` a few hundred inputs; either may be a DataLoader, whose batches may differ in length.
-    `options`, or by their names what else is given, are the upload's: `effort="refit"`, `precision="auto"`,
+    targets, `calibration` a few hundred inputs; either may be a DataLoader, whose batches may differ in length. `card`
+    is what every file says of the model: `description`, `license`, `labels` (the classes' names) and `preprocessing` (a
+    dict). `options`, or by their names what else is given, are the upload's: `effort="refit"`, `precision="auto"`,
     `metric="miou"`. The server is `url`, by default that of RIGHTRANK_URL or this machine's; its key is read from
     RIGHTRANK_KEY. Raises ExportError, DataError, and what the client raises.
     """
@@ -123,6 +125,7 @@ def push(
                 evaluation=paths.get("evaluation"),
                 calibration=paths.get("calibration"),
                 options={**(options or {}), **more},
+                card=card,
                 progress=bars,
             )
             client.wait(str(answer["operation"]), bars)

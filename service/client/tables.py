@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -9,8 +10,10 @@ from typing import Any
 from rich.filesize import decimal
 from rich.table import Table
 
-# Of the tensors that no layer covers so many are shown.
-NAMED = 3
+from rightrank.models.card import labels_of
+
+# Of the tensors that no layer covers, and of labels, so many are shown.
+NAMED, NAMES = 3, 10
 CERTIFIED = re.compile(r'(\w+)="([^"]+)";confidence="([^"]+)";n=(\d+)')
 
 
@@ -65,6 +68,8 @@ def summary_of(model: dict[str, Any]) -> Table:
     if others:
         each = (f"{name} ({', '.join(found)})" if found else f"{name} (no)" for name, found in others.items())
         table.add_row("Formats", ", ".join(["torchscript", *each]))
+    for label, words in _card(model.get("card") or {}):
+        table.add_row(label, words)
     for note in model.get("notes") or []:
         table.add_row("Note", note)
     return table
@@ -122,6 +127,18 @@ def _sizes(shape: list[int | None]) -> str:
         "N" if size is None and not axis else "free" if size is None else str(size) for axis, size in enumerate(shape)
     ]
     return f"({', '.join(words)})"
+
+
+def _card(card: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """What the publisher says of it."""
+    for member in ("description", "license"):
+        if member in card:
+            yield member.capitalize(), card[member]
+    for output, names in labels_of(card).items():
+        more = f" and {len(names) - NAMES} more" if len(names) > NAMES else ""
+        yield f"Labels of {output}" if output else "Labels", f"{len(names)}: {', '.join(names[:NAMES])}{more}"
+    if "preprocessing" in card:
+        yield "Preprocessing", json.dumps(card["preprocessing"], ensure_ascii=False)
 
 
 def _precisions(model: dict[str, Any]) -> Iterator[tuple[str, str]]:

@@ -23,6 +23,7 @@ import redis
 from rightrank.models.checkpoint.readers import ReaderLost, Readers
 from rightrank.models.checkpoint.sandbox import NotConfined
 from rightrank.models.errors import Cancelled, RightRankError
+from rightrank.service import logs
 from rightrank.service.jobs.dispatch import Parts
 from rightrank.service.jobs.engine import Attempt
 from rightrank.service.jobs.operations import kind_of
@@ -93,7 +94,8 @@ class Job:
         self.note: str | None = None
         self._stop = stop
         self._ended = threading.Event()
-        self._deadline = time.monotonic() + seconds
+        self._began = time.monotonic()
+        self._deadline = self._began + seconds
         self._kill: Callable[[], None] | None = None
         self._reported = ("", 0.0)
 
@@ -108,6 +110,20 @@ class Job:
                 progress["note"] = self.note
             with contextlib.suppress(redis.RedisError):  # nobody waits for it
                 self.parts.engine.report(self.attempt, progress)
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What every line of the log about it has."""
+        plan = self.details.get("plan") or {}
+        about = {"operation": self.operation, "model": self.model, "tries": self.attempt.tries}
+        return {**about, "plan": plan.get("digest")}
+
+    def tell(
+        self, outcome: str, level: int = logging.INFO, error: BaseException | None = None, /, **facts: Any
+    ) -> None:
+        """Writes how this attempt has ended to the log."""
+        seconds = time.monotonic() - self._began
+        logs.event("operation-ended", level, error, **self.about, outcome=outcome, **facts, ms=round(seconds * 1000, 1))
 
     def allow(self, seconds: float) -> None:
         """Gives the job more time than any may take: for a training that is to take so long."""
@@ -225,6 +241,7 @@ class Runner:
 
     def _attempt(self, job: Job, kind: str, began: float) -> None:
         attempt = job.attempt
+        logs.event("operation-began", **job.about)
         try:
             if attempt.deaths >= DEATHS:
                 raise Problem(
@@ -234,13 +251,13 @@ class Runner:
                 )
             result = self.kinds[kind](job)
         except Stopped:
-            log.info("%s goes on elsewhere", attempt.operation)
+            job.tell("elsewhere")
             self._say(job, lambda: self.parts.engine.give_back(attempt))
         except Lost:
-            log.warning("%s was taken over by another attempt", attempt.operation)
+            job.tell("taken-over", logging.WARNING)
             self._look_after(job, kind)
         except Cancelled as error:
-            log.info("%s was cancelled", attempt.operation)
+            job.tell("cancelled", detail=error.detail)
             document = describe(Problem("cancelled", error.detail))
             self._say(job, lambda: self._end_cancelled(job, kind, document))
             self._count(kind, "cancelled")
@@ -250,6 +267,8 @@ class Runner:
             self._say(job, lambda: self._fail(job, kind, failure))
         else:
             if self._say(job, lambda: self.parts.engine.finish(attempt, result)):
+                made: dict[str, Any] = {key: result[key] for key in ("name", "version", "size") if key in result}
+                job.tell(job.outcome, **made)
                 self._count(kind, job.outcome, began)
 
     def _fail(self, job: Job, kind: str, error: Exception) -> bool:
@@ -260,14 +279,15 @@ class Runner:
         final = absent or (isinstance(error, RightRankError) and error.kind in FAULTS | LIMITS)
         if not final and tries < (TRIES if reason else UNFORESEEN_TRIES):
             pause = min(FIRST_PAUSE * 2.0 ** (tries - 1), LONGEST_PAUSE) * random.uniform(0.75, 1.25)
-            log.warning("%s failed and is tried again in %.0f s", attempt.operation, pause, exc_info=error)
+            job.tell("retried", logging.WARNING, error, pause=round(pause))
             self._count(kind, "retried")
             return self.parts.engine.give_back(attempt, pause)
         document = describe(error)
+        problem = {"problem": document["type"].rsplit("/")[-1], "detail": document["detail"]}
         if final:
-            log.info("%s failed: %s", attempt.operation, error)
+            job.tell("failed", **problem)
         else:
-            log.error("%s failed %d times and is given up", attempt.operation, attempt.tries, exc_info=error)
+            job.tell("gave-up", logging.ERROR, error, **problem)
         if reason:
             document = describe(Problem(
                 "gave-up",

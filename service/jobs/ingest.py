@@ -78,7 +78,7 @@ def _build(job: Job, upload: Mapping[str, Any], folder: Path) -> None:
 
     state = folder / "tuning.safetensors"
     saved = effort.resume(job, state) if effort.tunes(upload["options"]) else None
-    made = make(upload, Reading.open(folder / "program", upload["options"]), folder, job.progress, noted, state, saved)
+    made = make(upload, Reading.open(folder / "program", upload), folder, job.progress, noted, state, saved)
     job.progress("store", 0, 1, "models")
     manifest = {
         **made.manifest,

@@ -11,6 +11,7 @@ from typing import Any
 
 from safetensors.torch import load_file
 
+from rightrank.models import card
 from rightrank.models.assemble import early
 from rightrank.models.assemble.bound import foreseen
 from rightrank.models.assemble.build import build
@@ -38,20 +39,23 @@ class Reading:
 
     folder: Path
     options: Mapping[str, Any]
+    card: Mapping[str, Any]
     program: Program
     calibration: Samples | None
     metric: str | None
 
     @staticmethod
-    def open(folder: Path, options: Mapping[str, Any]) -> Reading:
-        """Raises DataError where program, data and options do not go together, before any work."""
-        program = Program.open(folder)
+    def open(folder: Path, upload: Mapping[str, Any]) -> Reading:
+        """Of what an upload says. Raises DataError where program, data, card and options do not go together, before any
+        work."""
+        program, options, said = Program.open(folder), upload["options"], upload.get("card", {})
         calibration = _data(program, folder / CALIBRATION)
         inputs = None if calibration is None else calibration.samples
         effort.check(options, program, inputs)
         # The evaluation data may be large, and are not wanted again before there is a file to measure.
         metric = early.check(program, _data(program, folder / EVALUATION), calibration, options.get("metric"))
-        return Reading(folder, options, program, inputs, metric)
+        early.check_card(program, said, metric)
+        return Reading(folder, options, said, program, inputs, metric)
 
     @property
     def evaluated(self) -> bool:
@@ -115,6 +119,7 @@ def make(
         criterion=options.get("criterion"),
         keep=keep,
         classes=tells_classes,
+        card=card.written(reading.card),
         accept=accept,
         progress=progress,
     )

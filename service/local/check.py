@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from rightrank.models import card
 from rightrank.models.assemble.build import Prepared, prepare, try_gradient
 from rightrank.models.assemble.describe import describe
 from rightrank.models.assemble.outline import alone, outline
@@ -42,6 +43,7 @@ def check(given: Given, progress: Progress) -> dict[str, Any]:
             reading.calibration,
             criterion=options.get("criterion"),
             keep=effort.kept(options),
+            card=card.written(reading.card),
             accept=reading.accept,
             progress=progress,
         )

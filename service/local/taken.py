@@ -14,20 +14,21 @@ from rightrank.models.progress import Progress
 from rightrank.service.jobs.make import Reading
 from rightrank.service.registry.layout import model_id
 from rightrank.service.registry.pieces import digest
-from rightrank.service.registry.upload import architecture_of, check_sizes, options_of
+from rightrank.service.registry.upload import architecture_of, card_of, check_sizes, options_of
 
 ROLES = ("checkpoint", "evaluation", "calibration")
 
 
 @dataclass(frozen=True)
 class Given:
-    """What a publisher would upload: files, the architecture in words, and the options; and what reads it."""
+    """What a publisher would upload: files, the architecture in words, the options and the card; and what reads it."""
 
     checkpoint: Path
     evaluation: Path | None = None
     calibration: Path | None = None
     architecture: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    card: Mapping[str, Any] | None = None
     readers: Readers | None = None
 
     @property
@@ -44,6 +45,7 @@ class Given:
         return {
             "architecture": architecture_of(self.architecture or ""),
             "options": options_of(json.dumps(dict(self.options)), self.files),
+            **({"card": said} if (said := card_of(json.dumps(self.card or {}))) else {}),
             "filename": self.checkpoint.name[:200],
             "size": sizes["checkpoint"],
         }
@@ -70,4 +72,4 @@ class Given:
             readers=self.readers,
         )
         progress("read", 1, 1, "models")
-        return Reading.open(folder, upload["options"])
+        return Reading.open(folder, upload)

@@ -49,8 +49,9 @@ ID = re.compile(r"m[0-9a-f]{24}")
 
 
 def model_id(upload: Mapping[str, Any]) -> str:
-    """The identity of what was uploaded: the digests of its files, its architecture and its options."""
+    """The identity of what was uploaded: the digests of its files, its architecture, its options and its card."""
     parts = {key: upload[key] for key in ("checkpoint", "evaluation", "calibration", "architecture", "options")}
+    parts |= {"card": upload["card"]} if "card" in upload else {}
     canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return "m" + hashlib.sha256(canonical.encode()).hexdigest()[:24]
 

@@ -1,4 +1,4 @@
-"""What an upload may say besides its files: the architecture of weights alone, and the options."""
+"""What an upload may say besides its files: the architecture of weights alone, the card, and the options."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import json
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from rightrank.models import card
 from rightrank.models.emit.format import FIRST
 from rightrank.models.emit.formats import FORMATS
 from rightrank.models.emit.precision import NAMES
+from rightrank.models.errors import DataError
 from rightrank.models.measure.metrics import METRICS
 from rightrank.models.plan.criteria import CRITERIA
 from rightrank.service.problems import Problem
@@ -48,6 +50,15 @@ def architecture_of(text: str) -> dict[str, Any] | None:
             'For example {"name": "resnet18", "arguments": {"num_classes": 10}}.',
         )
     return {"name": name, "arguments": arguments | given}
+
+
+def card_of(text: str) -> dict[str, Any]:
+    """What the publisher says of the model; nothing where that is nothing. Raises `Problem`."""
+    text = text.strip()
+    try:
+        return card.checked(read_json("card", text)) if text else {}
+    except DataError as error:
+        raise Problem("invalid-request", error.detail, error.hint) from error
 
 
 def options_of(text: str, files: Collection[str]) -> dict[str, Any]:

@@ -166,6 +166,44 @@ def test_an_option_without_a_value_is_refused(server, tmp_path):
     assert run("push", str(tmp_path / "net.pt2"), "--option", "tune").exit_code == 2
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("{", "is not JSON"), ('{"licence": "MIT"}', "Known are description, license"), ("[" * 9999, "JSON")],
+)
+def test_a_card_is_looked_at_before_anything_is_sent(server, tmp_path, text, words):
+    (tmp_path / "net.pt2").write_bytes(b"net")
+    (tmp_path / "card.json").write_text(text)
+    refused = run("push", str(tmp_path / "net.pt2"), "--card", str(tmp_path / "card.json"))
+    assert refused.exit_code == 2 and words in " ".join(refused.stderr.replace("│", " ").split())
+    assert server.requests == []
+
+
+def test_a_card_is_sent_as_it_is_kept_and_shown(server, tmp_path):
+    (tmp_path / "net.pt2").write_bytes(b"net")
+    names = [f"class {number}" for number in range(12)]
+    card = {
+        "preprocessing": {"size": [8, 8]},
+        "license": "MIT",
+        "labels": {"0": names, "2": ["a", "b"]},
+        "description": None,
+    }
+    (tmp_path / "card.json").write_text(json.dumps(card, indent=2))
+    described = {"id": "m1", "names": [], "params": 1, "macs": 1, "criterion": "c1", "layers": [], "card": card}
+    del card["description"]
+    described |= {"min_budget": {"params": 0.05, "macs": 0.05}}
+    server.answers = {
+        ("POST", "/models"): lambda: httpx.Response(202, json={"id": "abc", "operation": "ingest-abc"}),
+        ("GET", "/models/net"): lambda: httpx.Response(200, json=described),
+        ("GET", "/models/net/curve"): lambda: httpx.Response(200, json={"points": []}),
+    }
+    assert run("push", str(tmp_path / "net.pt2"), "--card", str(tmp_path / "card.json"), "--no-wait").exit_code == 0
+    sent = server.requests[-1].content
+    assert b'name="card"' in sent and json.dumps(card, sort_keys=True, separators=(",", ":")).encode() in sent
+    shown = run("show", "net").stdout
+    assert "12: class 0, class 1" in shown and "class 9 and 2 more" in shown and "2: a, b" in shown
+    assert 'Preprocessing  {"size": [8, 8]}' in shown and "License        MIT" in shown
+
+
 def test_pull_asks_for_the_size_and_tells_what_it_got(server, tmp_path):
     body = b"artifact"
     digest = hashlib.sha256(body).digest()

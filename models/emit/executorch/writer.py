@@ -117,8 +117,8 @@ def _ranges(template: Template) -> dict[str, tuple[int, int | None]]:
 
 
 def _bounded(template: Template) -> Template:
-    """The template with every free size bounded."""
-    return replace(template, graph=template.graph.replace(ranges=_ranges(template)))
+    """The template with every free size bounded, and without a card, for which a .pte has no place."""
+    return replace(template, graph=template.graph.replace(ranges=_ranges(template)), card="")
 
 
 def _example(template: Template) -> tuple[list[Tensor], list[dict[int, tuple[str, int, int]]]]:

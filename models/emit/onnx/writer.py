@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rightrank.models.card import FILE
 from rightrank.models.emit.encoding.encoding import Encoding
 from rightrank.models.emit.format import Data, Sizes, Writer
 from rightrank.models.emit.kept import Kept
@@ -48,6 +49,7 @@ class OnnxWriter:
         tables = [np.zeros(layer.break_even + 1, dtype=np.int64) for layer in layers]
         total = len(_head()) + len(_opset()) + _graph_opening_size() + len(_filler(0))
         total += len(_graph_name()) + len(model.inputs()) + len(model.results()) + len(model.ends)
+        card = len(self._card())
         for step in (*model.steps, *model.decoding.values()):
             total += len(step.whole)
             if step.layer is not None:
@@ -61,7 +63,12 @@ class OnnxWriter:
                 for place in model.places(name, True):
                     tables[position][1:] += self._bytes(place, ranks)
                 tables[position][1:] -= dense
-        return Sizes(total, tables)
+        return Sizes(total + card, tables, card=card)
+
+    def _card(self) -> bytes:
+        """The card, among what a file says about itself."""
+        card = self._template.card
+        return _about(FILE, card.encode()) if card else b""
 
     def _bytes(self, place: Place, rank: Any) -> NDArray[np.int64]:
         spec = self._model.spec(place, rank)
@@ -80,7 +87,7 @@ class OnnxWriter:
         for start, data in tensors:
             yield start
             yield np.ascontiguousarray(data).reshape(-1).view(np.uint8).data if data.size else b""
-        yield after + _opset() + _filler(_graph_opening_size() - len(opening))
+        yield after + _opset() + self._card() + _filler(_graph_opening_size() - len(opening))
 
     def _tensors(
         self, master: TensorFile, ranks: Sequence[int], changes: TensorFile | None
@@ -144,7 +151,12 @@ def _opset() -> bytes:
 
 def _filler(length: int) -> bytes:
     """A text about the file with so many letters more, which say nothing."""
-    entry = protobuf.whole(1, FILLER.encode()) + protobuf.whole(2, b"-" * length)
+    return _about(FILLER, b"-" * length)
+
+
+def _about(key: str, text: bytes) -> bytes:
+    """A text about the file."""
+    entry = protobuf.whole(1, key.encode()) + protobuf.whole(2, text)
     return protobuf.whole(protobuf.MODEL["metadata_props"], entry)
 
 

@@ -15,6 +15,7 @@ import torch
 from rightrank.models.checkpoint import exported
 from rightrank.models.checkpoint.archive import Archive
 from rightrank.models.checkpoint.limits import OTHER_ENTRIES, Limits
+from rightrank.models.emit.pt2.writer import EXTRA
 from rightrank.models.errors import UnsafeCheckpoint, UnsupportedCheckpoint
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ def program_of(data: bytes) -> torch.export.ExportedProgram:
     limits = Limits()
     archive = Archive(io.BytesIO(data), limits.tensors + OTHER_ENTRIES)
     exported.read(archive, limits)
-    if any(archive.size(name) for name in archive if name.startswith(("data/sample_inputs/", "extra/"))):
+    more = [name for name in archive if name.startswith(("data/sample_inputs/", "extra/")) and name != EXTRA]
+    if any(archive.size(name) for name in more):
         raise UnsafeCheckpoint("The file has example inputs, which are a pickle.", "Only files made here are run.")
     try:
         return torch.export.load(io.BytesIO(data))

@@ -8,6 +8,7 @@ Layout, all entries stored, tensor data first and aligned to 64 bytes:
     archive/models/model.json                         the graph
     archive/data/sample_inputs/model.pt               empty: torch takes it for no example
     archive/archive_format, archive_version, .data/version, byteorder
+    archive/extra/card.json                           the card, where there is one
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rightrank.models.card import FILE
 from rightrank.models.emit import archive
 from rightrank.models.emit.encoding.encoding import Encoding
 from rightrank.models.emit.format import Data, Sizes, Writer
@@ -35,7 +37,7 @@ from rightrank.models.program.dtypes import DTYPES
 if TYPE_CHECKING:
     from rightrank.models.emit.format import Network
 
-TOP = "archive"
+TOP, EXTRA = "archive", f"extra/{FILE}"
 WEIGHTS, GRAPH = f"{TOP}/data/weights/model_weights_config.json", f"{TOP}/models/model.json"
 REST = (
     (f"{TOP}/data/constants/model_constants_config.json", b'{"config":{}}'),
@@ -80,9 +82,15 @@ class Pt2Writer:
                 if item.layer is not None:
                     cut = document.fields[item.layer].fill(item.cut, layers[item.layer].break_even)
                     tables[item.layer][1:] += len(cut.encode()) - len(item.whole.encode())
+        card = sum(archive.stored(entry, text) for entry, text in self._extra())
         for entry, text in (*self._texts([0] * len(layers)), *REST):
-            total += archive.LOCAL.size + archive.CENTRAL.size + 2 * len(entry) + len(text)
-        return Sizes(total, tables)
+            total += archive.stored(entry, text)
+        return Sizes(total + card, tables, card=card)
+
+    def _extra(self) -> list[tuple[str, bytes]]:
+        """The card, where torch.export.load looks for extra files."""
+        card = self._template.card
+        return [(f"{TOP}/{EXTRA}", card.encode())] if card else []
 
     def _data(self, number: int, specs: Sequence[TensorSpec], after: int | None) -> Any:
         """Bytes of all records of one tensor, which are of these types and sizes: a number, or one for each rank."""
@@ -110,7 +118,7 @@ class Pt2Writer:
             data: NDArray[Any] = np.ascontiguousarray(parts[record.part])
             yield _record(record.key), data.reshape(-1).view(np.uint8).data if data.size else b"", True
 
-        for entry, text in (*self._texts(ranks), *REST):
+        for entry, text in (*self._texts(ranks), *REST, *self._extra()):
             yield entry, text, False
 
     def _texts(self, ranks: Sequence[int]) -> Iterator[tuple[str, bytes]]:

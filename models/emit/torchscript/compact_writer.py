@@ -6,6 +6,7 @@ Layout:
                                 coded levels, deflated
     v/data.pkl, v/code/__torch__.py    deflated
     v/constants.pkl, v/version, v/byteorder
+    v/extra/card.json           the card, where there is one
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from rightrank.models.emit.torchscript import crc, deflate
 from rightrank.models.emit.torchscript.compact import TOP, Compact, Group, Kind, Place, Stored, Vector
 from rightrank.models.emit.torchscript.fold import FOLDED, Fold
 from rightrank.models.emit.torchscript.pickle import HEAD
-from rightrank.models.emit.torchscript.script import VERSION
+from rightrank.models.emit.torchscript.script import EXTRA, VERSION
 from rightrank.models.emit.torchscript.text import Text
 from rightrank.models.emit.torchscript.writer import TorchScript
 from rightrank.models.errors import UnsupportedCheckpoint
@@ -94,7 +95,13 @@ class CompactWriter:
                 tables[position[name]][1:] = self._bytes(name, ranks) - dense
         texts = [self._text(text) for text in (compact.pickle, compact.code)]
         total += sum(int(Text.size(text.bits)) for text in texts)
-        return Sizes(total, tables, texts)
+        card = sum(record(name) + len(data) for name, data in self._extra())
+        return Sizes(total + card, tables, texts, card)
+
+    def _extra(self) -> list[tuple[str, bytes]]:
+        """The card, where torch.jit.load looks for extra files."""
+        card = self._template.card
+        return [(f"{TOP}/{EXTRA}", card.encode())] if card else []
 
     def _text(self, text: Text) -> formats.Text:
         more = [[0] * len(self._compact.kinds) for _ in self._template.decomposed]
@@ -153,7 +160,7 @@ class CompactWriter:
             whole, deflated = text.deflated(chosen)
             yield name, archive.Deflated([deflated], zlib.crc32(whole), len(whole)), aligned
             aligned = False
-        for name, data in LAST:
+        for name, data in (*LAST, *self._extra()):
             yield name, data, False
 
 

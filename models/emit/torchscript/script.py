@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property, lru_cache
 from typing import NamedTuple
 
+from rightrank.models.card import FILE
 from rightrank.models.emit.encoding.encoding import Encoding
 from rightrank.models.emit.torchscript import code, pickle
 from rightrank.models.factor.layer import factor_value
@@ -19,7 +20,7 @@ from rightrank.models.master.template import Template, TensorSpec
 from rightrank.models.program.dtypes import DTYPES
 from rightrank.models.program.graph import Node, Ref
 
-TOP = "variant"
+TOP, EXTRA = "variant", f"extra/{FILE}"
 VERSION = b"10\n"
 # Besides those of tensors (see `text_records`).
 RECORDS = 5
@@ -158,7 +159,12 @@ class Script:
             ("constants.pkl", pickle.HEAD + pickle.EMPTY_TUPLE + pickle.END),
             ("version", VERSION),
             ("byteorder", b"little"),
+            *self.extra(),
         ]
+
+    def extra(self) -> list[tuple[str, bytes]]:
+        """The card, where torch.jit.load looks for extra files."""
+        return [(EXTRA, self._template.card.encode())] if self._template.card else []
 
     def _first(self, name: str) -> str:
         """The name of a tensor's first part."""

@@ -45,7 +45,7 @@ def sizes(template: Template, script: Script) -> Sizes:
         tables[position][1:] += _data(script, number, factors, after) - dense
     for table in tables:
         table[0] = 0
-    return Sizes(total, tables)
+    return Sizes(total, tables, card=sum(archive.stored(f"{TOP}/{name}", data) for name, data in script.extra()))
 
 
 def _data(script: Script, number: int, specs: Sequence[TensorSpec], after: int | None) -> Any:
@@ -63,7 +63,7 @@ def _data(script: Script, number: int, specs: Sequence[TensorSpec], after: int |
 
 def _text(script: Script, ranks: Sequence[int], records: Sequence[DataRecord]) -> int:
     texts = script.text_records(ranks, records)
-    return sum(archive.LOCAL.size + archive.CENTRAL.size + 2 * len(f"{TOP}/{n}") + len(t) for n, t in texts)
+    return sum(archive.stored(f"{TOP}/{name}", text) for name, text in texts)
 
 
 def _more_text(template: Template, script: Script) -> list[int]:

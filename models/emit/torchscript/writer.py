@@ -11,6 +11,7 @@ Layout, all entries stored (not compressed), tensor data aligned to 64 bytes:
     variant/code/__torch__.py       its class, `forward` included
     variant/constants.pkl           an empty tuple
     variant/version, byteorder
+    variant/extra/card.json         the card, where there is one
 """
 
 from __future__ import annotations
@@ -62,7 +63,8 @@ class TorchScript:
 
     def check(self, template: Template, encoding: Encoding) -> None:
         """Raises UnsupportedCheckpoint where the original's file would be larger than the format holds."""
-        size, records = self.writer(template, encoding).sizes().whole, len(template.tensors) + RECORDS
+        size = self.writer(template, encoding).sizes().whole
+        records = len(template.tensors) + RECORDS + bool(template.card)
         if size > archive.LARGEST or records > archive.MOST:
             raise UnsupportedCheckpoint(
                 f"The original would be a file of {size:,} bytes with {records:,} records; "

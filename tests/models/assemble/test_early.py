@@ -8,6 +8,7 @@ from torch import Tensor
 
 from rightrank.models.assemble import early
 from rightrank.models.errors import DataError
+from rightrank.models.program.graph import Graph, Input, Node, Ref
 from rightrank.models.program.program import Program
 from rightrank.models.program.samples import Data, Samples
 from tests.models.nets import LENGTHS, WORDS, Encoder, encoded, encoder
@@ -54,6 +55,49 @@ def test_a_word_that_there_is_not_is_found_wherever_it_is(value: int, what: str,
 def test_lengths_that_do_not_go_together_are_told_in_torchs_words(program: Program) -> None:
     with pytest.raises(DataError, match=r"evaluation input 0.*size.*attention_mask is \(1, 4\)"):
         early.check(program, words(attention_mask=torch.ones(60, 4, dtype=torch.int64)), None)
+
+
+@pytest.mark.parametrize(
+    ("labels", "fits"),
+    [
+        (["a", "b", "c"], True),
+        (["a", "b"], False),
+        ({"0": ["a", "b", "c", "d"]}, False),
+        ({"1": ["a", "b", "c"]}, False),
+    ],
+)
+def test_a_card_has_a_label_for_each_class(labels: object, fits: bool, program: Program) -> None:
+    card = {"labels": labels}
+    if fits:
+        early.check_card(program, card)
+        early.check_card(program, card, "top1")
+    else:
+        with pytest.raises(DataError, match=r"3 numbers for each answer|outputs are 0 to 0"):
+            early.check_card(program, card)
+
+
+def outputs(*shapes: tuple[int, ...]) -> Program:
+    """A program with outputs of these shapes, the batch first, which are slices of its input."""
+    nodes = []
+    for number, shape in enumerate(shapes):
+        nodes.append(Node(f"v{number}", "aten.expand.default", (Ref("w"), [2, *shape]), (), (f"v{number}",)))
+    graph = Graph(
+        (Input("x", "float32", (2, 1)),), {"w": "w"}, frozenset({"w"}), tuple(nodes), tuple(n.name for n in nodes)
+    )
+    return Program(graph, {"w": torch.ones(1)})
+
+
+def test_one_number_tells_two_classes_apart_and_of_boxes_there_are_more() -> None:
+    program = outputs((1,), (84, 100), (), (21, 8, 8))
+    for labels in ({"0": ["no", "yes"]}, {"0": ["price"]}, {"1": ["x"] * 80}, {"2": ["no", "yes"]}, {"3": ["x"] * 21}):
+        early.check_card(program, {"labels": labels})
+    for labels in ({"0": ["a", "b", "c"]}, {"1": ["x"] * 101}, {"2": ["a", "b", "c"]}, {"3": ["x"] * 22}):
+        with pytest.raises(DataError, match="labels of output"):
+            early.check_card(program, {"labels": labels})
+    masks = outputs((21, 8, 8))
+    early.check_card(masks, {"labels": ["x"] * 20})
+    with pytest.raises(DataError, match="which has 21 numbers"):
+        early.check_card(masks, {"labels": ["x"] * 20}, "miou")
 
 
 def test_a_group_that_does_not_fit_is_named(program: Program) -> None:

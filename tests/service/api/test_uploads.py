@@ -57,6 +57,13 @@ def test_an_architecture_has_one_meaning_however_it_is_spelled(web: Running) -> 
     assert push(web, architecture='{"name": "mlp", "hidden": [3]}').json() == push(web, architecture=nested).json()
 
 
+def test_another_card_makes_another_model_and_no_card_is_as_none_was(web: Running) -> None:
+    cards = ('{"license": "MIT"}', ' { "license" : "MIT", "labels": null}', '{"license": "BSD-3-Clause"}', "{}", "")
+    ids = [push(web, card=text).json()["id"] for text in cards]
+    assert ids[0] == ids[1] != ids[2] and ids[3] == ids[4] == push(web).json()["id"]
+    assert len(set(ids)) == 3
+
+
 def test_a_finished_model_is_published_at_once(stocked: Settings, demo: str, files: Files) -> None:
     with serving(stocked) as web:
         answer = web.push({"checkpoint": files.checkpoint, "evaluation": files.evaluation}, name="second.name")
@@ -71,6 +78,7 @@ def test_a_finished_model_is_published_at_once(stocked: Settings, demo: str, fil
      {"options": "["}, {"options": "[]"}, {"options": '{"criterion": "best"}'}, {"options": '{"criterion": ["c1"]}'},
      {"options": '{"speed": 1}'}, {"options": '{"metric": "vibes"}'}, {"options": "[" * 60000},
      {"architecture": "{}"}, {"architecture": '{"name": 3}'}, {"architecture": '{"name": "mlp", "arguments": 1}'},
+     {"card": "MIT"}, {"card": "[1]"}, {"card": '{"licence": "MIT"}'}, {"card": '{"preprocessing": {"a": NaN}}'},
      {"unknown": "x"}],
 )  # fmt: skip
 def test_a_field_that_cannot_be_meant_is_refused_and_nothing_is_kept(web: Running, fields: dict[str, str]) -> None:

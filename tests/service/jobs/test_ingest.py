@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import tempfile
 import threading
 import time
@@ -60,6 +61,29 @@ def test_what_was_left_out_and_that_it_hardly_gets_smaller_stand_in_the_operatio
     assert len(notes) == 2 and "loss.weight" in notes[0]
     assert notes[1].startswith("This model's file cannot get below")
     assert service.client.get(f"/models/{answer['id']}").json()["notes"] == notes
+
+
+def test_a_card_stands_in_the_model_and_in_its_files(service: Running, files: Files) -> None:
+    said = {"license": "MIT", "labels": [str(each) for each in range(10)], "preprocessing": {"mean": [0.5]}}
+    plain = service.publish(files)
+    id = service.publish(files, name="carded", card=json.dumps(said))
+    shown = service.client.get("/models/carded").json()
+    assert shown["card"] == said and shown["id"] == id != plain
+    assert "card" not in service.client.get(f"/models/{plain}").json()
+    for budget in (1, 0.5):
+        answers = [service.client.get(f"/models/{each}?budget={budget}") for each in (id, plain)]
+        found = {"card.json": ""}
+        torch.jit.load(io.BytesIO(answers[0].content), _extra_files=found)
+        assert json.loads(found["card.json"]) == said
+        assert len({answer.headers["RightRank-Params"] for answer in answers}) == 1
+    assert shown["bytes"] == len(service.client.get(f"/models/{id}?budget=1").content)
+
+
+def test_labels_that_are_not_as_many_as_the_classes_are_refused_before_any_work(service: Running, files: Files) -> None:
+    answer = service.push({"checkpoint": files.checkpoint}, card='{"labels": ["a", "b"]}').json()
+    state = service.end(answer["operation"])
+    assert state["error"]["type"].endswith("data-unusable") and state["progress"]["phase"] == "read"
+    assert "2 labels of output 0, which has 10 numbers for each answer" in state["error"]["detail"]
 
 
 def test_that_a_model_hardly_gets_smaller_is_told_before_it_is_decomposed(
