@@ -70,7 +70,7 @@ def check_card(program: Program, card: Mapping[str, Any], metric: str | None = N
             fits = len(names) <= max(classes, 2)
         if not fits:
             raise DataError(
-                f"The card has {len(names)} labels of output {number}, which has {classes} "
+                f"The card has {len(names)} label{'s' * (len(names) > 1)} of output {number}, which has {classes} "
                 f"{'number' if classes == 1 else 'numbers'} for each answer.",
                 "Give a label for each, in their order; a class that means nothing has one too.",
             )

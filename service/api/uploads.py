@@ -38,6 +38,12 @@ FILES = frozenset({"checkpoint", "evaluation", "calibration"})
 FIELDS = frozenset({"architecture", "card", "name", "options"})
 
 LABELS = {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}}
+OF_OUTPUTS = {
+    "type": "object",
+    "minProperties": 1,
+    "propertyNames": {"pattern": "^(0|[1-9][0-9]{0,3})$"},
+    "additionalProperties": LABELS,
+}
 FORM_SCHEMA = {
     "required": True,
     "content": {
@@ -93,7 +99,7 @@ FORM_SCHEMA = {
                             "labels": {
                                 "description": "The names of the classes, in their order: of the first output, or of "
                                 "each by its number.",
-                                "anyOf": [LABELS, {"type": "object", "additionalProperties": LABELS}],
+                                "anyOf": [LABELS, OF_OUTPUTS],
                             },
                             "preprocessing": {"type": "object", "description": "What is done to make inputs."},
                         },
