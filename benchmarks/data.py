@@ -47,6 +47,10 @@ class Data:
 
         return replace(self, images=resize(self.images), test_images=resize(self.test_images))
 
+    def first(self, count: int) -> Data:
+        """As many images to train on, and all to test."""
+        return replace(self, images=self.images[:count], labels=self.labels[:count])
+
     def padded(self, margin: int) -> Data:
         """The same images with a black margin."""
 

@@ -97,6 +97,7 @@ class Row(Run):
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.learning", description="Paper 1's learning.")
+    parser.add_argument("--images", type=int, help="as many to train on, not all")
     parser.add_argument("--quick", action="store_true", help="scikit-learn's digits and a very narrow network")
     parser.add_argument("--network", choices=NETWORKS, default="VGG-15")
     parser.add_argument("--training", nargs="+", choices=TRAININGS, default=list(TRAININGS), dest="trainings")
@@ -107,6 +108,8 @@ def main() -> None:
     parser.add_argument("--results", type=Path, metavar="FOLDER", help="where the table and the plot go")
     given = parser.parse_args()
     data = digits().resized(32) if given.quick else cifar10(given.cifar) if given.cifar else fashion_mnist().padded(2)
+    if given.images:
+        data = data.first(given.images)
     width = given.width or (QUICK_WIDTH if given.quick else WIDTH)
     epochs = given.epochs or (QUICK_EPOCHS if given.quick else EPOCHS)
     criteria = QUICK_CRITERIA if given.quick else CRITERIA
