@@ -16,7 +16,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rightrank.service import problems
-from rightrank.service.api import health, models, names, operations, pages, reports, schemas
+from rightrank.service.api import docs, health, models, names, operations, pages, reports, schemas, sizes
 from rightrank.service.api.access import Names
 from rightrank.service.api.auth import Gate
 from rightrank.service.api.metrics import Tally
@@ -28,7 +28,7 @@ from rightrank.service.settings import Settings
 
 log = logging.getLogger("rightrank")
 
-RESOURCES = (models, reports, names, operations, health, pages)
+RESOURCES = (models, sizes, reports, names, operations, health, pages, docs)
 TEND_SECONDS = 1.0
 # Requests wait for Redis and the store in threads, a few milliseconds each.
 THREADS = 64
@@ -42,6 +42,7 @@ def create_app(settings: Settings) -> FastAPI:
         version=installed_version(),
         summary="One trained model in, any size out.",
         lifespan=lifespan,
+        docs_url=None,
         redoc_url=None,
         generate_unique_id_function=operation_id,
     )
