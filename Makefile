@@ -7,7 +7,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed-$(RIGHTRANK_TORCH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-lowest test-api test-executorch test-faults hostile verify bench bench-compression bench-cifar \
+.PHONY: help install run test test-lowest test-api test-executorch test-page page-pictures test-faults hostile verify bench bench-compression bench-cifar \
 	bench-bytes bench-formats bench-guarantee bench-learning bench-sparsity bench-latency bench-cost bench-engine bench-coverage bench-tasks bench-layers chaos \
 	clean
 
@@ -21,6 +21,8 @@ help:
 	@echo "make test-api  requests made up from the service's description of itself, and every answer held to it; minutes;"
 	@echo "              installs schemathesis into build/api"
 	@echo "make test-executorch  .pte files made and run; minutes; installs executorch, with a torch, into build/executorch"
+	@echo "make test-page  the page at / in a browser, from an upload to a file that runs; five minutes; needs Debian's Chromium"
+	@echo "              (apt-get install chromium) and npm; installs Playwright, axe-core and a torch into build/page"
 	@echo "make hostile  a thousand damaged files, read in confinement; minutes"
 	@echo "make verify   a running service's answers, checked from outside with curl and torch alone"
 	@echo "make bench    the figures that the README quotes"
@@ -96,6 +98,24 @@ build/executorch: pyproject.toml
 	$(PYTHON) -m venv $@.partial
 	$@.partial/bin/pip install --quiet torch==$(RIGHTRANK_TORCH)
 	$@.partial/bin/pip install --quiet --editable '.[models,executorch]' 'pytest>=8.3'
+	mv $@.partial $@
+
+test-page: build/page
+	build/page/bin/python -m pytest -q -W default tests/page/shown.py
+
+# What the README and docs show of the page, drawn anew.
+page-pictures: build/page
+	build/page/bin/python -m tests.page.pictures docs
+
+build/page: tests/page/requirements.txt pyproject.toml
+	@command -v chromium npm >/dev/null || { echo "It needs chromium and npm: apt-get install chromium npm"; exit 1; }
+	rm -rf $@ $@.partial
+	$(PYTHON) -m venv $@.partial
+	$@.partial/bin/pip install --quiet torch==$(RIGHTRANK_TORCH)
+	$@.partial/bin/pip install --quiet --editable '.[server,onnx,demo]'
+	$@.partial/bin/pip install --quiet --requirement tests/page/requirements.txt
+	mkdir $@.partial/axe
+	cd $@.partial/axe && npm pack --silent axe-core@4.14.1 && tar -xf axe-core-4.14.1.tgz
 	mv $@.partial $@
 
 hostile: install

@@ -1,12 +1,12 @@
 // "What has your device?": one file that suits it, and those beside.
 
-import {announce, field, make, select} from "./dom.js";
+import {among, announce, field, fill, make, select} from "./dom.js";
 import {address, get, modelAt, Trouble} from "./api.js";
 import {shown, told} from "./problem.js";
 import {bytes, lost, read, value} from "./numbers.js";
 import {measured} from "./points.js";
 import {recommend} from "./recommend.js";
-import {downloader, pointOf} from "./facts.js";
+import {downloader, pointOf, range} from "./facts.js";
 import {ready} from "./download.js";
 import {formatName} from "./model.js";
 
@@ -57,10 +57,10 @@ export function device(models) {
       const about = await described(model.value);
       if (mine !== turn) return;
       const offered = about.formats.filter(each => each.precisions.length);
-      if (!runtime.options.length) runtime.replaceChildren(...select(offered.map(each => [each.format, formatName(each.format)]), offered[0].format).children);
+      if (!runtime.options.length) among(runtime, offered.map(each => [each.format, formatName(each.format)]), offered[0].format);
       const found = least !== null && sure.checked ? await certified(about, limits, least) : await suiting(about, limits, least);
       if (mine !== turn) return;
-      result.replaceChildren(...found);
+      fill(result, found);
       announce(result.querySelector("h3")?.textContent ?? "");
     } catch (error) {
       if (mine === turn) result.replaceChildren(told(error));
@@ -89,7 +89,7 @@ export function device(models) {
       make("div", {class: "choice"}, option("Take this", about, measure, main, "primary"), less && option("Next smaller", about, measure, less), more && option("Next larger", about, measure, more, "", over(more, limits))),
       plain && plain.plan !== main.plan ? line(about, measure, plain) : null,
       ...waiting(about, measure, untried),
-    ].filter(Boolean);
+    ];
   }
 
   const over = (size, limits) => (limits.max_bytes !== null && size.bytes > limits.max_bytes ? "more room than it has" : limits.max_macs !== null && size.macs > limits.max_macs ? "more work than it can do" : null);
@@ -100,7 +100,8 @@ export function device(models) {
     return make("article", {class: `option ${kind}`},
       make("h3", {}, `${words}: ${bytes(size.bytes)}`),
       make("p", {class: "big"}, accuracy),
-      make("p", {}, `${size.precision}, ${size.whole ? "whole" : "cut"}${point.loss === null ? "" : ` · ${lost(point.loss, measure.share)}`}`),
+      make("p", {}, `${size.precision}, ${size.whole ? "whole" : "cut"}${point.loss === null ? "" : `, ${lost(point.loss, measure.share)}`}`),
+      range(point, measure) && make("p", {class: "quiet"}, range(point, measure)),
       warning && make("p", {class: "warning"}, warning),
       downloader(size, find, {words: "Download", kind: kind || "plain"}),
       make("p", {}, make("a", {href: `#/model/${about.names.at(-1) ?? about.id}?${new URLSearchParams({format: size.format, precision: size.precision, plan: size.plan, bytes: size.bytes})}`}, "Look at it")));

@@ -10,7 +10,14 @@ export function make(tag, attributes = {}, ...children) {
     if (typeof value === "function") node.addEventListener(name.slice(2), value);
     else if (value !== null && value !== undefined && value !== false) node.setAttribute(name, value === true ? "" : value);
   }
-  node.append(...children.flat().filter(child => child !== null && child !== undefined && child !== false));
+  return fill(node, ...children);
+}
+
+const there = children => children.flat(Infinity).filter(child => child !== null && child !== undefined && child !== false);
+
+/** Gives an element children in place of those that it has, null ones left out. */
+export function fill(node, ...children) {
+  node.replaceChildren(...there(children));
   return node;
 }
 
@@ -32,8 +39,16 @@ export function field(label, control, more = null) {
   return make("div", {class: "field"}, make("label", {for: control.id}, label), control, note);
 }
 
+/** A choice among `options`, pairs of value and words. */
 export function select(options, chosen, attributes = {}) {
-  return make("select", attributes, options.map(([value, words]) => make("option", {value, selected: value === chosen}, words)));
+  return among(make("select", attributes), options, chosen);
+}
+
+/** Gives a choice other options. */
+export function among(node, options, chosen) {
+  fill(node, options.map(([value, words]) => make("option", {value}, words)));
+  node.value = chosen;
+  return node;
 }
 
 /** Says something to who listens rather than looks. */

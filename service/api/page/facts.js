@@ -20,19 +20,23 @@ function stat(term, figure, more) {
   return make("div", {class: "stat"}, make("dt", {}, term), make("dd", {}, make("span", {class: "figure"}, figure), more && make("small", {}, more)));
 }
 
+/** The 95 % interval of a point, in one piece; "" where it has none. */
+export const range = (point, measure) => point.low === null || point.low === undefined ? "" :
+  `95 %: ${value(point.low, measure.share)} to ${value(point.high, measure.share)}`.replaceAll(" ", "\u00a0");
+
 const label = (labels, index) => (Array.isArray(labels) && labels[index] !== undefined ? `${labels[index]}` : `class ${index}`);
 
 /** All figures of a size, as a list. */
 export function stats(model, measure, size) {
   const point = pointOf(size, measure), {changed, worst} = point;
-  const interval = point.low !== null && point.low !== undefined ? `95 %: ${value(point.low, measure.share)} to ${value(point.high, measure.share)}` : "";
+  const interval = range(point, measure);
   const list = [
     stat(size.bounds && !size.made ? "File, at most" : "File", `${whole(size.made?.bytes ?? size.bytes)} B`, `${percent(size.bytes / model.bytes)} of the original file`),
     stat("Parameters", whole(size.params), `${percent(size.params / model.params)} of ${short(model.params)}`),
-    stat("Multiplications", short(size.macs), model.macs ? `${percent(size.macs / model.macs)} for a sample` : null),
+    stat("Multiplications", short(size.macs), model.macs ? `${percent(size.macs / model.macs)} of ${short(model.macs)}` : null),
     point.accuracy === null
       ? stat("Accuracy", size.made ? "unmeasured" : "not measured yet", model.measured ? (size.made ? null : "it is as soon as the file is made") : "published without evaluation data")
-      : stat(measure.metric, value(point.accuracy, measure.share), [lost(point.loss, measure.share), interval].filter(Boolean).join(" · ")),
+      : stat(measure.metric, value(point.accuracy, measure.share), [lost(point.loss, measure.share), interval].filter(Boolean).join(", ")),
   ];
   if (changed) list.push(stat("Answers changed", `${whole(changed.differ)} of ${whole(changed.answers)}`, changed.lost === null ? "against the original" : `${whole(changed.lost)} now wrong, ${whole(changed.gained)} now right`));
   if (worst) list.push(stat("Worst class", value(worst.value, true), label(model.card?.labels, worst.index)));

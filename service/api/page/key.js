@@ -27,7 +27,8 @@ export function wanted(problem) {
         field("Key", input, "Kept in this tab until it is closed."),
         make("p", {class: "actions"}, make("button", {class: "primary"}, "Use this key"))));
     dialog.addEventListener("cancel", event => event.preventDefault());
-    dialog.querySelector("form").addEventListener("submit", () => {
+    dialog.querySelector("form").addEventListener("submit", event => {
+      event.preventDefault();
       sessionStorage.setItem(PLACE, input.value.trim());
       dialog.remove();
       asking = null;

@@ -8,6 +8,7 @@ import {measured} from "./points.js";
 import {figure} from "./plot.js";
 import {picker} from "./picker.js";
 import {card} from "./card.js";
+import {recommend} from "./recommend.js";
 
 const FORMATS = {torchscript: "TorchScript", onnx: "ONNX", pt2: "torch.export (pt2)", executorch: "ExecuTorch"};
 
@@ -62,7 +63,10 @@ export async function modelView(place, reference, wanted, remember) {
         : "Accuracy is unmeasured: it was published without evaluation data."));
       table.replaceChildren(...(points.length ? listed() : []));
       table.hidden = !points.length;
-      await size.show({format: state.format, points, measure, ...stand});
+      // Where nothing is asked for, what is recommended to who has room for anything.
+      const first = stand.near || stand.plan ? null : recommend(points, [], {max_bytes: null, max_macs: null}).chosen;
+      const near = stand.near || first?.bytes || model.bytes / 2;
+      await size.show({format: state.format, points, measure, precision: stand.precision, plan: stand.plan ?? first?.plan, near});
     } catch (error) {
       problem.replaceChildren(told(error));
     }
@@ -81,7 +85,7 @@ export async function modelView(place, reference, wanted, remember) {
       make("tbody", {}, rows)))];
   }
 
-  await load({plan: wanted.plan, precision: wanted.precision ?? model.precision, near: Number(wanted.bytes) || model.bytes / 2});
+  await load({plan: wanted.plan, precision: wanted.precision ?? model.precision, near: Number(wanted.bytes) || null});
   return () => chart?.end();
 }
 
@@ -98,7 +102,7 @@ function head(model, title) {
     make("p", {class: "crumb"}, make("a", {href: "#/"}, "Models")),
     make("h1", {}, title), make("span", {class: "aliases"}),
     make("p", {class: "quiet id"}, model.id, others.length ? ` · also ${others.join(", ")}` : ""),
-    make("dl", {class: "facts"}, facts.map(([term, words]) => [make("dt", {}, term), make("dd", {}, words)])),
+    make("dl", {class: "facts"}, facts.map(([term, words]) => make("div", {}, make("dt", {}, term), make("dd", {}, words)))),
     (model.notes ?? []).map(note => make("p", {class: "note"}, note)));
 }
 

@@ -1,6 +1,6 @@
 // One size of a model: a slider over those that there are, and all that is known of the one it stands at.
 
-import {announce, field, make, select} from "./dom.js";
+import {among, announce, field, fill, make} from "./dom.js";
 import {address, get, modelAt} from "./api.js";
 import {told} from "./problem.js";
 import {bytes, lost, value} from "./numbers.js";
@@ -72,10 +72,10 @@ export function picker(model, {heard, again, other}) {
 
   function show(size) {
     heard(size);
-    card.replaceChildren(
+    fill(card,
       make("h2", {}, `${size.precision}, ${size.whole ? "the whole network" : "cut"}`, size.made ? make("small", {}, ` ${size.made.method}`) : null),
       stats(model, state.measure, size), reports(size), downloader(size, again));
-    detail.replaceChildren(
+    fill(detail,
       make("section", {}, make("h2", {}, "Fetch and run exactly this"), size.url ? lines(model, size, other) : make("p", {}, "No query is known that asks for exactly this size.")),
       make("section", {}, make("h2", {}, "Layer by layer"), picture(size.layers), uncovered(model.uncovered)));
     announce(`${bytes(size.bytes)} in ${size.precision} is picked.`);
@@ -88,7 +88,7 @@ export function picker(model, {heard, again, other}) {
     /** The format, its measured points, and where to stand: at a plan, or near so many bytes in a precision. */
     async show({format, points, measure, plan, precision, near}) {
       const offer = model.formats.find(each => each.format === format).precisions;
-      precisions.replaceChildren(...select(offer.map(each => [each, each]), precision).children);
+      among(precisions, offer.map(each => [each, each]), precision);
       Object.assign(state, {format, points, measure});
       const found = points.find(point => point.plan === plan);
       if (found) {

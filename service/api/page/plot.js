@@ -25,13 +25,13 @@ function mark(ctx, kind, x, y, r) {
 }
 
 /** Marks along an axis of 1, 2 and 5 times powers of ten, or fewer of them. */
-function decades(least, most) {
+function decades(least, most, room) {
   for (const steps of [[1, 2, 5], [1, 3], [1]]) {
     const found = [];
     for (let power = Math.floor(Math.log10(least)); power <= Math.ceil(Math.log10(most)); power++)
       for (const step of steps) found.push(step * 10 ** power);
     const seen = found.filter(each => each >= least && each <= most);
-    if (seen.length <= 9 || steps.length === 1) return seen;
+    if (seen.length <= room || steps.length === 1) return seen;
   }
 }
 
@@ -67,9 +67,9 @@ export function figure(measure, picked) {
     const font = "12px system-ui, sans-serif", axis = {stroke: colour.quiet, font, labelFont: font, labelSize: 22, grid: {stroke: colour.line, width: 1}, ticks: {stroke: colour.line, width: 1}};
     const data = [xs], lines = [{}];
     for (const [, members] of named) {
-      const line = new Set(members.filter(point => good.has(point)));
+      const line = new Set(members);
       data.push(sorted.map(point => (line.has(point) ? point.loss : null)));
-      lines.push({stroke: colour.of(members[0].precision), width: 1.5, spanGaps: true, points: {show: false}});
+      lines.push({stroke: colour.of(members[0].precision), alpha: 0.4, width: 1.5, spanGaps: true, points: {show: false}});
     }
     plot = new uPlot({
       width, height: Math.max(260, Math.min(420, width * 0.55)), legend: {show: false}, padding: [12, 12, 0, 0],
@@ -79,8 +79,8 @@ export function figure(measure, picked) {
         y: bent ? {distr: 4, asinh: scale, range: () => [low - scale * 0.3, high * 1.25]} : {range: () => [low - room, high + room]},
       },
       axes: [
-        {...axis, label, size: 34, space: 60, splits: () => decades(least, most), filter: (_, splits) => splits, values: (_, splits) => splits.map(format)},
-        {...axis, label: measure.unit, size: 46, splits: bent ? () => bends(low, high * 1.25, scale) : undefined, values: (_, splits) => splits.map(split => String(Number(split.toPrecision(3))))},
+        {...axis, label, size: 34, space: 60, splits: () => decades(least, most, (width - 60) / 62), filter: (_, splits) => splits, values: (_, splits) => splits.map(format)},
+        {...axis, label: measure.unit, size: 46, filter: (_, splits) => splits, splits: bent ? () => bends(low, high * 1.25, scale) : undefined, values: (_, splits) => splits.map(split => String(Number(split.toPrecision(3))))},
       ],
       series: lines,
       hooks: {draw: [self => paint(self, colour, good)]},

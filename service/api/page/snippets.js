@@ -79,5 +79,5 @@ function code(text) {
     announce("Copied.");
     setTimeout(() => { button.textContent = "Copy"; }, 1500);
   });
-  return make("div", {class: "code"}, make("pre", {}, make("code", {}, text)), navigator.clipboard ? button : null);
+  return make("div", {class: "code"}, make("pre", {tabindex: 0, role: "region", "aria-label": "Lines"}, make("code", {}, text)), navigator.clipboard ? button : null);
 }

@@ -32,7 +32,7 @@ export async function uploadView(place) {
     inputs[name].addEventListener("taken", () => { text.textContent = files[name] ? `${files[name].name}, ${bytes(files[name].size)}` : ""; });
     return make("div", {class: "pickers"}, field(name === "checkpoint" ? `${label} (needed)` : label, inputs[name], more), text);
   });
-  const name = make("input", {autocomplete: "off", spellcheck: "false", pattern: described.name.pattern.replace(/^\^|\$$/g, ""), title: "small letters, digits, dots, dashes and underscores"});
+  const name = make("input", {autocomplete: "off", spellcheck: "false", pattern: described.name.pattern.replace(/^\^|\$$/g, "").replaceAll("-]", "\\-]"), title: "small letters, digits, dots, dashes and underscores"});
   const effort = select(known.effort.enum.map(each => [each, EFFORTS[each] ?? each]), known.effort.default);
   const precision = select([["", "as they are"], ...known.precision.enum.map(each => [each, each])], "");
   const metric = select([["", "as the data say"], ...known.metric.enum.map(each => [each, each])], "");
