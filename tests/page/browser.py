@@ -100,7 +100,11 @@ def service(folder: Path, keys: Path | None = None, working: bool = True) -> Ite
 def publish(address: str, checkpoint: Path, key: str | None = None, **options: object) -> str:
     """Publishes a model with what lies beside its checkpoint, and waits; its id."""
     with Client(address, key) as client:
-        beside = {role: path for role in ("evaluation", "calibration") if (path := checkpoint.with_name(f"{role}.safetensors")).exists()}
+        beside = {
+            role: path
+            for role in ("evaluation", "calibration")
+            if (path := checkpoint.with_name(f"{role}.safetensors")).exists()
+        }
         answer = client.push(checkpoint, **beside, **options)  # type: ignore[arg-type]
         client.wait(str(answer["operation"]))
     return str(answer["id"])

@@ -25,7 +25,7 @@ from tests.service.api.test_auth import line
 
 AXE = Path("build/page/axe/package/axe.min.js")
 SIZES = pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
-MARKUP = "<img src=x onerror=\"window.hurt=1\"><b>bold</b>"
+MARKUP = '<img src=x onerror="window.hurt=1"><b>bold</b>'
 expect.set_options(timeout=PATIENCE)
 
 
@@ -51,7 +51,9 @@ def address(tmp_path_factory: pytest.TempPathFactory, files: Path) -> Iterator[s
         for precision in ("float32", "int8"):
             for budget in (1, 0.5, 0.2):
                 query = {"budget": budget, "precision": precision}
-                httpx.get(f"{found}/models/digits", params=query, headers={"Prefer": "wait=120"}, timeout=130).raise_for_status()
+                httpx.get(
+                    f"{found}/models/digits", params=query, headers={"Prefer": "wait=120"}, timeout=130
+                ).raise_for_status()
         yield found
 
 
@@ -81,7 +83,11 @@ def saved(page: Page, click: Callable[[], None], folder: Path) -> Path:
 
 def figure(page: Page, term: str) -> str:
     """One of the figures of what is picked."""
-    return page.locator(".pick .stat", has=page.locator("dt", has_text=re.compile(f"^{term}$"))).locator(".figure").inner_text()
+    return (
+        page.locator(".pick .stat", has=page.locator("dt", has_text=re.compile(f"^{term}$")))
+        .locator(".figure")
+        .inner_text()
+    )
 
 
 def settled(page: Page) -> None:
@@ -142,7 +148,9 @@ def test_the_right_file_is_one_click_away(
         expect(page.locator(".result")).to_have_attribute("aria-busy", "false")
         path = saved(page, best.get_by_role("button", name="Download").click, tmp_path)
         assert path.stat().st_size <= 60_000
-        assert best.locator(".big").inner_text() == f"top1 {100 * accuracy(path, files / 'evaluation.safetensors'):.1f} %"
+        assert (
+            best.locator(".big").inner_text() == f"top1 {100 * accuracy(path, files / 'evaluation.safetensors'):.1f} %"
+        )
         expect(page.locator(".honest").first).to_contain_text("int8 of everything")
 
 
@@ -183,7 +191,9 @@ def test_every_stop_of_the_slider_is_a_size_that_the_model_can_have(reader: Look
     for key in ("Home", "ArrowRight", "ArrowRight", "End"):
         steps(page, 1, key)
         shown = int(figure(page, "File").removesuffix(" B").replace(",", ""))
-        planned = httpx.get(f"{reader.address}/models/digits/plan", params={"max_bytes": shown, "precision": "int8"}).json()
+        planned = httpx.get(
+            f"{reader.address}/models/digits/plan", params={"max_bytes": shown, "precision": "int8"}
+        ).json()
         assert (planned["bytes"], f"{planned['params']:,}") == (shown, figure(page, "Parameters"))
         assert page.locator(".layers li .figures:not(.quiet)").count() == len(planned["layers"])
 
@@ -287,7 +297,11 @@ def test_dropped_files_take_the_places_that_their_names_say(reader: Looking) -> 
         return data;
     }""")
     page.dispatch_event(".drop", "drop", {"dataTransfer": dropped})
-    assert [row.inner_text() for row in page.locator(".file").all()] == ["net.pt2, 1 B", "eval.safetensors, 1 B", "train.npz, 1 B"]
+    assert [row.inner_text() for row in page.locator(".file").all()] == [
+        "net.pt2, 1 B",
+        "eval.safetensors, 1 B",
+        "train.npz, 1 B",
+    ]
 
 
 def test_nothing_that_a_publisher_says_becomes_markup(reader: Looking) -> None:
@@ -310,7 +324,10 @@ def test_nothing_that_a_publisher_says_becomes_markup(reader: Looking) -> None:
         for about in (*body.get("models", ()), body):
             if "criterion" in about:
                 about |= {"names": [f"{MARKUP}@1"], "publisher": MARKUP, "notes": [MARKUP]}
-                about["card"] = dict.fromkeys(("description", "license"), MARKUP) | {"labels": [MARKUP] * 3, "preprocessing": {MARKUP: MARKUP}}
+                about["card"] = dict.fromkeys(("description", "license"), MARKUP) | {
+                    "labels": [MARKUP] * 3,
+                    "preprocessing": {MARKUP: MARKUP},
+                }
         for layer in body.get("layers", ()):
             layer |= {"layer": MARKUP, "name": MARKUP, "reason": MARKUP}
         route.fulfill(status=answer.status, headers={"content-type": "application/json"}, body=json.dumps(body))
@@ -339,7 +356,11 @@ def test_axe_finds_nothing_serious(browser: Browser, address: str, size: tuple[i
                 summary.click()
             page.evaluate(AXE.read_text())
             found = page.evaluate("axe.run().then(found => found.violations)")
-            bad = [(each["id"], [node["html"] for node in each["nodes"]]) for each in found if each["impact"] in ("serious", "critical")]
+            bad = [
+                (each["id"], [node["html"] for node in each["nodes"]])
+                for each in found
+                if each["impact"] in ("serious", "critical")
+            ]
             assert bad == [], path
 
 
