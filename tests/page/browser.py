@@ -1,5 +1,5 @@
-"""A service, and a browser that looks at it: Debian's Chromium, driven by Playwright, which lets nothing leave this machine
-and keeps what went wrong on a page."""
+"""A service, and a browser that looks at it: Debian's Chromium, driven by Playwright, which lets nothing leave this
+machine and keeps what went wrong on a page."""
 
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ def chromium() -> Iterator[Browser]:
 def looking(
     browser: Browser, address: str, size: tuple[int, int] = DESKTOP, scheme: str = "light"
 ) -> Iterator[Looking]:
-    """A reader with a screen of this size. Raises `AssertionError` at the end where a page complained of anything, asked
-    elsewhere for anything, or was wider than its screen."""
+    """A reader with a screen of this size. Raises `AssertionError` at the end where a page complained of anything,
+    asked elsewhere for anything, or was wider than its screen."""
     context = browser.new_context(
         viewport={"width": size[0], "height": size[1]},
         color_scheme=scheme,  # type: ignore[arg-type]

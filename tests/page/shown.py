@@ -1,7 +1,7 @@
 """The page in a browser: what a publisher and the owner of a device do on it, from the first click to a file that runs.
 
-Needs Debian's Chromium (apt-get install chromium), Playwright and axe-core, so `make test-page` runs it in an environment
-apart.
+Needs Debian's Chromium (apt-get install chromium), Playwright and axe-core, so `make test-page` runs it in an
+environment apart.
 """
 
 from __future__ import annotations

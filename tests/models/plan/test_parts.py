@@ -12,7 +12,7 @@ from tests.models.nets import Small, planner
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return planner(Small, tmp_path_factory.mktemp("parts"))[1]
+    return planner(Small, tmp_path_factory.mktemp("parts"), mixed=True)[1]
 
 
 @pytest.mark.parametrize(("encoding", "bits"), [("plain", 32), ("half", 16), ("int8", 8), ("levels", None)])

@@ -8,7 +8,10 @@ from rightrank.service.api.pages import PAGE
 from tests.service.conftest import Running
 
 # What turns text into elements, scripts or styles.
-MARKUP = r"innerHTML|outerHTML|document\.write|insertAdjacentHTML|createContextualFragment|DOMParser|setHTML|srcdoc|eval\(|Function\("
+MARKUP = (
+    r"innerHTML|outerHTML|document\.write|insertAdjacentHTML|createContextualFragment|DOMParser|setHTML|srcdoc"
+    r"|eval\(|Function\("
+)
 OURS = sorted(name for name in PAGE.files if name.endswith(".js") and "uplot" not in name)
 
 
