@@ -92,7 +92,10 @@ export function device(models) {
     ];
   }
 
-  const over = (size, limits) => (limits.max_bytes !== null && size.bytes > limits.max_bytes ? "more room than it has" : limits.max_macs !== null && size.macs > limits.max_macs ? "more work than it can do" : null);
+  function over(size, limits) {
+    if (limits.max_bytes !== null && size.bytes > limits.max_bytes) return "More room than it has";
+    return limits.max_macs !== null && size.macs > limits.max_macs ? "More work than it can do" : null;
+  }
 
   function option(words, about, measure, size, kind = "", warning = null) {
     const point = pointOf(size, measure);

@@ -24,7 +24,8 @@ function stat(term, figure, more) {
 export const range = (point, measure) => point.low === null || point.low === undefined ? "" :
   `95 %: ${value(point.low, measure.share)} to ${value(point.high, measure.share)}`.replaceAll(" ", "\u00a0");
 
-const label = (labels, index) => (Array.isArray(labels) && labels[index] !== undefined ? `${labels[index]}` : `class ${index}`);
+/** What a class is called: by the card's labels of the first output, else by its number. */
+const label = (labels, index) => String((Array.isArray(labels) ? labels : labels?.["0"])?.[index] ?? `class ${index}`);
 
 /** All figures of a size, as a list. */
 export function stats(model, measure, size) {

@@ -39,6 +39,11 @@ export async function uploadView(place) {
   const formats = known.formats.items.enum.map(each => make("label", {class: "check"}, make("input", {type: "checkbox", value: each}), ` ${each} `));
   const architecture = make("input", {autocomplete: "off", spellcheck: "false"});
   const budgets = make("input", {autocomplete: "off", placeholder: known.budgets.default.join(", ")});
+  const said = described.card ? {
+    description: make("textarea", {rows: 2}),
+    license: make("input", {autocomplete: "off", placeholder: "Apache-2.0"}),
+    labels: make("textarea", {rows: 2, placeholder: "one a line"}),
+  } : {};
   const button = make("button", {class: "primary"}, "Publish"), result = make("div", {class: "making", "aria-live": "polite"});
   const form = make("form", {class: "upload", onsubmit: event => { event.preventDefault(); send(); }},
     make("p", {class: "crumb"}, make("a", {href: "#/"}, "Models")), make("h1", {}, "Publish a model"),
@@ -47,6 +52,8 @@ export async function uploadView(place) {
     make("details", {}, make("summary", {}, "More"),
       make("div", {class: "fields"}, field("Metric", metric), field("Budgets measured ahead", budgets, "shares from 0 to 1"), field("Architecture", architecture, "of a state dict: resnet18, or JSON with name and arguments"),
         make("fieldset", {class: "field"}, make("legend", {}, "Also made ahead as"), formats))),
+    said.description && make("details", {}, make("summary", {}, "What travels with it"),
+      make("div", {class: "fields"}, field("Description", said.description), field("Licence", said.license), field("Labels", said.labels, "the names of the classes, in their order"))),
     make("p", {class: "actions"}, button), result);
   place.replaceChildren(form);
 
@@ -77,6 +84,9 @@ export async function uploadView(place) {
     for (const [name, file] of Object.entries(files)) data.append(name, file, file.name);
     if (name.value.trim()) data.append("name", name.value.trim());
     if (architecture.value.trim()) data.append("architecture", architecture.value.trim());
+    const card = Object.fromEntries(Object.entries(said).map(([name, control]) => [name, control.value.trim()]).filter(([, words]) => words));
+    if (card.labels) card.labels = card.labels.split("\n").map(label => label.trim()).filter(Boolean);
+    if (Object.keys(card).length) data.append("card", JSON.stringify(card));
     if (Object.keys(options).length) data.append("options", JSON.stringify(options));
     return data;
   }
