@@ -1,6 +1,6 @@
 """Pictures of the page for the docs, from a service that has the demo (`make run`):
 
-    python -m tests.page.pictures ADDRESS FOLDER
+python -m tests.page.pictures ADDRESS FOLDER
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ def prepare(address: str) -> None:
             httpx.get(f"{address}/models/demo", params=query, headers={"Prefer": "wait=120"}, timeout=130)
     with Client(address) as client, tempfile.TemporaryDirectory() as folder:
         files = exported(network(), Path(folder))
-        answer = client.push(files.checkpoint, name="keywords", evaluation=files.evaluation, options={"budgets": [1, 0.5]})
+        answer = client.push(
+            files.checkpoint, name="keywords", evaluation=files.evaluation, options={"budgets": [1, 0.5]}
+        )
         client.wait(str(answer["operation"]))
     httpx.put(f"{address}/names/demo/aliases/stable", json={"version": 1}).raise_for_status()
 

@@ -30,7 +30,7 @@ export function device(models) {
     make("div", {class: "fields"},
       field("Model", model), field("Room for the file", room, "such as 60 kB or 1.5 MB"), field("Multiplications for a sample", work, "such as 2 M"), field("Runtime", runtime)),
     make("details", {}, make("summary", {}, "It has to reach an accuracy"),
-      make("div", {class: "fields"}, field("Accuracy of at least", reach, "a share such as 0.97"),
+      make("div", {class: "fields"}, field("Accuracy of at least", reach, "such as 0.97 or 97 %; of an error, at most"),
         make("div", {class: "field check"}, make("span", {}, sure, make("label", {for: "sure"}, " in truth, with 95 % confidence")), make("small", {}, "not only as measured: of all files of a fixed row that are, the smallest")))),
     result);
   let timer = 0, turn = 0;
@@ -50,7 +50,7 @@ export function device(models) {
   async function find() {
     const mine = ++turn;
     const limits = {max_bytes: number(room, read), max_macs: number(work, read)};
-    const least = number(reach, text => (text.trim() ? (Number(text) >= 0 && Number(text) <= 1 ? Number(text) : NaN) : null));
+    const least = number(reach, text => (text.trim() ? Number(text.replace(/\s*%$/, "")) / (text.includes("%") ? 100 : 1) : null));
     if ([...Object.values(limits), least].some(Number.isNaN)) return result.replaceChildren(make("p", {class: "note"}, "One of these is no number. A size is written as 60000, 60 kB or 1.5 MiB."));
     result.setAttribute("aria-busy", "true");
     try {

@@ -23,7 +23,9 @@ export function recommend(points, plans, limits, reach = null) {
   const row = [...best(points, "bytes")].sort((one, other) => one.bytes - other.bytes);
   const smaller = row.filter(point => point.bytes < chosen.bytes).at(-1) ?? null;
   const larger = row.find(point => point.bytes > chosen.bytes && capped(point) < capped(chosen)) ?? null;
-  const hopeful = untried.filter(plan => capped(chosen) > 0 && plan.bytes > chosen.bytes);
+  // A size of which a larger one is known to be no better than the chosen is not worth the work.
+  const hopeless = plan => points.some(point => point.precision === plan.precision && point.bytes >= plan.bytes && capped(point) >= capped(chosen));
+  const hopeful = capped(chosen) > 0 ? untried.filter(plan => !hopeless(plan)) : [];
   return {chosen, smaller, larger, untried: hopeful};
 }
 
