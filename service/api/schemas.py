@@ -422,7 +422,7 @@ class Size(Rung):
     bounds: bool = Field(description="Whether bytes are the most that a file takes: only making one tells how many.")
     url: str | None = Field(description="What fetches exactly this; null where no query is known to.")
     query: dict[str, Any] | None = Field(description="That query's parameters.")
-    layers: list[Part]
+    layers: list[Part] = Field(description="Of the network without its zero channels, where some went.")
     made: Made | None = Field(description="null: it has never been made.")
 
 

@@ -94,7 +94,7 @@ function head(model, title) {
   const others = model.names.slice(0, -1);
   const facts = [
     ["Whole network", `${short(model.params)} parameters, ${short(model.macs)} multiplications, ${bytes(model.bytes)}`],
-    ["Measured", baseline && baseline.value !== null ? `${baseline.metric} ${value(baseline.value, baseline.counted !== null)} on ${whole(baseline.n)} samples` : "no evaluation data"],
+    ["Measured", baseline && baseline.value !== null ? `${baseline.metric} ${value(baseline.value, Boolean(baseline.counted))} on ${whole(baseline.n)} samples` : "no evaluation data"],
     ["Smallest", `${percent(model.min_budget.params)} of the parameters`],
     ["Published", `${when(model.uploaded ?? model.created)}${model.publisher ? ` by ${model.publisher}` : ""}, effort ${model.options.effort ?? "cut"}`],
   ];

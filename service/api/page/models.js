@@ -6,7 +6,6 @@ import {told} from "./problem.js";
 import {bytes, short, value, when} from "./numbers.js";
 
 const AT_ONCE = 20, SETTLE = 250;
-const SHARES = new Set(["top1", "top5", "agreement", "accuracy"]);
 
 /** The section of all models. `first` is the page that is there already; `reload` reads it anew. */
 export function models(first) {
@@ -49,9 +48,12 @@ export function models(first) {
 
 export const firstPage = () => get(address("/models", {limit: AT_ONCE}));
 
+/** As many as one answer has: those that a device can be asked about. */
+export const many = async () => (await get(address("/models", {limit: 200}))).models;
+
 function row(model) {
   const called = model.names.at(-1) ?? model.id, {baseline} = model;
-  const accuracy = baseline && baseline.value !== null ? `${value(baseline.value, SHARES.has(baseline.metric))} ${baseline.metric}` : "unmeasured";
+  const accuracy = baseline && baseline.value !== null ? `${value(baseline.value, Boolean(baseline.counted))} ${baseline.metric}` : "unmeasured";
   return make("tr", {"data-model": model.id},
     make("th", {scope: "row"}, make("a", {href: `#/model/${called}`}, called), make("span", {class: "aliases"}), make("small", {class: "quiet"}, model.names.slice(0, -1).join(", "))),
     make("td", {"data-label": "State"}, make("span", {class: "state"}, "ready")),

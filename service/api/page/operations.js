@@ -51,8 +51,10 @@ export function panel(first, title) {
     else bar.removeAttribute("value");
     phase.textContent = state === "failed" ? operation.error?.detail || "failed" : state === "cancelled" ? "cancelled" : words(operation);
     bar.hidden = operation.done;
-    button.hidden = operation.done && state !== "failed";
-    button.textContent = state === "failed" ? "Try again" : "Cancel";
+    // What failed by a fault of the upload's own would fail again, and is not kept.
+    const again = state === "failed" && operation.error.status >= 500;
+    button.hidden = operation.done && !again;
+    button.textContent = again ? "Try again" : "Cancel";
     button.setAttribute("aria-label", `${button.textContent}: ${title}`);
     note.textContent = progress.note || "";
     note.hidden = !progress.note;
@@ -64,8 +66,8 @@ export function panel(first, title) {
 /** All that is under way, live; `changed` is called when something has ended, `seen` with all each time. Ends once
  * `place` is off the page. */
 export async function underway(place, changed, seen) {
-  const list = make("div", {class: "operations"});
-  const section = make("section", {hidden: true, "aria-labelledby": "underway"}, make("h2", {id: "underway"}, "Under way"), list);
+  const list = make("div", {class: "operations"}), trouble = make("div");
+  const section = make("section", {hidden: true, "aria-labelledby": "underway"}, make("h2", {id: "underway"}, "Under way"), trouble, list);
   place.append(section);
   const panels = new Map();
   do {
@@ -74,14 +76,17 @@ export async function underway(place, changed, seen) {
       found = (await get("/operations")).operations;
     } catch (error) {
       section.hidden = false;
-      list.replaceChildren(told(error));
-      panels.clear();
+      trouble.replaceChildren(told(error));
       await rest(NOW_AND_THEN);
       continue;
     }
+    trouble.replaceChildren();
     const ids = new Set(found.map(operation => operation.id));
-    let ended = 0;
-    for (const [id, {place}] of panels) if (!ids.has(id)) ended += panels.delete(id) && (place.remove(), 1);
+    const over = [...panels.keys()].filter(id => !ids.has(id));
+    for (const id of over) {
+      panels.get(id).place.remove();
+      panels.delete(id);
+    }
     for (const operation of found) {
       const known = panels.get(operation.id);
       if (known) known.update(operation);
@@ -94,8 +99,8 @@ export async function underway(place, changed, seen) {
     }
     section.hidden = panels.size === 0;
     seen(found);
-    if (ended) {
-      announce(ended === 1 ? "An operation has ended." : `${ended} operations have ended.`);
+    if (over.length) {
+      announce(over.length === 1 ? "An operation has ended." : `${over.length} operations have ended.`);
       changed();
     }
     await rest(found.some(operation => !operation.done) ? OFTEN : NOW_AND_THEN);
