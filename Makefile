@@ -103,9 +103,10 @@ build/executorch: pyproject.toml
 test-page: build/page
 	build/page/bin/python -m pytest -q -W default tests/page/shown.py
 
-# What the README and docs show of the page, drawn anew.
+# What the README shows of the page, drawn anew from what `make run` serves, or another: make page-pictures URL=…
+URL ?= http://127.0.0.1:8000
 page-pictures: build/page
-	build/page/bin/python -m tests.page.pictures docs
+	build/page/bin/python -m tests.page.pictures $(URL) docs
 
 build/page: tests/page/requirements.txt pyproject.toml
 	@command -v chromium npm >/dev/null || { echo "It needs chromium and npm: apt-get install chromium npm"; exit 1; }

@@ -1,6 +1,6 @@
 // A model: what it is, what its files lose, and one of them.
 
-import {field, make, select} from "./dom.js";
+import {field, fill, make, select} from "./dom.js";
 import {get, modelAt} from "./api.js";
 import {told} from "./problem.js";
 import {bytes, lost, percent, short, value, whole, when} from "./numbers.js";
@@ -27,7 +27,7 @@ export async function modelView(place, reference, wanted, remember) {
 
   const formats = select(offered.map(each => [each.format, formatName(each.format)]), state.format, {onchange: () => turn(formats.value)});
   const axes = select([["bytes", "bytes, as sent"], ["params", "parameters"], ["macs", "multiplications"]], "bytes", {onchange: () => { state.by = axes.value; redraw(); }});
-  const plotted = make("div", {class: "plotted"}), table = make("details", {class: "table"}), problem = make("div");
+  const plotted = make("div", {class: "plotted"}), table = make("details", {class: "table"}), said = make("details", {class: "table"}), problem = make("div");
   const size = picker(model, {
     heard(found) {
       shown = found;
@@ -42,7 +42,7 @@ export async function modelView(place, reference, wanted, remember) {
     make("div", {class: "controls"}, field("Runtime", formats), field("Along the axis", axes)),
     problem,
     make("div", {class: "studio"}, make("div", {class: "left"}, plotted, size.control), size.card),
-    table, size.detail,
+    table, said, size.detail,
     without.length ? make("details", {class: "table"}, make("summary", {}, `Not as ${without.map(each => formatName(each.format)).join(", ")}`),
       make("ul", {}, without.map(each => make("li", {}, `${formatName(each.format)}: ${each.reason}`)))) : "");
   let chart = null;
@@ -55,7 +55,10 @@ export async function modelView(place, reference, wanted, remember) {
   async function load(stand) {
     problem.replaceChildren();
     try {
-      ({points, measure} = await measured(model, state.format));
+      const found = await measured(model, state.format);
+      ({points, measure} = found);
+      fill(said, reported(found.curves));
+      said.hidden = !said.children.length;
       chart?.end();
       chart = points.length ? figure(measure, point => size.pick(point)) : null;
       plotted.replaceChildren(chart?.root ?? make("p", {class: "note"}, model.measured
@@ -87,6 +90,13 @@ export async function modelView(place, reference, wanted, remember) {
 
   await load({plan: wanted.plan, precision: wanted.precision ?? model.precision, near: Number(wanted.bytes) || null});
   return () => chart?.end();
+}
+
+/** What its publisher reports of files, apart from what was measured here. */
+function reported(curves) {
+  const rows = curves.flatMap(curve => curve.points.flatMap(point => point.reported.map(each =>
+    make("li", {}, `${bytes(point.bytes)} in ${curve.precision}: ${each.metric} ${each.value}${each.n ? ` on ${whole(each.n)} samples` : ""}`))));
+  return rows.length ? [make("summary", {}, "What its publisher reports"), make("ul", {}, rows)] : [];
 }
 
 function head(model, title) {
