@@ -10,6 +10,7 @@ from fastapi import Depends, Request
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from starlette.concurrency import run_in_threadpool
 
+from rightrank.models.plan.planner import Plan
 from rightrank.service.api.access import Access, bare
 from rightrank.service.api.common import Anybody, TheParts, ToChange, ToSee, access_of, admit_job
 from rightrank.service.api.router import Router
@@ -43,11 +44,21 @@ def unfinished(request: Request, parts: TheParts, key: Anybody) -> dict[str, Any
     names = parts.catalogue.names()
     return {
         "operations": [
-            {**operation.to_json(), "names": called(access, names, str(operation.details["model"]))}
+            {
+                **operation.to_json(),
+                "names": called(access, names, str(operation.details["model"])),
+                **of_size(operation.details.get("plan")),
+            }
             for operation in found
             if access.sees(operation)
         ]
     }
+
+
+def of_size(plan: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What is to be told of a plan that is being cut; of none, that there is none."""
+    found = None if plan is None else Plan.from_json(plan)
+    return {"bytes": found and found.bytes, "format": found and found.output.format}
 
 
 def called(access: Access, names: Mapping[str, list[str]], id: str) -> list[str]:

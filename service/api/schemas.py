@@ -86,6 +86,8 @@ class Operation(BaseModel):
 
 class Underway(Operation):
     names: list[str] = Field(description="What its model is called, or is to be: `name`.")
+    bytes: int | None = Field(description="Of a size, what its file is to have; null of an upload.")
+    format: str | None = Field(description="Of a size, the format of its file.")
 
 
 class Operations(BaseModel):

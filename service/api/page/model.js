@@ -80,11 +80,11 @@ export async function modelView(place, reference, wanted, remember) {
   function listed() {
     const rows = [...points].reverse().map(point => make("tr", {},
       make("th", {scope: "row"}, make("button", {type: "button", class: "link", onclick: () => size.pick(point)}, `${whole(point.bytes)} B`)),
-      make("td", {}, point.precision), make("td", {}, point.method), make("td", {class: "number"}, whole(point.params)), make("td", {class: "number"}, short(point.macs)),
-      make("td", {class: "number"}, value(point.accuracy, measure.share)), make("td", {class: "number"}, lost(point.loss, measure.share)),
-      make("td", {class: "number"}, point.changed ? whole(point.changed.differ) : "–")));
+      make("td", {}, point.precision), make("td", {class: "number"}, value(point.accuracy, measure.share)), make("td", {class: "number"}, lost(point.loss, measure.share)),
+      make("td", {class: "number"}, point.changed ? whole(point.changed.differ) : "–"),
+      make("td", {}, point.method), make("td", {class: "number"}, whole(point.params)), make("td", {class: "number"}, short(point.macs))));
     return [make("summary", {}, `All ${points.length} measured files`), make("div", {class: "wide", tabindex: 0, role: "region", "aria-label": "All measured files"}, make("table", {},
-      make("thead", {}, make("tr", {}, ["File", "Precision", "Method", "Parameters", "Multiplications", measure.metric, "Against the original", "Answers changed"].map(words => make("th", {scope: "col"}, words)))),
+      make("thead", {}, make("tr", {}, ["File", "Precision", measure.metric, "Against the original", "Answers changed", "Method", "Parameters", "Multiplications"].map(words => make("th", {scope: "col"}, words)))),
       make("tbody", {}, rows)))];
   }
 

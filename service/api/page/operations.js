@@ -3,7 +3,7 @@
 import {announce, make} from "./dom.js";
 import {ask, get} from "./api.js";
 import {told} from "./problem.js";
-import {whole} from "./numbers.js";
+import {bytes, whole} from "./numbers.js";
 
 const OFTEN = 400, NOW_AND_THEN = 4000;
 const rest = ms => new Promise(resolve => setTimeout(resolve, ms));
@@ -50,7 +50,7 @@ export function panel(first, title) {
     if (progress.total) [bar.max, bar.value] = [progress.total, progress.completed];
     else bar.removeAttribute("value");
     phase.textContent = state === "failed" ? operation.error?.detail || "failed" : state === "cancelled" ? "cancelled" : words(operation);
-    bar.hidden = operation.done;
+    bar.hidden = operation.done || state === "queued";
     // What failed by a fault of the upload's own would fail again, and is not kept.
     const again = state === "failed" && operation.error.status >= 500;
     button.hidden = operation.done && !again;
@@ -92,7 +92,7 @@ export async function underway(place, changed, seen) {
       if (known) known.update(operation);
       else {
         const called = operation.names.join(", ") || operation.model;
-        const fresh = panel(operation, isIngest(operation) ? `${called}: being published` : `${called}: a size`);
+        const fresh = panel(operation, isIngest(operation) ? `${called}: being published` : `${called}: ${bytes(operation.bytes)}${operation.format === "torchscript" ? "" : `, ${operation.format}`}`);
         panels.set(operation.id, fresh);
         list.append(fresh.place);
       }

@@ -94,7 +94,7 @@ export function picker(model, {heard, again, other}) {
       if (found) {
         await settle(found.precision);
         await choose(stops.find(stop => stop.plan === plan));
-      } else await settle(offer.includes(precision) ? precision : offer[0], near);
+      } else await settle([precision, "int8"].find(each => offer.includes(each)) ?? offer[0], near);
     },
     async pick(point) {
       if (point.precision !== state.precision) await settle(point.precision);

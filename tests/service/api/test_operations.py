@@ -78,9 +78,23 @@ def test_what_is_under_way_and_waits_is_listed(web: Running) -> None:
     answer = web.client.post("/models", files={"checkpoint": ("a.pt2", b"anything")}, data={"name": "digits"}).json()
     (listed,) = web.client.get("/operations").json()["operations"]
     assert listed["names"] == ["digits"]
-    assert listed == web.client.get(f"/operations/{answer['operation']}").json() | {"names": ["digits"]}
+    operation = web.client.get(f"/operations/{answer['operation']}").json()
+    assert listed == operation | {"names": ["digits"], "bytes": None, "format": None}
+        "names": ["digits"],
+        "bytes": None,
+        "format": None,
+    }
     web.client.delete(f"/operations/{answer['operation']}")
     assert web.client.get("/operations").json() == {"operations": []}
+
+
+def test_a_size_under_way_is_told_by_its_file(stocked: Settings) -> None:
+    with serving(stocked) as running:
+        planned = running.client.get("/models/demo/plan?max_params=3001&format=pt2").json()
+        running.client.get("/models/demo?max_params=3001&format=pt2", headers={"Prefer": "respond-async"})
+        found = running.client.get("/operations").json()["operations"]
+        (listed,) = [each for each in found if each["id"].endswith(planned["plan"])]
+        assert (listed["bytes"], listed["format"], listed["names"]) == (planned["bytes"], "pt2", ["demo"])
 
 
 def test_an_upload_that_was_given_up_is_listed_until_it_is_gone(web: Running) -> None:
