@@ -57,7 +57,7 @@ router = Router(tags=["models"], responses=PROBLEMS)
 # From an upload to its operation, to the model to be, and to a size of it; from the list to its first model.
 FROM_UPLOAD = (
     leads_to("operations_show", "operations_events", "operations_cancel", id="$response.body#/operation")
-    | leads_to("models_fetch", "models_curve", "models_importance", reference="$response.body#/id")
+    | leads_to("models_fetch", "models_curve", "sizes_sizes", "models_importance", reference="$response.body#/id")
     | leads_to("models_fetch", reference="$response.body#/id", budget=0.5)
 )
 FROM_LIST = leads_to("models_fetch", reference="$response.body#/models/0/id") | leads_to(

@@ -71,9 +71,9 @@ def sizes(
 )
 def plan(asked: ToFetch, parts: TheParts, ask: Annotated[Ask | None, Depends(ask_of)]) -> JSONResponse:
     """What a fetch with the same query would be answered with, without making it."""
+    model = parts.catalogue.open(asked.id())
     if ask is None:
         raise Problem("invalid-request", "No size is asked for.", "Give a limit; `budget=1` is the whole network.")
-    model = parts.catalogue.open(asked.id())
     walk = walked(parts, model, ask)
     if walk is not None and walk.missing is not None:
         raise Problem(

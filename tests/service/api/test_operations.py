@@ -80,10 +80,6 @@ def test_what_is_under_way_and_waits_is_listed(web: Running) -> None:
     assert listed["names"] == ["digits"]
     operation = web.client.get(f"/operations/{answer['operation']}").json()
     assert listed == operation | {"names": ["digits"], "bytes": None, "format": None}
-        "names": ["digits"],
-        "bytes": None,
-        "format": None,
-    }
     web.client.delete(f"/operations/{answer['operation']}")
     assert web.client.get("/operations").json() == {"operations": []}
 
