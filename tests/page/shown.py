@@ -16,7 +16,7 @@ import httpx
 import pytest
 import torch
 from playwright.sync_api import Browser, Download, Page, Route, expect
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from rightrank.models.progress import silent
 from rightrank.service.run import demo
@@ -230,6 +230,31 @@ def test_an_axis_may_be_parameters_or_multiplications(reader: Looking) -> None:
     words = row.get_by_role("button").inner_text()
     row.get_by_role("button").click()
     expect(page.locator(".pick .figure").first).to_have_text(words)
+
+
+def test_an_error_is_told_as_one_and_nothing_measured_as_nothing(
+    browser: Browser, tmp_path: Path, address: str
+) -> None:
+    network = torch.nn.Sequential(torch.nn.Linear(64, 48), torch.nn.ReLU(), torch.nn.Linear(48, 1)).eval()
+    inputs = torch.randn(200, 64)
+    shapes = ({0: torch.export.Dim("batch", min=1)},)
+    torch.export.save(torch.export.export(network, (inputs[:2],), dynamic_shapes=shapes), tmp_path / "net.pt2")
+    publish(address, tmp_path / "net.pt2", name="bare")
+    noise = 0.1 * torch.randn(200, 1)
+    save_file({"inputs": inputs, "targets": network(inputs).detach() + noise}, tmp_path / "evaluation.safetensors")
+    publish(address, tmp_path / "net.pt2", name="pressure", options={"budgets": [1, 0.5]})
+    with looking(browser, address) as reader:
+        page = reader.open("/#/model/pressure")
+        settled(page)
+        label = re.compile("mse, % more than the original's against bytes")
+        expect(page.locator(".canvas canvas")).to_have_attribute("aria-label", label)
+        page.goto(f"{address}/#/model/bare")
+        expect(page.get_by_role("heading", level=1)).to_have_text("bare@1")
+        settled(page)
+        assert figure(page, "Accuracy") == "unmeasured"
+        assert page.get_by_role("button", name="Measure it").count() == 0
+        path = saved(page, page.locator(".pick").get_by_role("button", name="Download").click, tmp_path)
+        assert figure(page, "File") == f"{path.stat().st_size:,} B"
 
 
 def test_a_key_is_asked_for_and_stays_in_the_tab(browser: Browser, files: Path, tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ export function device(models) {
     })))).filter(Boolean);
     if (!plans.length) return [shown(refusal)];
     const reaches = least === null ? null : point => (measure.higher ? point.accuracy >= least : point.accuracy <= least);
-    const {chosen, smaller, larger, untried} = recommend(points, plans, limits, reaches);
+    const {chosen, smaller, larger, untried} = recommend(points, plans, limits, measure.grain, reaches);
     if (!chosen) return [make("p", {class: "note"}, `No measured file within these limits reaches ${least}. `), ...waiting(about, measure, untried)];
     const size = each => each && get(`${modelAt(about.id)}/plans/${each.plan}`);
     const int8 = offer.includes("int8") ? get(address(`${modelAt(about.id)}/plan`, {budget: 1, precision: "int8", format})).catch(() => null) : null;
@@ -103,17 +103,17 @@ export function device(models) {
     return make("article", {class: `option ${kind}`},
       make("h3", {}, `${words}: ${bytes(size.bytes)}`),
       make("p", {class: "big"}, accuracy),
-      make("p", {}, `${size.precision}, ${size.whole ? "whole" : "cut"}${point.loss === null ? "" : `, ${lost(point.loss, measure.share)}`}`),
+      make("p", {}, `${size.precision}, ${size.whole ? "whole" : "cut"}${point.loss === null ? "" : `, ${lost(point.loss, measure.higher)}`}`),
       range(point, measure) && make("p", {class: "quiet"}, range(point, measure)),
       warning && make("p", {class: "warning"}, warning),
-      downloader(size, find, {words: "Download", kind: kind || "plain"}),
+      downloader(size, find, {words: "Download", kind: kind || "plain", measurable: about.measured}),
       make("p", {}, make("a", {href: `#/model/${about.names.at(-1) ?? about.id}?${new URLSearchParams({format: size.format, precision: size.precision, plan: size.plan, bytes: size.bytes})}`}, "Look at it")));
   }
 
   function line(about, measure, size) {
     const point = pointOf(size, measure);
-    const known = point.accuracy === null ? "not measured yet" : `${measure.metric} ${value(point.accuracy, measure.share)}, ${lost(point.loss, measure.share)}`;
-    return make("div", {class: "honest"}, make("p", {}, make("strong", {}, "int8 of everything"), `, nothing cut: ${bytes(size.bytes)}, ${known}. `), point.accuracy === null ? downloader(size, find, {words: "Download", kind: "plain"}) : null);
+    const known = point.accuracy === null ? (about.measured ? "not measured yet" : "accuracy unmeasured") : `${measure.metric} ${value(point.accuracy, measure.share)}, ${lost(point.loss, measure.higher)}`;
+    return make("div", {class: "honest"}, make("p", {}, make("strong", {}, "int8 of everything"), `, nothing cut: ${bytes(size.bytes)}, ${known}. `), point.accuracy === null ? downloader(size, find, {words: "Download", kind: "plain", measurable: about.measured}) : null);
   }
 
   /** What may be better and was never measured. */

@@ -22,7 +22,7 @@ function stat(term, figure, more) {
 
 /** The 95 % interval of a point, in one piece; "" where it has none. */
 export const range = (point, measure) => point.low === null || point.low === undefined ? "" :
-  `95 %: ${value(point.low, measure.share)} to ${value(point.high, measure.share)}`.replaceAll(" ", "\u00a0");
+  `95 %: ${value(point.low, measure.share)} to ${value(point.high, measure.share)}`.replaceAll(" %", "\u00a0%");
 
 /** What a class is called: by the card's labels of the first output, else by its number. */
 const label = (labels, index) => String((Array.isArray(labels) ? labels : labels?.["0"])?.[index] ?? `class ${index}`);
@@ -36,8 +36,8 @@ export function stats(model, measure, size) {
     stat("Parameters", whole(size.params), `${percent(size.params / model.params)} of ${short(model.params)}`),
     stat("Multiplications", short(size.macs), model.macs ? `${percent(size.macs / model.macs)} of ${short(model.macs)}` : null),
     point.accuracy === null
-      ? stat("Accuracy", size.made ? "unmeasured" : "not measured yet", model.measured ? (size.made ? null : "it is as soon as the file is made") : "published without evaluation data")
-      : stat(measure.metric, value(point.accuracy, measure.share), [lost(point.loss, measure.share), interval].filter(Boolean).join(", ")),
+      ? stat("Accuracy", size.made || !model.measured ? "unmeasured" : "not measured yet", model.measured ? (size.made ? null : "it is as soon as the file is made") : "published without evaluation data")
+      : stat(measure.metric, value(point.accuracy, measure.share), [lost(point.loss, measure.higher), interval].filter(Boolean).join(", ")),
   ];
   if (changed) list.push(stat("Answers changed", `${whole(changed.differ)} of ${whole(changed.answers)}`, changed.lost === null ? "against the original" : `${whole(changed.lost)} now wrong, ${whole(changed.gained)} now right`));
   if (worst) list.push(stat("Worst class", value(worst.value, true), label(model.card?.labels, worst.index)));
@@ -51,7 +51,7 @@ export function reports(size) {
 }
 
 /** A button that downloads a size, once it is made and measured. `after` is called when it has been. */
-export function downloader(size, after, {words = null, kind = "primary"} = {}) {
+export function downloader(size, after, {words = null, kind = "primary", measurable = true} = {}) {
   const place = make("div", {class: "making", "aria-live": "polite"});
   const name = `${size.format === "torchscript" ? "" : `${size.format}, `}${bytes(size.made?.bytes ?? size.bytes)}`;
   const button = make("button", {type: "button", class: kind, disabled: !size.url}, words ?? `Download ${name}`);
@@ -70,7 +70,7 @@ export function downloader(size, after, {words = null, kind = "primary"} = {}) {
     await save(size.url, fileName(headers), (done, total) => place.replaceChildren(make("progress", {max: total, value: done, "aria-label": "Download"})));
     if (!size.made) after();
   }));
-  const measure = size.made ? null : make("button", {type: "button", onclick: () => run(after)}, "Measure it");
+  const measure = size.made || !measurable ? null : make("button", {type: "button", onclick: () => run(after)}, "Measure it");
   return make("div", {class: "get"}, make("p", {class: "actions"}, button, measure), place,
     size.url ? null : make("p", {class: "quiet"}, "No query is known that asks for exactly this size."));
 }

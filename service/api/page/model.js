@@ -67,7 +67,7 @@ export async function modelView(place, reference, wanted, remember) {
       table.replaceChildren(...(points.length ? listed() : []));
       table.hidden = !points.length;
       // Where nothing is asked for, what is recommended to who has room for anything.
-      const first = stand.near || stand.plan ? null : recommend(points, [], {max_bytes: null, max_macs: null}).chosen;
+      const first = stand.near || stand.plan ? null : recommend(points, [], {max_bytes: null, max_macs: null}, measure.grain).chosen;
       const near = stand.near || first?.bytes || model.bytes / 2;
       await size.show({format: state.format, points, measure, precision: stand.precision, plan: stand.plan ?? first?.plan, near});
     } catch (error) {
@@ -80,7 +80,7 @@ export async function modelView(place, reference, wanted, remember) {
   function listed() {
     const rows = [...points].reverse().map(point => make("tr", {},
       make("th", {scope: "row"}, make("button", {type: "button", class: "link", onclick: () => size.pick(point)}, `${whole(point.bytes)} B`)),
-      make("td", {}, point.precision), make("td", {class: "number"}, value(point.accuracy, measure.share)), make("td", {class: "number"}, lost(point.loss, measure.share)),
+      make("td", {}, point.precision), make("td", {class: "number"}, value(point.accuracy, measure.share)), make("td", {class: "number"}, lost(point.loss, measure.higher)),
       make("td", {class: "number"}, point.changed ? whole(point.changed.differ) : "–"),
       make("td", {}, point.method), make("td", {class: "number"}, whole(point.params)), make("td", {class: "number"}, short(point.macs))));
     return [make("summary", {}, `All ${points.length} measured files`), make("div", {class: "wide", tabindex: 0, role: "region", "aria-label": "All measured files"}, make("table", {},

@@ -29,13 +29,13 @@ export function value(number, share) {
   return share ? percent(number, Math.abs(number) > 0.9995 && number < 1 ? 2 : 1) : String(Number(number.toPrecision(4)));
 }
 
-/** What is lost: points of a share, else the difference. */
-export function lost(number, share) {
+/** What is lost: in points, or of an error how many percent it is larger. */
+export function lost(number, points) {
   if (number === null || number === undefined) return "–";
-  const rounded = share ? Number(number.toFixed(2)) : Number(number.toPrecision(3));
-  const size = `${Math.abs(rounded)}${share ? (Math.abs(rounded) === 1 ? " point" : " points") : ""}`;
+  const rounded = Number(number.toFixed(2)), size = Math.abs(rounded);
   if (rounded === 0) return "nothing lost";
-  return rounded > 0 ? `${size} lost` : `${size} gained`;
+  if (points) return `${size} ${size === 1 ? "point" : "points"} ${rounded > 0 ? "lost" : "gained"}`;
+  return `${Number(size.toPrecision(3))} % ${rounded > 0 ? "more" : "less"}`;
 }
 
 const POWERS = {"": 1, k: 1e3, m: 1e6, g: 1e9, t: 1e12, ki: 1024, mi: 1024 ** 2, gi: 1024 ** 3};

@@ -32,7 +32,7 @@ export function picker(model, {heard, again, other}) {
 
   function say(stop) {
     const point = state.points.find(point => point.plan === stop.plan);
-    const words = point ? `${value(point.accuracy, state.measure.share)}, ${lost(point.loss, state.measure.share)}` : model.measured ? "not measured yet" : "unmeasured";
+    const words = point ? `${value(point.accuracy, state.measure.share)}, ${lost(point.loss, state.measure.higher)}` : model.measured ? "not measured yet" : "unmeasured";
     reading.textContent = `${bytes(stop.bytes)} · ${words}`;
     slider.setAttribute("aria-valuetext", `${bytes(stop.bytes)}, ${words}`);
   }
@@ -74,7 +74,7 @@ export function picker(model, {heard, again, other}) {
     heard(size);
     fill(card,
       make("h2", {}, `${size.precision}, ${size.whole ? "the whole network" : "cut"}`, size.made ? make("small", {}, ` ${size.made.method}`) : null),
-      stats(model, state.measure, size), reports(size), downloader(size, again));
+      stats(model, state.measure, size), reports(size), downloader(size, again, {measurable: model.measured}));
     fill(detail,
       make("section", {}, make("h2", {}, "Fetch and run exactly this"), size.url ? lines(model, size, other) : make("p", {}, "No query is known that asks for exactly this size.")),
       make("section", {}, make("h2", {}, "Layer by layer"), picture(size.layers), uncovered(model.uncovered)));

@@ -61,7 +61,7 @@ export function figure(measure, picked) {
     const xs = sorted.map(point => point[by]);
     const least = Math.min(...xs, pick?.[by] ?? Infinity) / 1.25, most = Math.max(...xs, pick?.[by] ?? 0) * 1.25;
     const ends = points.flatMap(point => (point.known ? [point.least, point.most] : [point.loss]));
-    const low = Math.min(0, ...ends), high = Math.max(0, ...ends), scale = measure.share ? 1 : Math.max(Math.abs(measure.baseline.value) * 0.01, 1e-9);
+    const low = Math.min(0, ...ends), high = Math.max(0, ...ends), scale = 1;
     const bent = high - low > 8 * scale, room = (high - low || scale) * 0.06;
     const width = place.clientWidth, [label, format] = AXES[by];
     const font = "12px system-ui, sans-serif", axis = {stroke: colour.quiet, font, labelFont: font, labelSize: 22, grid: {stroke: colour.line, width: 1}, ticks: {stroke: colour.line, width: 1}};
@@ -80,7 +80,7 @@ export function figure(measure, picked) {
       },
       axes: [
         {...axis, label, size: 34, space: 60, splits: () => decades(least, most, (width - 60) / 62), filter: (_, splits) => splits, values: (_, splits) => splits.map(format)},
-        {...axis, label: measure.unit, size: 46, filter: (_, splits) => splits, splits: bent ? () => bends(low, high * 1.25, scale) : undefined, values: (_, splits) => splits.map(split => String(Number(split.toPrecision(3))))},
+        {...axis, label: measure.unit, size: 46, filter: (_, splits) => splits, splits: bent ? () => bends(low, high * 1.25, scale) : undefined, values: (_, splits) => splits.map(split => String(Number(split.toFixed(6))))},
       ],
       series: lines,
       hooks: {draw: [self => paint(self, colour, good)]},
@@ -159,7 +159,7 @@ export function figure(measure, picked) {
     if (point === over) return;
     over = point;
     tip.hidden = !point;
-    if (point) tip.textContent = `${point.precision} ${point.method}, ${bytes(point.bytes)}: ${value(point.accuracy, measure.share)}, ${lost(point.loss, measure.share)}`;
+    if (point) tip.textContent = `${point.precision} ${point.method}, ${bytes(point.bytes)}: ${value(point.accuracy, measure.share)}, ${lost(point.loss, measure.higher)}`;
     plot.redraw(false);
   }
 

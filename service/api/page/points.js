@@ -7,14 +7,18 @@ export class Measure {
   constructor({baseline, higher_is_better, share}) {
     Object.assign(this, {baseline, higher: higher_is_better ?? true, share: share ?? false, metric: baseline?.metric ?? null});
   }
-  /** What a value loses against the original: points of a share, else the difference; more is worse. */
+  /** What a value loses against the original: points, of what is 1 at most; of an error how many percent it is larger. */
   loss(value) {
-    if (value === null || value === undefined || !this.baseline || this.baseline.value === null) return null;
-    const less = this.higher ? this.baseline.value - value : value - this.baseline.value;
-    return less * (this.share ? 100 : 1);
+    const whole = this.baseline?.value ?? null;
+    if (value === null || value === undefined || whole === null) return null;
+    return 100 * (this.higher ? whole - value : (value - whole) / (Math.abs(whole) || 1));
   }
   get unit() {
-    return this.share ? `points of ${this.metric} lost` : this.higher ? `${this.metric} lost` : `${this.metric} more`;
+    return this.higher ? `points of ${this.metric} lost` : `${this.metric}, % more than the original's`;
+  }
+  /** What is less than this is taken for nothing: a tenth of a point, or a hundredth of an error. */
+  get grain() {
+    return this.higher ? 0.1 : 1;
   }
 }
 

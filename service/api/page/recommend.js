@@ -5,15 +5,15 @@ import {best} from "./points.js";
 const fits = (size, limits) =>
   (limits.max_bytes === null || size.bytes <= limits.max_bytes) && (limits.max_macs === null || size.macs <= limits.max_macs);
 
-/** No file is better than the network that it was cut from: what more was measured is luck. */
-const capped = point => Math.max(point.loss, 0);
 
 /**
  * Of measured `points`, and of `plans` (for each precision the largest size within the limits), the one to take; the
  * next smaller and the next larger that were measured; and the plans that may be better once they are measured.
- * With `reach` (a function of a point) the smallest that reaches it.
+ * Losses below `grain` count as none. With `reach` (a function of a point) the smallest that reaches it.
  */
-export function recommend(points, plans, limits, reach = null) {
+export function recommend(points, plans, limits, grain, reach = null) {
+  // No file is better than the network that it was cut from: what more was measured is luck, and so is a trifle less.
+  const capped = point => (point.loss < grain ? 0 : point.loss);
   const inside = points.filter(point => fits(point, limits));
   const enough = reach ? inside.filter(reach) : inside;
   const order = reach ? (one, other) => one.bytes - other.bytes : (one, other) => capped(one) - capped(other) || one.bytes - other.bytes;
