@@ -8,8 +8,9 @@ STAMP := .venv/.installed-$(RIGHTRANK_TORCH)
 SERVES := .venv/.serves-$(RIGHTRANK_TORCH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-lowest test-api test-executorch test-cpp test-faults hostile verify bench bench-compression bench-cifar \
-	bench-bytes bench-formats bench-guarantee bench-learning bench-sparsity bench-latency bench-cost bench-engine bench-coverage bench-tasks bench-layers bench-kinds chaos \
+.PHONY: help install run test test-lowest test-api test-executorch test-cpp test-page page-pictures test-faults hostile \
+	verify bench bench-compression bench-cifar bench-bytes bench-formats bench-guarantee bench-learning bench-sparsity \
+	bench-latency bench-cost bench-engine bench-coverage bench-tasks bench-layers bench-kinds chaos \
 	clean
 
 help:
@@ -23,6 +24,8 @@ help:
 	@echo "              installs schemathesis into build/api"
 	@echo "make test-executorch  .pte files made and run; minutes; installs executorch, with a torch, into build/executorch"
 	@echo "make test-cpp  the C++ of docs/fetch.md, compiled with torch's own LibTorch and run; a minute; needs g++"
+	@echo "make test-page  the page at / in a browser, from an upload to a file that runs; five minutes; needs Debian's Chromium"
+	@echo "              (apt-get install chromium) and npm; installs Playwright, axe-core and a torch into build/page"
 	@echo "make hostile  a thousand damaged files, read in confinement; minutes"
 	@echo "make verify   a running service's answers, checked from outside with curl and torch alone"
 	@echo "make bench    the figures that the README quotes"
@@ -113,6 +116,25 @@ build/executorch: pyproject.toml
 
 test-cpp: install
 	$(BIN)/python -m pytest -q tests/cpp/printed.py
+
+test-page: build/page
+	build/page/bin/python -m pytest -q -W default tests/page/shown.py
+
+# What the README shows of the page, drawn anew from what `make run` serves, or another: make page-pictures URL=…
+URL ?= http://127.0.0.1:8000
+page-pictures: build/page
+	build/page/bin/python -m tests.page.pictures $(URL) docs
+
+build/page: tests/page/requirements.txt pyproject.toml
+	@command -v chromium npm >/dev/null || { echo "It needs chromium and npm: apt-get install chromium npm"; exit 1; }
+	rm -rf $@ $@.partial
+	$(PYTHON) -m venv $@.partial
+	$@.partial/bin/pip install --quiet torch==$(RIGHTRANK_TORCH)
+	$@.partial/bin/pip install --quiet --editable '.[server,onnx,demo]'
+	$@.partial/bin/pip install --quiet --requirement tests/page/requirements.txt
+	mkdir $@.partial/axe
+	cd $@.partial/axe && npm pack --silent axe-core@4.14.1 && tar -xf axe-core-4.14.1.tgz
+	mv $@.partial $@
 
 hostile: install
 	$(BIN)/python -m tests.hostile.mutated 1000

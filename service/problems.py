@@ -68,6 +68,7 @@ KINDS: Mapping[str, Kind] = {
         "The file is none of this model's",
         "No size of it that has been made is the file with this SHA-256.",
     ),
+    "size-not-found": Kind(404, "There is no such size", "No size of the model has a plan of this identity."),
     "report-not-found": Kind(404, "Nothing is reported", "Nobody has reported this metric of this file."),
     "too-many-reports": Kind(409, "Too many metrics are reported", "A file has as many reported metrics as it may."),
     "operation-not-found": Kind(404, "There is no such operation", "No operation has this id, or it is long past."),

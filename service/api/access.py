@@ -40,9 +40,13 @@ class Names:
     def now(self, id: str) -> set[str]:
         """A model's names, and those that it is to have."""
         # In this order: a name that is wanted is first given, then no longer wanted.
-        wanted = {key.rsplit("/", 1)[-1] for key in self.parts.store.keys(f"models/{id}/wanted")}
+        wanted = self.wanted(id)
         self._refresh()
         return wanted | bare(self._called.get(id, ()))
+
+    def wanted(self, id: str) -> set[str]:
+        """The names that a model is to have once it is ingested."""
+        return {key.rsplit("/", 1)[-1] for key in self.parts.store.keys(f"models/{id}/wanted")}
 
     def _refresh(self) -> None:
         read = time.monotonic()
@@ -141,6 +145,14 @@ class Access:
         assert self.key is not None
         key, called = self.key, bare(names)
         return any(key.over("fetch", name) for name in called) or (not called and manifest.get("owner") == key.name)
+
+    def sees(self, operation: Operation) -> bool:
+        """Whether the operation is one that the key may see."""
+        return self.whole(None) or self._sees_operation(operation.id)
+
+    def told(self, owner: str | None) -> str | None:
+        """Whose key it was, as far as this one may know: its own, or any with a scope for all names."""
+        return owner or None if self.whole(None) or (self.key is not None and owner == self.key.name) else None
 
     def seen(self, names: Iterable[str]) -> list[str]:
         """Those of a model's names, with versions, that the key may see."""

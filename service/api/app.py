@@ -15,7 +15,19 @@ from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from rightrank.service.api import health, lines, models, names, operations, pages, refusals, reports, schemas
+from rightrank.service.api import (
+    docs,
+    health,
+    lines,
+    models,
+    names,
+    operations,
+    pages,
+    refusals,
+    reports,
+    schemas,
+    sizes,
+)
 from rightrank.service.api.access import Names
 from rightrank.service.api.auth import Gate
 from rightrank.service.api.metrics import Tally
@@ -27,7 +39,7 @@ from rightrank.service.settings import Settings
 
 log = logging.getLogger("rightrank")
 
-RESOURCES = (models, reports, names, operations, health, pages)
+RESOURCES = (models, sizes, reports, names, operations, health, pages, docs)
 TEND_SECONDS = 1.0
 # Requests wait for Redis and the store in threads, a few milliseconds each.
 THREADS = 64
@@ -41,6 +53,7 @@ def create_app(settings: Settings) -> FastAPI:
         version=installed_version(),
         summary="One trained model in, any size out.",
         lifespan=lifespan,
+        docs_url=None,
         redoc_url=None,
         generate_unique_id_function=operation_id,
     )

@@ -95,8 +95,8 @@ ANSWERS: Responses = {
         "description": "The description (no parameter), or the file.",
         "content": _FILE,
         "headers": _HEADERS | _READY,
-        "links": leads_to("models_curve", "models_importance", reference="$request.path.reference")
-        | leads_to("models_fetch", reference="$request.path.reference", budget=0.5),
+        "links": leads_to("models_curve", "sizes_sizes", "models_importance", reference="$request.path.reference")
+        | leads_to("models_fetch", "sizes_plan", reference="$request.path.reference", budget=0.5),
     },
     202: {
         "model": Document,

@@ -38,6 +38,7 @@ async def tally_of(request: Request) -> Tally:
 TheParts = Annotated[Parts, Depends(parts_of)]
 TheTally = Annotated[Tally, Depends(tally_of)]
 Fetcher = Annotated[Key | None, Depends(require("fetch"))]
+Anybody = Annotated[Key | None, Depends(require(None))]
 Publisher = Annotated[Key | None, Depends(require("publish"))]
 Unrestricted = Annotated[Key | None, Depends(require_unrestricted)]
 

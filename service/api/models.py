@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
 from fastapi import Depends, Query, Request, Response
@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 
 from rightrank.models.emit.format import FIRST
+from rightrank.models.measure.metrics import METRICS
 from rightrank.service import logs
 from rightrank.service.api import artifacts
 from rightrank.service.api.ask import PrecisionQuery, ask_of
@@ -58,7 +59,7 @@ router = Router(tags=["models"], responses=PROBLEMS)
 # From an upload to its operation, to the model to be, and to a size of it; from the list to its first model.
 FROM_UPLOAD = (
     leads_to("operations_show", "operations_events", "operations_cancel", id="$response.body#/operation")
-    | leads_to("models_fetch", "models_curve", "models_importance", reference="$response.body#/id")
+    | leads_to("models_fetch", "models_curve", "sizes_sizes", "models_importance", reference="$response.body#/id")
     | leads_to("models_fetch", reference="$response.body#/id", budget=0.5)
 )
 FROM_LIST = leads_to("models_fetch", reference="$response.body#/models/0/id") | leads_to(
@@ -117,17 +118,31 @@ def list_models(
         ),
     ] = None,
     limit: Annotated[int, Query(ge=1, le=200, description="The most models of a page.")] = 50,
+    search: Annotated[
+        str | None,
+        Query(description="Only those whose id begins so, or that have this in a name.", examples=["digits"]),
+    ] = None,
 ) -> dict[str, Any]:
     """The finished models that the key may fetch, the newest first, and `next`, the cursor of the next page."""
     access = access_of(request, key)
     names = parts.catalogue.names()
     found = [m for m in parts.catalogue.manifests() if access.lists(m, names.get(m["id"], []))]
+    if search is not None:
+        wanted = search.strip().lower()
+        found = [m for m in found if is_called(wanted, m["id"], access.seen(names.get(m["id"], [])))]
     if cursor is not None:
         after = read_cursor(cursor)
         found = [manifest for manifest in found if (manifest["created"], manifest["id"]) < after]
     page = found[:limit]
     return {
-        "models": [{**{k: m[k] for k in BRIEF}, "names": access.seen(names.get(m["id"], []))} for m in page],
+        "models": [
+            {
+                **{k: m[k] for k in BRIEF},
+                "names": access.seen(names.get(m["id"], [])),
+                "publisher": access.told(m.get("owner")),
+            }
+            for m in page
+        ],
         "next": write_cursor(page[-1]) if len(found) > limit else None,
     }
 
@@ -184,7 +199,9 @@ def curve(
     ]
     baseline = model.manifest["baseline"]
     kind = {"format": output.format, "precision": model.precision_of(output)}
-    return {"id": model.id, **kind, "baseline": baseline, "points": points}
+    metric = METRICS.get(baseline["metric"]) if baseline else None
+    way = {"higher_is_better": metric.higher if metric else None, "share": metric.share if metric else None}
+    return {"id": model.id, **kind, "baseline": baseline, **way, "points": points}
 
 
 @router.get("/models/{reference}/importance", responses=answers(Importance) | problems(*MODEL))
@@ -233,12 +250,19 @@ def describe(parts: Parts, asked: AskedModel) -> Mapping[str, Any]:
         "formats": in_formats(parts, model),
         "reported": summary(parts.catalogue.reports.lately(model.id)),
         "names": asked.access.seen(parts.catalogue.names_of(model.id)),
+        "publisher": asked.access.told(model.manifest.get("owner")),
         "links": {
             "self": f"/models/{model.id}",
             "curve": f"/models/{model.id}/curve",
+            "sizes": f"/models/{model.id}/sizes",
             "importance": f"/models/{model.id}/importance",
         },
     }
+
+
+def is_called(wanted: str, id: str, names: Iterable[str]) -> bool:
+    """Whether an id begins so, or one of the names, with versions, has it."""
+    return id.startswith(wanted) or any(wanted in name for name in names)
 
 
 def summary(reports: ByFile) -> list[Mapping[str, Any]]:

@@ -1,21 +1,23 @@
-"""`/operations`: what a background job is doing, now or as a stream, and stopping it."""
+"""`/operations`: which background jobs there are, what one is doing, now or as a stream, and stopping it."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from starlette.concurrency import run_in_threadpool
 
-from rightrank.service.api.common import TheParts, ToChange, ToSee, admit_job
+from rightrank.models.plan.planner import Plan
+from rightrank.service.api.access import Access, bare
+from rightrank.service.api.common import Anybody, TheParts, ToChange, ToSee, access_of, admit_job
 from rightrank.service.api.router import Router
-from rightrank.service.api.schemas import OPERATION, PROBLEMS, answers, leads_to, problems
+from rightrank.service.api.schemas import GATE, OPERATION, PROBLEMS, Operations, answers, leads_to, problems
 from rightrank.service.api.schemas import Operation as Document
 from rightrank.service.jobs.engine import queue_of
-from rightrank.service.jobs.operations import Operation
+from rightrank.service.jobs.operations import Operation, ingest_id
 
 router = Router(tags=["operations"], responses=PROBLEMS)
 # From an operation to itself, and to the model that it is about.
@@ -23,7 +25,45 @@ LINKS = leads_to(
     "operations_show", "operations_events", "operations_cancel", "operations_retry", id="$request.path.id"
 ) | leads_to("models_fetch", reference="$response.body#/model")
 
+FROM_LIST = leads_to("operations_show", id="$response.body#/operations/0/id")
+
 LOOK_SECONDS = 0.2
+# So many are listed.
+MOST = 200
+
+
+@router.get("/operations", responses=answers(Operations, links=FROM_LIST) | problems(*GATE))
+def unfinished(request: Request, parts: TheParts, key: Anybody) -> dict[str, Any]:
+    """What is under way and what waits, of all that the key may see; and uploads whose ingest was given up, which can
+    be tried again."""
+    access = access_of(request, key)
+    found = parts.engine.unfinished(MOST)
+    known = {operation.id for operation in found}
+    ended = [ingest_id(id) for id in parts.catalogue.failures() if ingest_id(id) not in known]
+    found += [parts.operation(id) for id in ended[: MOST - len(found)]]
+    names = parts.catalogue.names()
+    return {
+        "operations": [
+            {
+                **operation.to_json(),
+                "names": called(access, names, str(operation.details["model"])),
+                **of_size(operation.details.get("plan")),
+            }
+            for operation in found
+            if access.sees(operation)
+        ]
+    }
+
+
+def of_size(plan: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What is to be told of a plan that is being cut; of none, that there is none."""
+    found = None if plan is None else Plan.from_json(plan)
+    return {"bytes": found and found.bytes, "format": found and found.output.format}
+
+
+def called(access: Access, names: Mapping[str, list[str]], id: str) -> list[str]:
+    """What a model is called, or is to be, without versions."""
+    return sorted(bare(access.seen(names[id] if id in names else access.names.wanted(id))))
 
 
 @router.get("/operations/{id}", responses=answers(Document, links=LINKS) | problems(*OPERATION))

@@ -84,6 +84,16 @@ class Operation(BaseModel):
     error: Problem | None = None
 
 
+class Underway(Operation):
+    names: list[str] = Field(description="What its model is called, or is to be: `name`.")
+    bytes: int | None = Field(description="Of a size, what its file is to have; null of an upload.")
+    format: str | None = Field(description="Of a size, the format of its file.")
+
+
+class Operations(BaseModel):
+    operations: list[Underway]
+
+
 class Accepted(BaseModel):
     """An upload that was received."""
 
@@ -169,6 +179,9 @@ class Brief(BaseModel):
     criterion: str
     baseline: Measurement | None = Field(description="The original's; null where nothing was measured.")
     names: list[str] = Field(description="`name@version`.")
+    publisher: str | None = Field(
+        None, description="Whose key published it; null where there were no keys, or where this one may not know."
+    )
 
 
 class Page(BaseModel):
@@ -279,6 +292,7 @@ class Tuned(BaseModel):
 class Links(BaseModel):
     self: str
     curve: str
+    sizes: str
     importance: str
 
 
@@ -365,7 +379,65 @@ class Curve(BaseModel):
     format: str = Field(description="Of the files.")
     precision: str = Field(description="Of the files.")
     baseline: Measurement | None
+    higher_is_better: bool | None = Field(None, description="Of what the service measures; null: nothing was.")
+    share: bool | None = Field(None, description="Whether that is a share of right answers; null: nothing was.")
     points: list[Point]
+
+
+class Rung(BaseModel):
+    """A size that files can have."""
+
+    plan: str = Field(description="The identity of ranks, precision and format.")
+    budget: float = Field(description="The share of the original's parameters.")
+    params: int
+    macs: int
+    bytes: int
+    whole: bool = Field(description="Whether no layer is cut.")
+
+
+class Sizes(BaseModel):
+    id: str
+    format: str
+    precision: str
+    bounds: bool = Field(description="Whether bytes are the most that a file takes: only making one tells how many.")
+    sizes: list[Rung]
+
+
+class Part(BaseModel):
+    """What a size keeps of a layer."""
+
+    layer: str
+    kind: str
+    rank: int | None = Field(description="null: it is whole.")
+    largest: int = Field(description="The largest rank.")
+    params: int
+    original: int = Field(description="The parameters of the whole layer.")
+    bits: float | None = Field(
+        description="What each number takes on average, as planned, without scales; null where it is coded together "
+        "with others."
+    )
+    reason: str = Field(description="Why it is never cut; empty where it may be.")
+
+
+class Made(BaseModel):
+    """The file of a size, which was made."""
+
+    sha256: str
+    bytes: int
+    method: str
+    measurement: Measurement | None
+    reported: list[Reported] = Field(description="What the publisher reported.")
+
+
+class Size(Rung):
+    id: str
+    format: str
+    precision: str
+    bounds: bool = Field(description="Whether bytes are the most that a file takes: only making one tells how many.")
+    url: str | None = Field(description="What fetches exactly this; null where no query is known to.")
+    query: dict[str, Any] | None = Field(description="That query's parameters.")
+    layers: list[Part] = Field(description="Of the network without its zero channels, where some went.")
+    made: Made | None = Field(description="null: it has never been made.")
 
 
 class LayerImportance(BaseModel):

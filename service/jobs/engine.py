@@ -217,6 +217,14 @@ class Engine:
         read["progress"] = read["progress"] or IDLE
         return Operation(id, found["state"], **read, owner=found.get("owner", ""))
 
+    def unfinished(self, most: int) -> list[Operation]:
+        """At most so many operations that have not ended: those that run, then those that wait, in the order in which
+        they will be taken."""
+        keys = ["leases", *(f"queue:{queue}" for queue in (*QUEUES, *SEPARATE)), "later"]
+        ids = [id.decode() for key in keys for id in self.redis.zrange(f"{PREFIX}{key}", 0, most - 1)]
+        found = (self.get(id) for id in list(dict.fromkeys(ids))[:most])
+        return [operation for operation in found if operation is not None and not operation.done]
+
     def length(self, queue: str) -> int:
         """How many jobs wait in a queue."""
         return int(self.redis.zcard(f"{PREFIX}queue:{queue}"))

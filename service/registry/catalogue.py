@@ -172,6 +172,12 @@ class Catalogue:
         found = [m for id in ids if (m := self._listed_as(id, keys)) is not None and m.keys() >= NEEDED]
         return sorted(found, key=lambda manifest: (manifest["created"], manifest["id"]), reverse=True)
 
+    def failures(self) -> list[str]:
+        """The ids of uploads that are kept though their ingest was given up."""
+        keys = self._known(("models",), lambda: self.store.sizes("models"))
+        found = [id for key in keys if key.endswith("/failure.json") and (id := key.split("/")[1])]
+        return [id for id in found if manifest_key(id) not in keys]
+
     def _listed_as(self, id: str, about: Mapping[str, tuple[int, float]]) -> Mapping[str, Any] | None:
         """A manifest as it is listed: one from another time is another one."""
         key = manifest_key(id)

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import venv
+from pathlib import Path
 
 import pytest
 
@@ -53,6 +54,18 @@ def test_the_client_is_small_and_imports_without_torch(client, tmp_path):
     run(python, "-c", "import rightrank; rightrank.Client", cwd=tmp_path)
     for name in ("torch", "numpy", "fastapi"):
         assert run(python, "-c", f"import {name}", cwd=tmp_path, check=False).returncode != 0
+
+
+def test_what_browsers_are_sent_is_in_the_package_with_its_licences(client, tmp_path):
+    python, _ = client
+    code = "import pathlib, rightrank; print(pathlib.Path(rightrank.__file__).parent / 'service' / 'api')"
+    installed = run(python, "-c", code, cwd=tmp_path).stdout.strip()
+    for folder in ("page", "swagger"):
+        here = ROOT / "service" / "api" / folder
+        names = {path.relative_to(here) for path in here.rglob("*") if path.is_file()}
+        there = Path(installed, folder)
+        assert {path.relative_to(there) for path in there.rglob("*") if path.is_file()} == names
+    assert Path(installed, "page", "uplot", "LICENSE").exists() and Path(installed, "swagger", "LICENSE").exists()
 
 
 @pytest.mark.parametrize("name", ["models", "service"])

@@ -110,11 +110,11 @@ def test_every_route_to_a_model_or_an_operation_asks_what_the_key_reaches(city: 
     """A new one that forgets to shows here: it answers about what is not there for this key."""
     hidden = copied(city, both, "m" + "a" * 24, "other", "other.net")
     placed = {"reference": hidden, "id": ingest_id(hidden), "name": "other.net", "alias": "stable"}
-    placed |= {"sha256": "0" * 64, "metric": "wer"}
+    placed |= {"sha256": "0" * 64, "metric": "wer", "plan": "0" * 32}
     bodies = {"{alias}": {"version": 1}, "{metric}": {"value": 1.0}}
     walked = set()
     for route in (route for resource in RESOURCES for route in resource.router.routes):
-        if not isinstance(route, APIRoute) or "{" not in route.path or "{kind}" in route.path:
+        if not isinstance(route, APIRoute) or "{" not in route.path or {"kind", "tag"} & {*route.param_convertors}:
             continue
         for method in route.methods:
             walked.add((method, route.path))
@@ -122,7 +122,10 @@ def test_every_route_to_a_model_or_an_operation_asks_what_the_key_reaches(city: 
             answer = ask(city, "boss", route.path.format(**placed), method, json=body)
             assert answer.status_code == 404, (method, route.path)
     assert walked >= {
-        *(("GET", f"/models/{{reference}}{more}") for more in ("", "/curve", "/importance")),
+        *(
+            ("GET", f"/models/{{reference}}{more}")
+            for more in ("", "/curve", "/importance", "/sizes", "/plan", "/plans/{plan}")
+        ),
         *((method, "/models/{reference}") for method in ("HEAD", "DELETE")),
         *(("GET", f"/operations/{{id}}{more}") for more in ("", "/events")),
         ("DELETE", "/operations/{id}"),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import time
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,7 @@ from rightrank.service.jobs.dispatch import Parts
 from rightrank.service.problems import Problem
 from rightrank.service.registry.layout import manifest_key, record_key
 from rightrank.service.settings import Settings
+from tests.service.api.test_auth import bearer, line
 from tests.service.conftest import Files, Running, at_work, left, serving
 from tests.service.registry.test_catalogue import finished
 
@@ -21,6 +23,7 @@ def test_a_description_tells_what_can_be_asked_for(shared: Running, demo: str) -
     assert {link: shared.client.get(path).status_code for link, path in described["links"].items()} == {
         "self": 200,
         "curve": 200,
+        "sizes": 200,
         "importance": 200,
     }
 
@@ -161,3 +164,29 @@ def test_a_model_that_is_being_ingested_can_be_deleted(web: Running) -> None:
     assert web.client.delete(f"/models/{answer['id']}").json() == {"id": answer["id"], "names": [], "until": None}
     assert web.client.get(f"/operations/{answer['operation']}").json()["error"]["type"] == "/problems/cancelled"
     assert left(web.parts) == []
+
+
+@pytest.mark.parametrize("wanted", ["demo", "EM", "demo@1", " demo "])
+def test_models_are_found_by_a_part_of_a_name(shared: Running, demo: str, wanted: str) -> None:
+    found = shared.client.get("/models", params={"search": wanted}).json()["models"]
+    assert [model["id"] for model in found] == [demo]
+    assert shared.client.get("/models", params={"search": demo[:8]}).json()["models"] == found
+    assert shared.client.get("/models", params={"search": f"{wanted}x"}).json()["models"] == []
+
+
+def test_who_published_is_told_to_who_may_know(settings: Settings, files: Files, tmp_path: Path) -> None:
+    keys = (line("ann", "publish,fetch"), line("dev", "fetch:digits"), line("ops", "admin"))
+    (tmp_path / "keys").write_text("".join(keys))
+    settings = settings.model_copy(update={"keys_file": tmp_path / "keys"})
+    with at_work(settings), serving(settings) as running:
+        running.client.headers.update(bearer("ann"))
+        running.publish(files, name="digits")
+        for who, publisher in (("ann", "ann"), ("ops", "ann"), ("dev", None)):
+            (listed,) = running.client.get("/models", headers=bearer(who)).json()["models"]
+            described = running.client.get("/models/digits", headers=bearer(who)).json()
+            assert (listed["publisher"], described["publisher"]) == (publisher, publisher)
+
+
+def test_a_curve_says_which_way_its_measure_goes(shared: Running) -> None:
+    curve = shared.client.get("/models/demo/curve").json()
+    assert (curve["higher_is_better"], curve["share"]) == (True, True)

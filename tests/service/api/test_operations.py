@@ -4,9 +4,14 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
+from rightrank.service.jobs.engine import QUEUES
+from rightrank.service.problems import Problem, describe
+from rightrank.service.registry.layout import failure_key
 from rightrank.service.settings import Settings
-from tests.service.conftest import Running, at_work, left
+from tests.service.api.test_auth import bearer, line
+from tests.service.conftest import Running, at_work, left, serving
 
 
 def publish(web: Running) -> str:
@@ -66,3 +71,48 @@ def test_cancelling_what_has_ended_changes_nothing(shared: Running, demo: str) -
     before = shared.client.get(f"/operations/ingest-{demo}").json()
     assert shared.client.delete(f"/operations/ingest-{demo}").json() == before
     assert shared.client.get(f"/models/{demo}").status_code == 200
+
+
+def test_what_is_under_way_and_waits_is_listed(web: Running) -> None:
+    assert web.client.get("/operations").json() == {"operations": []}
+    answer = web.client.post("/models", files={"checkpoint": ("a.pt2", b"anything")}, data={"name": "digits"}).json()
+    (listed,) = web.client.get("/operations").json()["operations"]
+    assert listed["names"] == ["digits"]
+    operation = web.client.get(f"/operations/{answer['operation']}").json()
+    assert listed == operation | {"names": ["digits"], "bytes": None, "format": None}
+    web.client.delete(f"/operations/{answer['operation']}")
+    assert web.client.get("/operations").json() == {"operations": []}
+
+
+def test_a_size_under_way_is_told_by_its_file(stocked: Settings) -> None:
+    with serving(stocked) as running:
+        planned = running.client.get("/models/demo/plan?max_params=3001&format=pt2").json()
+        running.client.get("/models/demo?max_params=3001&format=pt2", headers={"Prefer": "respond-async"})
+        found = running.client.get("/operations").json()["operations"]
+        (listed,) = [each for each in found if each["id"].endswith(planned["plan"])]
+        assert (listed["bytes"], listed["format"], listed["names"]) == (planned["bytes"], "pt2", ["demo"])
+
+
+def test_an_upload_that_was_given_up_is_listed_until_it_is_gone(web: Running) -> None:
+    id = web.client.post("/models", files={"checkpoint": ("a.pt2", b"anything")}).json()["id"]
+    parts = web.parts
+    attempt = parts.engine.take(QUEUES, rest=0)
+    assert attempt is not None
+    error = describe(Problem("gave-up", "It kept failing."))
+    parts.store.create_json(failure_key(id), error)
+    assert parts.engine.fail(attempt, error)
+    (listed,) = web.client.get("/operations").json()["operations"]
+    assert (listed["id"], listed["state"], listed["error"]["detail"]) == (f"ingest-{id}", "failed", "It kept failing.")
+    web.client.delete(f"/models/{id}")
+    assert web.client.get("/operations").json() == {"operations": []}
+
+
+def test_what_another_key_does_is_not_listed(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text(line("root", "admin") + line("narrow", "publish:other.*"))
+    with serving(settings.model_copy(update={"keys_file": tmp_path / "keys"})) as running:
+        for who, name in (("root", "digits"), ("narrow", "other.net")):
+            form = {"checkpoint": ("a.pt2", f"anything of {who}".encode())}
+            running.client.post("/models", files=form, data={"name": name}, headers=bearer(who)).raise_for_status()
+        for who, names in (("root", [["digits"], ["other.net"]]), ("narrow", [["other.net"]])):
+            found = running.client.get("/operations", headers=bearer(who)).json()["operations"]
+            assert sorted(each["names"] for each in found) == names

@@ -187,6 +187,7 @@ def test_links_lead_to_what_they_say(digits: Running, halved: Files) -> None:
     waiting += [
         ("reports_report", place, digits.client.put(address, json={"value": 0.5, "higher_is_better": False})),
         ("reports_show", place, digits.client.get(address)),
+        ("operations_unfinished", {}, digits.client.get("/operations")),
     ]
     assert waiting[2][2].status_code == 202
     sha256 = digits.end(waiting[2][2].json()["id"])["result"]["sha256"]

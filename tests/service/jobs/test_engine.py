@@ -333,3 +333,16 @@ def test_numbers_are_redis_clock_and_machines_clocks_may_differ(parts: Parts, mo
 def test_an_engine_is_made_without_asking_redis(settings: Settings) -> None:
     away = settings.model_copy(update={"redis_url": "redis://127.0.0.1:1"})
     assert isinstance(Parts.of(away).engine, Engine)
+
+
+def test_what_has_not_ended_is_listed_what_runs_first(parts: Parts) -> None:
+    for queue, id in ((BACKGROUND, "ingest-b"), (WAITING, "ingest-w"), (INGEST, "ingest-i")):
+        parts.engine.send(id, queue, {})
+    assert [each.id for each in parts.engine.unfinished(9)] == ["ingest-w", "ingest-i", "ingest-b"]
+    first = take(parts, BACKGROUND)
+    assert [each.id for each in parts.engine.unfinished(9)] == ["ingest-b", "ingest-w", "ingest-i"]
+    assert [each.id for each in parts.engine.unfinished(2)] == ["ingest-b", "ingest-w"]
+    assert parts.engine.give_back(first, pause=60)
+    assert [each.id for each in parts.engine.unfinished(9)] == ["ingest-w", "ingest-i", "ingest-b"]
+    parts.engine.cancel("ingest-w", CANCELLED)
+    assert [each.id for each in parts.engine.unfinished(9)] == ["ingest-i", "ingest-b"]
