@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -214,6 +216,22 @@ def test_the_lines_name_exactly_what_is_picked(reader: Looking) -> None:
     page.get_by_role("tab", name="ONNX Runtime").click()
     page.get_by_role("button", name="Show the model as onnx").click()
     expect(page.get_by_label("Runtime", exact=True)).to_have_value("onnx")
+
+
+@pytest.mark.parametrize(("format", "tab"), [("torchscript", "Python"), ("onnx", "ONNX Runtime"), ("pt2", "Python")])
+def test_the_lines_fetch_and_run_it(reader: Looking, tmp_path: Path, format: str, tab: str) -> None:
+    page = reader.open(f"/#/model/digits?format={format}&precision=int8&bytes=60000")
+    settled(page)
+    if page.get_by_role("button", name="Measure it").count():
+        page.get_by_role("button", name="Measure it").click()
+        expect(page.get_by_role("button", name="Measure it")).to_have_count(0)
+    for name, program in (("curl", ["sh", "-ec"]), (tab, [sys.executable, "-W", "ignore", "-c"])):
+        page.get_by_role("tab", name=name, exact=True).click()
+        lines = page.get_by_role("tabpanel").locator("code").inner_text()
+        done = subprocess.run([*program, lines], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    (path,) = tmp_path.iterdir()
+    assert figure(page, "File") == f"{path.stat().st_size:,} B"
 
 
 def test_an_axis_may_be_parameters_or_multiplications(reader: Looking) -> None:
