@@ -8,7 +8,7 @@ import httpx
 import pytest
 from fastapi import FastAPI, Request, Response
 
-from rightrank.service import problems
+from rightrank.service.api import refusals
 from rightrank.service.api.static import Folder, takes_gzip
 from rightrank.service.settings import Settings
 from tests.service.conftest import listening
@@ -30,7 +30,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def web(folder: Path, tmp_path: Path) -> Iterator[httpx.Client]:
     app, there = FastAPI(), Folder(folder, "/there")
-    problems.install(app)
+    refusals.install(app)
 
     @app.get("/there")
     def page(request: Request) -> Response:
