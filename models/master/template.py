@@ -18,6 +18,7 @@ from rightrank.models.errors import UnreadableMaster
 from rightrank.models.factor.forms import layer_from_json
 from rightrank.models.factor.layer import Layer
 from rightrank.models.master import entries
+from rightrank.models.master.integers import Integers
 from rightrank.models.master.values import Values
 from rightrank.models.program.graph import Graph
 
@@ -69,7 +70,8 @@ class Template:
     is left, and `uploaded` is the template of the one that came. That has no layers, since none of it is cut;
     `differing` are those of its tensors that the other has not, or has otherwise. `values` is what all values are like,
     where that can be told; templates of before have none. `format` is that of the entries beside it, and where they are
-    `rounded`, so is a file of what weights are in eight bits.
+    `rounded`, so is a file of what weights are in eight bits. `integers` is what can compute in them, where calibration
+    inputs told.
     """
 
     graph: Graph
@@ -84,6 +86,7 @@ class Template:
     values: Values | None = None
     format: int = FORMAT
     rounded: bool = False
+    integers: Integers | None = None
 
     @property
     def original(self) -> Template:
@@ -127,6 +130,7 @@ class Template:
             **({"apart": sorted(self.differing)} if self.differing else {}),
             **({"values": self.values.to_json()} if self.values else {}),
             **({"rounded": True} if self.rounded else {}),
+            **({"integers": self.integers.to_json()} if self.integers else {}),
         }
 
     @staticmethod
@@ -160,6 +164,7 @@ class Template:
             values=Values.from_json(data["values"]) if "values" in data else None,
             format=data.get("format", UNNAMED),
             rounded=data.get("rounded", False),
+            integers=Integers.from_json(data["integers"]) if "integers" in data else None,
         )
 
     @staticmethod

@@ -28,6 +28,7 @@ from rightrank.models.emit import formats
 from rightrank.models.emit.format import Output
 from rightrank.models.emit.precision import encoding_in, mixable, precisions, written_in
 from rightrank.models.errors import Cancelled
+from rightrank.models.master.ranges import RANGES
 from rightrank.models.master.rounded import ROUNDED
 from rightrank.models.master.template import Template
 from rightrank.models.plan.planner import Planner
@@ -107,7 +108,7 @@ def _build(job: Job, upload: Mapping[str, Any], folder: Path) -> None:
     def accept(smaller: Program, template: Template) -> None:
         effort.check_program(options, smaller)
         if "precision" in options:
-            encoding_in(precisions(template, mixable(template)), options["precision"])
+            encoding_in(precisions(template, mixable(template)), options["precision"], template)
         for format in options.get("formats", ()):
             output = Output(format, formats.newest()[format])
             written = formats.format_of(output)
@@ -137,13 +138,14 @@ def _build(job: Job, upload: Mapping[str, Any], folder: Path) -> None:
     original = cutter.cut(planner.plan(budget=1), folder / "original.pt")
     cutter.check(planner.smallest, folder / "smallest.pt")
     if "precision" in options:
-        encoding = encoding_in(precisions(planner.template, planner.mixture is not None), options["precision"])
+        found = precisions(planner.template, planner.mixture is not None)
+        encoding = encoding_in(found, options["precision"], planner.template)
         chosen = planner.written_as(written_in(planner.output, encoding))
         for plan in (chosen.largest, chosen.smallest):
             cutter.check(plan, folder / "chosen.pt")
     job.progress("store", 0, 1, "models")
     names = [*MASTER, *([EVALUATION] if has_data else []), *([REFIT] if keep else [])]
-    names += [name for name in (REFERENCE, ROUNDED, *MIXED) if (out / name).exists()]
+    names += [name for name in (REFERENCE, ROUNDED, RANGES, *MIXED) if (out / name).exists()]
     manifest = {
         **upload,
         **description,
