@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from rightrank.models.emit.encoding.encoding import coarsened
 from rightrank.models.emit.encoding.int8 import Int8
+from rightrank.models.master.template import TensorSpec
 from rightrank.models.master.tensorfile import TensorFile
 
 # The highest level. Without VNNI, processors add two products of an unsigned and a signed byte in sixteen bits, and cut
@@ -20,7 +21,8 @@ MOST = 64
 
 @dataclass(frozen=True)
 class W8A8(Int8):
-    """As `Int8`, with levels from -64 to 64. Values are rounded to the `ranges` that calibration inputs showed (see
+    """As `Int8`, with levels from -64 to 64, and beside each scale the level that is zero, which is 0: some kernels are
+    only put in place where a file says so. Values are rounded to the `ranges` that calibration inputs showed (see
     `master.ranges`), which a format's writer takes from here."""
 
     ranges: TensorFile | None = None
@@ -28,6 +30,10 @@ class W8A8(Int8):
     name: ClassVar[str] = "w8a8"
     arithmetic: ClassVar[bool] = True
     most: ClassVar[int] = MOST
+
+    def parts(self, spec: TensorSpec) -> Mapping[str, TensorSpec]:
+        found = super().parts(spec)
+        return {**found, "zero": TensorSpec("int8", found["scale"].shape)} if "scale" in found else found
 
     def encode(
         self, array: NDArray[Any], dtype: str, least: NDArray[np.float32] | None = None
@@ -38,3 +44,6 @@ class W8A8(Int8):
             return parts
         scale = np.maximum(parts["scale"], least.reshape(parts["scale"].shape))
         return self.rounded(np.ascontiguousarray(array).view(np.float32), scale)
+
+    def rounded(self, numbers: NDArray[np.float32], scale: NDArray[np.float32]) -> Mapping[str, NDArray[Any]]:
+        return {**super().rounded(numbers, scale), "zero": np.zeros(scale.shape, dtype=np.int8)}

@@ -319,7 +319,8 @@ class Model:
         to = Nodes(number, "its encoding")
         if self._dequantized(name):
             levels = parts[""]
-            made = to.node("DequantizeLinear", levels, parts["scale"], dtype="float32", shape=levels.shape, axis=0)
+            given = (levels, parts["scale"], parts.get("zero"))
+            made = to.node("DequantizeLinear", *given, dtype="float32", shape=levels.shape, axis=0)
         else:
             values = {references[part].name: value for part, value in parts.items()}
             for node in calls:
