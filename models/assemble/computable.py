@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 
+from rightrank.models.emit.onnx.means import over_places
 from rightrank.models.emit.torchscript.fold import folded, folds
 from rightrank.models.factor.layer import Layer, factor_value
 from rightrank.models.master.integers import Integers
@@ -36,7 +37,7 @@ MOVES = frozenset(
     )
 )
 PAIRS = frozenset({"aten.add.Tensor", "aten.mul.Tensor"})
-MEANS = frozenset({f"aten.adaptive_avg_pool{dims}d.default" for dims in (1, 2)} | {"aten.avg_pool2d.default"})
+MEAN = "aten.avg_pool2d.default"
 JOINED = "aten.cat.default"
 CONVOLUTIONS = tuple(f"aten.conv{dims}d.default" for dims in (1, 2, 3))
 
@@ -155,4 +156,4 @@ def _through(node: Node, graph: Graph, seen: Collection[str]) -> bool:
         return both and len(node.args) == 2 and not node.kwargs
     if node.op == JOINED:
         return all(name in seen for name in node.inputs())
-    return (node.op in MOVES or node.op in MEANS) and next(iter(node.inputs()), "") in seen
+    return (node.op in MOVES or node.op == MEAN or over_places(node) > 0) and next(iter(node.inputs()), "") in seen

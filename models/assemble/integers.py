@@ -49,9 +49,10 @@ ERROR = 0.02
 TINY = 1e-12
 
 
-def save(folder: Path, inputs: Samples, progress: Progress) -> None:
+def save(folder: Path, inputs: Samples, progress: Progress, most: float = ERROR) -> None:
     """Writes to a master's folder the ranges that values have on calibration `inputs`, and into its template what
-    computes in eight bits. A program of which they do not fill a batch stays without."""
+    computes in eight bits, so that outputs change by `most` at the most. A program of which the inputs do not fill a
+    batch stays without."""
     planner, master = Planner.open(folder), Master.open(folder)
     template, tensors = planner.template, master.tensors()
     few = inputs[:INPUTS]
@@ -72,7 +73,7 @@ def save(folder: Path, inputs: Samples, progress: Progress) -> None:
         return
     middle = min(sizes, key=lambda size: abs(size.share - TRIED))
     trials = [_Trial(each, sizes[0], tried) for each in dict.fromkeys((sizes[0], middle))]
-    chosen = dataclasses.replace(_chosen(template, trials, progress), knots=tuple(size.params for size in sizes))
+    chosen = dataclasses.replace(_chosen(template, trials, most, progress), knots=tuple(size.params for size in sizes))
     save_file(_stored(sizes, chosen), folder / ranges.RANGES)
     dataclasses.replace(template, integers=chosen).save(folder)
 
@@ -133,7 +134,7 @@ def _stored(sizes: Sequence[_Size], chosen: Integers) -> dict[str, Tensor]:
     return found
 
 
-def _chosen(template: Template, trials: Sequence[_Trial], progress: Progress) -> Integers:
+def _chosen(template: Template, trials: Sequence[_Trial], error: float, progress: Progress) -> Integers:
     """As many layers as can be, for what they hurt at any of the sizes tried."""
     values = trials[0].size.seen.values
     possible = computable.possible(template, values)
@@ -142,7 +143,7 @@ def _chosen(template: Template, trials: Sequence[_Trial], progress: Progress) ->
         return computable.integers(template, weights, values)
 
     def good(weights: Collection[str]) -> bool:
-        return all(trial.error(of(weights)) <= ERROR for trial in trials)
+        return all(trial.error(of(weights)) <= error for trial in trials)
 
     if not possible or good(possible):
         return of(possible)

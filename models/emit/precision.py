@@ -72,7 +72,9 @@ def arithmetic(template: Template) -> Mapping[str, str]:
     return ARITHMETIC if template.integers is not None and template.integers.layers else {}
 
 
-def encoding_in(found: Mapping[str, str], precision: str, template: Template, format: str = FIRST.format) -> str:
+def encoding_in(
+    found: Mapping[str, str], precision: str, template: Template | None = None, format: str = FIRST.format
+) -> str:
     """The encoding of one of a model's precisions in a format. Raises PrecisionError for one that is not among them."""
     if precision not in found:
         why = _lacking(precision, template, format)
@@ -82,15 +84,15 @@ def encoding_in(found: Mapping[str, str], precision: str, template: Template, fo
     return found[precision]
 
 
-def _lacking(precision: str, template: Template, format: str) -> str:
+def _lacking(precision: str, template: Template | None, format: str) -> str:
     """Why not, where that is known."""
-    if precision not in ARITHMETIC:
+    if precision not in ARITHMETIC or template is None:
         return ""
     if format not in COMPUTING:
         return f" in the format {format}: files that compute in int8 are those of {' and '.join(COMPUTING)}"
     if template.integers is None:
         return (
             ": to compute in int8 wants the ranges of all values, which calibration inputs tell, and it was published "
-            "without any, or before they were asked, or with a training"
+            "without any, or before they were looked at"
         )
     return ": none of its layers can compute in int8 and leave the outputs as they are"

@@ -18,7 +18,7 @@ from typing import Any
 from rightrank.models.emit.format import Output
 from rightrank.models.emit.precision import written_in
 from rightrank.models.errors import DataError
-from rightrank.models.improve import polish, refit, tune
+from rightrank.models.improve import polish, ranges, refit, tune
 from rightrank.models.improve.choose import improve
 from rightrank.models.improve.distill import Recipe
 from rightrank.models.improve.mixed import improve_mixed
@@ -139,6 +139,8 @@ def improvement(job: Job, plan: Plan, folder: Path, scratch: Path) -> Iterator[P
             improve_mixed(folder, plan, made, job.progress, tells_classes)
         else:
             improve(folder, plan.ranks, made, job.progress, tells_classes, training, plan.output)
+            if plan.output.arithmetic:
+                ranges.add(folder, plan.ranks, made, job.progress)
         job.parts.store.create_file(key, made)
     with job.parts.store.files({"improved": key}) as files:
         yield files["improved"]

@@ -18,7 +18,7 @@ from typing import Any
 
 from safetensors.torch import load_file
 
-from rightrank.models.assemble import early
+from rightrank.models.assemble import early, integers
 from rightrank.models.assemble.bound import foreseen
 from rightrank.models.assemble.build import build
 from rightrank.models.checkpoint import sandbox
@@ -131,6 +131,8 @@ def _build(job: Job, upload: Mapping[str, Any], folder: Path) -> None:
         assert calibration is not None  # uploads without are refused
         state = folder / "tuning.safetensors"
         description["tuned"] = effort.tuned(job, options, calibration.samples, tells_classes, out, state)
+        # What the training has changed reaches other values.
+        integers.save(out, calibration.samples, job.progress)
     if has_data:
         (folder_of_program / EVALUATION).rename(out / EVALUATION)
     planner = Planner.open(out, formats.latest())

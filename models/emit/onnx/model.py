@@ -19,6 +19,7 @@ from rightrank.models.emit.encoding.encoding import Encoding
 from rightrank.models.emit.encoding.int8 import Int8
 from rightrank.models.emit.encoding.plain import Plain
 from rightrank.models.emit.onnx import protobuf
+from rightrank.models.emit.onnx.means import keeps_places, over_places
 from rightrank.models.emit.onnx.nodes import NONE, Known, Made, Nodes, no_bfloat16, refused
 from rightrank.models.emit.onnx.rows import ROWS
 from rightrank.models.emit.onnx.values import Shape, Value
@@ -279,6 +280,20 @@ class Model:
             )
         return found
 
+    def _mean(self, to: Nodes, node: Node) -> Value | None:
+        """A mean over all places of values on a grid, for which there is a kernel of integers under one name alone;
+        None for any other call."""
+        places = over_places(node)
+        (made, *_), (source, *_) = (*node.outputs, ""), (*node.inputs(), "")
+        value = self._values.get(source)
+        if not places or made not in self._grids or source not in self._grids or value.rank != 2 + places:
+            return None
+        shape = (*value.shape[:2], *(1,) * places)
+        found = to.node("GlobalAveragePool", value, dtype=value.dtype, shape=shape)
+        if keeps_places(node):
+            return found
+        return to.squeeze(self._on_grid(to, found, Place(self._grids[made], ON)), *range(2, 2 + places))
+
     def _weight_of(self, each: Integer) -> str:
         return next(weight for weight, calls in self.integers.items() if each in calls)
 
@@ -363,7 +378,8 @@ class Model:
             if computing is not None:
                 made = self._on_grid(to, made, Place(self._weight_of(computing), INSIDE))
             inner[node.outputs[0]] = made
-        made = _row(last, to, {**_only(values, last), **inner})
+        made = self._mean(to, last)
+        made = _row(last, to, {**_only(values, last), **inner}) if made is None else made
         if computing is not None and computing.input in inner:
             given = values[computing.input]
             made = to.like(made, (*given.shape[:-1], made.shape[-1]), given)
