@@ -3,9 +3,10 @@
     python -m benchmarks.formats [--quick] [--networks NAME …] [--results FOLDER]
 
 Networks have random weights (batch norms those of random inputs), which take as long to multiply as trained ones do,
-and are cut by parameters; ranges of values are those of the samples. Every file is made and run in a process of its own (`one.py`); that of ExecuTorch is the
-environment of `make test-executorch`, and its rows are left out where that is not there. A row that is there is not
-measured again; the table goes to formats.csv and formats.md in docs/results, or with --quick to a temporary folder.
+and are cut by parameters; ranges of values are those of the samples. Every file is made and run in a process of its own
+(`one.py`); that of ExecuTorch is the environment of `make test-executorch`, and its rows are left out where that is not
+there. A row that is there is not measured again; the table goes to formats.csv and formats.md in docs/results, or with
+--quick to a temporary folder.
 
 * agreement   of 64 random samples how many have the same first answer as the TorchScript file of the same precision,
               or of float32 where TorchScript has not that

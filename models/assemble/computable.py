@@ -152,7 +152,9 @@ def _through(node: Node, graph: Graph, seen: Collection[str]) -> bool:
     """Whether what a call makes of levels are levels."""
     if node.op in PAIRS:
         first, second = node.args[:2]
-        both = all(isinstance(each, Ref) and each.name in seen and each.name not in graph.tensors for each in (first, second))
+        both = all(
+            isinstance(each, Ref) and each.name in seen and each.name not in graph.tensors for each in (first, second)
+        )
         return both and len(node.args) == 2 and not node.kwargs
     if node.op == JOINED:
         return all(name in seen for name in node.inputs())

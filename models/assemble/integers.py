@@ -219,9 +219,7 @@ class _Trial:
                 return [_on(each, grids.get(name)) if name else each for name, each in several]
             return _on(result, grids.get(node.outputs[0]))
 
-        inputs = [
-            _on(each, grids.get(spec.name)) for spec, each in zip(size.program.graph.inputs, data, strict=True)
-        ]
+        inputs = [_on(each, grids.get(spec.name)) for spec, each in zip(size.program.graph.inputs, data, strict=True)]
         return size.program.with_tensors(tensors).run(inputs, visit)
 
     def _of_factors(self, weight: str, node: Node, arguments: list[Any]) -> Any:

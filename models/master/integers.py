@@ -12,8 +12,8 @@ from typing import Any
 class Integers:
     """`layers`, by their weights, that multiply levels by levels, whole or cut, in the order of the template; none
     where it would have hurt too much. `grids` has the values that are rounded between calls, each with the value whose
-    range it has: what only moves numbers leaves them on the grid that they were on. `knots` are the sizes, in parameters,
-    at which ranges were looked at, the whole program's first; a plan has those of the nearest.
+    range it has: what only moves numbers leaves them on the grid that they were on. `knots` are the sizes, in
+    parameters, at which ranges were looked at, the whole program's first; a plan has those of the nearest.
     """
 
     layers: tuple[str, ...]

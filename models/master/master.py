@@ -1,7 +1,7 @@
 """The master form: full factors, their importance, and everything that any cut of it needs.
 
-A master is a folder of three files, up to three more where its layers are of float32, another where there were calibration inputs,
-and one where plans are to be improved (their entries: see `entries`):
+A master is a folder of three files, up to three more where its layers are of float32, another where there were
+calibration inputs, and one where plans are to be improved (their entries: see `entries`):
 
     template.json        the format it is of, the graph, the layers, shapes and dtypes (see `template`)
     master.safetensors   every tensor of the program, every layer's factors, the most important basis first, and what

@@ -1,4 +1,4 @@
-"""Ranges of a network's values over calibration inputs, in a file beside the master: what computing in eight bits wants.
+"""Ranges of a network's values over calibration inputs, in a file beside the master: what int8 arithmetic wants.
 
 Of each value that is rounded between calls there are the least and the most that its levels reach; of what lies between
 the factors of a layer that can be cut, for each basis the largest magnitude, so that what a cut needs is a prefix. What

@@ -47,9 +47,9 @@ class Int8:
                 "int8 has no level for a number that is not finite, and a tensor of this model has one.",
                 "Ask for another precision.",
             )
-        return self.rounded(numbers, largest / np.float32(self.most))
+        return self.scaled(numbers, largest / np.float32(self.most))
 
-    def rounded(self, numbers: NDArray[np.float32], scale: NDArray[np.float32]) -> Mapping[str, NDArray[Any]]:
+    def scaled(self, numbers: NDArray[np.float32], scale: NDArray[np.float32]) -> Mapping[str, NDArray[Any]]:
         """The parts of numbers with these scales."""
         # Numbers so small that even their scale is zero become zero, as those of a slice of zeros are.
         levels = np.rint(numbers / np.where(scale > 0, scale, np.float32(1)))

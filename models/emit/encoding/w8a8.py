@@ -43,7 +43,7 @@ class W8A8(Int8):
         if least is None or not coarsened(dtype, array.ndim) or (least <= parts["scale"].reshape(-1)).all():
             return parts
         scale = np.maximum(parts["scale"], least.reshape(parts["scale"].shape))
-        return self.rounded(np.ascontiguousarray(array).view(np.float32), scale)
+        return self.scaled(np.ascontiguousarray(array).view(np.float32), scale)
 
-    def rounded(self, numbers: NDArray[np.float32], scale: NDArray[np.float32]) -> Mapping[str, NDArray[Any]]:
-        return {**super().rounded(numbers, scale), "zero": np.zeros(scale.shape, dtype=np.int8)}
+    def scaled(self, numbers: NDArray[np.float32], scale: NDArray[np.float32]) -> Mapping[str, NDArray[Any]]:
+        return {**super().scaled(numbers, scale), "zero": np.zeros(scale.shape, dtype=np.int8)}

@@ -245,7 +245,9 @@ class Model:
             if name != each.bias and name in graph.tensors
         }
         others |= {*graph.outputs}
-        return {name for name in apart if name is not None} - {graph.tensors[each] for each in others & {*graph.tensors}}
+        return {name for name in apart if name is not None} - {
+            graph.tensors[each] for each in others & {*graph.tensors}
+        }
 
     def _on_grid(self, to: Nodes, value: Value, place: Place) -> Value:
         """A value, rounded, of the grid whose parts lie at this place."""
@@ -275,9 +277,7 @@ class Model:
                 self._stored(place, self.spec(place, 0))
                 for place in (Place(weight, each.side), Place(weight, each.side, "scale"))
             )
-            found[each.bias] = to.node(
-                "DequantizeLinear", levels, scale, dtype="float32", shape=levels.shape, axis=0
-            )
+            found[each.bias] = to.node("DequantizeLinear", levels, scale, dtype="float32", shape=levels.shape, axis=0)
         return found
 
     def _mean(self, to: Nodes, node: Node) -> Value | None:
@@ -285,8 +285,10 @@ class Model:
         None for any other call."""
         places = over_places(node)
         (made, *_), (source, *_) = (*node.outputs, ""), (*node.inputs(), "")
-        value = self._values.get(source)
-        if not places or made not in self._grids or source not in self._grids or value.rank != 2 + places:
+        if not places or made not in self._grids or source not in self._grids:
+            return None
+        value: Value = self._values[source]
+        if value.rank != 2 + places:
             return None
         shape = (*value.shape[:2], *(1,) * places)
         found = to.node("GlobalAveragePool", value, dtype=value.dtype, shape=shape)

@@ -125,7 +125,9 @@ class OnnxWriter:
                 taking[slots[-1].side] = scaled(taking[slots[-1].side], scale)
             if isinstance(encoding, W8A8):
                 calls = model.integers[name]
-                biases = [None if each.bias is None else bias if each.tensor is None else one(each.tensor) for each in calls]
+                biases = [
+                    None if each.bias is None else bias if each.tensor is None else one(each.tensor) for each in calls
+                ]
                 bases = ranges.taken(ranges.of_bases(name), near, self._ranges, changes)[:rank] if rank else None
                 parts |= integers.layer(
                     name,

@@ -221,7 +221,9 @@ def test_a_longer_cut_begins_with_a_shorter_one(tmp_path: Path) -> None:
         assert template.integers.nearest(template.params_at(ranks)) == template.integers.nearest(template.params)
         encoding = formats.W8A8(master.ranges)
         data = b"".join(formats.format_of(INTEGERS).writer(template, encoding).pieces(master.file, ranks, None))
-        tensors = {each.name: onnx.numpy_helper.to_array(each) for each in onnx.load_from_string(data).graph.initializer}
+        tensors = {
+            each.name: onnx.numpy_helper.to_array(each) for each in onnx.load_from_string(data).graph.initializer
+        }
         found.append([tensors[f"{weight}.{part}"] for part in ("down", "down.scale", "inside.scale")])
     for shorter, longer in zip(found, found[1:], strict=False):
         for one, two in zip(shorter[:2], longer[:2], strict=True):
