@@ -24,6 +24,8 @@ from rightrank.models.quantise.activations import best
 
 BATCH, VALUES = 32, 1 << 26
 BINS = 2048
+# Of each value in a batch about so many numbers are counted, evenly spread.
+COUNTED = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,8 @@ def _shares(
 
     def count(name: str, value: Any) -> None:
         if name in counts and isinstance(value, Tensor):
-            counts[name] += torch.histc(value, BINS, *ends[name]).double().numpy()
+            some = value.reshape(-1)[:: max(1, value.numel() // COUNTED)]
+            counts[name] += torch.histc(some, BINS, *ends[name]).double().numpy()
 
     def visit(node: Node, arguments: list[Any], result: Any) -> Any:
         for name, value in _results(node, result):
