@@ -50,7 +50,8 @@ def run(
     to the most during a call of one sample."""
     exact = Output(format, formats.newest()[format])
     planner = Planner.open(master, exact)
-    encoding = encoding_in(formats.offered(planner.template, planner.mixture is not None, exact), precision)
+    found = formats.offered(planner.template, planner.mixture is not None, exact)
+    encoding = encoding_in(found, precision, planner.template, format)
     planner = planner.written_as(written_in(exact, encoding))
     params = int(share * planner.template.original.params)
     plan = planner.largest if share == 1 else planner.plan(max_params=max(params, planner.smallest.params))

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from rightrank.models.assemble import levels, trial
+from rightrank.models.assemble import integers, levels, trial
 from rightrank.models.assemble.describe import describe
 from rightrank.models.assemble.plans import rate, rule_of, save_plans
 from rightrank.models.assemble.survey import survey
@@ -96,6 +96,8 @@ def build(
             kept = gradients.tensors(template.decomposed, moments)
             names = [spec.name for spec in program.graph.inputs]
             save_file({**kept, **calibration[:keep].tensors(names)}, out / entries.REFIT)
+    if calibration is not None:
+        integers.save(out, calibration, progress)
     return {"criterion": criterion, "tried": tried, **describe(Planner.open(out, formats.latest())), **ready.reports}
 
 

@@ -52,6 +52,11 @@ class Output:
         return encoding_of(self.encoding).nested
 
     @property
+    def arithmetic(self) -> bool:
+        """Whether files compute with levels."""
+        return encoding_of(self.encoding).arithmetic
+
+    @property
     def plain(self) -> Output:
         """The same with numbers as they are."""
         return replace(self, encoding=PLAIN)

@@ -10,10 +10,11 @@ from typing import BinaryIO, Protocol
 from rightrank.models.emit.encoding import encoding_of
 from rightrank.models.emit.encoding.levels import Mixed
 from rightrank.models.emit.encoding.nested import Nested
+from rightrank.models.emit.encoding.w8a8 import W8A8
 from rightrank.models.emit.executorch.writer import ExecuTorch
 from rightrank.models.emit.format import FIRST, Data, Format, Output, Writer
 from rightrank.models.emit.onnx.writer import Onnx
-from rightrank.models.emit.precision import precisions
+from rightrank.models.emit.precision import COMPUTING, arithmetic, precisions
 from rightrank.models.emit.pt2.writer import Pt2
 from rightrank.models.emit.torchscript.compact_writer import CompactTorchScript
 from rightrank.models.emit.torchscript.writer import TorchScript
@@ -85,7 +86,9 @@ def offered(template: Template, mixed: bool, exact: Output) -> Mapping[str, str]
     found: dict[str, str] = {}
     refusal: UnsupportedCheckpoint | PrecisionError | None = None
     # What was rounded at ingest TorchScript's writer copies; the others round the numbers of a cut.
-    for name, encoding in precisions(replace(template, rounded=False), mixed).items():
+    known = {**precisions(replace(template, rounded=False), mixed)}
+    known |= arithmetic(template) if exact.format in COMPUTING else {}
+    for name, encoding in known.items():
         try:
             for each in (template, template.original):
                 format_of(exact).check(each, encoding_of(encoding))
@@ -118,6 +121,8 @@ def pieces(master: Master, plan: Planned, changes: TensorFile | None = None) -> 
         encoding = Mixed(master.levels, plan.grids, plan.bytes)
     elif encoding.nested:
         encoding = Nested(master.rounded)
+    elif encoding.arithmetic:
+        encoding = W8A8(master.ranges)
     return format_of(plan.output).writer(master.template, encoding).pieces(master.file, plan.ranks, changes)
 
 

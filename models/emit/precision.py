@@ -25,8 +25,12 @@ WRITER = 2
 PRECISIONS: dict[str, str] = {FULL: PLAIN, "float16": "half", "int8": "int8", MIXED: "levels"}
 # Those that are something else where weights were rounded at ingest.
 NESTED: dict[str, str] = {"int8": "int8-nested"}
+# Those that a file computes in, for which a format has to have operators (see `formats.offered`).
+ARITHMETIC: dict[str, str] = {"w8a8": "w8a8"}
+# The formats that have these.
+COMPUTING = ("onnx",)
 # All that a model's files may be asked in.
-NAMES = (*PRECISIONS, *(name for name, row in DTYPES.items() if row.floating and name not in PRECISIONS))
+NAMES = (*PRECISIONS, *ARITHMETIC, *(name for name, row in DTYPES.items() if row.floating and name not in PRECISIONS))
 
 
 def precisions(template: Template, mixed: bool) -> Mapping[str, str]:
@@ -63,10 +67,32 @@ def written_in(exact: Output, encoding: str) -> Output:
     return replace(exact, encoding=encoding, writer=writer)
 
 
-def encoding_in(found: Mapping[str, str], precision: str) -> str:
-    """The encoding of one of a model's `precisions`. Raises PrecisionError for one that is not among them."""
+def arithmetic(template: Template) -> Mapping[str, str]:
+    """Those that a file computes in, of a model of which it is known what can compute so."""
+    return ARITHMETIC if template.integers is not None and template.integers.layers else {}
+
+
+def encoding_in(
+    found: Mapping[str, str], precision: str, template: Template | None = None, format: str = FIRST.format
+) -> str:
+    """The encoding of one of a model's precisions in a format. Raises PrecisionError for one that is not among them."""
     if precision not in found:
+        why = _lacking(precision, template, format)
         raise PrecisionError(
-            f"This model's files cannot have the precision {precision[:40]!r}.", f"They have {', '.join(found)}."
+            f"This model's files cannot have the precision {precision[:40]!r}{why}.", f"They have {', '.join(found)}."
         )
     return found[precision]
+
+
+def _lacking(precision: str, template: Template | None, format: str) -> str:
+    """Why not, where that is known."""
+    if precision not in ARITHMETIC or template is None:
+        return ""
+    if format not in COMPUTING:
+        return f" in the format {format}: files that compute in int8 are those of {' and '.join(COMPUTING)}"
+    if template.integers is None:
+        return (
+            ": to compute in int8 wants the ranges of all values, which calibration inputs tell, and it was published "
+            "without any, or before they were looked at"
+        )
+    return ": none of its layers can compute in int8 and leave the outputs as they are"

@@ -1,7 +1,7 @@
 """The master form: full factors, their importance, and everything that any cut of it needs.
 
-A master is a folder of three files, up to three more where its layers are of float32, and another where plans are to be
-improved (their entries: see `entries`):
+A master is a folder of three files, up to three more where its layers are of float32, another where there were
+calibration inputs, and one where plans are to be improved (their entries: see `entries`):
 
     template.json        the format it is of, the graph, the layers, shapes and dtypes (see `template`)
     master.safetensors   every tensor of the program, every layer's factors, the most important basis first, and what
@@ -9,6 +9,7 @@ improved (their entries: see `entries`):
     plans.npz            `importance` of all bases, layer after layer; `floor` and `steps`, the path
                          of plans that the criterion asks for, and perhaps `steps_by_macs` (see `plan.path`)
     int8.safetensors     what weights and factors are in eight bits (see `rounded`)
+    ranges.safetensors   what values reach on calibration inputs (see `ranges`)
     levels.safetensors   what weights and factors are as levels (see `levels`)
     mixture.npz          how ranks and grids of levels are mixed (see `plan.mixture`)
     refit.safetensors    inputs for calibration, and the moment of each layer's output gradients (see `improve`)
@@ -28,6 +29,7 @@ from typing import TYPE_CHECKING
 from rightrank.models.errors import UnreadableMaster
 from rightrank.models.master import entries
 from rightrank.models.master.levels import LEVELS
+from rightrank.models.master.ranges import RANGES
 from rightrank.models.master.rounded import ROUNDED
 from rightrank.models.master.template import Template
 from rightrank.models.master.tensorfile import TensorFile
@@ -74,6 +76,12 @@ class Master:
     def rounded(self) -> TensorFile | None:
         """What weights and factors are in eight bits (see `rounded`); None where that is not there."""
         path = self.folder / ROUNDED
+        return TensorFile(path) if path.exists() else None
+
+    @cached_property
+    def ranges(self) -> TensorFile | None:
+        """The ranges of values (see `ranges`); None where they are not there."""
+        path = self.folder / RANGES
         return TensorFile(path) if path.exists() else None
 
     def tensors(self) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ from rightrank.models.errors import UnreadableMaster
 from rightrank.models.factor.forms import layer_from_json
 from rightrank.models.factor.layer import Layer
 from rightrank.models.master import entries
+from rightrank.models.master.integers import Integers
 from rightrank.models.master.values import Values
 from rightrank.models.program.graph import Graph
 
@@ -70,7 +71,7 @@ class Template:
     `differing` are those of its tensors that the other has not, or has otherwise. `values` is what all values are like,
     where that can be told; templates of before have none. `format` is that of the entries beside it, and where they are
     `rounded`, so is a file of what weights are in eight bits. `card` is the text that every file carries (see
-    `models.card`), "" where there is none.
+    `models.card`), "" where there is none. `integers` is what can compute in eight bits, where calibration inputs told.
     """
 
     graph: Graph
@@ -86,6 +87,7 @@ class Template:
     format: int = FORMAT
     rounded: bool = False
     card: str = ""
+    integers: Integers | None = None
 
     @property
     def original(self) -> Template:
@@ -130,6 +132,7 @@ class Template:
             **({"values": self.values.to_json()} if self.values else {}),
             **({"rounded": True} if self.rounded else {}),
             **({"card": self.card} if self.card else {}),
+            **({"integers": self.integers.to_json()} if self.integers else {}),
         }
 
     @staticmethod
@@ -164,6 +167,7 @@ class Template:
             format=data.get("format", UNNAMED),
             rounded=data.get("rounded", False),
             card=data.get("card", ""),
+            integers=Integers.from_json(data["integers"]) if "integers" in data else None,
         )
 
     @staticmethod

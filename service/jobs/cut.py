@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rightrank.models.emit import formats
+from rightrank.models.master.ranges import RANGES
 from rightrank.models.master.rounded import ROUNDED
 from rightrank.models.plan.planner import Plan
 from rightrank.service.jobs import effort
@@ -81,6 +82,7 @@ def _cut(job: Job, manifest: Mapping[str, Any], plan: Plan, known: Record | None
     names += [REFERENCE] if REFERENCE in digests_in(manifest) else []
     names += MIXED if plan.output.coded else []
     names += [ROUNDED] if plan.output.nested else []
+    names += [RANGES] if plan.output.arithmetic else []
     with contextlib.ExitStack() as open_files:
         folder = open_files.enter_context(parts.catalogue.folder(manifest, tuple(names)))
         scratch = open_files.enter_context(parts.store.folder_for_work())

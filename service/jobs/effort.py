@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from rightrank.models.emit.format import Output
 from rightrank.models.emit.precision import written_in
 from rightrank.models.errors import DataError
-from rightrank.models.improve import polish, refit, tune
+from rightrank.models.improve import polish, ranges, refit, tune
 from rightrank.models.improve.choose import improve
 from rightrank.models.improve.distill import Recipe
 from rightrank.models.improve.mixed import improve_mixed
@@ -135,6 +135,8 @@ def improve_plan(manifest: Mapping[str, Any], plan: Plan, folder: Path, made: Pa
         improve_mixed(folder, plan, made, progress, tells_classes)
     else:
         improve(folder, plan.ranks, made, progress, tells_classes, training, plan.output)
+        if plan.output.arithmetic:
+            ranges.add(folder, plan.ranks, made, progress)
 
 
 def improved_digest(manifest: Mapping[str, Any], plan: Plan) -> str:

@@ -12,13 +12,14 @@ from typing import Any
 from safetensors.torch import load_file
 
 from rightrank.models import card
-from rightrank.models.assemble import early
+from rightrank.models.assemble import early, integers
 from rightrank.models.assemble.bound import foreseen
 from rightrank.models.assemble.build import build
 from rightrank.models.checkpoint.limits import NOTES
 from rightrank.models.emit import formats
 from rightrank.models.emit.format import Output
 from rightrank.models.emit.precision import encoding_in, mixable, precisions, written_in
+from rightrank.models.master.ranges import RANGES
 from rightrank.models.master.rounded import ROUNDED
 from rightrank.models.master.template import Template
 from rightrank.models.plan.planner import Planner
@@ -73,7 +74,7 @@ class Reading:
         options = self.options
         effort.check_program(options, smaller)
         if "precision" in options:
-            encoding_in(precisions(template, mixable(template)), options["precision"])
+            encoding_in(precisions(template, mixable(template)), options["precision"], template)
         for format in options.get("formats", ()):
             output = Output(format, formats.newest()[format])
             written = formats.format_of(output)
@@ -128,6 +129,8 @@ def make(
         description["tuned"] = effort.tuned(
             options, calibration, tells_classes, out, state, progress, saved or (lambda: None)
         )
+        # What the training has changed reaches other values.
+        integers.save(out, calibration, progress)
     has_data = reading.evaluated
     if has_data:
         (reading.folder / EVALUATION).rename(out / EVALUATION)
@@ -136,12 +139,13 @@ def make(
     original = cutter.cut(planner.plan(budget=1), folder / "original.pt")
     cutter.check(planner.smallest, folder / "smallest.pt")
     if "precision" in options:
-        encoding = encoding_in(precisions(planner.template, planner.mixture is not None), options["precision"])
+        found = precisions(planner.template, planner.mixture is not None)
+        encoding = encoding_in(found, options["precision"], planner.template)
         chosen = planner.written_as(written_in(planner.output, encoding))
         for plan in (chosen.largest, chosen.smallest):
             cutter.check(plan, folder / "chosen.pt")
     names = [*MASTER, *([EVALUATION] if has_data else []), *([REFIT] if keep else [])]
-    names += [name for name in (REFERENCE, ROUNDED, *MIXED) if (out / name).exists()]
+    names += [name for name in (REFERENCE, ROUNDED, RANGES, *MIXED) if (out / name).exists()]
     notes = [*reading.notes, *description.get("notes", [])]
     manifest = {
         **upload,

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rightrank.models.master.ranges import RANGES
 from rightrank.models.master.rounded import ROUNDED
 from rightrank.service.registry.layout import (
     EVALUATION,
@@ -38,7 +39,7 @@ DAY = 24 * 3600
 # What versions before this one called a file that is not whole yet.
 OLD_PARTIAL = re.compile(r"\.partial-[0-9a-f]{32}$")
 # A model's files, and what belongs to it besides, by the first part of its key.
-FILES = frozenset({*MASTER, *MIXED, ROUNDED, EVALUATION, REFERENCE, REFIT, "tuning.safetensors"})
+FILES = frozenset({*MASTER, *MIXED, ROUNDED, RANGES, EVALUATION, REFERENCE, REFIT, "tuning.safetensors"})
 OWN = frozenset(
     {"upload.json", "manifest.json", "deleted.json", "failure.json"}
     | {"wanted", "measurements", "reported", "improved", "artifacts"}

@@ -74,9 +74,8 @@ class Model:
     def planner_in(self, precision: str | None = None, format: str = FIRST.format) -> Planner:
         """For files in a precision, by default the publisher's, of a format. Raises PrecisionError for one that they
         cannot have, and as `precisions_in` does."""
-        encoding = encoding_in(
-            self.precisions_in(format), self.precision_in(format) if precision is None else precision
-        )
+        found, template = self.precisions_in(format), self._exact.template
+        encoding = encoding_in(found, self.precision_in(format) if precision is None else precision, template, format)
         output = written_in(output_of(self.manifest, format), encoding)
         planner = self._planners.get(output)
         if planner is None:

@@ -26,7 +26,7 @@ HALF = Output(encoding="half with a scale")
 class Half:
     """Numbers of single precision as numbers of half of it and the largest of them, which they are shares of."""
 
-    name, exact, coded, nested = HALF.encoding, False, False, False
+    name, exact, coded, nested, arithmetic = HALF.encoding, False, False, False, False
 
     def parts(self, spec: TensorSpec) -> Mapping[str, TensorSpec]:
         if spec.dtype != "float32":

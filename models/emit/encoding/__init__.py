@@ -10,10 +10,11 @@ from rightrank.models.emit.encoding.int8 import Int8
 from rightrank.models.emit.encoding.levels import Mixed
 from rightrank.models.emit.encoding.nested import Nested
 from rightrank.models.emit.encoding.plain import Plain
+from rightrank.models.emit.encoding.w8a8 import W8A8
 from rightrank.models.errors import UnreadableMaster
 
 ENCODINGS: Mapping[str, Encoding] = {
-    encoding.name: encoding for encoding in (Plain(), Half(), Int8(), Nested(), Mixed())
+    encoding.name: encoding for encoding in (Plain(), Half(), Int8(), Nested(), Mixed(), W8A8())
 }
 
 

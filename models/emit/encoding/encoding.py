@@ -33,6 +33,10 @@ class Encoding(Protocol):
     def nested(self) -> bool:
         """Whether the parts of a factor are those of all its bases, cut (see `nested`)."""
 
+    @property
+    def arithmetic(self) -> bool:
+        """Whether files compute with the levels, for which a format has to have operators."""
+
     def parts(self, spec: TensorSpec) -> Mapping[str, TensorSpec]:
         """Of which types and sizes the parts of such a tensor are, in the order in which they lie in the file."""
 

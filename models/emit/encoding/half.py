@@ -45,7 +45,7 @@ class Half:
     `encode` raises PrecisionError where a number is beyond the largest of float16.
     """
 
-    name, exact, coded, nested = "half", False, False, False
+    name, exact, coded, nested, arithmetic = "half", False, False, False, False
 
     def parts(self, spec: TensorSpec) -> Mapping[str, TensorSpec]:
         return {"": TensorSpec("float16", spec.shape)} if coarsened(spec.dtype, len(spec.shape)) else {"": spec}

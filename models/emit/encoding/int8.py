@@ -28,6 +28,8 @@ class Int8:
     exact: ClassVar[bool] = False
     coded: ClassVar[bool] = False
     nested: ClassVar[bool] = False
+    arithmetic: ClassVar[bool] = False
+    most: ClassVar[int] = MOST
 
     def parts(self, spec: TensorSpec) -> Mapping[str, TensorSpec]:
         if not coarsened(spec.dtype, len(spec.shape)):
@@ -45,10 +47,13 @@ class Int8:
                 "int8 has no level for a number that is not finite, and a tensor of this model has one.",
                 "Ask for another precision.",
             )
-        scale = largest / np.float32(MOST)
+        return self.scaled(numbers, largest / np.float32(self.most))
+
+    def scaled(self, numbers: NDArray[np.float32], scale: NDArray[np.float32]) -> Mapping[str, NDArray[Any]]:
+        """The parts of numbers with these scales."""
         # Numbers so small that even their scale is zero become zero, as those of a slice of zeros are.
         levels = np.rint(numbers / np.where(scale > 0, scale, np.float32(1)))
-        return {"": np.clip(levels, -MOST, MOST).astype(np.int8), "scale": scale}
+        return {"": np.clip(levels, -self.most, self.most).astype(np.int8), "scale": scale}
 
     def decode(self, value: str, spec: TensorSpec, parts: Mapping[str, Ref]) -> tuple[Node, ...]:
         if not coarsened(spec.dtype, len(spec.shape)):

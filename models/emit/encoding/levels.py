@@ -35,6 +35,7 @@ class Mixed:
     exact: ClassVar[bool] = False
     coded: ClassVar[bool] = True
     nested: ClassVar[bool] = False
+    arithmetic: ClassVar[bool] = False
 
     def parts(self, spec: TensorSpec) -> Mapping[str, TensorSpec]:
         if not coarsened(spec.dtype, len(spec.shape)):

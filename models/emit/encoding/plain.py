@@ -14,7 +14,7 @@ from rightrank.models.program.graph import Node, Ref
 class Plain:
     """Every tensor in its own type, bit for bit."""
 
-    name, exact, coded, nested = "plain", True, False, False
+    name, exact, coded, nested, arithmetic = "plain", True, False, False, False
 
     def parts(self, spec: TensorSpec) -> Mapping[str, TensorSpec]:
         return {"": spec}

@@ -16,7 +16,7 @@ class Halves:
     """As `Half`, but for the kernels of convolutions, which ExecuTorch stores in single precision: those of two
     dimensions alone."""
 
-    name, exact, coded, nested = "half", False, False, False
+    name, exact, coded, nested, arithmetic = "half", False, False, False, False
 
     def parts(self, spec: TensorSpec) -> Mapping[str, TensorSpec]:
         return Half().parts(spec) if len(spec.shape) == 2 else {"": spec}

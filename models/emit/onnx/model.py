@@ -3,6 +3,10 @@
 A call becomes nodes by its row of the table, and what these are called, and know of their tensors, depends on no other
 call and on no rank: of a layer that can be cut the nodes are there twice, whole and factored, with the size of a rank
 left open. So a file's size is a sum over its layers.
+
+Where layers compute in eight bits (see `master.integers`), a value on a grid is rounded to it and read from there, both
+by nodes of the call that makes it (`QuantizeLinear`, `DequantizeLinear`), and a layer's weight and bias are read from
+levels: what runs the file puts integer kernels in the place of calls between such nodes.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from rightrank.models.emit.encoding.encoding import Encoding
 from rightrank.models.emit.encoding.int8 import Int8
 from rightrank.models.emit.encoding.plain import Plain
 from rightrank.models.emit.onnx import protobuf
+from rightrank.models.emit.onnx.means import keeps_places, over_places
 from rightrank.models.emit.onnx.nodes import NONE, Known, Made, Nodes, no_bfloat16, refused
 from rightrank.models.emit.onnx.rows import ROWS
 from rightrank.models.emit.onnx.values import Shape, Value
@@ -22,6 +27,7 @@ from rightrank.models.emit.torchscript.fold import FOLDED, Fold, folded, folds
 from rightrank.models.factor.layer import factor_value
 from rightrank.models.master.slots import Slots
 from rightrank.models.master.template import Template, TensorSpec
+from rightrank.models.program.calls import LINEAR, Convolution, Linear, layer_call
 from rightrank.models.program.dtypes import DTYPES
 from rightrank.models.program.graph import Argument, Constant, Input, Node, Ref
 
@@ -29,7 +35,12 @@ from rightrank.models.program.graph import Argument, Constant, Input, Node, Ref
 OPSET, IR = 18, 8
 PRODUCER = "rightrank"
 BATCH = "batch"
-_PLAIN = Plain()
+_PLAIN, _STORED = Plain(), Int8()
+# What is beside a layer's own tensors where it computes in eight bits: the grid between its factors, and for each of
+# its calls the bias; and of a value its grid.
+INSIDE, BIAS, ON = "inside", "bias", "grid"
+# The parts of a grid.
+GRID = {"scale": TensorSpec("float32", ()), "zero": TensorSpec("uint8", ())}
 
 
 class Place(NamedTuple):
@@ -61,6 +72,18 @@ class Step:
     factored: Written
 
 
+@dataclass(frozen=True)
+class Integer:
+    """A call of a layer that computes in eight bits: the values that it is given, and its bias, by their names in the
+    graph, the tensor of that (None: a folded one's) and what the bias is called as a side of the layer."""
+
+    node: Node
+    input: str
+    bias: str | None
+    tensor: str | None
+    side: str
+
+
 class Model:
     """One template in one encoding. Raises UnsupportedCheckpoint for a program that ONNX cannot hold."""
 
@@ -71,9 +94,16 @@ class Model:
         gone = {name for fold in self.folds.values() for name in fold.tensors}
         self.tensors = [name for name in self.slots.tensors if name not in gone]
         self._layers = {layer.weight: layer for layer in template.decomposed}
+        chosen = template.integers if encoding.arithmetic else None
+        self._grids = chosen.grids if chosen is not None else {}
+        # The values whose ranges are stored in the file, in order.
+        self.grids = tuple(dict.fromkeys(self._grids.values()))
         self._weights = {layer.weight for layer in template.layers}
         graph = template.graph
         self._calls = folded(graph, self.folds)
+        self.integers = self._computing(chosen.layers if chosen is not None else ())
+        self._integer = {each.node.name: each for calls in self.integers.values() for each in calls}
+        self.tensors = [name for name in self.tensors if name not in self._levels_alone()]
         self.outputs = _distinct([name or "output" for name in graph.outputs], {spec.name for spec in graph.inputs})
         self._names = self._of_tensors()
         self._prefix = _prefix({*self._names.values(), *self.outputs, *(spec.name for spec in graph.inputs)})
@@ -82,7 +112,10 @@ class Model:
         for name in self.slots.tensors:
             self._read(name)
         for fold in self.folds.values():
+            if fold.weight in self.integers:
+                continue
             self._values[fold.value] = self._stored(Place(fold.value), TensorSpec(FOLDED, self._bias_shape(fold)))
+        self.starts = self._starts()
         self.steps = [*self._steps()]
         self.ends = self._ends()
 
@@ -97,27 +130,52 @@ class Model:
             for side in sides
             for part in self.encoding_of(name).parts(self._spec(name, side, 1 if side else 0, spec))
         ]
+        if name in self.integers:
+            found += [Place(name, INSIDE, part) for part in GRID if factored]
+            biased = [each for each in self.integers[name] if each.bias is not None]
+            return found + [Place(name, each.side, part) for each in biased for part in ("", "scale")]
         return found + ([Place(self.folds[name].value)] if name in self.folds else [])
 
     def spec(self, place: Place, rank: Any) -> TensorSpec:
         """The type and the sizes of a tensor of the file, at a rank or at an array of them."""
+        if place.side in (INSIDE, ON):
+            return GRID[place.part]
+        if place.side.startswith(BIAS):
+            return TensorSpec("float32" if place.part else "int32", self.template.tensors[place.tensor].shape[:1])
         if place.tensor not in self.template.tensors:
             return TensorSpec(FOLDED, self._bias_shape(self._fold_of(place.tensor)))
         whole = self._spec(place.tensor, place.side, rank, self.template.tensors[place.tensor])
         found = self.encoding_of(place.tensor).parts(whole)[place.part]
         return self._laid(place, found)
 
+    @property
+    def grid_places(self) -> list[Place]:
+        """The tensors of the file that are the grids of values."""
+        return [Place(value, ON, part) for value in self.grids for part in GRID]
+
+    def grid_of(self, value: str) -> str:
+        """The value whose range a value on a grid has."""
+        return self._grids[value]
+
     def name(self, place: Place) -> str:
         """What a tensor is called in the file."""
         return self._names[place]
 
     def encoding_of(self, name: str) -> Encoding:
-        """How a tensor's numbers are written: those of layers' weights by the encoding, others as they are."""
+        """How a tensor's numbers are written: those of layers' weights by the encoding, others as they are. A layer
+        that does not compute in eight bits where others do has its weight in them all the same."""
+        if self.encoding.arithmetic and name not in self.integers:
+            return _STORED if name in self._weights else _PLAIN
         return self.encoding if self.encoding.exact or name in self._weights else _PLAIN
+
+    def _dequantized(self, name: str) -> bool:
+        """Whether levels become numbers by `DequantizeLinear`. Where that is kept for kernels of integers, a runtime
+        that finds none would compute it at each call; of other nodes it makes constants when the file is opened."""
+        return isinstance(self.encoding_of(name), Int8) and (name in self.integers or not self.encoding.arithmetic)
 
     def _laid(self, place: Place, spec: TensorSpec) -> TensorSpec:
         """Scales lie in one dimension, as `DequantizeLinear` takes them."""
-        if place.part and isinstance(self.encoding, Int8):
+        if place.part and self._dequantized(place.tensor):
             return TensorSpec(spec.dtype, spec.shape[:1])
         return spec
 
@@ -150,7 +208,96 @@ class Model:
                     wanted += "_"
                 taken.add(wanted)
                 found[place] = wanted
+        for place in self.grid_places:
+            wanted = f"grid.{self.grids.index(place.tensor)}.{place.part}"
+            while wanted in taken:
+                wanted += "_"
+            taken.add(wanted)
+            found[place] = wanted
         return found
+
+    # What computes in eight bits.
+
+    def _computing(self, weights: Iterable[str]) -> dict[str, list[Integer]]:
+        """By the weight, the calls of each layer."""
+        owners = {layer.weight: layer for layer in self.template.layers}
+        nodes = {node.name: node for node in self._calls}
+        found: dict[str, list[Integer]] = {}
+        for weight in weights:
+            for number, name in enumerate(owners[weight].calls):
+                node, call = nodes[name], layer_call(nodes[name])
+                assert isinstance(call, (Linear, Convolution)) and isinstance(call.input, Ref)
+                bias = call.bias.name if isinstance(call.bias, Ref) else None
+                tensor = self.template.graph.stored(call.bias)
+                side = f"{BIAS}{number or ''}"
+                found.setdefault(weight, []).append(Integer(node, call.input.name, bias, tensor, side))
+        return found
+
+    def _levels_alone(self) -> set[str]:
+        """Biases that nothing reads but layers that have them as levels."""
+        graph = self.template.graph
+        apart = {each.tensor for each in self._integer.values()}
+        others = {name for node in self._calls if node.name not in self._integer for name in node.inputs()}
+        others |= {
+            name
+            for each in self._integer.values()
+            for name in each.node.inputs()
+            if name != each.bias and name in graph.tensors
+        }
+        others |= {*graph.outputs}
+        return {name for name in apart if name is not None} - {
+            graph.tensors[each] for each in others & {*graph.tensors}
+        }
+
+    def _on_grid(self, to: Nodes, value: Value, place: Place) -> Value:
+        """A value, rounded, of the grid whose parts lie at this place."""
+        scale, zero = (Value(self._names[place._replace(part=part)], *spec) for part, spec in GRID.items())
+        levels = to.node("QuantizeLinear", value, scale, zero, dtype="uint8", shape=value.shape)
+        return to.node("DequantizeLinear", levels, scale, zero, dtype="float32", shape=value.shape)
+
+    def _starts(self) -> Written:
+        """What rounds the program's inputs."""
+        to = Nodes(f"{self._prefix}start", "its inputs")
+        for spec in self.template.graph.inputs:
+            if spec.name in self._grids:
+                rounded = self._on_grid(to, self._values[spec.name], Place(self._grids[spec.name], ON))
+                self._values[spec.name] = rounded
+        return _written(to)
+
+    def _given(self, to: Nodes, each: Integer) -> dict[str, Value]:
+        """What a call reads that computes in eight bits: a matrix, since there are kernels of integers for a product of
+        two with a weight that is turned round, and the bias from its levels."""
+        weight, found = self._weight_of(each), {}
+        value = self._values[each.input]
+        if each.node.op == LINEAR and value.rank != 2:
+            matrix = to.reshape(value, [-1, value.shape[-1]], (None, value.shape[-1]))
+            found[each.input] = self._on_grid(to, matrix, Place(self._grids[each.input], ON))
+        if each.bias is not None:
+            levels, scale = (
+                self._stored(place, self.spec(place, 0))
+                for place in (Place(weight, each.side), Place(weight, each.side, "scale"))
+            )
+            found[each.bias] = to.node("DequantizeLinear", levels, scale, dtype="float32", shape=levels.shape, axis=0)
+        return found
+
+    def _mean(self, to: Nodes, node: Node) -> Value | None:
+        """A mean over all places of values on a grid, for which there is a kernel of integers under one name alone;
+        None for any other call."""
+        places = over_places(node)
+        (made, *_), (source, *_) = (*node.outputs, ""), (*node.inputs(), "")
+        if not places or made not in self._grids or source not in self._grids:
+            return None
+        value: Value = self._values[source]
+        if value.rank != 2 + places:
+            return None
+        shape = (*value.shape[:2], *(1,) * places)
+        found = to.node("GlobalAveragePool", value, dtype=value.dtype, shape=shape)
+        if keeps_places(node):
+            return found
+        return to.squeeze(self._on_grid(to, found, Place(self._grids[made], ON)), *range(2, 2 + places))
+
+    def _weight_of(self, each: Integer) -> str:
+        return next(weight for weight, calls in self.integers.items() if each in calls)
 
     def _stored(self, place: Place, spec: TensorSpec, open_rank: bool = False) -> Value:
         shape: Shape = spec.shape
@@ -187,9 +334,10 @@ class Model:
         if not calls:
             return parts[""], Written()
         to = Nodes(number, "its encoding")
-        if isinstance(encoding, Int8):
+        if self._dequantized(name):
             levels = parts[""]
-            made = to.node("DequantizeLinear", levels, parts["scale"], dtype="float32", shape=levels.shape, axis=0)
+            given = (levels, parts["scale"], parts.get("zero"))
+            made = to.node("DequantizeLinear", *given, dtype="float32", shape=levels.shape, axis=0)
         else:
             values = {references[part].name: value for part, value in parts.items()}
             for node in calls:
@@ -225,17 +373,26 @@ class Model:
         last = calls[-1]
         to = Nodes(name, last.op, len(last.outputs))
         values = self._values
-        inner: dict[str, Any] = {}
+        computing = self._integer.get(last.name)
+        inner: dict[str, Any] = {} if computing is None else self._given(to, computing)
         for node in calls[:-1]:
-            inner[node.outputs[0]] = _row(node, to, {**_only(values, node), **inner})
-        made = _row(last, to, {**_only(values, last), **inner})
+            made = _row(node, to, {**_only(values, node), **inner})
+            if computing is not None:
+                made = self._on_grid(to, made, Place(self._weight_of(computing), INSIDE))
+            inner[node.outputs[0]] = made
+        made = self._mean(to, last)
+        made = _row(last, to, {**_only(values, last), **inner}) if made is None else made
+        if computing is not None and computing.input in inner:
+            given = values[computing.input]
+            made = to.like(made, (*given.shape[:-1], made.shape[-1]), given)
         several = list(made) if isinstance(made, (tuple, list)) else [made]
         found: dict[str, Any] = {}
         for output, value in zip(last.outputs, several, strict=False):
             if output and value is None:
                 raise refused(last.op, "only its first result is to be had")
             if output:
-                found[output] = value
+                grid = self._grids.get(output) if isinstance(value, Value) else None
+                found[output] = value if grid is None else self._on_grid(to, value, Place(grid, ON))
         own = {each for node in to.made for each in node.outputs}
         names: dict[str, str] = {}
         for output, value in found.items():

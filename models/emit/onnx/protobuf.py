@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 # Of the fields that are written here, by message: their numbers (onnx.proto).
-MODEL = {"ir_version": 1, "producer_name": 2, "graph": 7, "opset_import": 8, "metadata_props": 14}
+MODEL = {"ir_version": 1, "producer_name": 2, "doc_string": 6, "graph": 7, "opset_import": 8, "metadata_props": 14}
 GRAPH = {"node": 1, "name": 2, "initializer": 5, "doc_string": 10, "input": 11, "output": 12}
 TENSOR = {"dims": 1, "data_type": 2, "name": 8, "raw_data": 9}
 # The most bytes of a message that any reader takes, and the bytes of the longest length below it.

@@ -17,16 +17,19 @@ from numpy.typing import NDArray
 
 from rightrank.models.card import FILE
 from rightrank.models.emit.encoding.encoding import Encoding
+from rightrank.models.emit.encoding.w8a8 import W8A8
 from rightrank.models.emit.format import Data, Sizes, Writer
 from rightrank.models.emit.kept import Kept
-from rightrank.models.emit.onnx import protobuf
-from rightrank.models.emit.onnx.model import IR, OPSET, PRODUCER, Model, Place, Step, Written
+from rightrank.models.emit.onnx import integers, protobuf
+from rightrank.models.emit.onnx.model import IR, ON, OPSET, PRODUCER, Model, Place, Step, Written
 from rightrank.models.emit.taken import taken
 from rightrank.models.emit.torchscript.compact_writer import folded, scaled
 from rightrank.models.errors import PrecisionError, UnsupportedCheckpoint
+from rightrank.models.master import ranges
 from rightrank.models.master.template import Template
 from rightrank.models.master.tensorfile import TensorFile
 from rightrank.models.program.dtypes import DTYPES
+from rightrank.models.quantise.activations import Grid, grid
 
 if TYPE_CHECKING:
     from rightrank.models.emit.format import Network
@@ -34,6 +37,8 @@ if TYPE_CHECKING:
 # The least version of onnxruntime that reads the files.
 RUNTIME = "1.15"
 FILLER = "filler"
+# What a file says of itself that computes in eight bits.
+COMPUTES = "It computes in int8: open it with onnxruntime's default options."
 
 
 class OnnxWriter:
@@ -42,14 +47,16 @@ class OnnxWriter:
     def __init__(self, template: Template, encoding: Encoding, original: bool) -> None:
         self._template = template
         folding = not original
+        self._ranges = encoding.ranges if isinstance(encoding, W8A8) else None
         self._model = _KEPT.of(template, (encoding.name, folding), lambda: Model(template, encoding, folding))
 
     def sizes(self) -> Sizes:
         model, layers = self._model, self._template.decomposed
         tables = [np.zeros(layer.break_even + 1, dtype=np.int64) for layer in layers]
-        total = len(_head()) + len(_opset()) + _graph_opening_size() + len(_filler(0))
+        total = len(_head(self._computes)) + len(_opset()) + _graph_opening_size() + len(_filler(0))
         total += len(_graph_name()) + len(model.inputs()) + len(model.results()) + len(model.ends)
         card = len(self._card())
+        total += len(model.starts) + sum(int(self._bytes(place, 0)) for place in model.grid_places)
         for step in (*model.steps, *model.decoding.values()):
             total += len(step.whole)
             if step.layer is not None:
@@ -70,6 +77,10 @@ class OnnxWriter:
         card = self._template.card
         return _about(FILE, card.encode()) if card else b""
 
+    @property
+    def _computes(self) -> bool:
+        return bool(self._model.integers)
+
     def _bytes(self, place: Place, rank: Any) -> NDArray[np.int64]:
         spec = self._model.spec(place, rank)
         return protobuf.tensor_size(self._model.name(place).encode(), spec.shape, DTYPES[spec.dtype].width)
@@ -77,13 +88,14 @@ class OnnxWriter:
     def pieces(self, master: TensorFile, ranks: Sequence[int], changes: TensorFile | None) -> Iterator[Data]:
         model = self._model
         ranks = list(ranks) or [0] * len(self._template.decomposed)
-        steps = [_chosen(step, ranks) for step in (*model.decoding.values(), *model.steps)] + [model.ends]
+        steps = [_chosen(step, ranks) for step in model.decoding.values()] + [model.starts]
+        steps += [_chosen(step, ranks) for step in model.steps] + [model.ends]
         before = b"".join([*(each.nodes for each in steps), _graph_name(), *(each.known for each in steps)])
         after = model.inputs() + model.results()
         tensors = [*self._tensors(master, ranks, changes)]
         size = len(before) + len(after) + sum(len(opening) + data.nbytes for opening, data in tensors)
         opening = protobuf.opening(protobuf.MODEL["graph"], size)
-        yield _head() + opening + before
+        yield _head(self._computes) + opening + before
         for start, data in tensors:
             yield start
             yield np.ascontiguousarray(data).reshape(-1).view(np.uint8).data if data.size else b""
@@ -94,10 +106,15 @@ class OnnxWriter:
     ) -> Iterator[tuple[bytes, NDArray[Any]]]:
         model, template = self._model, self._template
         knot = template.knot(ranks)
+        near = template.integers.nearest(template.params_at(ranks)) if model.integers and template.integers else 0
 
         def one(name: str) -> NDArray[Any]:
             (slot,) = model.slots.of(name, 0, ranks, knot)
             return taken(slot, master, changes)
+
+        def on(value: str) -> Grid:
+            low, high = ranges.taken(ranges.of_value(model.grid_of(value)), near, self._ranges, changes)
+            return grid(low, high)
 
         norms = folded(model.folds, one)
         for name in model.tensors:
@@ -109,30 +126,51 @@ class OnnxWriter:
                 scale, bias = norms[name]
             slots = [*model.slots.of(name, rank, ranks, knot)]
             parts: dict[Place, NDArray[Any]] = {}
-            for slot in slots:
-                array = taken(slot, master, changes)
-                array = array if scale is None or slot is not slots[-1] else scaled(array, scale)
-                for part, each in model.encoding_of(name).encode(array, slot.dtype).items():
-                    parts[Place(name, slot.side, part)] = each
+            encoding = model.encoding_of(name)
+            taking = {slot.side: taken(slot, master, changes) for slot in slots}
+            if scale is not None:
+                taking[slots[-1].side] = scaled(taking[slots[-1].side], scale)
+            if isinstance(encoding, W8A8):
+                calls = model.integers[name]
+                biases = [
+                    None if each.bias is None else bias if each.tensor is None else one(each.tensor) for each in calls
+                ]
+                bases = ranges.taken(ranges.of_bases(name), near, self._ranges, changes)[:rank] if rank else None
+                parts |= integers.layer(
+                    name,
+                    calls,
+                    taking,
+                    encoding,
+                    [None if each is None else np.ascontiguousarray(each).view(np.float32) for each in biases],
+                    [on(each.input).scale for each in calls],
+                    bases,
+                )
+            else:
+                for side, array in taking.items():
+                    for part, each in encoding.encode(array, slots[0].dtype).items():
+                        parts[Place(name, side, part)] = each
             for place in model.places(name, bool(rank)):
                 data = parts.get(place, bias)
                 assert data is not None
-                spec = model.spec(place, rank)
-                yield (
-                    protobuf.tensor_opening(
-                        model.name(place).encode(), DTYPES[spec.dtype].onnx, spec.shape, data.nbytes
-                    ),
-                    data,
-                )
+                yield self._opening(place, rank, data), data
+        for value in model.grids:
+            for place, data in integers.places(value, ON, on(value)).items():
+                yield self._opening(place, 0, data), data
+
+    def _opening(self, place: Place, rank: int, data: NDArray[Any]) -> bytes:
+        name, spec = self._model.name(place), self._model.spec(place, rank)
+        return protobuf.tensor_opening(name.encode(), DTYPES[spec.dtype].onnx, spec.shape, data.nbytes)
 
 
 def _chosen(step: Step, ranks: Sequence[int]) -> Written:
     return step.factored if step.layer is not None and ranks[step.layer] else step.whole
 
 
-def _head() -> bytes:
+def _head(computes: bool) -> bytes:
+    """What a file begins with; one that computes in eight bits says so."""
     fields = protobuf.MODEL
-    return protobuf.integer(fields["ir_version"], IR) + protobuf.whole(fields["producer_name"], PRODUCER.encode())
+    head = protobuf.integer(fields["ir_version"], IR) + protobuf.whole(fields["producer_name"], PRODUCER.encode())
+    return head + (protobuf.whole(fields["doc_string"], COMPUTES.encode()) if computes else b"")
 
 
 def _graph_name() -> bytes:
@@ -200,4 +238,6 @@ class Onnx:
     def load(self, path: Path) -> Network:
         from rightrank.models.emit.onnx.session import session
 
-        return session(path)
+        with path.open("rb") as file:
+            computes = file.read(len(_head(True))) == _head(True)
+        return session(path, computes)

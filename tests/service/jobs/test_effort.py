@@ -288,3 +288,34 @@ def test_a_network_for_a_fixed_number_of_samples_is_not_refit(
     answer = service.push(files, name="fixed", options='{"effort": "refit"}')
     error = service.end(answer.json()["operation"], 120)["error"]
     assert error["type"] == "/problems/data-unusable" and "dynamic batch size" in str(error)
+
+
+@pytest.mark.parametrize(
+    "options", ['{"effort": "cut"}', '{"effort": "refit"}', '{"effort": "tune", "tune_steps": 20}']
+)
+def test_files_that_compute_in_int8_are_made_and_measured_at_any_effort(
+    service: Running, published: dict[str, Path], options: str
+) -> None:
+    pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed")
+    id = publish(service, published, options)
+    (offered,) = [each for each in service.client.get(f"/models/{id}").json()["formats"] if each["format"] == "onnx"]
+    assert offered["precisions"] == ["float32", "float16", "int8", "w8a8"]
+    accuracies = {}
+    for precision in ("float32", "w8a8"):
+        answer = service.client.get(f"/models/{id}?budget=0.4&format=onnx&precision={precision}")
+        while answer.status_code == 503:
+            assert service.end(answer.json()["operation"].rsplit("/", 1)[-1], 120)["error"] is None
+            answer = service.client.get(f"/models/{id}?budget=0.4&format=onnx&precision={precision}")
+        assert answer.status_code == 200, answer.text
+        assert answer.headers["RightRank-Precision"] == precision
+        accuracies[precision] = float(answer.headers["RightRank-Accuracy"])
+    assert accuracies["w8a8"] > accuracies["float32"] - 0.1
+    refused = service.client.get(f"/models/{id}?budget=0.4&precision=w8a8")
+    assert refused.status_code == 422 and "files that compute in int8 are those of onnx" in refused.json()["detail"]
+
+
+def test_a_model_without_calibration_inputs_has_no_files_that_compute_in_int8(shared: Running, demo: str) -> None:
+    pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed")
+    answer = shared.client.get(f"/models/{demo}?budget=0.5&format=onnx&precision=w8a8")
+    assert answer.status_code == 422 and answer.json()["type"] == "/problems/precision-unavailable"
+    assert "which calibration inputs tell" in answer.json()["detail"]

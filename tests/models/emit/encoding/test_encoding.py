@@ -29,7 +29,7 @@ def test_an_encoding_that_is_not_here_is_refused_with_those_that_are() -> None:
 class Halving:
     """Half of every float tensor of 32 bits, twice."""
 
-    name, exact, coded, nested = "halving", True, False, False
+    name, exact, coded, nested, arithmetic = "halving", True, False, False, False
 
     def parts(self, spec: TensorSpec) -> Mapping[str, TensorSpec]:
         return {"one": spec, "other": spec} if spec.dtype == "float32" else {"": spec}
