@@ -90,7 +90,7 @@ def run(client: Client, kind: str, folder: Path, share: float) -> Row:
     seconds = time.perf_counter() - begun
     if done.returncode:
         raise SystemExit(f"{kind}: {done.stderr}")
-    (name,) = re.findall(r'name="([^"]+)"', code)
+    (name,) = re.findall(r'\bname"?[=:] ?"([^"]+)"', code)
     files = [client.pull(name, {"budget": budget}, folder / "file.pt") for budget in BUDGETS]
     values = [float(headers["rightrank-accuracy"]) for headers in files]
     # Lines with code on them.

@@ -33,10 +33,10 @@ def test_the_nearer_criterion_is_taken_and_both_are_told(folder: Path, tmp_path:
     assert described["criterion"] == min(tried, key=tried.__getitem__)
     given = build(folder, tmp_path / "given", criterion=described["criterion"])
     assert given["tried"] == {}
-    for name in ("master.safetensors", "template.json", "plans.npz"):
+    for name in ("master.safetensors", "plans.npz", "ranges.safetensors", "template.json"):
         assert (tmp_path / "chosen" / name).read_bytes() == (tmp_path / "given" / name).read_bytes()
     assert sorted(file.name for file in (tmp_path / "chosen").iterdir()) == [
-        "master.safetensors", "plans.npz", "template.json"
+        "master.safetensors", "plans.npz", "ranges.safetensors", "template.json"
     ]  # fmt: skip
 
 
@@ -64,7 +64,7 @@ def test_inputs_beyond_those_of_the_choice_count_as_if_there_had_been_none(
     monkeypatch.setattr(trial, "_far", lambda where, held, classes: float(where.name != best))
     assert build(folder, tmp_path / "chosen")["criterion"] == best
     build(folder, tmp_path / "given", criterion=best)
-    for name in ("master.safetensors", "template.json", "plans.npz"):
+    for name in ("master.safetensors", "plans.npz", "ranges.safetensors", "template.json"):
         assert (tmp_path / "chosen" / name).read_bytes() == (tmp_path / "given" / name).read_bytes()
 
 
