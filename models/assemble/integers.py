@@ -41,9 +41,9 @@ from rightrank.models.quantise.seen import Cut, Seen, batches, between, seen
 
 # How many calibration inputs are looked at, how many of these are held back to decide, and how many of those tell
 # layers apart.
-INPUTS, HELD, FEW = 256, 32, 16
+INPUTS, HELD, FEW = 128, 24, 8
 # The shares of the parameters at which ranges are looked at besides, on how many inputs, and which of them is tried.
-KNOTS, AT_KNOTS, TRIED = (0.7, 0.5, 0.35, 0.25, 0.18, 0.12, 0.08), 64, 0.35
+KNOTS, AT_KNOTS, TRIED = (0.7, 0.5, 0.35, 0.2, 0.1), 32, 0.35
 # The most that rounding may change outputs by: its mean square, as a share of what they vary by from input to input.
 ERROR = 0.02
 TINY = 1e-12
@@ -148,10 +148,10 @@ def _chosen(template: Template, trials: Sequence[_Trial], error: float, progress
     if not possible or good(possible):
         return of(possible)
     macs = {layer.weight: max(layer.macs, 1) for layer in template.layers}
-    hurts = {}
+    hurts, few = {}, trials[0].on_few()
     for number, weight in enumerate(possible):
         progress("ranges", number, len(possible), "layers")
-        hurts[weight] = trials[0].error(of([weight]), FEW) / macs[weight]
+        hurts[weight] = few.error(of([weight])) / macs[weight]
     order = sorted(possible, key=hurts.__getitem__)
     least, most = 0, len(order)
     while most - least > 1:
@@ -186,16 +186,17 @@ class _Trial:
             several = [self.whole.program.run(data) for data in self.batches]
         return [[_spread(each) for each in outputs] for outputs in several]
 
+    def on_few(self) -> _Trial:
+        """On some of the inputs alone, of a program that takes any number."""
+        free = self.size.template.graph.batch is None
+        return dataclasses.replace(self, inputs=self.inputs[:FEW]) if free else self
+
     @torch.no_grad()
-    def error(self, integers: Integers, samples: int | None = None) -> float:
+    def error(self, integers: Integers) -> float:
         """How far the outputs are from those without rounding, of the output that is farthest; infinitely far where
         they are no numbers."""
         errors, totals = [0.0] * len(self.spreads[0]), [TINY] * len(self.spreads[0])
-        done = 0
         for data, wanted, spreads in zip(self.batches, self.wanted, self.spreads, strict=True):
-            if samples is not None and done >= samples:
-                break
-            done += len(data[0])
             for number, (got, meant) in enumerate(zip(self._outputs(integers, data), wanted, strict=True)):
                 if meant.is_floating_point():
                     errors[number] += float((got - meant)[meant.isfinite()].double().square().sum())
