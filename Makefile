@@ -10,7 +10,7 @@ SERVES := .venv/.serves-$(RIGHTRANK_TORCH)
 .DEFAULT_GOAL := help
 .PHONY: help install run test test-lowest test-api test-executorch test-cpp test-page page-pictures test-faults hostile \
 	verify bench bench-compression bench-cifar bench-bytes bench-formats bench-guarantee bench-learning bench-sparsity \
-	bench-latency bench-cost bench-engine bench-coverage bench-tasks bench-layers bench-kinds chaos \
+	bench-latency bench-cost bench-engine bench-coverage bench-tasks bench-layers bench-kinds bench-architectures chaos \
 	clean
 
 help:
@@ -42,6 +42,7 @@ help:
 	@echo "make bench-tasks  networks for eight kinds of task, published and measured, against a plain script; 40 minutes"
 	@echo "make bench-kinds  what docs/publish.md prints for nine kinds of networks, run; minutes; installs timm, Lightning"
 	@echo "              and transformers, with a torch, into build/kinds"
+	@echo "make bench-architectures  25 architectures of transformers and timm as ONNX, whole and cut; minutes; the same packages"
 	@echo "make bench-formats  each format's files in their own runtimes: bytes, agreement, time, memory; half an hour"
 	@echo "make bench-layers  recurrent layers, embeddings, grouped and transposed convolutions, cut; half an hour"
 	@echo "make bench-coverage  how often the intervals of each measure hold the truth; minutes"
@@ -218,11 +219,15 @@ bench-cost: install
 bench-kinds: build/kinds
 	build/kinds/bin/python -m benchmarks.kinds
 
+bench-architectures: build/kinds
+	build/kinds/bin/python -m benchmarks.architectures
+
 build/kinds: benchmarks/kinds/requirements.txt pyproject.toml
 	rm -rf $@ $@.partial
 	$(PYTHON) -m venv $@.partial
 	$@.partial/bin/pip install --quiet torch==$(RIGHTRANK_TORCH)
-	$@.partial/bin/pip install --quiet --editable '.[server,demo]' --requirement benchmarks/kinds/requirements.txt
+	$@.partial/bin/pip install --quiet --editable '.[server,demo,onnx]' \
+		--requirement benchmarks/kinds/requirements.txt
 	mv $@.partial $@
 
 bench-layers: install
