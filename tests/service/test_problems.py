@@ -71,7 +71,7 @@ def test_every_failure_is_a_problem_document(shared: Running, method: str, path:
 def test_what_an_address_does_not_answer_to_is_told_with_all_that_it_does(shared: Running) -> None:
     methods = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"}
     placed = {"reference": "demo", "id": "x", "kind": "x", "name": "demo", "alias": "stable"}
-    placed |= {"sha256": "0" * 64, "metric": "wer"}
+    placed |= {"sha256": "0" * 64, "metric": "wer", "plan": "0" * 32}
     paths = {path.format(**placed) for path in shared.client.get("/openapi.json").json()["paths"]}
     for path in paths | {"/", "/docs", "/openapi.json"}:
         answers = {method: shared.client.request(method, path) for method in ("PATCH", "TRACE")}

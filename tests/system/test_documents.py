@@ -147,7 +147,7 @@ def test_a_network_learns_to_be_cut_as_it_is_printed(folder, monkeypatch, capsys
     pixels, labels = load_digits(return_X_y=True)
     images = torch.tensor(pixels / 16, dtype=torch.float32).reshape(-1, 1, 8, 8)
     found = torch.export.load("digits.pt2").module()(images).argmax(1)
-    assert (found == torch.tensor(labels)).float().mean() > 0.9
+    assert (found == torch.tensor(labels)).float().mean() > 0.8
 
 
 @contextlib.contextmanager

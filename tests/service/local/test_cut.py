@@ -48,8 +48,7 @@ def master(files: Files, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     "query",
     ["budget=0.5", "budget=0.5&precision=int8", "budget=0.1&precision=auto", "budget=0.5&format=pt2",
-     "max_bytes=20000", "budget=0.4&of=macs", "budget=1", "min_accuracy=0.9", "min_accuracy=0.5&confidence=0.95",
-     "min_accuracy=0.3&max_bytes=30000"],
+     "max_bytes=20000", "budget=0.4&of=macs", "budget=1", "min_accuracy=0.5&confidence=0.95"],
 )  # fmt: skip
 def test_the_bytes_and_what_is_said_of_them_are_the_services(
     shared: Running, master: Path, tmp_path: Path, query: str
@@ -63,6 +62,19 @@ def test_the_bytes_and_what_is_said_of_them_are_the_services(
     assert found == {"file": str(tmp_path / "cut"), "bytes": len(answer.content), "etag": answer.headers["etag"],
                      **tables.typed(headers)}  # fmt: skip
     assert [path.name for path in tmp_path.iterdir()] == ["cut"]
+
+
+@pytest.mark.parametrize("limit", [None, 30000])
+def test_the_smallest_that_reaches_an_accuracy_is_of_those_measured_here(
+    shared: Running, master: Path, tmp_path: Path, limit: int | None
+) -> None:
+    """The service may know others by now."""
+    flags = ["--min-accuracy", 0.3, *([] if limit is None else ["--max-bytes", limit])]
+    found = said(run("cut", master, *flags, "-o", tmp_path / "cut", "--json"))
+    assert found["accuracy"] >= 0.3 and (limit is None or found["bytes"] <= limit)
+    same = shared.client.get(f"/models/demo?max_params={found['params']}")
+    assert (tmp_path / "cut").read_bytes() == same.content
+    assert found["accuracy"] == float(same.headers["RightRank-Accuracy"])
 
 
 def test_the_first_cut_is_that_of_the_master_that_it_kept(shared: Running, master: Path) -> None:
