@@ -45,6 +45,11 @@ def groups(rows: list[Record], key: Callable[[Record], str]) -> dict[str, list[R
     return {name: [row for row in rows if key(row) == name] for name in dict.fromkeys(map(key, rows))}
 
 
+def test_quick_runs_without_a_folder_keep_nothing() -> None:
+    """The one run of these without `--results`: the same way, through a folder that is thrown away."""
+    assert "frozen ms" in bench("latency", "--rounds", "1")
+
+
 @pytest.fixture(scope="module")
 def latencies(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     """What a whole run prints, and its folder."""
@@ -84,6 +89,8 @@ def test_a_taken_up_latency_measures_only_what_is_missing(latencies: tuple[str, 
     path = tmp_path / "latency.csv"
     shutil.copytree(latencies[1], tmp_path, dirs_exist_ok=True)
     whole = path.read_text()
+    bench("latency", "--rounds", "1", "--results", str(tmp_path))
+    assert path.read_text() == whole
     # As if stopped before the second network.
     kept = whole.splitlines(keepends=True)[: 1 + len(latency.BUDGETS)]
     path.write_text("".join(kept))
@@ -180,7 +187,6 @@ def test_files_of_each_format_are_made_run_and_compared(tmp_path: Path) -> None:
 
 
 def test_the_engine_does_what_it_was_chosen_for() -> None:
-    """Without a folder for its table, which a quick run then throws away."""
     printed = bench("engine")
     for found in ("0 out of order", "1 start", "all begun", "the worker free", "begun after"):
         assert found in printed
