@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import results
+from rightrank.models.checkpoint.readers import Readers
 from rightrank.service.jobs import engine
 from rightrank.service.jobs.attempt import Job, Runner
 from rightrank.service.jobs.dispatch import CANCELLED, Parts
@@ -53,7 +54,9 @@ def sleep(job: Job) -> dict[str, Any]:
 def work(data: str) -> None:
     """A worker process: until it is killed, or asked to end."""
     runner = Runner(
-        Parts.of(Settings.model_validate({"data": Path(data)}), patient=True), {"ingest": sleep, "cut": sleep}
+        Parts.of(Settings.model_validate({"data": Path(data)}), patient=True),
+        {"ingest": sleep, "cut": sleep},
+        Readers(Path(data)),
     )
     signal.signal(signal.SIGTERM, lambda *_: runner.stop.set())
     thread = threading.Thread(target=runner.work, args=(QUEUES,), daemon=True)

@@ -225,7 +225,7 @@ def check(
         from rightrank.service.local.check import check
         from rightrank.service.local.taken import Given
 
-        found = check(Given(checkpoint, evaluation, calibration, architecture, options, said, readers), bars)
+        found = check(Given(checkpoint, readers, evaluation, calibration, architecture, options, said), bars)
     if as_json:
         out.print_json(data=found)
         return
@@ -302,7 +302,7 @@ def cut(
         from rightrank.service.local.cut import cut
         from rightrank.service.local.taken import Given
 
-        uploaded = Given(source, evaluation, calibration, architecture, options, said, readers)
+        uploaded = Given(source, readers, evaluation, calibration, architecture, options, said)
         given = source if source.is_dir() else uploaded
         ask = asked(**size)
         record, facts = cut(given, file, ask, master=master, progress=bars, noted=note)

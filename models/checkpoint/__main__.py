@@ -1,7 +1,9 @@
-"""The child of `readers`: a request on standard input, two lines of JSON on standard output.
+"""The fork server of `readers`, and its copies, the readers.
 
-It is started with its parent's id and may wait long for the request, which never comes where no upload does. The first
-line says which layers of confinement hold, before a file is opened; the second what came of the reading.
+It is started with its parent's id and the number of the socket that it is told through. Of each upload it gets the
+descriptors of two files, and tells the exit status of the copy that read it. A copy finds its request in the first,
+and writes two lines of JSON into the second: which layers of confinement hold, before it opens a file, and what came
+of the reading.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import socket
 import sys
 import tempfile
 import traceback
@@ -17,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from rightrank.models.checkpoint.limits import FILES, LOST, MIB
+from rightrank.models.checkpoint.readers import FOLDERS, STATUS_BYTES
 from rightrank.models.confinement import layers, parent
 from rightrank.models.errors import RightRankError
 
@@ -26,41 +30,43 @@ _NOT_ITS_FAULT = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 def main() -> None:
     parent.end_with(int(sys.argv[1]))
-    asked, answer = _channels()
+    told = socket.socket(fileno=int(sys.argv[2]))
     # Left to itself, Python tries to write to one folder after the other, and on a full disk says that there is none.
-    scratch = tempfile.tempdir = os.environ["TMPDIR"]
+    tempfile.tempdir = os.environ["TMPDIR"]
     # Late: torch takes seconds, and before them the parent may be gone.
     from rightrank.models.checkpoint import work
 
     work.warm_up()
-    with open(asked, "rb") as file:
-        asking = file.read()
-    if asking:
-        _answer(json.loads(asking), Path(scratch), answer, work.do)
-    # Skips the destructors of half-built objects, which could still fail.
+    this = os.getpid()
+    while (given := socket.recv_fds(told, 1, 2))[0]:
+        asked, answer = given[1]
+        if not (reader := os.fork()):
+            parent.end_with(this)
+            told.close()
+            _read(asked, answer, work.do)
+            # Skips the destructors of half-built objects, which could still fail.
+            os._exit(0)
+        os.close(asked)
+        os.close(answer)
+        code = os.waitstatus_to_exitcode(os.waitpid(reader, 0)[1])
+        told.sendall(code.to_bytes(STATUS_BYTES, signed=True))
     os._exit(0)
 
 
-def _answer(request: dict[str, Any], scratch: Path, answer: int, do: Callable[[dict[str, Any]], None]) -> None:
+def _read(asked: int, answer: int, do: Callable[[dict[str, Any]], None]) -> None:
+    with open(asked, "rb") as file:
+        request = json.loads(file.read())
+    scratch = tempfile.tempdir = request["scratch"]
+    os.environ.update(dict.fromkeys(FOLDERS, scratch))
     held = layers.apply(
         [Path(request[name]) for name in FILES if request[name] is not None],
-        [Path(request["out"]), scratch],
+        [Path(request["out"]), Path(scratch)],
         request["limits"]["seconds"],
         request["limits"]["memory"],
     )
     _say(answer, held)
     if not (request["required"] and layers.missing(held)):
         _say(answer, _outcome(do, request))
-
-
-def _channels() -> tuple[int, int]:
-    """Descriptors for the request and the answer. Whatever a library prints may not mix with it, and nobody else is to
-    be heard."""
-    asked, answer, nowhere = os.dup(0), os.dup(1), os.open(os.devnull, os.O_RDWR)
-    os.dup2(nowhere, 0)
-    os.dup2(nowhere, 1)
-    os.close(nowhere)
-    return asked, answer
 
 
 def _say(answer: int, line: Any) -> None:

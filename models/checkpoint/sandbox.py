@@ -55,7 +55,7 @@ def prepare(
     calibration: Path | None = None,
     limits: Limits | None = None,
     required: bool = False,
-    readers: Readers | None = None,
+    readers: Readers,
 ) -> Mapping[str, bool]:
     """Read the uploads; write what was understood into the folder `out`:
 
@@ -66,8 +66,7 @@ def prepare(
         calibration.safetensors  likewise
 
     required: whether to refuse where a required layer of confinement (`layers.REQUIRED`) does not hold. Otherwise the
-    child puts on what it can. readers: has the child, or starts it (by default beside `out`). Returns the layers, and
-    whether each held.
+    child puts on what it can. readers: have the child. Returns the layers, and whether each held.
 
     Raises the CheckpointError or DataError that the child reports; UnsafeCheckpoint when it hits a limit. Raises
     ReaderLost, NotConfined and `OSError` for what is not the upload's fault.
@@ -83,9 +82,11 @@ def prepare(
         "limits": dataclasses.asdict(limits),
         "required": required,
     }
-    with (readers or Readers(out.parent)).one() as reader:
-        code, answer = reader.ask(request, limits.seconds + _START_SECONDS)
+    code, answer = readers.ask(request, limits.seconds + _START_SECONDS)
     held = _held(code, answer)
+    if not held["seccomp"]:
+        # It may have started others.
+        readers.renew()
     if required and (missing := layers.missing(held)):
         raise NotConfined(f"No upload is read here without the layers {', '.join(missing)}, which this system lacks.")
     _raise_reported(code, answer, limits)

@@ -72,11 +72,11 @@ class Job:
         parts: Parts,
         attempt: Attempt,
         stop: threading.Event,
+        readers: Readers,
         seconds: float = float("inf"),
-        readers: Readers | None = None,
     ) -> None:
         self.parts = parts
-        # What reads the job's upload, where the worker has that started ahead.
+        # What reads the job's upload.
         self.readers = readers
         self.attempt = attempt
         self.operation = attempt.operation
@@ -203,11 +203,10 @@ class Runner:
         self,
         parts: Parts,
         kinds: Mapping[str, Callable[[Job], Mapping[str, Any]]],
-        readers: Readers | None = None,
+        readers: Readers,
     ) -> None:
         self.parts = parts
         self.kinds = kinds
-        # Those that one is started of ahead, between jobs.
         self.readers = readers
         self.stop = threading.Event()
         self.current: Attempt | None = None
@@ -216,8 +215,6 @@ class Runner:
         """Takes one job after another until `stop` is set."""
         while not self.stop.is_set():
             try:
-                if self.readers is not None:
-                    self.readers.make_ready()
                 attempt = self.parts.engine.take(queues)
                 if attempt is not None:
                     self.perform(attempt)
@@ -232,7 +229,7 @@ class Runner:
         """One attempt. An error is its end, and never this worker's."""
         self.current = attempt
         kind, began = kind_of(attempt.operation), time.monotonic()
-        job = Job(self.parts, attempt, self.stop, self.parts.settings.job_seconds, self.readers)
+        job = Job(self.parts, attempt, self.stop, self.readers, self.parts.settings.job_seconds)
         try:
             with job.alive():  # also while its end is told
                 self._attempt(job, kind, began)

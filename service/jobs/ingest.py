@@ -16,7 +16,6 @@ from typing import Any
 
 from rightrank.models.checkpoint import sandbox
 from rightrank.models.checkpoint.limits import Limits
-from rightrank.models.checkpoint.readers import Readers
 from rightrank.models.errors import Cancelled
 from rightrank.service.jobs import cut, effort
 from rightrank.service.jobs.attempt import Job
@@ -119,9 +118,8 @@ def read(job: Job, upload: Mapping[str, Any], program: Path) -> None:
     program.mkdir()
     job.progress("read", 0, 1, "models")
     roles = {role: upload[role] for role in ("checkpoint", "evaluation", "calibration") if upload[role]}
-    readers = job.readers or Readers(program.parent)
     keys = {role: checkpoint_key(sha) for role, sha in roles.items()}
-    with job.killing(readers.kill), store.files(keys, roles) as files:
+    with job.killing(job.readers.kill), store.files(keys, roles) as files:
         sandbox.prepare(
             files["checkpoint"],
             program,
@@ -130,6 +128,6 @@ def read(job: Job, upload: Mapping[str, Any], program: Path) -> None:
             calibration=files.get("calibration"),
             limits=Limits(settings.reader_memory, settings.reader_seconds, settings.reader_tensors),
             required=settings.sandbox_required,
-            readers=readers,
+            readers=job.readers,
         )
     job.progress("read", 1, 1, "models")

@@ -55,12 +55,11 @@ def run(settings: Settings, queues: Sequence[str] | None = None) -> None:
             raise ValueError("this machine cannot confine what reads uploads, and nothing else was to be done here")
         log.error("this worker takes no uploads: %s is left to others", INGEST)
     with contextlib.ExitStack() as held:
-        readers = None
+        readers = Readers(held.enter_context(parts.store.folder_for_work()))
+        held.callback(readers.close)
         if INGEST in wanted:
-            readers = Readers(held.enter_context(parts.store.folder_for_work()))
-            held.callback(readers.close)
             readers.make_ready()
-        # Late: torch takes seconds, in which the reader imports it as well.
+        # Late: torch takes seconds, in which what makes the readers imports it as well.
         import torch
 
         from rightrank.service.jobs import cut, ingest

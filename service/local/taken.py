@@ -21,15 +21,15 @@ ROLES = ("checkpoint", "evaluation", "calibration")
 
 @dataclass(frozen=True)
 class Given:
-    """What a publisher would upload: files, the architecture in words, the options and the card; and what reads it."""
+    """What a publisher would upload, and what reads it: files, the architecture in words, the options and the card."""
 
     checkpoint: Path
+    readers: Readers
     evaluation: Path | None = None
     calibration: Path | None = None
     architecture: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     card: Mapping[str, Any] | None = None
-    readers: Readers | None = None
 
     @property
     def files(self) -> dict[str, Path]:

@@ -33,6 +33,7 @@ from rightrank.service.registry import reach
 from rightrank.service.registry.cache import PREFIX, Cache
 from rightrank.service.registry.pieces import digest
 from rightrank.service.settings import MIB, Settings
+from tests import reading
 from tests.faulty_s3 import Bucket
 
 ARGUMENTS = {"in_features": 96, "hidden": [64], "num_classes": 10}
@@ -70,7 +71,13 @@ def files_in(folder: Path) -> Files:
     save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, files.checkpoint)
     inputs = torch.randn(24, 96)
     save_file({"inputs": inputs, "targets": model(inputs).argmax(1)}, files.evaluation)
-    sandbox.prepare(files.checkpoint, files.program, architecture=ARCHITECTURE, evaluation=files.evaluation)
+    sandbox.prepare(
+        files.checkpoint,
+        files.program,
+        architecture=ARCHITECTURE,
+        evaluation=files.evaluation,
+        readers=reading.shared(),
+    )
     return files
 
 
@@ -171,7 +178,7 @@ class World:
         return True
 
     def runner(self, parts: Parts) -> Runner:
-        return Runner(parts, {"ingest": ingest.run, "cut": cut.run})
+        return Runner(parts, {"ingest": ingest.run, "cut": cut.run}, reading.shared())
 
     def settle(self, most: int = 40) -> bool:
         """Works until nothing is left to do, and time passes; whether it came to that."""

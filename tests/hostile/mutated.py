@@ -9,6 +9,7 @@ behind it. Prints what came of them, and ends with an error where anything outsi
 from __future__ import annotations
 
 import collections
+import contextlib
 import hashlib
 import json
 import os
@@ -25,6 +26,7 @@ import pytest
 
 from rightrank.models.checkpoint import readers, sandbox
 from rightrank.models.checkpoint.limits import Limits
+from rightrank.models.checkpoint.readers import Readers
 from rightrank.models.errors import RightRankError
 from tests.hostile import acts, corpus
 
@@ -75,7 +77,6 @@ def do(request: Mapping[str, Any]) -> None:
 
     out = Path(request["out"])
     with (out / "log").open("a", buffering=1) as log:
-        log.write(f"{os.getpid()}\n")
         for path in sorted(Path(request["checkpoint"]).iterdir())[request["architecture"]["first"] :]:
             log.write(f"{path.name}\n")
             try:
@@ -94,6 +95,7 @@ def run(count: int, seed: int = 0) -> Found:
         acts.scene(os.getuid()) as places,
         tempfile.TemporaryDirectory() as elsewhere,
         pytest.MonkeyPatch.context() as patch,
+        contextlib.closing(Readers(Path(places["out"]))) as own,
     ):
         uploads, canary = Path(elsewhere) / "uploads", Path(elsewhere) / "canary"
         uploads.mkdir()
@@ -107,14 +109,16 @@ def run(count: int, seed: int = 0) -> Found:
         first = 0
         while first < count:
             out = Path(places["out"]) / str(first)
+            own.make_ready()
+            server = own.leader
             try:
-                sandbox.prepare(uploads, out, architecture={"first": first}, limits=LIMITS)
+                sandbox.prepare(uploads, out, architecture={"first": first}, limits=LIMITS, readers=own)
             except RightRankError as error:
                 found.ended.append(error.detail)
-            pid, *lines = (out / "log").read_text().splitlines()
+            lines = (out / "log").read_text().splitlines()
             found.outcomes.update(lines[1::2])
             first += (len(lines) + 1) // 2
-            found.changed += [f"process {each} is left" for each in session(int(pid))]
+            found.changed += [f"process {each} is left" for each in session(server) if each != server]
         after = dict(state_of(watched))
         found.changed += sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
         if os.waitpid(places["victim"], os.WNOHANG)[0]:

@@ -15,6 +15,7 @@ import pytest
 
 from rightrank.models.checkpoint import readers, sandbox
 from rightrank.models.checkpoint.limits import Limits
+from rightrank.models.checkpoint.readers import Readers
 from rightrank.models.confinement import layers
 from tests.hostile import acts, mutated
 
@@ -82,14 +83,19 @@ def do(request: Mapping[str, Any]) -> None:
     Path(request["out"], "found").write_text(json.dumps(found))
 
 
-def test_the_child_that_reads_can_do_none_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_child_that_reads_can_do_none_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     need(sorted(layers.REQUIRED))
     monkeypatch.setattr(readers, "COMMAND", acts.child("from tests.hostile.test_confinement import do"))
-    with acts.scene(os.getuid()) as places:
+    with acts.scene(os.getuid()) as places, contextlib.closing(Readers(tmp_path)) as own:
         kept = os.open(places["stored"], os.O_RDONLY)
         os.set_inheritable(kept, True)
         held = sandbox.prepare(
-            Path(places["upload"]), Path(places["out"]), architecture=places, limits=Limits(1 << 30, 60), required=True
+            Path(places["upload"]),
+            Path(places["out"]),
+            architecture=places,
+            limits=Limits(1 << 30, 60),
+            required=True,
+            readers=own,
         )
         os.close(kept)
         found = json.loads(Path(places["out"], "found").read_text())

@@ -11,6 +11,7 @@ import torch
 from rightrank.models.checkpoint import Limits, read, read_data, sandbox
 from rightrank.models.errors import RightRankError
 from rightrank.models.program.graph import Graph, Input
+from tests import reading
 from tests.hostile import corpus
 
 TAKES_IMAGES = Graph((Input("x", "float32", (None, 3, 8, 8)),), {}, frozenset(), (), ("x",))
@@ -64,7 +65,7 @@ def test_the_sandbox_reports_the_same_refusal(
 ) -> None:
     case = checkpoints[name]
     with pytest.raises(case.error):
-        sandbox.prepare(case.path, tmp_path, architecture=corpus.ARCHITECTURE, limits=SMALL)
+        sandbox.prepare(case.path, tmp_path, architecture=corpus.ARCHITECTURE, limits=SMALL, readers=reading.shared())
     assert not canary.exists()
     assert list(tmp_path.iterdir()) == []
 

@@ -30,7 +30,7 @@ from rightrank.service.jobs.engine import QUEUES
 from rightrank.service.registry.model import Record
 from rightrank.service.run.valkey import Embedded
 from rightrank.service.settings import Settings
-from tests import faulty_s3
+from tests import faulty_s3, reading
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,7 @@ def serving(settings: Settings) -> Iterator[Running]:
 def at_work(settings: Settings) -> Iterator[Runner]:
     """A worker on these settings, in this process."""
     parts = Parts.of(settings)
-    runner = Runner(parts, {"ingest": ingest.run, "cut": cut.run})
+    runner = Runner(parts, {"ingest": ingest.run, "cut": cut.run}, reading.shared())
     thread = worker.start(runner, QUEUES)
     try:
         yield runner

@@ -82,7 +82,8 @@ def test_a_worker_killed_amid_an_ingest_costs_nothing_but_time(fresh, wide):
     answer = service.client.push(wide, name="wide")
     until(lambda: attempts(service, answer["operation"]) == 1, "the first attempt")
     (worker,) = service.pids("worker")
-    readers = until(lambda: children(worker), "the reader of the upload")
+    servers = until(lambda: children(worker), "what makes the reader of the upload")
+    readers = [*servers, *(each for server in servers for each in children(server))]
     os.kill(worker, signal.SIGKILL)
     until(lambda: not any(map(runs, readers)), "the end of the reader, which its worker no longer watches")
     state = service.client.wait(answer["operation"])

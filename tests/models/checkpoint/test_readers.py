@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,16 +13,31 @@ import pytest
 
 from rightrank.models.checkpoint import readers as module
 from rightrank.models.checkpoint import sandbox
-from rightrank.models.checkpoint.readers import Reader, ReaderLost, Readers
+from rightrank.models.checkpoint.limits import Limits
+from rightrank.models.checkpoint.readers import ForkServer, ReaderLost, Readers
 from rightrank.models.confinement.reach import ROOT
+from rightrank.models.errors import UnsafeCheckpoint
 from tests.hostile import acts
 
-# In place of reading, a child leaves its process's id and what was in the scratch folder.
+# In place of reading, a child leaves its process's id, its parent's, what was in the scratch folder, and what those
+# before it have left in its memory.
 TELLS = acts.child(
-    "import os\nfrom pathlib import Path\ndef do(request):\n"
+    "import os\nfrom pathlib import Path\nbefore = []\ndef do(request):\n"
+    "    before.append(os.getpid())\n"
     "    left = os.listdir(os.environ['TMPDIR'])\n"
     "    Path(os.environ['TMPDIR'], 'left').touch()\n"
-    "    Path(request['out'], 'found').write_text(f'{os.getpid()} {left}')"
+    "    Path(request['out'], 'found').write_text(f'{os.getpid()} {os.getppid()} {left} {len(before)}')"
+)
+# One that tells its process's id and reads for ever, having started another where it may.
+STAYS = acts.child(
+    "import os, subprocess, time\nfrom pathlib import Path\n"
+    "from rightrank.models.confinement import landlock, limits, seccomp\n"
+    "limits.bound = landlock.restrict = seccomp.restrict = lambda *_: False\ndef do(request):\n"
+    "    other = subprocess.Popen(['sleep', '600'])\n"
+    "    Path(request['out'], 'new').write_text(f'{os.getpid()} {other.pid}')\n"
+    "    Path(request['out'], 'new').rename(Path(request['out'], 'found'))\n"
+    "    if request['architecture'] is None:\n"
+    "        time.sleep(600)"
 )
 PARENT = f"""
 import sys, time
@@ -31,7 +46,7 @@ from rightrank.models.checkpoint import readers
 readers.COMMAND = {TELLS!r}
 ahead = readers.Readers(Path(sys.argv[1]))
 ahead.make_ready()
-print(ahead._spare.pid, flush=True)
+print(ahead._server.pid, flush=True)
 time.sleep(600)
 """
 
@@ -44,15 +59,16 @@ def readers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Readers
         yield made
 
 
-def spare(readers: Readers) -> Reader:
-    assert readers._spare is not None
-    return readers._spare
+def server(readers: Readers) -> ForkServer:
+    assert readers._server is not None
+    return readers._server
 
 
-def found(readers: Readers, folder: Path) -> list[str]:
-    """The process that read in `folder`, and what it found."""
+def found(readers: Readers, folder: Path) -> tuple[int, int, str]:
+    """The process that read in `folder`, its parent, and what it found."""
     sandbox.prepare(folder / "any", folder / "out", readers=readers)
-    return (folder / "out" / "found").read_text().split(" ", 1)
+    pid, parent, left = (folder / "out" / "found").read_text().split(" ", 2)
+    return int(pid), int(parent), left
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
@@ -70,33 +86,38 @@ def ended(pid: int) -> bool:
         return True
 
 
-def test_a_reader_that_was_started_ahead_reads_one_upload_and_no_other(readers: Readers, tmp_path: Path) -> None:
+def test_each_upload_has_a_reader_of_its_own_that_knows_nothing_of_the_others(readers: Readers, tmp_path: Path) -> None:
     readers.make_ready()
-    first = spare(readers)
+    made_by = server(readers)
     readers.make_ready()
-    assert spare(readers) is first
-    assert found(readers, tmp_path / "a") == [str(first.pid), "['answer']"]
-    # The next is started when that is asked for, or else for the next upload; what the first left is gone.
-    assert readers._spare is None and ended(first.pid) and os.listdir(tmp_path / "work") == []
-    readers.make_ready()
-    second = spare(readers).pid
-    assert found(readers, tmp_path / "b") == [str(second), "['answer']"]
-    assert len({first.pid, second, int(found(readers, tmp_path / "c")[0])}) == 3
+    assert server(readers) is made_by
+    read = [found(readers, tmp_path / name) for name in "abc"]
+    assert {(parent, left) for _, parent, left in read} == {(made_by.pid, "[] 1")}
+    assert len({pid for pid, _, _ in read}) == 3 and all(ended(pid) for pid, _, _ in read)
+    readers.close()
+    assert ended(made_by.pid) and os.listdir(tmp_path / "work") == []
 
 
-@pytest.mark.parametrize("how", ["killed", "without its folder"])
-def test_another_is_started_for_one_that_has_come_to_harm_while_it_waited(
-    readers: Readers, tmp_path: Path, how: str
+def test_another_is_started_for_a_fork_server_that_has_come_to_harm_while_it_waited(
+    readers: Readers, tmp_path: Path
 ) -> None:
     readers.make_ready()
-    harmed = spare(readers)
-    if how == "killed":
-        harmed.kill()
-        wait_for(lambda: ended(harmed.pid))
-    else:
-        shutil.rmtree(harmed.scratch)
-    assert found(readers, tmp_path / "a")[0] != str(harmed.pid)
-    assert ended(harmed.pid)
+    harmed = server(readers).pid
+    server(readers).kill()
+    wait_for(lambda: ended(harmed))
+    assert found(readers, tmp_path / "a")[1] == server(readers).pid != harmed
+
+
+def test_a_fork_server_that_is_killed_takes_the_upload_for_which_it_was_asked_with_it(
+    readers: Readers, tmp_path: Path
+) -> None:
+    readers.make_ready()
+    harmed = server(readers)
+    harmed.lives = lambda: True  # type: ignore[method-assign]
+    harmed.kill()
+    with pytest.raises(ReaderLost, match="was killed by SIGKILL before it opened"):
+        found(readers, tmp_path / "a")
+    assert found(readers, tmp_path / "b")
 
 
 def test_where_none_can_be_started_ahead_the_upload_is_told(
@@ -111,31 +132,51 @@ def test_where_none_can_be_started_ahead_the_upload_is_told(
     assert found(readers, tmp_path / "b")
 
 
-def test_killed_is_the_one_that_reads_and_not_the_one_that_waits(readers: Readers) -> None:
+def test_after_one_that_broke_the_next_has_other_addresses(
+    readers: Readers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "COMMAND", acts.child("import os\ndo = lambda request: os.abort()"))
     readers.make_ready()
-    waiting = spare(readers)
+    first = server(readers).pid
+    with pytest.raises(UnsafeCheckpoint):
+        sandbox.prepare(tmp_path / "any", tmp_path / "out", readers=readers)
+    assert ended(first) and server(readers).pid != first
+
+
+@pytest.mark.parametrize("how", ["killed", "late"])
+def test_one_that_reads_is_ended_with_all_that_it_has_started(
+    readers: Readers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr(module, "COMMAND", STAYS)
+    monkeypatch.setattr(sandbox, "_START_SECONDS", 5 if how == "late" else 600)
     readers.kill()
-    with readers.one() as reader:
+    # Nothing reads yet, so what waits goes on waiting.
+    readers.make_ready()
+    readers.kill()
+    there = tmp_path / "out" / "found"
+
+    def kill() -> None:
+        wait_for(there.exists)
         readers.kill()
-        assert reader is waiting
-        wait_for(lambda: not reader.waits())
+
+    killing = threading.Thread(target=kill if how == "killed" else lambda: None)
+    killing.start()
+    with pytest.raises(Exception, match="was killed by SIGKILL while" if how == "killed" else "more than 0 seconds"):
+        sandbox.prepare(tmp_path / "any", tmp_path / "out", readers=readers, limits=Limits(seconds=0))
+    killing.join()
+    for pid in map(int, there.read_text().split()):
+        wait_for(lambda: ended(pid))  # noqa: B023
+    # The next is started at once.
+    assert server(readers).lives() and len(os.listdir(tmp_path / "work")) == 1
 
 
-def test_one_is_killed_with_all_that_it_has_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    script = (
-        "import os, subprocess, time\nfrom pathlib import Path\n"
-        "other = subprocess.Popen(['sleep', '60'])\n"
-        "Path(os.environ['TMPDIR'], 'new').write_text(str(other.pid))\n"
-        "Path(os.environ['TMPDIR'], 'new').rename(Path(os.environ['TMPDIR'], 'other'))\n"
-        "time.sleep(60)"
-    )
-    monkeypatch.setattr(module, "COMMAND", (sys.executable, "-c", script))
-    reader = Reader(tmp_path)
-    wait_for((reader.scratch / "other").exists)
-    other = int((reader.scratch / "other").read_text())
-    reader.end()
-    wait_for(lambda: ended(other))
-    assert os.listdir(tmp_path) == []
+def test_what_one_leaves_where_seccomp_is_missing_is_ended(
+    readers: Readers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "COMMAND", STAYS)
+    sandbox.prepare(tmp_path / "any", tmp_path / "out", readers=readers, architecture={})
+    for pid in map(int, (tmp_path / "out" / "found").read_text().split()):
+        wait_for(lambda: ended(pid))  # noqa: B023
 
 
 def test_one_that_waits_ends_with_its_parent(tmp_path: Path) -> None:
@@ -147,10 +188,9 @@ def test_one_that_waits_ends_with_its_parent(tmp_path: Path) -> None:
     wait_for(lambda: ended(waiting))
 
 
-def test_one_that_is_told_of_no_upload_says_nothing(readers: Readers) -> None:
-    """Where the kernel does not end it with its parent, it is its parent's pipe, which closes, that does."""
+def test_one_that_is_told_of_no_upload_ends_by_itself(readers: Readers) -> None:
+    """Where the kernel does not end it with its parent, it is its parent's socket, which closes, that does."""
     readers.make_ready()
-    waiting = spare(readers)
-    assert waiting._process.communicate(b"", 60) == (None, None)
-    assert waiting._process.returncode == 0
-    assert (waiting.scratch / "answer").read_bytes() == b""
+    waiting = server(readers)
+    waiting._told.shutdown(2)
+    assert waiting._process.wait(60) == 0

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +19,20 @@ from rightrank.models.checkpoint import __main__ as child
 from rightrank.models.checkpoint import readers, sandbox
 from rightrank.models.checkpoint.limits import LOST, Limits
 from rightrank.models.checkpoint.reader import read
-from rightrank.models.checkpoint.readers import Reader, ReaderLost
+from rightrank.models.checkpoint.readers import ReaderLost, Readers
 from rightrank.models.checkpoint.sandbox import NotConfined
 from rightrank.models.confinement import layers
 from rightrank.models.errors import DataError, MalformedCheckpoint, RightRankError, UnsafeCheckpoint
 from rightrank.models.program.program import Program
+from tests import reading
 from tests.hostile import acts
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[Readers]:
+    """Readers of one test, which says what they do."""
+    with contextlib.closing(Readers(tmp_path)) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +50,7 @@ def test_the_child_leaves_what_reading_in_process_gives(program: Path, tmp_path:
     data = tmp_path / "data.npz"
     np.savez(data, inputs=np.ones((4, 3, 2, 2), np.float32), targets=np.arange(4))
     out = tmp_path / "out"
-    sandbox.prepare(program, out, evaluation=data, calibration=data)
+    sandbox.prepare(program, out, evaluation=data, calibration=data, readers=reading.shared())
     left, want = Program.open(out), read(program)
     assert left.graph == want.graph
     assert {name: t.tolist() for name, t in left.tensors.items()} == {
@@ -57,7 +66,7 @@ def test_data_that_do_not_fit_are_reported_as_such(program: Path, tmp_path: Path
     data = tmp_path / "data.npz"
     np.savez(data, inputs=np.ones((4, 3, 2, 5), np.float32))
     with pytest.raises(DataError, match=r"\(n, 3, 2, 2\)"):
-        sandbox.prepare(program, tmp_path / "out", evaluation=data)
+        sandbox.prepare(program, tmp_path / "out", evaluation=data, readers=reading.shared())
 
 
 def test_a_file_that_needs_more_memory_than_the_limit_is_unsafe(tmp_path: Path) -> None:
@@ -66,7 +75,7 @@ def test_a_file_that_needs_more_memory_than_the_limit_is_unsafe(tmp_path: Path) 
     with path.open("w+b") as file:
         torch.export.save(torch.export.export(net, (torch.zeros(2, 4096),)), file)
     with pytest.raises(UnsafeCheckpoint, match="more than 32 MiB"):
-        sandbox.prepare(path, tmp_path / "out", limits=Limits(memory=32 << 20))
+        sandbox.prepare(path, tmp_path / "out", limits=Limits(memory=32 << 20), readers=reading.shared())
 
 
 HELD = json.dumps(dict.fromkeys(layers.LAYERS, True)).encode() + b"\n"
@@ -93,12 +102,16 @@ HELD = json.dumps(dict.fromkeys(layers.LAYERS, True)).encode() + b"\n"
     ],
 )
 def test_how_a_child_ended_tells_whose_fault_it_was(
-    code: int | None, answer: bytes, error: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    own: Readers,
+    code: int | None,
+    answer: bytes,
+    error: type[Exception],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(readers, "COMMAND", ("true",))
-    monkeypatch.setattr(Reader, "ask", lambda *_: (code, answer))
+    monkeypatch.setattr(Readers, "ask", lambda *_: (code, answer))
     with pytest.raises(error) as caught:
-        sandbox.prepare(tmp_path / "any", tmp_path / "out", limits=Limits(seconds=7))
+        sandbox.prepare(tmp_path / "any", tmp_path / "out", limits=Limits(seconds=7), readers=own)
     assert "Traceback" not in str(caught.value)
     assert isinstance(caught.value, RightRankError) == (error is not ReaderLost)
 
@@ -121,11 +134,11 @@ def doing(code: str, monkeypatch: pytest.MonkeyPatch, before: str = "") -> None:
     ],
 )
 def test_a_child_that_does_not_come_to_its_end(
-    code: str, error: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    own: Readers, code: str, error: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     doing(code, monkeypatch)
     with pytest.raises(error):
-        sandbox.prepare(tmp_path / "any", tmp_path / "out")
+        sandbox.prepare(tmp_path / "any", tmp_path / "out", readers=own)
     assert not (tmp_path / "out" / "program.json").exists()
 
 
@@ -154,21 +167,23 @@ def test_a_disk_that_cannot_be_read_is_not_the_uploads_fault_whatever_came_of_it
         assert child._failure(error, 1 << 30)["kind"] == "lost"
 
 
-def test_a_child_that_cannot_be_started_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_child_that_cannot_be_started_is_lost(own: Readers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readers, "COMMAND", (str(tmp_path / "nothing"),))
     with pytest.raises(ReaderLost, match="could not be started"):
-        sandbox.prepare(tmp_path / "any", tmp_path / "out")
+        sandbox.prepare(tmp_path / "any", tmp_path / "out", readers=own)
 
 
-def test_without_a_required_layer_nothing_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_required_layer_nothing_is_opened(
+    own: Readers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     doing(
         "Path(request['out'], 'opened').touch()",
         monkeypatch,
         "from rightrank.models.confinement import landlock\nlandlock.restrict = lambda *_: False",
     )
     with pytest.raises(NotConfined, match="landlock"):
-        sandbox.prepare(tmp_path / "any", tmp_path / "required", required=True)
-    held = sandbox.prepare(tmp_path / "any", tmp_path / "best")
+        sandbox.prepare(tmp_path / "any", tmp_path / "required", required=True, readers=own)
+    held = sandbox.prepare(tmp_path / "any", tmp_path / "best", readers=own)
     assert list(map(os.listdir, (tmp_path / "required", tmp_path / "best"))) == [[], ["opened"]]
     assert held == {**layers.available(), "landlock": False}
 
@@ -182,30 +197,32 @@ def test_what_is_left_has_to_be_plain_files(make: Callable[[Path], None], tmp_pa
         sandbox._check_left(tmp_path)
 
 
-def test_the_child_knows_the_processor_that_it_runs_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_child_knows_the_processor_that_it_runs_on(
+    own: Readers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """torch looks for it in files that are then out of reach, and where it sees none takes its slowest kernels."""
     code = "import torch; Path(request['out'], 'found').write_text(torch.backends.cpu.get_cpu_capability())"
     doing(code, monkeypatch, "from rightrank.models.checkpoint import work\nwork.do = lambda request: do(request)")
-    sandbox.prepare(tmp_path / "any", tmp_path / "out")
+    sandbox.prepare(tmp_path / "any", tmp_path / "out", readers=own)
     assert (tmp_path / "out" / "found").read_text() == torch.backends.cpu.get_cpu_capability()
 
 
 def test_the_child_has_neither_the_parents_environment_nor_its_secrets(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    own: Readers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     doing("Path(request['out'], 'found').write_text(' '.join(os.environ))", monkeypatch)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    sandbox.prepare(tmp_path / "any", tmp_path / "out")
+    sandbox.prepare(tmp_path / "any", tmp_path / "out", readers=own)
     found = {*(tmp_path / "out" / "found").read_text().split()}
     assert found == {"HOME", "TMPDIR", "USER", "OMP_NUM_THREADS", "LC_ALL"}
 
 
 def test_the_child_looks_for_no_other_folder_for_temporary_files(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    own: Readers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It would find none on a full disk, and say so in words that name the machine's folders."""
     code = "import tempfile; Path(request['out'], 'found').write_text(f'{tempfile.tempdir} {os.environ[\"HOME\"]}')"
     doing(code, monkeypatch)
-    sandbox.prepare(tmp_path / "any", tmp_path / "out")
+    sandbox.prepare(tmp_path / "any", tmp_path / "out", readers=own)
     chosen, scratch = (tmp_path / "out" / "found").read_text().split()
     assert chosen == scratch and Path(chosen).parent == tmp_path

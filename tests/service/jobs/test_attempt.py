@@ -35,8 +35,12 @@ MODEL = "m" + "a" * 24
 NAME = f"ingest-{MODEL}"
 
 
+# Nothing here reads.
+NOBODY = Readers(Path("nowhere"))
+
+
 def runner_of(parts: Parts, work: Any) -> Runner:
-    return Runner(parts, {"ingest": work, "cut": work})
+    return Runner(parts, {"ingest": work, "cut": work}, NOBODY)
 
 
 def take(parts: Parts) -> Attempt:
@@ -204,30 +208,6 @@ def test_cancelling_kills_the_process_that_the_job_waits_for(parts: Parts) -> No
     assert perform(parts, work).state == "cancelled"
 
 
-def test_a_reader_is_started_before_there_is_a_job_and_after_each_and_the_job_is_given_it(parts: Parts) -> None:
-    said: list[str] = []
-
-    class Saying(Readers):
-        def make_ready(self) -> None:
-            said.append("ready")
-
-    readers = Saying(Path("nowhere"))
-
-    def work(job: Job) -> Mapping[str, Any]:
-        assert job.readers is readers
-        said.append(job.operation)
-        if len(said) == 4:
-            runner.stop.set()
-        return {}
-
-    runner = Runner(parts, {"ingest": work}, readers)
-    names = [f"ingest-m{letter * 24}" for letter in "ab"]
-    for name in names:
-        parts.engine.send(name, INGEST, {"model": name.removeprefix("ingest-")})
-    runner.work((INGEST,))
-    assert said == ["ready", names[0], "ready", names[1]]
-
-
 def test_a_worker_that_is_stopped_leaves_its_job_to_another_at_no_cost(parts: Parts) -> None:
     runner: Runner
 
@@ -280,7 +260,7 @@ def test_progress_tells_redis_of_every_phase_and_of_its_end(parts: Parts) -> Non
 
 def test_stopping_and_cancelling_are_told_apart(parts: Parts) -> None:
     stop = threading.Event()
-    job = Job(parts, Attempt(NAME, "1", {"model": MODEL}, 1, 0), stop)
+    job = Job(parts, Attempt(NAME, "1", {"model": MODEL}, 1, 0), stop, NOBODY)
     job.check()
     stop.set()
     with pytest.raises(Stopped):
@@ -327,7 +307,7 @@ def test_a_frozen_worker_finds_out_at_its_next_sign_of_progress(parts: Parts) ->
 
 def test_only_who_has_the_operation_may_do_what_one_alone_may(parts: Parts) -> None:
     parts.engine.send(NAME, INGEST, {"model": MODEL})
-    job = Job(parts, take(parts), threading.Event())
+    job = Job(parts, take(parts), threading.Event(), NOBODY)
     job.hold()
     parts.cache.redis.zadd("rightrank:leases", {NAME: 0})
     take(parts)

@@ -22,6 +22,7 @@ from rightrank.service.jobs.engine import WAITING
 from rightrank.service.problems import Problem
 from rightrank.service.registry.layout import EVALUATION, MASTER, REFERENCE, record_key, upload_key, where
 from rightrank.service.settings import Settings
+from tests import reading
 from tests.service.conftest import at_work, serving
 
 
@@ -31,7 +32,7 @@ def job_of(parts: Parts, budget: float) -> tuple[Job, Plan]:
     parts.cut(id, plan)
     attempt = parts.engine.take((WAITING,), rest=0)
     assert attempt is not None
-    return Job(parts, attempt, threading.Event()), plan
+    return Job(parts, attempt, threading.Event(), reading.shared()), plan
 
 
 def test_a_cut_is_in_the_cache_and_its_measurement_in_the_store(stocked: Settings) -> None:

@@ -22,6 +22,7 @@ from rightrank.service.jobs import effort, ingest
 from rightrank.service.jobs.attempt import Job
 from rightrank.service.jobs.engine import INGEST
 from rightrank.service.registry.layout import improved_key, tuning_key
+from tests import reading
 from tests.models import nets
 from tests.service.conftest import Files, Running, left
 
@@ -153,7 +154,7 @@ def test_a_training_whose_worker_is_killed_is_taken_up_by_the_next(
 
     def attempt(until: tuple[str, int]) -> None:
         assert web.parts.engine.beat(taken) == "ours"
-        job = Job(web.parts, taken, threading.Event())
+        job = Job(web.parts, taken, threading.Event(), reading.shared())
 
         def progress(phase: str, completed: int, total: int, unit: str) -> None:
             if phase == "tune":
@@ -258,7 +259,7 @@ def test_a_network_of_halves_is_not_trained_and_that_is_said_before_any_work(
     taken = web.parts.engine.take((INGEST,), rest=0)
     assert taken is not None
     with pytest.raises(DataError, match="float16") as refusal:
-        ingest.run(Job(web.parts, taken, threading.Event()))
+        ingest.run(Job(web.parts, taken, threading.Event(), reading.shared()))
     assert "`effort=refit`" in refusal.value.hint and decomposed == []
 
 

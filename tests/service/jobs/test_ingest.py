@@ -28,6 +28,7 @@ from rightrank.service.problems import Problem
 from rightrank.service.registry import cache
 from rightrank.service.registry.layout import MADE, manifest_key, record_key, where
 from rightrank.service.settings import Settings
+from tests import reading
 from tests.models import nets
 from tests.models.nets import WORDS, encoded, encoder
 from tests.service.conftest import Files, Running, at_work, left
@@ -93,7 +94,7 @@ def test_that_a_model_hardly_gets_smaller_is_told_before_it_is_decomposed(
     answer = web.push({"checkpoint": files.checkpoint}).json()
     taken = web.parts.engine.take((INGEST,), rest=0)
     assert taken is not None
-    job, told = Job(web.parts, taken, threading.Event()), []
+    job, told = Job(web.parts, taken, threading.Event(), reading.shared()), []
     report = job.progress
 
     def progress(phase: str, completed: int, total: int, unit: str) -> None:
@@ -395,7 +396,7 @@ def begun(parts: Parts) -> Job:
     """The next ingest, begun here."""
     taken = parts.engine.take((INGEST,), rest=0)
     assert taken is not None
-    return Job(parts, taken, threading.Event())
+    return Job(parts, taken, threading.Event(), reading.shared())
 
 
 @pytest.fixture
@@ -432,7 +433,7 @@ def elsewhere(parts: Parts) -> None:
     """Another worker performs the next ingest from beginning to end."""
     taken = parts.engine.take((INGEST,), rest=0)
     assert taken is not None
-    Runner(parts, {"ingest": ingest.run}).perform(taken)
+    Runner(parts, {"ingest": ingest.run}, reading.shared()).perform(taken)
 
 
 def complete(parts: Parts, id: str) -> bool:
@@ -490,7 +491,7 @@ def test_cancelled_and_uploaded_again_before_the_worker_notices_the_second_uploa
         assert web.push({"checkpoint": files.checkpoint}, name="second").json() == answer
 
     at_phase(late, phase, cancel_and_come_again, monkeypatch)
-    Runner(late.parts, {"ingest": lambda job: ingest.run(late)}).perform(late.attempt)
+    Runner(late.parts, {"ingest": lambda job: ingest.run(late)}, reading.shared()).perform(late.attempt)
     assert web.client.get(f"/operations/{answer['operation']}").json()["state"] == "queued"
     elsewhere(Parts.of(web.parts.settings))
     assert web.end(answer["operation"])["result"]["name"] == "second"
@@ -515,7 +516,7 @@ def test_a_model_deleted_between_the_check_and_the_writing_of_its_manifest_is_go
         return create(key, data)
 
     monkeypatch.setattr(parts.store, "create_json", frozen)
-    Runner(parts, {"ingest": lambda job: ingest.run(late)}).perform(late.attempt)
+    Runner(parts, {"ingest": lambda job: ingest.run(late)}, reading.shared()).perform(late.attempt)
     monkeypatch.undo()
     if again:
         elsewhere(Parts.of(web.parts.settings))
@@ -569,7 +570,7 @@ def test_a_store_that_fails_at_the_manifest_leaves_a_whole_model_or_a_second_try
 
     monkeypatch.setattr(parts.store, "create_json", fails)
     monkeypatch.setattr(attempt, "FIRST_PAUSE", 0.0)
-    Runner(parts, {"ingest": lambda job: ingest.run(late)}).perform(late.attempt)
+    Runner(parts, {"ingest": lambda job: ingest.run(late)}, reading.shared()).perform(late.attempt)
     elsewhere(parts)
     assert web.end(answer["operation"])["error"] is None and complete(web.parts, answer["id"])
 
