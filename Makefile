@@ -8,7 +8,7 @@ STAMP := .venv/.installed-$(RIGHTRANK_TORCH)
 SERVES := .venv/.serves-$(RIGHTRANK_TORCH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-lowest test-api test-executorch test-cpp test-page page-pictures test-faults hostile \
+.PHONY: help install run test test-lowest test-api test-executorch test-onnx test-cpp test-page page-pictures test-faults hostile \
 	verify bench bench-compression bench-cifar bench-bytes bench-formats bench-guarantee bench-learning bench-sparsity \
 	bench-latency bench-cost bench-engine bench-coverage bench-tasks bench-layers bench-kinds bench-architectures chaos \
 	clean
@@ -23,6 +23,8 @@ help:
 	@echo "make test-api  requests made up from the service's description of itself, and every answer held to it; minutes;"
 	@echo "              installs schemathesis into build/api"
 	@echo "make test-executorch  .pte files made and run; minutes; installs executorch, with a torch, into build/executorch"
+	@echo "make test-onnx  every ONNX file of the tests, run by the least onnxruntime that docs/onnx.md names and by OpenVINO;"
+	@echo "              minutes; installs each into build/"
 	@echo "make test-cpp  the C++ of docs/fetch.md, compiled with torch's own LibTorch and run; a minute; needs g++"
 	@echo "make test-page  the page at / in a browser, from an upload to a file that runs; five minutes; needs Debian's Chromium"
 	@echo "              (apt-get install chromium) and npm; installs Playwright, axe-core and a torch into build/page"
@@ -113,6 +115,19 @@ build/executorch: pyproject.toml
 	$(PYTHON) -m venv $@.partial
 	$@.partial/bin/pip install --quiet torch==$(RIGHTRANK_TORCH)
 	$@.partial/bin/pip install --quiet --editable '.[models,executorch]' 'pytest>=8.3'
+	mv $@.partial $@
+
+test-onnx: install build/onnxruntime build/openvino
+	rm -rf build/onnx-files
+	$(BIN)/python -m tests.onnx.kept build/onnx-files
+	build/onnxruntime/bin/python tests/onnx/read.py onnxruntime build/onnx-files
+	build/openvino/bin/python tests/onnx/read.py openvino build/onnx-files
+
+# Each alone, with numpy: files are to need nothing of ours.
+build/onnxruntime build/openvino: build/%: tests/onnx/%.txt
+	rm -rf $@ $@.partial
+	$(PYTHON) -m venv $@.partial
+	$@.partial/bin/pip install --quiet --requirement $<
 	mv $@.partial $@
 
 test-cpp: install

@@ -9,6 +9,8 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from rightrank.models.emit.onnx.writer import RUNTIME
+
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
@@ -56,3 +58,9 @@ def test_what_has_an_environment_of_its_own_is_named_to_the_version() -> None:
 def test_what_is_installed_is_what_is_locked() -> None:
     for file in ("Makefile", "docker/Dockerfile"):
         assert "--constraint requirements.lock" in (ROOT / file).read_text()
+
+
+def test_the_least_runtime_that_files_are_tried_in_is_the_one_that_is_said() -> None:
+    pins = (ROOT / "tests" / "onnx" / "onnxruntime.txt").read_text()
+    assert f"onnxruntime=={RUNTIME}.0\n" in pins
+    assert f"| onnxruntime | {RUNTIME} or later |" in (ROOT / "docs" / "onnx.md").read_text()

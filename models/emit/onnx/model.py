@@ -169,9 +169,10 @@ class Model:
         return self.encoding if self.encoding.exact or name in self._weights else _PLAIN
 
     def _dequantized(self, name: str) -> bool:
-        """Whether levels become numbers by `DequantizeLinear`. Where that is kept for kernels of integers, a runtime
-        that finds none would compute it at each call; of other nodes it makes constants when the file is opened."""
-        return isinstance(self.encoding_of(name), Int8) and (name in self.integers or not self.encoding.arithmetic)
+        """Whether levels become numbers by `DequantizeLinear`, which is kept for kernels of integers: a runtime that
+        finds none would compute it at each call, and older ones of onnxruntime lose its axis where they move or copy
+        it. Of other nodes a runtime makes constants when the file is opened."""
+        return name in self.integers and isinstance(self.encoding_of(name), Int8)
 
     def _laid(self, place: Place, spec: TensorSpec) -> TensorSpec:
         """Scales lie in one dimension, as `DequantizeLinear` takes them."""

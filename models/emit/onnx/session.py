@@ -12,9 +12,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def session(path: Path, computes: bool = False) -> Callable[..., Tensor | tuple[Tensor, ...]]:
-    """From tensors, one for each input, to the output's, or all of them. As many threads as torch has. Levels are
-    computed with where the file `computes` so.
+def session(path: Path) -> Callable[..., Tensor | tuple[Tensor, ...]]:
+    """From tensors, one for each input, to the output's, or all of them. As many threads as torch has.
 
     Raises UnsupportedCheckpoint where onnxruntime cannot open the file. What it returns raises RuntimeError where it
     does not run.
@@ -30,9 +29,6 @@ def session(path: Path, computes: bool = False) -> Callable[..., Tensor | tuple[
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = torch.get_num_threads(), 1
     options.log_severity_level = 4
-    if not computes:
-        # Weights that are levels are made numbers once, when the file is opened, and not at every call.
-        options.add_session_config_entry("session.disable_quant_qdq", "1")
     try:
         opened = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     # Its errors have no base but Exception.

@@ -238,6 +238,4 @@ class Onnx:
     def load(self, path: Path) -> Network:
         from rightrank.models.emit.onnx.session import session
 
-        with path.open("rb") as file:
-            computes = file.read(len(_head(True))) == _head(True)
-        return session(path, computes)
+        return session(path)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from rightrank.models.emit.onnx.nodes import Nodes
+from rightrank.models.emit.onnx.rows.pointwise import LARGEST
 from rightrank.models.emit.onnx.values import Value, axis
 
 Row = Callable[..., Any]
@@ -150,7 +151,10 @@ def safe_softmax(to: Nodes, self: Value, dim: int, dtype: str | None = None) -> 
     found = _probabilities(to, "Softmax", self, dim, dtype)
     value = to.cast(self, found.dtype)
     most = to.reduce("ReduceMax", value, [axis(dim, value.rank)], keep=True)
-    none = to.compare("Equal", most, to.constant(-math.inf, value.dtype))
+    # OpenVINO's largest of nothing but minus infinity is the least finite number, which may be one in earnest.
+    least = to.compare("LessOrEqual", most, to.constant(-LARGEST[value.dtype], value.dtype))
+    nowhere = to.node("IsNaN", found, dtype="bool", shape=found.shape)
+    none = to.node("And", least, nowhere, dtype="bool", shape=found.shape)
     return to.where(none, to.constant(0.0, value.dtype), found)
 
 

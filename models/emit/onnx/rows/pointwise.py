@@ -195,7 +195,7 @@ def unequal(to: Nodes, self: Value, other: Scalar) -> Value:
 
 
 def logical_not(to: Nodes, self: Value) -> Value:
-    return to.unary("Not", to.cast(self, "bool"))
+    return to.unary("Not", self) if self.dtype == "bool" else to.compare("Equal", self, 0)
 
 
 def _logical(op: str) -> Row:

@@ -118,9 +118,11 @@ def test_scales_lie_along_the_first_axis_even_where_both_have_one_size(tmp_path:
             data = b"".join(made.pieces(Master.open(tmp_path / "master").file, ranks, None))
             files.append(loaded(data, tmp_path, each))
             if each is output:
-                scales = [node for node in onnx.load_from_string(data).graph.node if node.op_type == "DequantizeLinear"]
-                axes = [next((a.i for a in node.attribute if a.name == "axis"), 1) for node in scales]
-                assert axes == [0] * len(scales) and len(scales) >= 4
+                graph = onnx.load_from_string(data).graph
+                scales = [each for each in graph.initializer if each.name.endswith(".scale")]
+                assert all(set(each.dims[1:]) == {1} for each in scales) and len(scales) >= 4
+                # Older versions of onnxruntime lose its axis where they move or copy it.
+                assert "DequantizeLinear" not in {node.op_type for node in graph.node}
         with torch.no_grad():
             assert same(files[0](inputs), files[1](inputs), 2e-5)
     assert square >= 3
