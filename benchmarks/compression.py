@@ -97,6 +97,8 @@ class Setting:
     table: Table[Row]
     epochs: int = 0
     budgets: Sequence[float] = BUDGETS
+    calibration: int = CALIBRATION
+    tuning: int = TUNING
     tune: Recipe = tune.RECIPE
     polish: Recipe = polish.RECIPE
 
@@ -127,6 +129,8 @@ def main() -> None:
                 table,
                 epochs=15,
                 budgets=budgets,
+                calibration=256,
+                tuning=256,
                 tune=dataclasses.replace(tune.RECIPE, steps=40, batch=32),
                 polish=dataclasses.replace(polish.RECIPE, steps=20, batch=32),
             )
@@ -224,9 +228,9 @@ class Study:
         kept = self.folder / "network.safetensors"
         model = trained(self.name, self.data, self.seed, kept, self._tell, self.setting.epochs or None)
         programs.write(model, self.data.shape, self.program)
-        images = self.data.images[: max(TUNING, CALIBRATION)].contiguous()
+        images = self.data.images[: max(self.setting.tuning, self.setting.calibration)].contiguous()
         save_file({"inputs": images}, self.folder / "tuning.safetensors")
-        save_file({"inputs": images[:CALIBRATION].contiguous()}, self.program / "calibration.safetensors")
+        save_file({"inputs": images[: self.setting.calibration].contiguous()}, self.program / "calibration.safetensors")
         test = {"inputs": self.data.test_images.contiguous(), "targets": self.data.test_labels}
         save_file(test, self.folder / "evaluation.safetensors")
 
