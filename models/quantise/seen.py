@@ -39,7 +39,7 @@ class Cut:
 @dataclass
 class Seen:
     """By value the ends of its range, and the share of all that occurs that these are; by a layer's weight the largest
-    magnitudes between its factors, (r,)."""
+    magnitudes between its factors, (r,). What was not finite on any input is not there."""
 
     values: dict[str, tuple[float, float]] = field(default_factory=dict)
     shares: dict[str, float] = field(default_factory=dict)
@@ -53,9 +53,9 @@ def seen(
     shares: Mapping[str, float] | None = None,
     tell: Callable[[int], None] = lambda done: None,
 ) -> Seen:
-    """Of all values that are float32 and finite, and of `cuts` whose first factor is read by a call of its own. With
-    `shares` of another size of the network they are looked at once, and ranges are these shares of what occurs.
-    `tell` hears how many samples have gone through."""
+    """Of all values that are float32, and of `cuts` whose first factor is read by a call of its own. With `shares` of
+    another size of the network they are looked at once, and ranges are these shares of what occurs. `tell` hears how
+    many samples have gone through."""
     ends: dict[str, tuple[float, float]] = {}
     reach: dict[str, Tensor] = {}
     firsts = {call: each for each in cuts for call in each.layer.calls}
@@ -65,9 +65,9 @@ def seen(
         if not isinstance(value, Tensor) or value.dtype != torch.float32 or not value.numel():
             return
         low, high = (float(end) for end in torch.aminmax(value))
-        if name in ends:
-            low, high = min(low, ends[name][0]), max(high, ends[name][1])
-        ends[name] = low, high
+        known = ends.get(name, (low, high))
+        # NumPy's keep what is no number, wherever it was met.
+        ends[name] = float(np.minimum(low, known[0])), float(np.maximum(high, known[1]))
 
     def visit(node: Node, arguments: list[Any], result: Any) -> Any:
         for name, value in _results(node, result):
@@ -92,7 +92,7 @@ def seen(
         shares = _shares(program, samples, finite, lambda more: tell(done + more))
     found = Seen(shares={name: shares.get(name, 1.0) for name in finite})
     found.values = {name: (low * found.shares[name], high * found.shares[name]) for name, (low, high) in finite.items()}
-    found.bases = {weight: most.numpy().astype(np.float32) for weight, most in reach.items()}
+    found.bases = {weight: most.numpy().astype(np.float32) for weight, most in reach.items() if most.isfinite().all()}
     return found
 
 
