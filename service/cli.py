@@ -289,7 +289,7 @@ def cut(
     said = None if card is None else read_card(card)
     if source.is_dir() and (options or said or architecture or evaluation or calibration or master):
         raise typer.BadParameter(f"{source} is a master, whose data and options were given when it was made")
-    file = output or Path(file_of(source.stem, format))
+    file = output or Path(file_of(source.resolve().stem, format))
     told: list[str] = []
 
     def note(text: str) -> None:

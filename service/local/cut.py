@@ -34,6 +34,8 @@ def cut(
     it is there already; or the folder of such a master. Raises what the service would refuse, and `Problem`.
     """
     _check(ask)
+    if file.is_dir():
+        raise Problem("invalid-request", f"{file} is a folder.", "Name a file with -o.")
     if isinstance(source, Given) and file.exists() and any(file.samefile(each) for each in source.files.values()):
         raise Problem("invalid-request", f"{file} is one of the files that were given.", "Name another with -o.")
     with contextlib.ExitStack() as held:
