@@ -298,14 +298,13 @@ def cut(
         told.append(text)
 
     with plainly(as_json, "models"), here(not source.is_dir()) as readers, Bars(err) as bars:
-        from rightrank.service.api.choose import asked
+        from rightrank.service.api.choose import Ask
         from rightrank.service.local.cut import cut
         from rightrank.service.local.taken import Given
 
         uploaded = Given(source, evaluation, calibration, architecture, options, said, readers)
         given = source if source.is_dir() else uploaded
-        ask = asked(**size)
-        record, facts = cut(given, file, ask, master=master, progress=bars, noted=note)
+        record, facts = cut(given, file, Ask(**size), master=master, progress=bars, noted=note)
     if as_json:
         notes = {"notes": list(dict.fromkeys(told))} if told else {}
         out.print_json(
