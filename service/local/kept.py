@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -121,9 +122,13 @@ class Unreported:
 def _write(path: Path, write: Callable[[Path], object]) -> None:
     """Has a file written that is there once it is whole."""
     path.parent.mkdir(exist_ok=True)
-    partial = path.with_suffix(".partial")
-    write(partial)
-    partial.replace(path)
+    # Another command may be making the same.
+    partial = path.with_name(f"{path.stem}-{uuid.uuid4().hex}.partial")
+    try:
+        write(partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _json(data: Any) -> str:
