@@ -89,7 +89,7 @@ def plan(asked: ToFetch, parts: TheParts, ask: Annotated[Ask | None, Depends(ask
 
 @router.get(
     "/models/{reference}/plans/{plan}",
-    responses=answers(Size, links=LINKS) | problems(*MODEL, "size-not-found", "invalid-request"),
+    responses=answers(Size, links=LINKS) | problems(*MODEL, *KIND, "size-not-found", "invalid-request"),
 )
 def show(asked: ToFetch, parts: TheParts, plan: PlanPath) -> dict[str, Any]:
     """A size by the identity of its plan."""
