@@ -6,6 +6,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed-$(RIGHTRANK_TORCH)
 SERVES := .venv/.serves-$(RIGHTRANK_TORCH)
+# The environment has one torch: what was installed with another is there no more.
+OTHERS_GONE = rm -f $(filter-out %-$(RIGHTRANK_TORCH),$(wildcard .venv/.installed-* .venv/.serves-*))
 
 .DEFAULT_GOAL := help
 .PHONY: help install run test test-lowest test-api test-executorch test-onnx test-cpp test-page page-pictures test-faults hostile \
@@ -58,7 +60,7 @@ install: $(STAMP)
 $(STAMP): pyproject.toml requirements.lock | $(BIN)/python
 	$(BIN)/pip install --quiet torch==$(RIGHTRANK_TORCH)
 	$(BIN)/pip install --quiet --constraint requirements.lock --editable '.[server,onnx,demo,test,bench]'
-	rm -f .venv/.installed-*
+	$(OTHERS_GONE)
 	touch $@
 
 $(BIN)/python:
@@ -68,7 +70,7 @@ $(BIN)/python:
 $(SERVES): pyproject.toml requirements.lock | $(BIN)/python
 	$(BIN)/pip install --disable-pip-version-check torch==$(RIGHTRANK_TORCH)
 	$(BIN)/pip install --disable-pip-version-check --constraint requirements.lock --editable '.[server,onnx,demo]'
-	rm -f .venv/.serves-*
+	$(OTHERS_GONE)
 	touch $@
 
 run: $(SERVES)

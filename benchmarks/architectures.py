@@ -1,6 +1,6 @@
 """Architectures of transformers and timm through the whole way: exported, decomposed, written as ONNX, run.
 
-    python -m benchmarks.architectures [--quick] [--only bert,vit] [--results FOLDER]
+    python -m benchmarks.architectures [--quick] [--only BERT,ViT] [--results FOLDER]
 
 Small configurations with random weights. Each is exported by `rightrank.export`, decomposed, and written whole and at a
 half of its parameters, in float32 and in int8. Every file goes through onnx's checker and runs in onnxruntime on
@@ -197,6 +197,8 @@ def main() -> None:
     vision.declare()
     known = QUICK if given.quick else ALL
     chosen = given.only.split(",") if given.only else list(known)
+    if unknown := [name for name in chosen if name not in known]:
+        parser.error(f"there is no {unknown[0]!r}; there are {', '.join(known)}")
     with place(given.quick, given.results) as folder, bar(len(chosen), "architectures") as advance:
         table = Table(folder / "architectures.csv", Row)
         for name in chosen:

@@ -62,8 +62,13 @@ def _several(example: Tensor | np.ndarray[Any, Any] | Sequence[Any]) -> tuple[An
 
 
 def _read(value: Any) -> Any:
-    """An array as a tensor of its own, and the rest as it is."""
-    return torch.tensor(value) if isinstance(value, np.ndarray) else value
+    """An array as a tensor of its own, and the rest as it is. Raises ExportError."""
+    if not isinstance(value, np.ndarray):
+        return value
+    try:
+        return torch.tensor(value)
+    except TypeError as error:
+        raise ExportError(f"The example has an array of {value.dtype}, which is no tensor.", "Give numbers.") from error
 
 
 def _counts(value: Any) -> bool:

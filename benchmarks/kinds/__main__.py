@@ -1,6 +1,6 @@
 """The scripts of docs/publish.md, run as they are printed there, each on a network that is trained for it.
 
-    python -m benchmarks.kinds [--quick] [--kinds timm,Lightning] [--results FOLDER]
+    python -m benchmarks.kinds [--quick] [--kinds "timm;Lightning"] [--results FOLDER]
 
 Each is run as a process of its own, in a folder that has what it opens, against a service that runs meanwhile; then the
 original and two sizes are fetched. A row has the script's lines, the seconds until it had ended (the model is published

@@ -42,7 +42,8 @@ from rightrank.models.quantise.seen import Cut, Seen, batches, between, seen
 # How many calibration inputs are looked at, how many of these are held back to decide, and how many of those tell
 # layers apart.
 INPUTS, HELD, FEW = 128, 24, 8
-# The shares of the parameters at which ranges are looked at besides, on how many inputs, and which of them is tried.
+# The shares of the parameters at which ranges are looked at besides, on how many inputs (at least a batch), and which
+# of them is tried.
 KNOTS, AT_KNOTS, TRIED = (0.7, 0.5, 0.35, 0.2, 0.1), 32, 0.35
 # The most that rounding may change outputs by: its mean square, as a share of what they vary by from input to input.
 ERROR = 0.02
@@ -60,15 +61,16 @@ def save(folder: Path, inputs: Samples, progress: Progress, most: float = ERROR)
     data, tried = (few[held:], few[:held]) if held else (few, few)
     if template.graph.batch is not None:
         data, tried = (each if len(each) >= template.graph.batch else few for each in (data, tried))
+    some = data[: max(AT_KNOTS, template.graph.batch or 0)]
     sizes = [_Size.of(template, tensors, ranks) for ranks in _knots(planner)]
-    works = [2 * len(data), *(len(data[:AT_KNOTS]) for _ in sizes[1:])]
+    works = [2 * len(data), *(len(some) for _ in sizes[1:])]
     for number, size in enumerate(sizes):
         done = sum(works[:number])
 
         def tell(more: int, done: int = done) -> None:
             progress("ranges", done + more, sum(works), "samples")
 
-        size.look(data[:AT_KNOTS] if number else data, sizes[0].seen.shares if number else None, tell)
+        size.look(some if number else data, sizes[0].seen if number else None, tell)
     if not sizes[0].seen.values:
         return
     middle = min(sizes, key=lambda size: abs(size.share - TRIED))
@@ -109,8 +111,12 @@ class _Size:
         cut = {weight: Cut(layers[weight], sides) for weight, sides in made.factors.items() if weight in layers}
         return _Size(template, made.program(), params, params / template.params, found, cut)
 
-    def look(self, inputs: Samples, shares: Mapping[str, float] | None, tell: Callable[[int], None]) -> None:
-        self.seen = seen(self.program, inputs, [*self.all.values()], shares, tell)
+    def look(self, inputs: Samples, first: Seen | None, tell: Callable[[int], None]) -> None:
+        """Runs the network on `inputs`. What is not finite at this size counts as at the `first`."""
+        self.seen = seen(self.program, inputs, [*self.all.values()], None if first is None else first.shares, tell)
+        if first is not None:
+            self.seen.values = {**first.values, **self.seen.values}
+            self.seen.bases = {**first.bases, **self.seen.bases}
 
 
 def _most(layer: Layer, tensors: Mapping[str, Tensor], tuned: bool) -> dict[str, Tensor]:
@@ -124,9 +130,9 @@ def _most(layer: Layer, tensors: Mapping[str, Tensor], tuned: bool) -> dict[str,
 
 def _stored(sizes: Sequence[_Size], chosen: Integers) -> dict[str, Tensor]:
     """The entries of a file of ranges."""
-    first, found = sizes[0].seen.values, {}
+    found = {}
     for name in dict.fromkeys(chosen.grids.values()):
-        ends = [size.seen.values.get(name, first[name]) for size in sizes]
+        ends = [size.seen.values[name] for size in sizes]
         found[ranges.of_value(name)] = torch.tensor(ends, dtype=torch.float32)
     for weight in chosen.layers:
         if weight in sizes[0].all:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
 from rightrank.models.emit.encoding import encoding_of
 from rightrank.models.emit.encoding.levels import Mixed
@@ -76,6 +76,12 @@ def format_of(output: Output) -> Format:
 def check(template: Template, output: Output = FIRST) -> None:
     """Raises UnsupportedCheckpoint where the format cannot hold the whole network."""
     format_of(output).check(template, encoding_of(output.encoding))
+
+
+def about(name: str) -> dict[str, Any]:
+    """What is said of a format: its name, media type and suffix."""
+    newest = FORMATS[name][-1]
+    return {"format": name, "media_type": newest.media_type, "suffix": newest.suffix}
 
 
 def offered(template: Template, mixed: bool, exact: Output) -> Mapping[str, str]:

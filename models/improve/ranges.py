@@ -21,7 +21,8 @@ INPUTS = 256
 
 def add(folder: Path, ranks: Sequence[int], improved: Path, progress: Progress) -> None:
     """Writes into the file of what a plan `ranks` of the master in `folder` has of its own the ranges that it has on
-    calibration inputs kept there; nothing where none of its layers computes so."""
+    calibration inputs kept there; nothing where none of its layers computes so. What is not finite on one of these has
+    the master's ranges (see `ranges.taken`)."""
     master = Master.open(folder)
     template, stored, changes = master.template, master.tensors(), load_file(improved)
     if template.integers is None:
@@ -35,6 +36,7 @@ def add(folder: Path, ranks: Sequence[int], improved: Path, progress: Progress) 
     progress("ranges", 0, 2 * len(inputs), "samples")
     found = seen(made.program(), inputs, cuts, tell=lambda done: progress("ranges", done, 2 * len(inputs), "samples"))
     for name in dict.fromkeys(template.integers.grids.values()):
-        changes[ranges.of_value(name)] = torch.tensor(found.values[name], dtype=torch.float32)
+        if name in found.values:
+            changes[ranges.of_value(name)] = torch.tensor(found.values[name], dtype=torch.float32)
     changes |= {ranges.of_bases(weight): torch.from_numpy(most) for weight, most in found.bases.items()}
     save_file(changes, improved, about)

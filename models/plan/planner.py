@@ -285,9 +285,9 @@ class Planner:
         """At most so many of the plans by parameters, the smallest file first, evenly by the logarithm of bytes; the
         smallest and the largest are among them. Of a plan's own bytes as `max_bytes`, the answer is that plan."""
         bytes = self._path.bytes
-        wanted = np.floor(np.geomspace(bytes.min(), max(bytes[-1], bytes.min()), most)).astype(np.int64)
+        wanted = np.floor(np.geomspace(bytes.min(), bytes[-1], most)).astype(np.int64)
         counts = {count for each in wanted if (count := PlanPath.largest((bytes, int(each)))) is not None}
-        return [self._at(count) for count in sorted({*counts, len(self) - 1})]
+        return [self._at(count) for count in sorted(counts)]
 
     @property
     def least_bytes(self) -> int:

@@ -39,7 +39,7 @@ class Cut:
 @dataclass
 class Seen:
     """By value the ends of its range, and the share of all that occurs that these are; by a layer's weight the largest
-    magnitudes between its factors, (r,)."""
+    magnitudes between its factors, (r,). What was not finite on any input is not there."""
 
     values: dict[str, tuple[float, float]] = field(default_factory=dict)
     shares: dict[str, float] = field(default_factory=dict)
@@ -53,46 +53,36 @@ def seen(
     shares: Mapping[str, float] | None = None,
     tell: Callable[[int], None] = lambda done: None,
 ) -> Seen:
-    """Of all values that are float32 and finite, and of `cuts` whose first factor is read by a call of its own. With
-    `shares` of another size of the network they are looked at once, and ranges are these shares of what occurs.
-    `tell` hears how many samples have gone through."""
+    """Of all values that are float32, and of `cuts` whose first factor is read by a call of its own. With `shares` of
+    another size of the network they are looked at once, and ranges are these shares of what occurs. `tell` hears how
+    many samples have gone through."""
     ends: dict[str, tuple[float, float]] = {}
     reach: dict[str, Tensor] = {}
     firsts = {call: each for each in cuts for call in each.layer.calls}
-    done = 0
 
     def note(name: str, value: Any) -> None:
         if not isinstance(value, Tensor) or value.dtype != torch.float32 or not value.numel():
             return
         low, high = (float(end) for end in torch.aminmax(value))
-        if name in ends:
-            low, high = min(low, ends[name][0]), max(high, ends[name][1])
-        ends[name] = low, high
+        known = ends.get(name, (low, high))
+        # NumPy's keep what is no number, wherever it was met.
+        ends[name] = float(np.minimum(low, known[0])), float(np.maximum(high, known[1]))
 
-    def visit(node: Node, arguments: list[Any], result: Any) -> Any:
-        for name, value in _results(node, result):
-            note(name, value)
+    def inside(node: Node, arguments: list[Any]) -> None:
         if (each := firsts.get(node.name)) is not None:
             inner = between(each, node, arguments)
             axis = 1 if inner.ndim > 2 and node.op.startswith("aten.conv") else inner.ndim - 1
             most = inner.abs().amax([at for at in range(inner.ndim) if at != axis])
             weight = each.layer.weight
             reach[weight] = torch.maximum(reach[weight], most) if weight in reach else most
-        return result
 
-    with torch.no_grad():
-        for data in batches(program, samples):
-            for spec, given in zip(program.graph.inputs, data, strict=True):
-                note(spec.name, given)
-            program.run(data, visit)
-            done += len(data[0])
-            tell(done)
+    done = _look(program, samples, note, tell, inside)
     finite = {name: (min(low, 0.0), max(high, 0.0)) for name, (low, high) in ends.items() if math.isfinite(low + high)}
     if shares is None:
         shares = _shares(program, samples, finite, lambda more: tell(done + more))
     found = Seen(shares={name: shares.get(name, 1.0) for name in finite})
     found.values = {name: (low * found.shares[name], high * found.shares[name]) for name, (low, high) in finite.items()}
-    found.bases = {weight: most.numpy().astype(np.float32) for weight, most in reach.items()}
+    found.bases = {weight: most.numpy().astype(np.float32) for weight, most in reach.items() if most.isfinite().all()}
     return found
 
 
@@ -107,20 +97,35 @@ def _shares(
             some = value.reshape(-1)[:: max(1, value.numel() // COUNTED)]
             counts[name] += torch.histc(some, BINS, *ends[name]).double().numpy()
 
+    _look(program, samples, count, tell)
+    return {name: best(each, *ends[name]) for name, each in counts.items()}
+
+
+@torch.no_grad()
+def _look(
+    program: Program,
+    samples: Samples,
+    value: Callable[[str, Any], None],
+    tell: Callable[[int], None],
+    call: Callable[[Node, list[Any]], None] = lambda node, arguments: None,
+) -> int:
+    """Runs a program on all samples that fill a batch; how many these are. `value` is given every value by its name,
+    `call` every call with its arguments."""
+    done, counted = 0, samples.batched.index(True)
+
     def visit(node: Node, arguments: list[Any], result: Any) -> Any:
-        for name, value in _results(node, result):
-            count(name, value)
+        for name, each in _results(node, result):
+            value(name, each)
+        call(node, arguments)
         return result
 
-    done = 0
-    with torch.no_grad():
-        for data in batches(program, samples):
-            for spec, given in zip(program.graph.inputs, data, strict=True):
-                count(spec.name, given)
-            program.run(data, visit)
-            done += len(data[0])
-            tell(done)
-    return {name: best(each, *ends[name]) for name, each in counts.items()}
+    for data in batches(program, samples):
+        for spec, given in zip(program.graph.inputs, data, strict=True):
+            value(spec.name, given)
+        program.run(data, visit)
+        done += len(data[counted])
+        tell(done)
+    return done
 
 
 def between(cut: Cut, node: Node, arguments: list[Any]) -> Tensor:

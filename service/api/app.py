@@ -34,6 +34,7 @@ from rightrank.service.api.metrics import Tally
 from rightrank.service.api.router import operation_id
 from rightrank.service.jobs import reading
 from rightrank.service.jobs.dispatch import SEARCH_SECONDS, Parts
+from rightrank.service.problems import describe
 from rightrank.service.registry.store import UNFINISHED_SECONDS
 from rightrank.service.settings import Settings
 
@@ -146,6 +147,9 @@ class Counting:
 
         try:
             await self.app(scope, receive, note)
+        except Exception as error:  # which is answered above this
+            refusals.note(scope, describe(error))
+            raise
         finally:
             route = getattr(scope.get("route"), "path", "none")
             seconds = time.monotonic() - began

@@ -10,7 +10,7 @@ from fastapi import Query, Request
 from rightrank.models.emit.format import FIRST
 from rightrank.models.emit.precision import NAMES
 from rightrank.models.plan.planner import Plan
-from rightrank.service.api.choose import Ask, asked, goal_of, walked, within
+from rightrank.service.api.choose import Ask, goal_of, walked, within
 from rightrank.service.api.formats import MEDIA_TYPES, FormatQuery
 from rightrank.service.api.negotiate import preferred
 from rightrank.service.api.reports import MetricQuery
@@ -104,7 +104,7 @@ async def ask_of(
         return None
     if format is None:
         format = preferred(request.headers.getlist("accept"), MEDIA_TYPES) or FIRST.format
-    return asked(
+    ask = Ask(
         budget=budget,
         of=of,
         max_bytes=max_bytes,
@@ -118,6 +118,8 @@ async def ask_of(
         format=format,
         ready=bool(ready),
     )
+    ask.check()
+    return ask
 
 
 def ready_first(parts: Parts, model: Model, plan: Plan, ask: Ask) -> Iterator[Record]:

@@ -31,10 +31,11 @@ class Known(Records, Protocol):
 @dataclass(frozen=True, slots=True)
 class Ask:
     """How large the artifact may be, by one limit or several, what its numbers are stored as (None: as its publisher
-    chose), in which format, and whether only what is `ready` will do."""
+    chose), in which format, and whether only what is `ready` will do. `of`: what a budget is a fraction of, by default
+    the parameters."""
 
     budget: float | None = None
-    of: Literal["params", "macs"] = "params"
+    of: Literal["params", "macs"] | None = None
     max_bytes: int | None = None
     max_params: int | None = None
     max_macs: int | None = None
@@ -57,65 +58,50 @@ class Ask:
 
     def size(self) -> Mapping[str, Any]:
         """What a planner is asked."""
-        return {name: getattr(self, name) for name in ("budget", "of", "max_bytes", "max_params", "max_macs")}
+        limits = {name: getattr(self, name) for name in ("budget", "max_bytes", "max_params", "max_macs")}
+        return {**limits, "of": self.of or "params"}
+
+    def check(self) -> None:
+        """Raises `Problem` for what does not go together."""
+        if self.of is not None and self.budget is None:
+            raise Problem("invalid-request", "`of` says what a budget is a fraction of, and there is none.")
+        if self.max_error is not None and self.min_accuracy is not None:
+            raise Problem(
+                "invalid-request", "`max_error` and `min_accuracy` are both given, and a measure goes one way."
+            )
+        if self.metric is not None and self.max_error is None and self.min_accuracy is None:
+            raise Problem(
+                "invalid-request", "A metric is of what `min_accuracy` or `max_error` asks for, and there is neither."
+            )
+        if self.metric is None and self.min_accuracy is not None and not 0 <= self.min_accuracy <= 1:
+            raise Problem("invalid-request", f"`min_accuracy` is a share from 0 to 1, and not {self.min_accuracy:g}.")
+        if self.confidence is not None:
+            self._check_certifiable()
+
+    def _check_certifiable(self) -> None:
+        """Raises `Problem` for what `confidence` cannot go with."""
+        if self.max_error is not None:
+            raise Problem(
+                "invalid-request",
+                "`confidence` is of a share of right answers, and `max_error` of what has no greatest value.",
+                "Leave it out; the answer has an interval.",
+            )
+        if self.metric is not None:
+            raise Problem(
+                "invalid-request",
+                "`confidence` is of what the service measured, and a metric is named that the publisher reported.",
+                "Leave one of them out.",
+            )
+        if self.min_accuracy is None:
+            raise Problem(
+                "invalid-request",
+                "`confidence` says how sure an accuracy is to be, and none is asked for.",
+                "Give `min_accuracy`, from 0 to 1.",
+            )
 
 
 # Plans follow from the model, the limits, the precision and the format alone.
 PLANS: Recent[tuple[str, str, Ask], Plan] = Recent(4096)
-
-
-def asked(
-    *,
-    budget: float | None = None,
-    of: Literal["params", "macs"] | None = None,
-    max_bytes: int | None = None,
-    max_params: int | None = None,
-    max_macs: int | None = None,
-    min_accuracy: float | None = None,
-    max_error: float | None = None,
-    confidence: float | None = None,
-    metric: str | None = None,
-    precision: str | None = None,
-    format: str = FIRST.format,
-    ready: bool = False,
-) -> Ask:
-    """What is asked for by these. Raises `Problem` for what does not go together."""
-    if of is not None and budget is None:
-        raise Problem("invalid-request", "`of` says what a budget is a fraction of, and there is none.")
-    if max_error is not None and min_accuracy is not None:
-        raise Problem("invalid-request", "`max_error` and `min_accuracy` are both given, and a measure goes one way.")
-    if metric is not None and max_error is None and min_accuracy is None:
-        raise Problem(
-            "invalid-request", "A metric is of what `min_accuracy` or `max_error` asks for, and there is neither."
-        )
-    if metric is None and min_accuracy is not None and not 0 <= min_accuracy <= 1:
-        raise Problem("invalid-request", f"`min_accuracy` is a share from 0 to 1, and not {min_accuracy:g}.")
-    if confidence is not None:
-        certifiable(min_accuracy, max_error, metric)
-    limits = (budget, of or "params", max_bytes, max_params, max_macs)
-    return Ask(*limits, min_accuracy, max_error, confidence, metric, precision, format, ready)
-
-
-def certifiable(min_accuracy: float | None, max_error: float | None, metric: str | None) -> None:
-    """Raises `Problem` for what `confidence` cannot go with."""
-    if max_error is not None:
-        raise Problem(
-            "invalid-request",
-            "`confidence` is of a share of right answers, and `max_error` of what has no greatest value.",
-            "Leave it out; the answer has an interval.",
-        )
-    if metric is not None:
-        raise Problem(
-            "invalid-request",
-            "`confidence` is of what the service measured, and a metric is named that the publisher reported.",
-            "Leave one of them out.",
-        )
-    if min_accuracy is None:
-        raise Problem(
-            "invalid-request",
-            "`confidence` says how sure an accuracy is to be, and none is asked for.",
-            "Give `min_accuracy`, from 0 to 1.",
-        )
 
 
 def choose(known: Known, model: Model, ask: Ask) -> Plan:

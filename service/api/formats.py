@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from fastapi import Query
 from redis.exceptions import RedisError
 
-from rightrank.models.emit.formats import FORMATS
+from rightrank.models.emit.formats import FORMATS, about
 from rightrank.models.errors import FormatError
 from rightrank.service.jobs.dispatch import Parts
 from rightrank.service.jobs.engine import SEPARATE
@@ -48,8 +48,7 @@ def in_formats(parts: Parts, model: Model) -> list[Mapping[str, Any]]:
 
 def _in_format(parts: Parts, model: Model, name: str) -> Mapping[str, Any]:
     """What files of a format there are."""
-    written = FORMATS[name][-1]
-    found: dict[str, Any] = {"format": name, "media_type": written.media_type, "suffix": written.suffix}
+    found = about(name)
     try:
         parts.check_served(name)
         return {**found, "precisions": list(model.precisions_in(name)), "reason": None}

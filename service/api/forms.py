@@ -6,7 +6,7 @@ import contextlib
 import errno
 import hashlib
 import shutil
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -50,7 +50,7 @@ class Form:
 class Receiver:
     """Takes the pieces of a form's body, in any cut."""
 
-    def __init__(self, boundary: bytes, folder: Path, files: frozenset[str], fields: frozenset[str]) -> None:
+    def __init__(self, boundary: bytes, folder: Path, files: Collection[str], fields: Collection[str]) -> None:
         self.form = Form()
         self._folder = folder
         self._file_names, self._field_names = files, fields
@@ -115,7 +115,7 @@ class Receiver:
         elif self._name in self._field_names:
             self._text = bytearray()
         else:
-            known = ", ".join(sorted(self._file_names | self._field_names))
+            known = ", ".join(sorted({*self._file_names, *self._field_names}))
             raise Problem("invalid-request", f"The form has a field {self._name[:100]!r}.", f"Known are {known}.")
 
     def _on_data(self, data: bytes, start: int, end: int) -> None:
@@ -147,7 +147,7 @@ class Receiver:
 
 
 async def receive(
-    request: Request, folder: Path, files: frozenset[str], fields: frozenset[str], settings: Settings
+    request: Request, folder: Path, files: Collection[str], fields: Collection[str], settings: Settings
 ) -> Form:
     """The form in a request's body, its files in `folder`. Raises `Problem` beyond the upload limit, where the disk of
     `folder` gets too full, and where nothing comes for too long."""

@@ -11,6 +11,7 @@ from fastapi import Depends, Query, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 
+from rightrank.models.checkpoint.limits import FILES
 from rightrank.models.emit.format import FIRST
 from rightrank.models.measure.metrics import METRICS
 from rightrank.service import logs
@@ -46,7 +47,7 @@ from rightrank.service.api.schemas import (
     leads_to,
     problems,
 )
-from rightrank.service.api.uploads import FIELDS, FILES, FORM_SCHEMA, accept
+from rightrank.service.api.uploads import FIELDS, FORM_SCHEMA, accept
 from rightrank.service.jobs import reading
 from rightrank.service.jobs.dispatch import Parts
 from rightrank.service.jobs.engine import INGEST

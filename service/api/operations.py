@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Mapping
 from typing import Annotated, Any
 
@@ -18,6 +19,7 @@ from rightrank.service.api.schemas import GATE, OPERATION, PROBLEMS, Operations,
 from rightrank.service.api.schemas import Operation as Document
 from rightrank.service.jobs.engine import queue_of
 from rightrank.service.jobs.operations import Operation, ingest_id
+from rightrank.service.problems import Problem
 
 router = Router(tags=["operations"], responses=PROBLEMS)
 # From an operation to itself, and to the model that it is about.
@@ -39,8 +41,9 @@ def unfinished(request: Request, parts: TheParts, key: Anybody) -> dict[str, Any
     access = access_of(request, key)
     found = parts.engine.unfinished(MOST)
     known = {operation.id for operation in found}
-    ended = [ingest_id(id) for id in parts.catalogue.failures() if ingest_id(id) not in known]
-    found += [parts.operation(id) for id in ended[: MOST - len(found)]]
+    for id in [ingest_id(id) for id in parts.catalogue.failures() if ingest_id(id) not in known][: MOST - len(found)]:
+        with contextlib.suppress(Problem):  # it has gone this very moment
+            found.append(parts.operation(id))
     names = parts.catalogue.names()
     return {
         "operations": [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import http
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -37,8 +37,13 @@ def response(body: Mapping[str, Any], headers: Mapping[str, str] | None = None) 
 
 def answer(request: Request, body: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Response:
     """The same to a request, whose line in the log has the problem too."""
-    logs.note(request.scope, problem=body["type"].rsplit("/", 1)[-1], detail=body["detail"])
+    note(request.scope, body)
     return response(body, headers)
+
+
+def note(scope: MutableMapping[str, Any], body: Mapping[str, Any]) -> None:
+    """Has a request's line in the log say the problem."""
+    logs.note(scope, problem=body["type"].rsplit("/", 1)[-1], detail=body["detail"])
 
 
 def install(app: FastAPI) -> None:
@@ -83,7 +88,9 @@ def methods(request: Request) -> list[str]:
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:
-    return answer(request, describe(error))
+    # What names requests in their answers, and writes their lines, stands below this and is through with it.
+    called = request.scope.get(logs.FACTS, {}).get("request")
+    return answer(request, describe(error), {} if called is None else {"X-Request-Id": called})
 
 
 async def _unavailable(request: Request, error: Exception) -> Response:

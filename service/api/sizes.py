@@ -32,9 +32,9 @@ LINKS = leads_to("sizes_show", reference="$response.body#/id", plan="$response.b
 PlanPath = Annotated[
     str,
     Path(
+        pattern="^[0-9a-f]{32}$",
         description="As the curve, or a file's header `RightRank-Plan`, has it.",
         examples=["0" * 32],
-        json_schema_extra={"pattern": "^[0-9a-f]{32}$"},
     ),
 ]
 
@@ -89,7 +89,7 @@ def plan(asked: ToFetch, parts: TheParts, ask: Annotated[Ask | None, Depends(ask
 
 @router.get(
     "/models/{reference}/plans/{plan}",
-    responses=answers(Size, links=LINKS) | problems(*MODEL, "size-not-found"),
+    responses=answers(Size, links=LINKS) | problems(*MODEL, *KIND, "size-not-found", "invalid-request"),
 )
 def show(asked: ToFetch, parts: TheParts, plan: PlanPath) -> dict[str, Any]:
     """A size by the identity of its plan."""
@@ -97,7 +97,7 @@ def show(asked: ToFetch, parts: TheParts, plan: PlanPath) -> dict[str, Any]:
     record = parts.catalogue.record(model.id, plan)
     found = record.plan if record is not None else model.find(plan)
     if found is None:
-        raise Problem("size-not-found", f"The model {model.id} has no size whose plan is {plan[:100]!r}.")
+        raise Problem("size-not-found", f"The model {model.id} has no size whose plan is {plan!r}.")
     return describe(asked, model, found)
 
 

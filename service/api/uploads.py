@@ -7,6 +7,7 @@ import uuid
 from typing import Any
 
 from rightrank.models import card
+from rightrank.models.checkpoint.limits import FILES
 from rightrank.models.emit.format import FIRST
 from rightrank.models.emit.formats import FORMATS
 from rightrank.models.emit.precision import NAMES
@@ -34,7 +35,6 @@ from rightrank.service.registry.layout import (
 )
 from rightrank.service.registry.upload import AHEAD, EFFORTS, NUMBERS, architecture_of, card_of, check_sizes, options_of
 
-FILES = frozenset({"checkpoint", "evaluation", "calibration"})
 FIELDS = frozenset({"architecture", "card", "name", "options"})
 
 LABELS = {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}}
@@ -220,7 +220,7 @@ def describe(form: Form) -> dict[str, Any]:
         raise Problem("invalid-request", "The form has no file `checkpoint`.", "curl -F checkpoint=@model.pt2 …")
     check_sizes({role: file.size for role, file in form.files.items()})
     return {
-        **{role: form.files[role].sha256 if role in form.files else None for role in sorted(FILES)},
+        **{role: form.files[role].sha256 if role in form.files else None for role in FILES},
         "architecture": architecture_of(form.fields.get("architecture", "")),
         "options": options_of(form.fields.get("options", ""), form.files),
         **({"card": said} if (said := card_of(form.fields.get("card", ""))) else {}),

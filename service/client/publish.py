@@ -150,6 +150,8 @@ def _calibration(given: Inputs | DataLoader[Any], names: Sequence[str]) -> dict[
     if not isinstance(given, DataLoader):
         return _inputs(given, names)
     batches = [_batch(each, names) for each in given]
+    if not batches:
+        raise DataError("There are no calibration data.", "Give inputs, or a DataLoader that has some.")
     return _together([{key: each for key, each in batch.items() if key != "targets"} for batch in batches])
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rightrank.models.checkpoint import sandbox
-from rightrank.models.checkpoint.limits import Limits
+from rightrank.models.checkpoint.limits import FILES, Limits
 from rightrank.models.errors import Cancelled
 from rightrank.service.jobs import cut, effort
 from rightrank.service.jobs.attempt import Job
@@ -117,7 +117,7 @@ def read(job: Job, upload: Mapping[str, Any], program: Path) -> None:
     store, settings = job.parts.store, job.parts.settings
     program.mkdir()
     job.progress("read", 0, 1, "models")
-    roles = {role: upload[role] for role in ("checkpoint", "evaluation", "calibration") if upload[role]}
+    roles = {role: upload[role] for role in FILES if upload[role]}
     keys = {role: checkpoint_key(sha) for role, sha in roles.items()}
     with job.killing(job.readers.kill), store.files(keys, roles) as files:
         sandbox.prepare(

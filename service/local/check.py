@@ -91,8 +91,8 @@ def _in_precision(model: Model, precision: str, format: str) -> Mapping[str, Any
 
 
 def _in_formats(model: Model, planner: Planner) -> Iterator[Mapping[str, Any]]:
-    for name, versions in FORMATS.items():
-        facts = {"format": name, "media_type": versions[-1].media_type, "suffix": versions[-1].suffix}
+    for name in FORMATS:
+        facts = formats.about(name)
         try:
             model.precisions_in(name)  # raises where there are none here
             found = formats.offered(planner.template, mixable(planner.template), Output(name, formats.newest()[name]))

@@ -34,6 +34,8 @@ def cut(
     it is there already; or the folder of such a master. Raises what the service would refuse, and `Problem`.
     """
     _check(ask)
+    if file.is_dir():
+        raise Problem("invalid-request", f"{file} is a folder.", "Name a file with -o.")
     if isinstance(source, Given) and file.exists() and any(file.samefile(each) for each in source.files.values()):
         raise Problem("invalid-request", f"{file} is one of the files that were given.", "Name another with -o.")
     with contextlib.ExitStack() as held:
@@ -92,16 +94,18 @@ def _master(given: Given, master: Path | None, work: Path, progress: Progress, n
 
 
 def _check(ask: Ask) -> None:
-    """Raises for what is out of bounds, and for files that are not made here, before any work."""
+    """Raises for what is out of bounds, for what does not go together, and for files that are not made here, before
+    any work."""
     if ask.budget is not None and not 0 < ask.budget <= 1:
         raise Problem("invalid-request", f"`budget` is a share above 0 and at most 1, and not {ask.budget:g}.")
-    if ask.of not in ("params", "macs"):
-        raise Problem("invalid-request", f"`of` is params or macs, and not {ask.of!r}.")
+    if ask.of not in (None, "params", "macs"):
+        raise Problem("invalid-request", f"`of` is params or macs, and not {str(ask.of)[:40]!r}.")
     for name in ("max_bytes", "max_params", "max_macs"):
         if (most := getattr(ask, name)) is not None and most <= 0:
             raise Problem("invalid-request", f"`{name}` is above 0, and not {most}.")
     if ask.confidence is not None and not 0 < ask.confidence < 1:
         raise Problem("invalid-request", f"`confidence` is above 0 and below 1, and not {ask.confidence:g}.")
+    ask.check()
     if ask.format not in FORMATS:
         raise FormatError(f"There is no format {ask.format[:40]!r}.", f"There are {', '.join(FORMATS)}.")
     if why := FORMATS[ask.format][-1].available():

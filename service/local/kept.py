@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,13 +67,19 @@ class Kept:
 
     @staticmethod
     def open(folder: Path) -> Kept:
-        """Raises `Problem` where there is none."""
-        path = folder / MANIFEST
+        """Raises `Problem` where there is none, or not a whole one."""
+        path, hint = folder / MANIFEST, "rightrank cut FILE --master DIR keeps one."
         if not path.is_file():
-            hint = "rightrank cut FILE --master DIR keeps one."
             raise Problem("model-not-found", f"There is no master in {folder}.", hint)
-        manifest = json.loads(path.read_bytes())
-        return Kept(folder, Model.open(folder, str(manifest["id"]), manifest, ""))
+        try:
+            manifest = json.loads(path.read_bytes())
+            id, sizes = str(manifest["id"]), {name: about["size"] for name, about in manifest["files"].items()}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise Problem("model-not-found", f"{path} is no master's manifest.", hint) from error
+        for name, size in sizes.items():
+            if not (folder / name).is_file() or (folder / name).stat().st_size != size:
+                raise Problem("model-not-found", f"The master in {folder} is not whole: {name} is not as it was.", hint)
+        return Kept(folder, Model.open(folder, id, manifest, ""))
 
     def record(self, id: str, digest: str) -> Record | None:
         """What is known of a cut by its plan's digest."""
@@ -115,9 +122,13 @@ class Unreported:
 def _write(path: Path, write: Callable[[Path], object]) -> None:
     """Has a file written that is there once it is whole."""
     path.parent.mkdir(exist_ok=True)
-    partial = path.with_suffix(".partial")
-    write(partial)
-    partial.replace(path)
+    # Another command may be making the same.
+    partial = path.with_name(f"{path.stem}-{uuid.uuid4().hex}.partial")
+    try:
+        write(partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _json(data: Any) -> str:

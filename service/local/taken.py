@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from rightrank.models.checkpoint import sandbox
+from rightrank.models.checkpoint.limits import FILES
 from rightrank.models.checkpoint.readers import Readers
 from rightrank.models.progress import Progress
 from rightrank.service.jobs.make import Reading
 from rightrank.service.registry.layout import model_id
 from rightrank.service.registry.pieces import digest
 from rightrank.service.registry.upload import architecture_of, card_of, check_sizes, options_of
-
-ROLES = ("checkpoint", "evaluation", "calibration")
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class Given:
     @property
     def files(self) -> dict[str, Path]:
         """Those that there are, by role."""
-        found = zip(ROLES, (self.checkpoint, self.evaluation, self.calibration), strict=True)
+        found = zip(FILES, (self.checkpoint, self.evaluation, self.calibration), strict=True)
         return {role: path for role, path in found if path is not None}
 
     def described(self) -> dict[str, Any]:
@@ -53,9 +52,7 @@ class Given:
     def identified(self) -> dict[str, Any]:
         """The same with the digests and with the id that the service would give the model."""
         files = self.files
-        digests = {
-            role: digest(files[role]) if role in files else None for role in ("checkpoint", "evaluation", "calibration")
-        }
+        digests = {role: digest(files[role]) if role in files else None for role in FILES}
         upload = {**digests, **self.described()}
         return {**upload, "id": model_id(upload)}
 

@@ -54,6 +54,8 @@ VERSION = re.compile(r"([1-9][0-9]{0,8})\.json")
 NEEDED = frozenset({"id", "created"})
 # A model deleted through another process is still answered for from here for this long.
 RECHECK_SECONDS = 1.0
+# All of the store is listed to find the uploads whose ingest was given up, so it is not more often than this.
+FAILURES_SECONDS = 5.0
 # How long a model can be had back that was deleted.
 UNDO_SECONDS = 24 * 3600.0
 
@@ -74,6 +76,7 @@ class Catalogue:
         self._records: Recent[tuple[str, str], Record] = Recent(4096)
         self._named: Recent[str, Mapping[str, Any]] = Recent(4096)
         self._checked: dict[str, float] = {}
+        self._failures: tuple[float, list[str]] = (-FAILURES_SECONDS, [])
         self._answers: Recent[tuple[str, ...], Any] = Recent(4096)
 
     def _known(self, key: tuple[str, ...], ask: Callable[[], V]) -> V:
@@ -173,10 +176,14 @@ class Catalogue:
         return sorted(found, key=lambda manifest: (manifest["created"], manifest["id"]), reverse=True)
 
     def failures(self) -> list[str]:
-        """The ids of uploads that are kept though their ingest was given up."""
-        keys = self._known(("models",), lambda: self.store.sizes("models"))
-        found = [id for key in keys if key.endswith("/failure.json") and (id := key.split("/")[1])]
-        return [id for id in found if manifest_key(id) not in keys]
+        """The ids of uploads that are kept though their ingest was given up. One that was given up in the last seconds
+        may not be among them."""
+        searched, ids = self._failures
+        if time.monotonic() - searched >= FAILURES_SECONDS:
+            searched, keys = time.monotonic(), self._known(("models",), lambda: self.store.sizes("models"))
+            ids = [key.split("/")[1] for key in keys if key.endswith("/failure.json")]
+            self._failures = searched, ids
+        return [id for id in ids if self.failure(id) is not None and not self.store.exists(manifest_key(id))]
 
     def _listed_as(self, id: str, about: Mapping[str, tuple[int, float]]) -> Mapping[str, Any] | None:
         """A manifest as it is listed: one from another time is another one."""

@@ -26,6 +26,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from rightrank.models.checkpoint.limits import FILES
 from rightrank.models.emit.formats import format_of
 from rightrank.models.master import entries
 from rightrank.models.master.levels import LEVELS
@@ -50,7 +51,7 @@ ID = re.compile(r"m[0-9a-f]{24}")
 
 def model_id(upload: Mapping[str, Any]) -> str:
     """The identity of what was uploaded: the digests of its files, its architecture, its options and its card."""
-    parts = {key: upload[key] for key in ("checkpoint", "evaluation", "calibration", "architecture", "options")}
+    parts = {key: upload[key] for key in (*FILES, "architecture", "options")}
     parts |= {"card": upload["card"]} if "card" in upload else {}
     canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return "m" + hashlib.sha256(canonical.encode()).hexdigest()[:24]
@@ -63,7 +64,7 @@ def where(manifest: Mapping[str, Any]) -> str:
 
 def digests_of(upload: Mapping[str, Any]) -> list[str]:
     """The blobs that an upload (or a manifest, which repeats it) refers to."""
-    return [upload[key] for key in ("checkpoint", "evaluation", "calibration") if upload.get(key)]
+    return [upload[key] for key in FILES if upload.get(key)]
 
 
 def digests_in(manifest: Mapping[str, Any]) -> dict[str, str]:

@@ -144,8 +144,9 @@ class Record:
         return Record(plan, data["sha256"], data["size"], measurement, data["method"], data["stored"])
 
 
-def told(model: Model, record: Record, of: str) -> dict[str, str]:
-    """What a cut is, as the headers of its file say it; the budget that was reached is one `of` params or macs."""
+def told(model: Model, record: Record, of: str | None) -> dict[str, str]:
+    """What a cut is, as the headers of its file say it; the budget that was reached is one of MACs where `of` is macs,
+    else of parameters."""
     manifest, plan, measurement = model.manifest, record.plan, record.measurement
     baseline = manifest["baseline"]
     reached = plan.macs / manifest["macs"] if of == "macs" and manifest["macs"] else plan.budget

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -120,6 +121,8 @@ def test_what_cannot_be_exported_is_said_and_leaves_no_file(tmp_path: Path) -> N
         ((), "has to have tensors"),
         ({"y": torch.randn(2, 4)}, "does not run on the example"),
         (torch.randn(2, 5), "does not run on the example"),
+        (np.array(["a", "b"]), "an array of <U1, which is no tensor"),
+        ({"input": np.array([None])}, "an array of object"),
     ):
         with pytest.raises(ExportError, match=words):
             export(nn.Linear(4, 2), example, file)

@@ -336,15 +336,48 @@ def test_dropped_files_take_the_places_that_their_names_say(reader: Looking) -> 
     expect(page.get_by_text("Drop files here")).to_be_visible()
     dropped = page.evaluate_handle("""() => {
         const data = new DataTransfer();
-        for (const name of ["train.npz", "net.pt2", "eval.safetensors"]) data.items.add(new File(["x"], name));
+        const names = ["train.npz", "latest-trained.pt2", "eval.safetensors"];
+        for (const name of names) data.items.add(new File(["x"], name));
         return data;
     }""")
     page.dispatch_event(".drop", "drop", {"dataTransfer": dropped})
     assert [row.inner_text() for row in page.locator(".file").all()] == [
-        "net.pt2, 1 B",
+        "latest-trained.pt2, 1 B",
         "eval.safetensors, 1 B",
         "train.npz, 1 B",
     ]
+
+
+def test_a_view_whose_answers_come_late_is_not_shown_in_the_next(reader: Looking) -> None:
+    page = reader.open("/#/upload")
+    expect(page.locator(".drop")).to_be_visible()
+    held: list[Route] = []
+    page.route("**/models?limit=20", lambda route: held.append(route))
+    page.locator("nav a", has_text="Models").click()
+    page.wait_for_timeout(500)
+    page.locator("nav a", has_text="Publish").click()
+    expect(page.locator("main")).to_have_attribute("aria-busy", "false")
+    (late,) = held
+    late.fallback()
+    page.wait_for_timeout(500)
+    expect(page.locator(".drop")).to_be_visible()
+    expect(page.locator(".list")).to_have_count(0)
+
+
+def test_a_description_that_did_not_come_is_asked_for_again(reader: Looking) -> None:
+    failures = iter([{"title": "The service does not answer", "status": 503, "detail": "For a moment."}])
+
+    def fail_once(route: Route) -> None:
+        if (problem := next(failures, None)) is None:
+            route.fallback()
+        else:
+            route.fulfill(status=503, json=problem)
+
+    reader.context.route(re.compile(r"/models/m[0-9a-f]{24}$"), fail_once)
+    page = reader.open()
+    expect(page.locator(".result .problem")).to_contain_text("For a moment.")
+    page.get_by_label("Room for the file").fill("60 kB")
+    expect(page.locator(".option.primary")).to_be_visible()
 
 
 def test_nothing_that_a_publisher_says_becomes_markup(reader: Looking) -> None:

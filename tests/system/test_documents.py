@@ -65,7 +65,7 @@ def test_every_block_has_a_test():
         found = blocks(name)
         assert not found or name in RUN_HERE or name in ELSEWHERE, name
         for tests in ELSEWHERE.get(name, ()):
-            assert name.rpartition("/")[2] in (ROOT / tests).read_text() or "README" in (ROOT / tests).read_text()
+            assert name.rpartition("/")[2] in (ROOT / tests).read_text()
         for language, code in found:
             for target in apart(name, language, code):
                 assert f"\n{target}: " in (ROOT / "Makefile").read_text()

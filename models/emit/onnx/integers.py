@@ -18,8 +18,6 @@ from rightrank.models.emit.encoding.w8a8 import W8A8
 from rightrank.models.emit.onnx.model import INSIDE, Integer, Place
 from rightrank.models.quantise.activations import Grid, even
 
-# The power of a basis's magnitude that it is divided by.
-EVENED = 1.0
 # The most of a bias's level, well within 32 bits, so that sums have room.
 MOST = 2.0**30
 
@@ -40,14 +38,13 @@ def layer(
     numbers = {side: np.ascontiguousarray(array).view(np.float32) for side, array in factors.items()}
     if bases is not None:
         reach = np.maximum(bases.astype(np.float64), np.finfo(np.float32).tiny)
-        shares = reach**EVENED
-        inside = even(float((reach / shares).max()))
+        inside = even(1.0)
         found |= places(weight, INSIDE, inside)
         steps = [inside.scale] * len(calls)
         first, last = numbers
-        by = shares.reshape(-1, *(1,) * (numbers[first].ndim - 1))
+        by = reach.reshape(-1, *(1,) * (numbers[first].ndim - 1))
         numbers[first] = (numbers[first] / by).astype(np.float32)
-        by = shares.reshape(1, -1, *(1,) * (numbers[last].ndim - 2))
+        by = reach.reshape(1, -1, *(1,) * (numbers[last].ndim - 2))
         numbers[last] = (numbers[last] * by).astype(np.float32)
     *_, last = numbers
     least = np.zeros(len(numbers[last]), dtype=np.float32)

@@ -13,8 +13,11 @@ import {formatName} from "./model.js";
 const SETTLE = 250;
 const known = new Map();
 
-/** A description, asked for once. */
-const described = id => known.get(id) ?? known.set(id, get(modelAt(id))).get(id);
+/** A description, asked for once, and again where there was no answer. */
+function described(id) {
+  if (!known.has(id)) known.set(id, get(modelAt(id)).catch(error => { known.delete(id); throw error; }));
+  return known.get(id);
+}
 
 /** The form, over models as the list has them. */
 export function device(models) {
@@ -51,8 +54,9 @@ export function device(models) {
     const mine = ++turn;
     const limits = {max_bytes: number(room, read), max_macs: number(work, read)};
     const least = number(reach, text => (text.trim() ? Number(text.replace(/\s*%$/, "")) / (text.includes("%") ? 100 : 1) : null));
-    if ([...Object.values(limits), least].some(Number.isNaN)) return result.replaceChildren(make("p", {class: "note"}, "One of these is no number. A size is written as 60000, 60 kB or 1.5 MiB."));
-    result.setAttribute("aria-busy", "true");
+    const wrong = [...Object.values(limits), least].some(Number.isNaN);
+    result.setAttribute("aria-busy", String(!wrong));
+    if (wrong) return result.replaceChildren(make("p", {class: "note"}, "One of these is no number. A size is written as 60000, 60 kB or 1.5 MiB."));
     try {
       const about = await described(model.value);
       if (mine !== turn) return;

@@ -9,7 +9,7 @@ export async function ready(url, place) {
   let shown = null;
   for (;;) {
     const answer = await head(url);
-    if (answer.status === 200) return answer.headers;
+    if (answer.status !== 202) return answer.headers;
     const operation = answer.headers.get("Location").replace(/^.*\/operations\//, "");
     shown ||= panel(await get(`/operations/${operation}`), "This size is being made and measured");
     if (!shown.place.isConnected) place.replaceChildren(shown.place);

@@ -2,7 +2,6 @@
 
 import {make} from "./dom.js";
 import {bytes, lost, percent, short, value, whole} from "./numbers.js";
-import {Measure} from "./points.js";
 import {fileName, ready, save} from "./download.js";
 import {told} from "./problem.js";
 
@@ -12,9 +11,6 @@ export function pointOf(size, measure) {
   return {...size, method: size.made?.method ?? null, accuracy: found?.value ?? null, loss: measure.loss(found?.value),
     low: found?.low, high: found?.high, n: found?.n, changed: found?.changed, worst: found?.worst};
 }
-
-/** The measure of a model by its description alone. */
-export const measureOf = (baseline, curve) => new Measure(curve ?? {baseline});
 
 function stat(term, figure, more) {
   return make("div", {class: "stat"}, make("dt", {}, term), make("dd", {}, make("span", {class: "figure"}, figure), more && make("small", {}, more)));

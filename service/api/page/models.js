@@ -31,7 +31,7 @@ export function models(first) {
       body.replaceChildren();
       add(page);
     } catch (error) {
-      body.replaceChildren(told(error));
+      if (mine === turn) body.replaceChildren(told(error));
     }
   }
   search.addEventListener("input", () => { clearTimeout(timer); timer = setTimeout(() => load(true), SETTLE); });

@@ -12,7 +12,7 @@ export function shown(problem) {
     kind && make("p", {class: "quiet"}, make("a", {href: `/problems/${kind[1]}`}, kind[1]), problem.status ? ` · ${problem.status}` : ""));
 }
 
-/** The same of anything that was thrown; what is no problem of the service is thrown on. */
+/** The same of anything that was thrown; what is no problem of the service is told to the console too. */
 export function told(error) {
   if (error instanceof Trouble) return shown(error.problem);
   if (error.name !== "AbortError") console.error(error);

@@ -4,7 +4,8 @@ import {best} from "./points.js";
 
 const fits = (size, limits) =>
   (limits.max_bytes === null || size.bytes <= limits.max_bytes) && (limits.max_macs === null || size.macs <= limits.max_macs);
-
+// Precisions of which only measuring tells what they lose.
+const COARSE = ["int8", "w8a8", "auto"];
 
 /**
  * Of measured `points`, and of `plans` (for each precision the largest size within the limits), the one to take; the
@@ -32,5 +33,5 @@ export function recommend(points, plans, limits, grain, reach = null) {
 /** Of what was never measured: the whole network if it fits, in bits that lose next to nothing; else ranks and bits mixed. */
 function likely(plans) {
   const named = (name, whole) => plans.find(plan => plan.precision === name && (!whole || plan.whole));
-  return plans.find(plan => plan.whole && !["int8", "auto"].includes(plan.precision)) ?? named("int8", true) ?? named("auto") ?? named("int8") ?? plans[0] ?? null;
+  return plans.find(plan => plan.whole && !COARSE.includes(plan.precision)) ?? named("int8", true) ?? named("auto") ?? named("int8") ?? plans[0] ?? null;
 }

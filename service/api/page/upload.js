@@ -14,10 +14,12 @@ const ROLES = [
 ];
 const EFFORTS = {cut: "cut: prefixes are copied", refit: "refit: each size is fitted to the original", tune: "tune: one training for all sizes", polish: "polish: and one for each size"};
 
-/** Which role a dropped file has, by its name. */
+/** Which role a dropped file has, by its name: how that ends says more than the words in it. */
 function role(name, free) {
-  const rules = [["evaluation", /eval|test|valid/i], ["calibration", /calib|train/i], ["checkpoint", /\.(pt2|pt|pth|ckpt)$/i]];
-  return rules.find(([role, rule]) => free.includes(role) && rule.test(name))?.[0] ?? free[0];
+  if (/\.(pt2|pt|pth|ckpt)$/i.test(name)) return "checkpoint";
+  const data = /\.npz$/i.test(name), left = free.filter(role => !data || role !== "checkpoint");
+  const rules = [["evaluation", /eval|test|valid/i], ["calibration", /calib|train/i]];
+  return rules.find(([role, rule]) => left.includes(role) && rule.test(name))?.[0] ?? left[0] ?? (data ? "evaluation" : "checkpoint");
 }
 
 export async function uploadView(place) {
@@ -68,7 +70,7 @@ export async function uploadView(place) {
     event.preventDefault();
     for (const file of event.dataTransfer.files) {
       const free = ROLES.map(([name]) => name).filter(name => !files[name]);
-      take(role(file.name, free.length ? free : ["checkpoint"]), file);
+      take(role(file.name, free), file);
     }
     announce(`Chosen: ${Object.entries(files).map(([name, file]) => `${name} ${file.name}`).join(", ")}`);
   });

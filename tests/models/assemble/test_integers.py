@@ -2,10 +2,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from rightrank.models import checkpoint
 from rightrank.models.assemble import build as assemble
 from rightrank.models.assemble import computable, integers
 from rightrank.models.emit import formats
@@ -129,6 +131,20 @@ def test_calibration_inputs_are_all_that_it_wants(tmp_path: Path) -> None:
     assert Template.open(tmp_path / "master").integers is not None
     looked = [said for said in told if said[0] == "ranges" and said[3] == "samples"]
     assert looked and looked[-1][1] == looked[-1][2]
+
+
+def test_a_program_for_more_samples_than_a_size_is_looked_at_with_has_ranges(tmp_path: Path) -> None:
+    batch = integers.AT_KNOTS + 8
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(24, 32), nn.ReLU(), nn.Linear(32, 16)).eval()
+    torch.export.save(torch.export.export(network, (torch.randn(batch, 24),)), tmp_path / "fixed.pt2")
+    assemble.build(checkpoint.read(tmp_path / "fixed.pt2"), tmp_path / "master", criterion="c1c2", mixed=False)
+    inputs = Samples(((torch.randn(2 * batch, 24),),), (True,), batch)
+    integers.save(tmp_path / "master", inputs, silent, float("inf"))
+    found, ranges = Template.open(tmp_path / "master").integers, Master.open(tmp_path / "master").ranges
+    assert found is not None and len(found.layers) == 2 and ranges is not None
+    reached = ranges.array(f"inside/{found.layers[0]}", 4).view(np.float32)
+    assert len(reached) == len(found.knots) > 2 and (reached > 0).all()
 
 
 def test_values_are_rounded_where_levels_are_read(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ def test_a_grid_from_zero_does_not_exceed_its_end() -> None:
 
 
 def test_values_that_are_all_zero_or_none_have_a_grid() -> None:
-    assert grid(0.0, 0.0) == even(0.0) == Grid(np.float32(1), even(0.0).zero) or grid(0.0, 0.0).scale == 1
+    assert grid(0.0, 0.0) == Grid(np.float32(1), np.uint8(0)) and even(0.0) == Grid(np.float32(1), np.uint8(128))
     assert grid(0.0, 1e-44).scale > 0 and even(1e-44).scale > 0 and even(2.54).scale == np.float32(0.02)
 
 

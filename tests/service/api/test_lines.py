@@ -70,7 +70,7 @@ def test_a_fetch_says_which_file_went_to_whom(guarded: Running, log: Log) -> Non
     first = log.take("fetch")[-1]
     assert whole.headers["X-Request-Id"] == first["request"] == "from-the-proxy.1"
     assert (first["status"], first["bytes"], first["key"]) == (200, len(whole.content), "ann")
-    assert (first["model"], first["plan"]) == (record.plan and whole.headers["RightRank-Model"], record.plan.digest)
+    assert (first["model"], first["plan"]) == (whole.headers["RightRank-Model"], record.plan.digest)
     assert (first["format"], first["asked"]) == ("torchscript", f"max_params={record.plan.params}")
     assert first["ms"] > 0 and "broken" not in first and "client" not in first
 
@@ -97,6 +97,19 @@ def test_who_has_no_key_is_told_of_and_no_secret_is(guarded: Running, log: Log) 
     assert unknown["client"] == "127.0.0.1" and "key" not in unknown
     assert (refused["event"], refused["status"], refused["key"]) == ("delete", 403, "ann")
     assert "secret" not in json.dumps([unknown, refused])
+
+
+def test_what_nobody_foresaw_has_a_line_and_an_answer_of_one_name(
+    guarded: Running, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise RuntimeError("a secret")
+
+    monkeypatch.setattr(guarded.parts.catalogue, "names", fail)
+    answer = guarded.client.get("/models", headers=bearer("ann"))
+    (line,) = log.take("request")
+    assert answer.status_code == line["status"] == 500 and line["request"] == answer.headers["X-Request-Id"]
+    assert (line["problem"], line["detail"]) == ("internal", answer.json()["detail"]) and "secret" not in line["detail"]
 
 
 def test_each_change_says_what_it_changed(guarded: Running, log: Log) -> None:

@@ -6,6 +6,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from rightrank.service.jobs.engine import QUEUES
 from rightrank.service.problems import Problem, describe
 from rightrank.service.registry.layout import failure_key
@@ -93,7 +95,7 @@ def test_a_size_under_way_is_told_by_its_file(stocked: Settings) -> None:
         assert (listed["bytes"], listed["format"], listed["names"]) == (planned["bytes"], "pt2", ["demo"])
 
 
-def test_an_upload_that_was_given_up_is_listed_until_it_is_gone(web: Running) -> None:
+def test_an_upload_that_was_given_up_is_listed_until_it_is_gone(web: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     id = web.client.post("/models", files={"checkpoint": ("a.pt2", b"anything")}).json()["id"]
     parts = web.parts
     attempt = parts.engine.take(QUEUES, rest=0)
@@ -103,6 +105,12 @@ def test_an_upload_that_was_given_up_is_listed_until_it_is_gone(web: Running) ->
     assert parts.engine.fail(attempt, error)
     (listed,) = web.client.get("/operations").json()["operations"]
     assert (listed["id"], listed["state"], listed["error"]["detail"]) == (f"ingest-{id}", "failed", "It kept failing.")
+
+    def again(prefix: str) -> None:
+        raise AssertionError(f"all of {prefix} is listed again, and a page asks every few moments")
+
+    monkeypatch.setattr(parts.store, "sizes", again)
+    assert web.client.get("/operations").json()["operations"] == [listed]
     web.client.delete(f"/models/{id}")
     assert web.client.get("/operations").json() == {"operations": []}
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import typer.main
 
+from rightrank.models.checkpoint.limits import FILES
 from rightrank.models.emit.formats import FORMATS
 from rightrank.service import cli
 from rightrank.service.api import ask, uploads
@@ -32,7 +33,7 @@ def test_every_flag_is_one_of_the_commands_and_every_field_and_option_of_the_api
     commands = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
     there = {option for name in ("push", "pull") for parameter in commands[name].params for option in parameter.opts}
     assert {f"--{flag.replace('_', '-')}" for flag in flags.FLAGS} | {"--option"} <= there
-    assert (uploads.FIELDS | uploads.FILES) - {"checkpoint", "options"} <= flags.FLAGS
+    assert {*uploads.FIELDS, *FILES} - {"checkpoint", "options"} <= flags.FLAGS
     # `metric` is an option of an upload; of a size no problem names it so.
     assert set(ask.KNOWN) <= flags.FLAGS | {"metric"}
     assert flags.SUFFIXES.items() >= {name: versions[-1].suffix for name, versions in FORMATS.items()}.items()

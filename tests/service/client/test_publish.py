@@ -101,6 +101,9 @@ def test_what_does_not_go_is_said_before_anything_is_sent() -> None:
         rightrank.push(net, (x, gate), calibration=(x, gate))
     with pytest.raises(DataError, match="no evaluation data"):
         rightrank.push(net, (x, gate), evaluation=[])
+    nothing: DataLoader[Tensor] = DataLoader([], batch_size=None)
+    with pytest.raises(DataError, match="no calibration data"):
+        rightrank.push(net, (x, gate), calibration=nothing)
     with pytest.raises(DataError, match="is no array"):
         rightrank.push(net, (x, gate), calibration=np.array(["a"]))
     with pytest.raises(ExportError):

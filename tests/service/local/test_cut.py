@@ -146,6 +146,35 @@ def test_a_folder_that_is_no_master_is_neither_read_nor_filled(files: Files, tmp
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
 
 
+def test_what_is_not_a_whole_master_is_told_of(master: Path, tmp_path: Path) -> None:
+    (tmp_path / "page").mkdir()
+    for text in ('{"name": "a page", "icons": []}', "[]", "{", '{"id": "m", "files": {"a": 1}}'):
+        (tmp_path / "page" / kept.MANIFEST).write_text(text)
+        answer = refusal(run("cut", tmp_path / "page", "--budget", 0.5, "-o", tmp_path / "a.pt", "--json"))
+        assert answer["type"] == "/problems/model-not-found" and "is no master's manifest" in answer["detail"]
+    torn = Path(shutil.copytree(master, tmp_path / "torn"))
+    (torn / "plans.npz").write_bytes((torn / "plans.npz").read_bytes()[:100])
+    answer = refusal(run("cut", torn, "--budget", 0.5, "-o", tmp_path / "a.pt", "--json"))
+    assert "is not whole: plans.npz" in answer["detail"] and not (tmp_path / "a.pt").exists()
+
+
+def test_a_folder_in_the_files_place_is_told_of_before_any_work(
+    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cut, "build", lambda *_: pytest.fail("it was made"))
+    result = run("cut", files.checkpoint, "--budget", 0.5, "-o", tmp_path)
+    assert result.exit_code == 1 and "is a folder. Name a file with -o." in " ".join(result.stderr.split())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_is_called_as_the_folder_of_its_master(
+    master: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(shutil.copytree(master, tmp_path / "net"))
+    assert run("cut", ".", "--budget", 0.5).exit_code == 0
+    assert (tmp_path / "net" / "net.pt").read_bytes() == (master.parent / "half.pt").read_bytes()
+
+
 def test_a_masters_data_and_options_are_those_that_it_was_made_with(master: Path) -> None:
     result = run("cut", master, "--budget", 0.5, "--effort", "refit")
     # Told in a box, in which the path says where lines end.
