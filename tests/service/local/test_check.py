@@ -13,6 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from rightrank.models import architectures
+from rightrank.models.checkpoint import readers
+from rightrank.models.checkpoint.readers import Readers
 from rightrank.service.client.flags import spoken
 from tests.service.conftest import Files, Running
 from tests.service.local.test_cut import refusal, run, said
@@ -37,7 +39,11 @@ def test_what_is_said_of_a_model_is_what_the_service_says(
     assert {each["format"]: each["precisions"] for each in found["formats"]}.items() >= formats.items()
 
 
-def test_people_are_told_the_sizes_and_what_stays(tmp_path: Path) -> None:
+def test_people_are_told_the_sizes_and_what_stays(
+    tmp_path: Path, borrowed: type[Readers], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readers, "Readers", borrowed)  # and here by readers of the command's own
+
     class Words(nn.Module):
         def __init__(self) -> None:
             super().__init__()
