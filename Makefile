@@ -30,7 +30,7 @@ help:
 	@echo "make test-onnx  every ONNX file of the tests, run by the least onnxruntime that docs/onnx.md names and by OpenVINO;"
 	@echo "              minutes; installs each into build/"
 	@echo "make test-cpp  the C++ of docs/fetch.md, compiled with torch's own LibTorch and run; a minute; needs g++"
-	@echo "make test-page  the page at / in a browser, from an upload to a file that runs; five minutes; needs Debian's Chromium"
+	@echo "make test-page  the page at / in a browser, from an upload to a file that runs; five minutes; needs g++, Debian's Chromium"
 	@echo "              (apt-get install chromium) and npm; installs Playwright, axe-core and a torch into build/page"
 	@echo "make hostile  a thousand damaged files, read in confinement; minutes"
 	@echo "make verify   a running service's answers, checked from outside with curl and torch alone"

@@ -11,27 +11,34 @@ import rightrank
 from tests.system import networks
 from tests.system.processes import ROOT
 
+SECTION = (ROOT / "docs" / "fetch.md").read_text().partition("## C++ with LibTorch\n")[2]
+
+
+def lines():
+    """What a shell compiles run.cpp by, and runs it."""
+    (found,) = re.findall(r"```sh\n(.*?)```", SECTION, re.DOTALL)
+    return found.strip()
+
+
+def shell(code, folder):
+    """What became of these lines in `folder`, where `python` is this one."""
+    path = f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}"
+    given = {**os.environ, "PATH": path}
+    return subprocess.run(["sh", "-euc", code], cwd=folder, env=given, capture_output=True, text=True)
+
 
 def test_a_file_runs_in_c_plus_plus(tmp_path):
     networks.digits(tmp_path)
     master = rightrank.build(rightrank.read(tmp_path / "net.pt2"), tmp_path / "master")
-    section = (ROOT / "docs" / "fetch.md").read_text().partition("## C++ with LibTorch\n")[2]
-    (code,) = re.findall(r"```cpp\n(.*?)```", section, re.DOTALL)
+    (code,) = re.findall(r"```cpp\n(.*?)```", SECTION, re.DOTALL)
     (tmp_path / "run.cpp").write_text(code)
-    (lines,) = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
-    *compiling, running = lines.strip().splitlines()
+    *compiling, running = lines().splitlines()
     assert running == "./run net.pt 1 64"
-    path = f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}"
-
-    def shell(code):
-        given = {**os.environ, "PATH": path}
-        return subprocess.run(["sh", "-euc", code], cwd=tmp_path, env=given, capture_output=True, text=True)
-
-    compiled = shell("\n".join(compiling))
+    compiled = shell("\n".join(compiling), tmp_path)
     assert compiled.returncode == 0, compiled.stderr
     for budget, precision in ((1.0, "float32"), (0.5, "float32"), (0.5, "int8"), (0.2, "auto")):
         rightrank.write(master, rightrank.plan(master, budget=budget, precision=precision), tmp_path / "net.pt")
-        done = shell(running.replace("1 64", "2 1 8 8"))
+        done = shell(running.replace("1 64", "2 1 8 8"), tmp_path)
         assert done.returncode == 0, done.stderr
         found = [float(each) for each in re.findall(r"-?[0-9.]+(?:e-?[0-9]+)?(?= |$)", done.stdout, re.MULTILINE)]
         with torch.inference_mode():

@@ -1,6 +1,6 @@
 """The page in a browser: what a publisher and the owner of a device do on it, from the first click to a file that runs.
 
-Needs Debian's Chromium (apt-get install chromium), Playwright and axe-core, so `make test-page` runs it in an
+Needs Debian's Chromium (apt-get install chromium), g++, Playwright and axe-core, so `make test-page` runs it in an
 environment apart.
 """
 
@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 
 from rightrank.models.progress import silent
 from rightrank.service.run import demo
+from tests.cpp import printed
 from tests.page.browser import DESKTOP, PATIENCE, PHONE, Looking, chromium, looking, publish, service
 from tests.service.api.test_auth import line
 
@@ -232,6 +233,13 @@ def test_the_lines_fetch_and_run_it(reader: Looking, tmp_path: Path, format: str
         assert done.returncode == 0, done.stderr
     (path,) = tmp_path.iterdir()
     assert figure(page, "File") == f"{path.stat().st_size:,} B"
+    if format == "torchscript":
+        page.get_by_role("tab", name="C++", exact=True).click()
+        (tmp_path / "run.cpp").write_text(page.get_by_role("tabpanel").locator("code").inner_text())
+        *compiling, _ = printed.lines().splitlines()
+        for each in ("\n".join(compiling), "./run"):
+            done = printed.shell(each, tmp_path)
+            assert done.returncode == 0, done.stderr
 
 
 def test_an_axis_may_be_parameters_or_multiplications(reader: Looking) -> None:
