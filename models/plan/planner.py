@@ -268,12 +268,15 @@ class Planner:
         return ("bytes",) if self.output.coded and of == "params" else BUDGETED[of]
 
     def find(self, digest: str) -> Plan | None:
-        """The plan with this digest. Looks at every plan, which takes a moment where there are many."""
-        for path in dict.fromkeys((self._path, self._path_by_macs)):
-            for count in range(len(path)):
-                if (plan := self._at(count, path)).digest == digest:
-                    return plan
-        return None
+        """The plan with this digest. The first time it looks at every plan, which takes a moment of many."""
+        place = self._places.get(digest)
+        return None if place is None else self._at(*place)
+
+    @cached_property
+    def _places(self) -> Mapping[str, tuple[int, PlanPath | MixedPath]]:
+        """By its digest where each plan lies; on both paths, on the first."""
+        paths = dict.fromkeys((self._path_by_macs, self._path))
+        return {self._at(count, path).digest: (count, path) for path in paths for count in range(len(path))}
 
     def least(self, of: Of = "params") -> float:
         """The smallest budget that can be met, rounded up to six digits."""

@@ -95,8 +95,8 @@ class Model:
         return named if precision == self.precision_in(format) else {**named, "precision": precision}
 
     def find(self, digest: str) -> Plan | None:
-        """The plan with this digest of any format and precision that files can have here. Looks at every plan, which
-        takes a moment where there are many."""
+        """The plan with this digest of any format and precision that files can have here. The first time it looks at
+        every plan, which takes a moment where there are many."""
         for format in FORMATS:
             with suppress(FormatError, Problem):
                 for precision in self.precisions_in(format):

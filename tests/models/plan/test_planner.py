@@ -328,6 +328,19 @@ def test_every_plan_has_a_digest_of_its_own(any_planner: Planner) -> None:
     assert len({any_planner._at(count).digest for count in range(len(any_planner))}) == len(any_planner)
 
 
+def test_a_plan_of_either_path_is_found_by_its_digest_and_looking_again_looks_at_no_plan(
+    two_paths: Planner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans = [
+        two_paths.plan(0.4),
+        two_paths.plan(max_macs=int(0.4 * two_paths.template.original.macs)),
+        two_paths.plan(1),
+    ]
+    assert [two_paths.find(plan.digest) for plan in plans] == plans
+    monkeypatch.setattr(Planner, "_at", lambda *_: pytest.fail("it looked at a plan"))
+    assert two_paths.find("0" * 32) is None
+
+
 def test_the_digest_of_a_cut_or_of_the_original_is_that_of_its_ranks(any_planner: Planner) -> None:
     for plan in (any_planner.plan(1.0), any_planner.smallest):
         assert plan.digest == hashlib.sha256(json.dumps(plan.ranks).encode()).hexdigest()[:32]
