@@ -106,8 +106,9 @@ class Folder:
 
 def takes_gzip(accepted: list[str]) -> bool:
     """Whether a client takes gzip (RFC 9110, 12.5.3)."""
+    found: dict[str, bool] = {}
     for each in ",".join(accepted).split(","):
         coding, _, weight = each.partition(";")
-        if coding.strip().lower() in ("gzip", "*"):
-            return weight.replace(" ", "").lower() not in ("q=0", "q=0.0", "q=0.00", "q=0.000")
-    return False
+        refused = weight.replace(" ", "").lower() in ("q=0", "q=0.0", "q=0.00", "q=0.000")
+        found[coding.strip().lower()] = not refused
+    return found.get("gzip", found.get("*", False))

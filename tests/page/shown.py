@@ -366,10 +366,26 @@ def test_a_view_whose_answers_come_late_is_not_shown_in_the_next(reader: Looking
     page.locator("nav a", has_text="Publish").click()
     expect(page.locator("main")).to_have_attribute("aria-busy", "false")
     (late,) = held
-    late.fallback()
+    with page.expect_response("**/models?limit=20"):
+        late.fallback()
     page.wait_for_timeout(500)
     expect(page.locator(".drop")).to_be_visible()
     expect(page.locator(".list")).to_have_count(0)
+
+
+def test_a_model_that_comes_late_does_not_name_the_next_view(reader: Looking) -> None:
+    page = reader.open("/#/upload")
+    held: list[Route] = []
+    page.route("**/models/digits", lambda route: held.append(route))
+    page.evaluate("location.hash = '#/model/digits'")
+    page.wait_for_timeout(500)
+    page.evaluate("location.hash = '#/upload'")
+    expect(page).to_have_title("Publish – RightRank")
+    (late,) = held
+    with page.expect_response("**/models/digits"):
+        late.fallback()
+    page.wait_for_timeout(500)
+    expect(page).to_have_title("Publish – RightRank")
 
 
 def test_a_description_that_did_not_come_is_asked_for_again(reader: Looking) -> None:

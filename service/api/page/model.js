@@ -19,7 +19,7 @@ export const formatName = format => FORMATS[format] ?? format;
 export async function modelView(place, reference, wanted, remember) {
   const model = await get(modelAt(reference));
   const title = model.names.at(-1) ?? model.id;
-  document.title = `${title} – RightRank`;
+  if (place.isConnected) document.title = `${title} – RightRank`;
   place.replaceChildren(head(model, title), card(model.card) ?? "");
   aliases(model, place.querySelector(".aliases"));
   const offered = model.formats.filter(each => each.precisions.length);

@@ -92,7 +92,16 @@ def test_another_versions_files_are_not_there(web: httpx.Client) -> None:
 
 @pytest.mark.parametrize(
     ("accepted", "takes"),
-    [([], False), (["gzip"], True), (["br, gzip;q=0.5"], True), (["gzip;q=0"], False), (["*"], True), (["br"], False)],
+    [
+        ([], False),
+        (["gzip"], True),
+        (["br, gzip;q=0.5"], True),
+        (["gzip;q=0"], False),
+        (["*"], True),
+        (["br"], False),
+        (["*;q=0, gzip"], True),
+        (["*, gzip;q=0"], False),
+    ],
 )
 def test_who_takes_gzip(accepted: list[str], takes: bool) -> None:
     assert takes_gzip(accepted) is takes
