@@ -12,8 +12,8 @@ SERVES := .venv/.serves-$(RIGHTRANK_TORCH)
 OTHERS_GONE = rm -f $(filter-out %-$(RIGHTRANK_TORCH),$(wildcard .venv/.installed-* .venv/.serves-*))
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-lowest test-api test-executorch test-onnx test-cpp test-page page-pictures test-faults hostile \
-	verify bench bench-compression bench-cifar bench-bytes bench-formats bench-guarantee bench-learning bench-sparsity \
+.PHONY: help install run test test-lowest test-api test-executorch test-onnx test-cpp test-page page-pictures \
+	test-faults hostile verify bench bench-compression bench-cifar bench-bytes bench-formats bench-guarantee bench-learning bench-sparsity \
 	bench-latency bench-cost bench-engine bench-coverage bench-tasks bench-layers bench-kinds bench-architectures chaos \
 	clean
 
