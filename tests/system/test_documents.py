@@ -6,6 +6,7 @@ import os
 import re
 import runpy
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -156,14 +157,17 @@ def serving(folder, command, port, **environment):
     path = f"{folder / 'bin'}{os.pathsep}{ENVIRONMENT['PATH']}"
     given = {**ENVIRONMENT, "PYTHONPATH": str(ROOT), "PORT": str(port), **environment, "PATH": path}
     with (folder / "log").open("a") as log:
-        process = subprocess.Popen(["sh", "-euc", command], cwd=folder, env=given, stdout=log, stderr=log)
+        # A shell that is ended leaves what it has started.
+        lines = f"{command} & echo $! > served; wait"
+        process = subprocess.Popen(["sh", "-euc", lines], cwd=folder, env=given, stdout=log, stderr=log)
     try:
         with Client(f"http://127.0.0.1:{port}") as client:
             until(lambda: process.poll() is not None or client.ready(), "readiness")
         assert process.poll() is None, (folder / "log").read_text()
         yield
     finally:
-        process.terminate()
+        if process.poll() is None:
+            os.kill(int((folder / "served").read_text()), signal.SIGTERM)
         process.wait(60)
 
 
