@@ -116,11 +116,6 @@ class Readers:
         except OSError as error:
             log.warning("No reader could be started ahead: %s", error)
 
-    @property
-    def leader(self) -> int | None:
-        """The id of the process that makes the readers, and of its group: None where none has been started."""
-        return None if self._server is None else self._server.pid
-
     def ask(self, request: Mapping[str, Any], seconds: float) -> tuple[int | None, bytes]:
         """Has a reader do what is requested, with a scratch folder of its own, of which nothing is left afterwards.
 

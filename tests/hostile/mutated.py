@@ -110,7 +110,8 @@ def run(count: int, seed: int = 0) -> Found:
         while first < count:
             out = Path(places["out"]) / str(first)
             own.make_ready()
-            server = own.leader
+            assert own._server is not None
+            server = own._server.pid
             try:
                 sandbox.prepare(uploads, out, architecture={"first": first}, limits=LIMITS, readers=own)
             except RightRankError as error:

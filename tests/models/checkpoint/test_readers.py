@@ -94,6 +94,8 @@ def test_each_upload_has_a_reader_of_its_own_that_knows_nothing_of_the_others(re
     read = [found(readers, tmp_path / name) for name in "abc"]
     assert {(parent, left) for _, parent, left in read} == {(made_by.pid, "[] 1")}
     assert len({pid for pid, _, _ in read}) == 3 and all(ended(pid) for pid, _, _ in read)
+    # Of the readers nothing is left, and of what made them its own scratch folder.
+    assert len(os.listdir(tmp_path / "work")) == 1
     readers.close()
     assert ended(made_by.pid) and os.listdir(tmp_path / "work") == []
 
