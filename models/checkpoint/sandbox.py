@@ -84,8 +84,8 @@ def prepare(
     }
     code, answer = readers.ask(request, limits.seconds + _START_SECONDS)
     held = _held(code, answer)
-    if not held["seccomp"]:
-        # It may have started others.
+    if code == 0 and not held["seccomp"]:
+        # It may have started others, which end with what made it; after any other end that has been renewed.
         readers.renew()
     if required and (missing := layers.missing(held)):
         raise NotConfined(f"No upload is read here without the layers {', '.join(missing)}, which this system lacks.")
