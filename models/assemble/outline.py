@@ -1,4 +1,4 @@
-"""What can be said of a master before anything is decomposed, by shapes alone; and the network by itself."""
+"""What can be said of a master before it is made, by shapes as far as they tell; and the network by itself."""
 
 from __future__ import annotations
 
@@ -12,27 +12,40 @@ from rightrank.models.assemble.build import Prepared, whole
 from rightrank.models.assemble.plans import rate, rule_of, save_plans
 from rightrank.models.assemble.values import values
 from rightrank.models.emit.precision import mixable
+from rightrank.models.factor.decompose import decompose
 from rightrank.models.factor.forms import FORMS
 from rightrank.models.factor.layer import Layer
 from rightrank.models.master import entries
 from rightrank.models.program.program import Program
+from rightrank.models.progress import Progress, silent
 
 
-def outline(ready: Prepared, out: Path) -> None:
-    """Writes to `out` what a planner reads of a master, with each layer in the form in which it can get smallest, and
-    all of its bases worth alike.
+def outline(ready: Prepared, out: Path, progress: Progress = silent) -> list[str]:
+    """Writes to `out` what a planner reads of a master, with all bases worth alike, and gives the layers whose form is
+    not the master's for sure.
 
-    What the planner says of the whole network holds, and of the smallest size that there is none smaller, files to some
-    bytes of their text: which forms suit the numbers best is known once they are decomposed.
+    Where those that a layer can take are compared by an SVD of its weight, they are here. Where calibration inputs have
+    a say they are not: then the layer has the form in which it can get smallest, the planner's smallest size is one
+    that there is none smaller than, and files are as large as it says to some bytes of their text.
     """
-    template, rule = ready.template, rule_of(ready.criterion)
-    layers = tuple(_smallest(layer) if layer.decomposed and rule.any_form else layer for layer in template.layers)
+    template, rule, tensors = ready.template, rule_of(ready.criterion), ready.program.tensors
+    several = [layer for layer in template.decomposed if rule.any_form and {*layer.suits} - {layer.form.name}]
+    formed: dict[str, Layer] = {}
+    for layer in several:
+        progress("decompose", len(formed), len(several), "layers")
+        if rule.metric == "svd":
+            formed[layer.name] = decompose(layer, tensors[layer.weight], None, FORMS)[0]
+        else:
+            formed[layer.name] = _smallest(layer)
+    progress("decompose", len(several), len(several), "layers")
+    layers = tuple(formed.get(layer.name, layer) for layer in template.layers)
     laws = values(ready.program, layers)
     template = replace(template, layers=layers, values=laws, rounded=mixable(template))
     out.mkdir(parents=True, exist_ok=True)
     template.save(out)
     alike = [np.ones(layer.rank) for layer in template.decomposed]
     save_plans(template.decomposed, rate(template.decomposed, alike, rule), rule, out)
+    return [] if rule.metric == "svd" else [*formed]
 
 
 def alone(ready: Prepared, uploaded: Program, out: Path) -> None:

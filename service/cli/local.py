@@ -56,11 +56,14 @@ def check(
     metric: Metric = None,
     card: Card = None,
     option: Options = None,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Make it, as a service would, for what is only known then; minutes.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Say whether a service would take a trained model, and what it would make of it. Nothing is sent.
 
-    Needs rightrank[models]. Nothing is decomposed, so what is called smallest is what no size can be below.
+    Needs rightrank[models]. What is not known before it is made is named, and --exact finds it out.
     """
     options = options_given(option, effort=effort, precision=precision, metric=metric)
     said = card_given(card)
@@ -68,7 +71,7 @@ def check(
         from rightrank.service.local.check import check
         from rightrank.service.local.taken import Given
 
-        found = check(Given(checkpoint, readers, evaluation, calibration, architecture, options, said), bars)
+        found = check(Given(checkpoint, readers, evaluation, calibration, architecture, options, said), bars, exact)
     if as_json:
         out.print_json(data=found)
         return

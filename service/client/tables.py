@@ -78,7 +78,9 @@ def summary_of(model: dict[str, Any]) -> Table:
 def checked(found: dict[str, Any]) -> Table:
     """What would become of an upload; its notes are told apart."""
     table = _rows(*_numbers(found), *_ends(found), *_layers(found))
-    table.add_row("Smallest", f"budget={found['min_budget']['params']:.4f}, or somewhat above")
+    forms, unknown = found["undecided"]["forms"], found["undecided"]["precisions"]
+    above = ", or somewhat above" if forms else ""
+    table.add_row("Smallest", f"budget={found['min_budget']['params']:.4f}{above}")
     for label, words in _precisions(found):
         table.add_row(label, words)
     for each in found["formats"][1:]:
@@ -86,6 +88,10 @@ def checked(found: dict[str, Any]) -> Table:
     measured = found["baseline"]
     if measured:
         table.add_row("Measured", f"{accuracy_of(measured['value'], measured['metric'])} on {measured['n']} samples")
+    if forms or unknown:
+        those = [f"the form of {len(forms)} layer{'s' if len(forms) > 1 else ''}"] if forms else []
+        those += [f"what there is in {' and '.join(unknown)}"] if unknown else []
+        table.add_row("Not known", f"{', '.join(those)}: --exact makes it and finds out")
     return table
 
 

@@ -25,22 +25,37 @@ TEXT = 64
 
 @pytest.mark.parametrize("criterion", [None, "sigma", "uniform"])
 @pytest.mark.parametrize("kind", [Small, Halved, Shared, Separable])
-def test_the_whole_is_told_exactly_and_nothing_is_smaller_than_the_smallest(
+def test_without_inputs_the_largest_and_the_smallest_are_told_exactly(
     kind: type[nn.Module], criterion: str | None, tmp_path: Path
 ) -> None:
     folder = source(make(kind), SHAPES[kind], tmp_path / "source")
     build(folder, tmp_path / "master", criterion=criterion)
-    outline(prepare(Program.open(folder), criterion=criterion), tmp_path / "outline")
+    assert outline(prepare(Program.open(folder), criterion=criterion), tmp_path / "outline") == []
     told, made = (Planner.open(tmp_path / name, formats.latest()) for name in ("outline", "master"))
-    assert told.largest.params == made.largest.params and told.smallest.params <= made.smallest.params
     assert set(precisions(made.template, False)) == set(precisions(told.template, False))
+    assert {layer.form.name for layer in made.template.decomposed} != {"channel"} or kind is not Small or criterion
+    half = written_in(made.output, precisions(made.template, False)["float16"])
+    for one, other in ((told, made), (told.written_as(half), made.written_as(half))):
+        assert (one.smallest, one.largest, one.least()) == (other.smallest, other.largest, other.least())
+
+
+@pytest.mark.parametrize("kind", [Small, Halved, Shared, Separable])
+def test_where_inputs_decide_the_forms_nothing_is_smaller_than_the_smallest(
+    kind: type[nn.Module], tmp_path: Path
+) -> None:
+    inputs = torch.randn(40, *SHAPES[kind])
+    folder = source(make(kind), SHAPES[kind], tmp_path / "source", inputs)
+    build(folder, tmp_path / "master", criterion="logit")
+    open_forms = outline(prepare(Program.open(folder), Samples.of(inputs), criterion="logit"), tmp_path / "outline")
+    told, made = (Planner.open(tmp_path / name, formats.latest()) for name in ("outline", "master"))
+    forms = {layer.name: layer.form.name for layer in made.template.layers}
+    assert {layer.name for layer in told.template.layers if layer.form.name != forms[layer.name]} <= {*open_forms}
+    assert told.largest.params == made.largest.params and told.smallest.params <= made.smallest.params
     half = written_in(made.output, precisions(made.template, False)["float16"])
     for one, other in ((told, made), (told.written_as(half), made.written_as(half))):
         # Names of the layers' factors are in all files' text, and not as long in every form.
         assert abs(one.largest.bytes - other.largest.bytes) <= TEXT
         assert one.least_bytes <= other.least_bytes + TEXT
-        if criterion is not None:  # by these every layer has its first form, and all is known
-            assert (one.smallest, one.largest) == (other.smallest, other.largest)
 
 
 @pytest.mark.parametrize("kind", [Small, Halved])

@@ -16,7 +16,7 @@ from rightrank.models import architectures
 from rightrank.models.checkpoint import readers
 from rightrank.models.checkpoint.readers import Readers
 from rightrank.service.client.flags import spoken
-from tests.service.conftest import Files, Running
+from tests.service.conftest import Files, Running, exported
 from tests.service.local.test_cut import refusal, run, said
 
 MLP = '{"name": "mlp", "in_features": 6, "hidden": [4], "num_classes": 3}'
@@ -37,6 +37,50 @@ def test_what_is_said_of_a_model_is_what_the_service_says(
     assert [each for each in model["precisions"] if each["precision"] != "auto"] == list(by_name.values())
     formats = {each["format"]: each["precisions"] for each in model["formats"] if each["format"] != "executorch"}
     assert {each["format"]: each["precisions"] for each in found["formats"]}.items() >= formats.items()
+
+
+def same_as(model: dict[str, Any], found: dict[str, Any]) -> list[str]:
+    """Of what both say, the members that are not the same; sizes of files are the service's for TorchScript alone."""
+    formats = {each["format"]: (each["precisions"], each["reason"]) for each in found["formats"]}
+    other = [name for name in found if name in model and name not in ("outputs", "formats", "name")]
+    wrong = [name for name in other if found[name] != model[name]]
+    # The service has no worker for .pte; here it could not be made either, or could.
+    theirs = {each["format"]: (each["precisions"], each["reason"]) for each in model["formats"]}
+    return wrong + [name for name in formats if name != "executorch" and formats[name] != theirs[name]]
+
+
+def convolutional(folder: Path) -> Files:
+    torch.manual_seed(3)
+    stem, middle = nn.Conv2d(1, 24, 3, padding=1), nn.Conv2d(24, 32, 3, padding=1)
+    pool = nn.AdaptiveAvgPool2d(1)
+    return exported(nn.Sequential(stem, nn.ReLU(), middle, nn.ReLU(), pool, nn.Flatten(), nn.Linear(32, 10)), folder)
+
+
+def test_what_numbers_decide_is_said_as_the_service_says_it(service: Running, tmp_path: Path) -> None:
+    """Without calibration inputs at once; with them, made and thrown away."""
+    files = convolutional(tmp_path)
+    found = said(run("check", files.checkpoint, "--evaluation", files.evaluation, "--json"))
+    model = service.client.get(f"/models/{service.publish(files)}").json()
+    assert found["undecided"] == {"forms": [], "precisions": ["auto"]}
+    assert {layer["form"] for layer in found["layers"]} == {"channel", "spatial"}
+    assert same_as(model, found) == ["precisions"]
+    for one, other in zip(found["precisions"], model["precisions"], strict=True):
+        assert one == other or one == {"precision": "auto", "bytes": None, "smallest": None, "min_budget": None}
+
+    save_file({"inputs": load_file(files.evaluation)["inputs"]}, tmp_path / "calibration.safetensors")
+    flags = ["--evaluation", files.evaluation, "--calibration", tmp_path / "calibration.safetensors"]
+    open_yet = said(run("check", files.checkpoint, *flags, "--json"))["undecided"]
+    assert open_yet == {"forms": ["0", "2"], "precisions": ["auto", "w8a8"]}
+    exact = said(run("check", files.checkpoint, *flags, "--exact", "--json"))
+    roles = {"checkpoint": files.checkpoint, "evaluation": files.evaluation, "calibration": flags[-1]}
+    answer = service.push(roles).json()
+    assert service.end(answer["operation"])["error"] is None
+    model = service.client.get(f"/models/{answer['id']}").json()
+    assert exact["undecided"] == {"forms": [], "precisions": []}
+    assert same_as(model, exact) == []
+    assert "w8a8" in {each["format"]: each["precisions"] for each in exact["formats"]}["onnx"]
+    words = " ".join(run("check", files.checkpoint, *flags).stdout.split())
+    assert "or somewhat above" in words and "the form of 2 layers, what there is in auto and w8a8: --exact" in words
 
 
 def test_people_are_told_the_sizes_and_what_stays(
