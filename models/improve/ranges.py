@@ -22,7 +22,7 @@ INPUTS = 256
 def add(folder: Path, ranks: Sequence[int], improved: Path, progress: Progress) -> None:
     """Writes into the file of what a plan `ranks` of the master in `folder` has of its own the ranges that it has on
     calibration inputs kept there; nothing where none of its layers computes so. What is not finite on one of these has
-    the master's ranges (see `ranges.taken`)."""
+    the master's ranges (see `master.ranges`)."""
     master = Master.open(folder)
     template, stored, changes = master.template, master.tensors(), load_file(improved)
     if template.integers is None:

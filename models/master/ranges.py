@@ -8,6 +8,8 @@ comes to a layer depends on all ranks before it, so there is a row of either for
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -28,13 +30,34 @@ def of_bases(weight: str) -> str:
     return f"inside/{weight}"
 
 
-def taken(entry: str, knot: int, stored: TensorFile | None, changes: TensorFile | None) -> NDArray[np.float32]:
-    """An entry as a plan near a knot has it. Raises UnreadableMaster where it is nowhere."""
+def value(
+    name: str, knots: Sequence[int], stored: TensorFile | None, changes: TensorFile | None
+) -> tuple[np.float32, np.float32]:
+    """The ends between which a value lies in a plan between knots (see `Integers.around`). Raises UnreadableMaster
+    where nothing says it.
+
+    Ends are those of all the knots: to cut off what a value reaches costs more than a coarser step.
+    """
+    rows = _rows(of_value(name), knots, stored, changes)
+    return rows[:, 0].min(), rows[:, 1].max()
+
+
+def bases(
+    weight: str, knots: Sequence[int], stored: TensorFile | None, changes: TensorFile | None
+) -> NDArray[np.float32]:
+    """The same of what lies between the factors of the layer of this weight: the most of each basis, (R,)."""
+    found: NDArray[np.float32] = _rows(of_bases(weight), knots, stored, changes).max(0)
+    return found
+
+
+def _rows(
+    entry: str, knots: Sequence[int], stored: TensorFile | None, changes: TensorFile | None
+) -> NDArray[np.float32]:
+    """An entry at knots; of what a plan has of its own there is one row."""
     if changes is not None and entry in changes:
-        return changes.array(entry, 4).view(np.float32)
+        return changes.array(entry, 4).view(np.float32)[None]
     if stored is not None and entry in stored:
-        row: NDArray[np.float32] = stored.array(entry, 4).view(np.float32)[knot]
-        return row
+        return stored.array(entry, 4).view(np.float32)[[*knots]]
     raise UnreadableMaster(
         f"The model has no {entry}, without which a file of int8 arithmetic cannot be made.",
         "It is damaged: delete the model and upload it again.",

@@ -88,9 +88,10 @@ def checked(found: dict[str, Any]) -> Table:
     measured = found["baseline"]
     if measured:
         table.add_row("Measured", f"{accuracy_of(measured['value'], measured['metric'])} on {measured['n']} samples")
-    if forms or unknown:
-        those = [f"the form of {len(forms)} layer{'s' if len(forms) > 1 else ''}"] if forms else []
-        those += [f"what there is in {' and '.join(unknown)}"] if unknown else []
+    those = [f"the form of {len(forms)} layer{'s' if len(forms) > 1 else ''}"] if forms else []
+    those += [f"what there is in {' and '.join(unknown)}"] if unknown else []
+    those += ["the last bytes of the smallest files"] if found["undecided"]["smallest"] else []
+    if those:
         table.add_row("Not known", f"{', '.join(those)}: --exact makes it and finds out")
     return table
 

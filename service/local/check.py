@@ -38,8 +38,8 @@ def check(given: Given, progress: Progress, exact: bool = False) -> dict[str, An
     """What the service would say of the model that it made of an upload. With evaluation data the original is measured.
 
     `exact`: it is made, as the service makes it, and thrown away. Otherwise what would become of it is told as far as
-    shapes do (see `assemble.outline`), and `undecided` says of which layers the form is not, and of which precisions
-    that there are any, or how large.
+    shapes do (see `assemble.outline`), and `undecided` says what is not: the form of some layers, whether some precisions
+    there are or how large files are in them, and the last bytes of the smallest files, which hang on the cuts' order.
 
     Raises whatever the service would refuse the upload with.
     """
@@ -56,7 +56,7 @@ def _made(given: Given, folder: Path, progress: Progress) -> dict[str, Any]:
         **{name: fact for name, fact in model.manifest.items() if name not in NOT_SAID},
         "outputs": _outputs(Program.open(folder / "program")),
         **_sizes(model, planner, planner.mixture is not None),
-        "undecided": {"forms": [], "precisions": []},
+        "undecided": {"forms": [], "precisions": [], "smallest": False},
     }
 
 
@@ -83,7 +83,8 @@ def _outlined(given: Given, folder: Path, progress: Progress) -> dict[str, Any]:
     model = Model.open(folder / "outline", "", manifest, "")
     found = _sizes(model, planner, mixable(planner.template))
     integers = list(ARITHMETIC) if reading.calibration is not None and possible(planner.template) else []
-    undecided = {"forms": forms, "precisions": [*([MIXED] if mixable(planner.template) else []), *integers]}
+    levels = [MIXED] if mixable(planner.template) else []
+    undecided = {"forms": forms, "precisions": [*levels, *integers], "smallest": bool(planner.template.decomposed)}
     return {
         "file": str(given.checkpoint),
         **described,

@@ -106,15 +106,14 @@ class OnnxWriter:
     ) -> Iterator[tuple[bytes, NDArray[Any]]]:
         model, template = self._model, self._template
         knot = template.knot(ranks)
-        near = template.integers.nearest(template.params_at(ranks)) if model.integers and template.integers else 0
+        knots = template.integers.around(template.params_at(ranks)) if template.integers else ()
 
         def one(name: str) -> NDArray[Any]:
             (slot,) = model.slots.of(name, 0, ranks, knot)
             return taken(slot, master, changes)
 
         def on(value: str) -> Grid:
-            low, high = ranges.taken(ranges.of_value(model.grid_of(value)), near, self._ranges, changes)
-            return grid(low, high)
+            return grid(*ranges.value(model.grid_of(value), knots, self._ranges, changes))
 
         norms = folded(model.folds, one)
         for name in model.tensors:
@@ -135,7 +134,7 @@ class OnnxWriter:
                 biases = [
                     None if each.bias is None else bias if each.tensor is None else one(each.tensor) for each in calls
                 ]
-                bases = ranges.taken(ranges.of_bases(name), near, self._ranges, changes)[:rank] if rank else None
+                bases = ranges.bases(name, knots, self._ranges, changes)[:rank] if rank else None
                 parts |= integers.layer(
                     name,
                     calls,

@@ -46,7 +46,10 @@ def test_what_is_said_of_integers_is_kept_with_the_master(tmp_path: Path) -> Non
     for layer in template.decomposed:
         if layer.weight in template.integers.layers:
             assert ranges.shape(f"inside/{layer.weight}") == (knots, layer.break_even)
-    assert template.integers.nearest(1) == knots - 1 and template.integers.nearest(10**9) == 0
+    sizes = template.integers.knots
+    assert [*sizes] == sorted(sizes, reverse=True)
+    assert template.integers.around(1) == (knots - 1,) and template.integers.around(10**9) == (0,)
+    assert template.integers.around(sizes[1]) == (1,) and template.integers.around(sizes[1] - 1) == (1, 2)
 
 
 @pytest.mark.parametrize("kind", [Small, Painter, Cardinal, Attending, Recurring])

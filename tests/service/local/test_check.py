@@ -61,7 +61,7 @@ def test_what_numbers_decide_is_said_as_the_service_says_it(service: Running, tm
     files = convolutional(tmp_path)
     found = said(run("check", files.checkpoint, "--evaluation", files.evaluation, "--json"))
     model = service.client.get(f"/models/{service.publish(files)}").json()
-    assert found["undecided"] == {"forms": [], "precisions": ["auto"]}
+    assert found["undecided"] == {"forms": [], "precisions": ["auto"], "smallest": True}
     assert {layer["form"] for layer in found["layers"]} == {"channel", "spatial"}
     assert same_as(model, found) == ["precisions"]
     for one, other in zip(found["precisions"], model["precisions"], strict=True):
@@ -70,17 +70,21 @@ def test_what_numbers_decide_is_said_as_the_service_says_it(service: Running, tm
     save_file({"inputs": load_file(files.evaluation)["inputs"]}, tmp_path / "calibration.safetensors")
     flags = ["--evaluation", files.evaluation, "--calibration", tmp_path / "calibration.safetensors"]
     open_yet = said(run("check", files.checkpoint, *flags, "--json"))["undecided"]
-    assert open_yet == {"forms": ["0", "2"], "precisions": ["auto", "w8a8"]}
+    assert open_yet == {"forms": ["0", "2"], "precisions": ["auto", "w8a8"], "smallest": True}
     exact = said(run("check", files.checkpoint, *flags, "--exact", "--json"))
     roles = {"checkpoint": files.checkpoint, "evaluation": files.evaluation, "calibration": flags[-1]}
     answer = service.push(roles).json()
     assert service.end(answer["operation"])["error"] is None
     model = service.client.get(f"/models/{answer['id']}").json()
-    assert exact["undecided"] == {"forms": [], "precisions": []}
+    assert exact["undecided"] == {"forms": [], "precisions": [], "smallest": False}
     assert same_as(model, exact) == []
     assert "w8a8" in {each["format"]: each["precisions"] for each in exact["formats"]}["onnx"]
     words = " ".join(run("check", files.checkpoint, *flags).stdout.split())
-    assert "or somewhat above" in words and "the form of 2 layers, what there is in auto and w8a8: --exact" in words
+    assert (
+        "or somewhat above" in words
+        and "the form of 2 layers, what there is in auto and w8a8, the last bytes of the smallest files: --exact"
+        in words
+    )
 
 
 def test_people_are_told_the_sizes_and_what_stays(
