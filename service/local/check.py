@@ -39,7 +39,8 @@ def check(given: Given, progress: Progress, exact: bool = False) -> dict[str, An
 
     `exact`: it is made, as the service makes it, and thrown away. Otherwise what would become of it is told as far as
     shapes do (see `assemble.outline`), and `undecided` says what is not: the form of some layers, whether some precisions
-    there are or how large files are in them, and the last bytes of the smallest files, which hang on the cuts' order.
+    there are or how large files are in them, and the last bytes of the smallest files, which hang on which layer is
+    cut first.
 
     Raises whatever the service would refuse the upload with.
     """
