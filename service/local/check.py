@@ -38,9 +38,9 @@ def check(given: Given, progress: Progress, exact: bool = False) -> dict[str, An
     """What the service would say of the model that it made of an upload. With evaluation data the original is measured.
 
     `exact`: it is made, as the service makes it, and thrown away. Otherwise what would become of it is told as far as
-    shapes do (see `assemble.outline`), and `undecided` says what is not: the form of some layers, whether some precisions
-    there are or how large files are in them, and the last bytes of the smallest files, which hang on which layer is
-    cut first.
+    shapes do (see `assemble.outline`), and `undecided` says what is not: the form of some layers; whether there are
+    some precisions, or how large files are in them; and the last bytes of the smallest files, which hang on which layer
+    is cut first.
 
     Raises whatever the service would refuse the upload with.
     """
