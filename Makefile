@@ -27,7 +27,7 @@ help:
 	@echo "make test-api  requests made up from the service's description of itself, and every answer held to it; minutes;"
 	@echo "              installs schemathesis into build/api"
 	@echo "make test-executorch  .pte files made and run; minutes; installs executorch, with a torch, into build/executorch"
-	@echo "make test-onnx  every ONNX file of the tests, run by the least onnxruntime that docs/onnx.md names and by OpenVINO;"
+	@echo "make test-onnx  every ONNX file of the tests, run by the least onnxruntimes that docs/onnx.md names and by OpenVINO;"
 	@echo "              minutes; installs each into build/"
 	@echo "make test-cpp  the C++ of docs/fetch.md, compiled with torch's own LibTorch and run; a minute; needs g++"
 	@echo "make test-page  the page at / in a browser, from an upload to a file that runs; five minutes; needs g++, Debian's Chromium"
@@ -121,14 +121,15 @@ build/executorch: pyproject.toml
 	$@.partial/bin/pip install $(LATER) --quiet --editable '.[models,executorch]' 'pytest>=8.3'
 	mv $@.partial $@
 
-test-onnx: install build/onnxruntime build/openvino
+test-onnx: install build/onnxruntime build/onnxruntime-int4 build/openvino
 	rm -rf build/onnx-files
 	$(BIN)/python -m tests.onnx.kept build/onnx-files
-	build/onnxruntime/bin/python tests/onnx/read.py onnxruntime build/onnx-files
-	build/openvino/bin/python tests/onnx/read.py openvino build/onnx-files
+	build/onnxruntime/bin/python tests/onnx/read.py onnxruntime build/onnx-files/1.15
+	build/onnxruntime-int4/bin/python tests/onnx/read.py onnxruntime build/onnx-files/1.23
+	build/openvino/bin/python tests/onnx/read.py openvino build/onnx-files/1.15
 
 # Each alone, with numpy: files are to need nothing of ours.
-build/onnxruntime build/openvino: build/%: tests/onnx/%.txt
+build/onnxruntime build/onnxruntime-int4 build/openvino: build/%: tests/onnx/%.txt
 	rm -rf $@ $@.partial
 	$(PYTHON) -m venv $@.partial
 	$@.partial/bin/pip install $(LATER) --quiet --requirement $<

@@ -92,10 +92,10 @@ def plan(
 ) -> Plan:
     """The largest size within every limit given: a `budget`, which is a share of the parameters and of the file or of
     the MACs, and absolute ones. Its file is of a `format` ("torchscript", "onnx", …: `emit.formats.FORMATS`), and its
-    numbers are stored in a `precision`, "float32", "float16", "int8" or in ONNX "w8a8", by default as they are. Raises
-    BudgetError, which names the nearest that can be met, PrecisionError, which names the precisions that the network
-    can have, FormatError where the format cannot hold it or is not installed, and ValueError for what is no limit or
-    format."""
+    numbers are stored in a `precision`, "float32", "float16", "int8" or in ONNX "int4" or "w8a8", by default as they
+    are. Raises BudgetError, which names the nearest that can be met, PrecisionError, which names the precisions that
+    the network can have, FormatError where the format cannot hold it or is not installed, and ValueError for what is no
+    limit or format."""
     limits = {"budget": budget, "max_bytes": max_bytes, "max_params": max_params, "max_macs": max_macs}
     if all(limit is None for limit in limits.values()):
         raise ValueError(f"plan takes one or several of {', '.join(limits)}, and was given none")

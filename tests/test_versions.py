@@ -9,7 +9,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from rightrank.models.emit.onnx.writer import RUNTIME
+from rightrank.models.emit.onnx.versions import COMMON, FOUR_BITS
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -61,6 +61,8 @@ def test_what_is_installed_is_what_is_locked() -> None:
 
 
 def test_the_least_runtime_that_files_are_tried_in_is_the_one_that_is_said() -> None:
-    pins = (ROOT / "tests" / "onnx" / "onnxruntime.txt").read_text()
-    assert f"onnxruntime=={RUNTIME}.0\n" in pins
-    assert f"| onnxruntime | {RUNTIME} or later |" in (ROOT / "docs" / "onnx.md").read_text()
+    for versions, name in ((COMMON, "onnxruntime.txt"), (FOUR_BITS, "onnxruntime-int4.txt")):
+        assert f"onnxruntime=={versions.runtime}.0\n" in (ROOT / "tests" / "onnx" / name).read_text()
+        assert f"build/onnx-files/{versions.runtime}\n" in (ROOT / "Makefile").read_text()
+    said = f"| onnxruntime | {COMMON.runtime} or later; for `int4` {FOUR_BITS.runtime} |"
+    assert said in (ROOT / "docs" / "onnx.md").read_text()

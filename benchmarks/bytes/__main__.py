@@ -10,6 +10,7 @@ does. Nobody sees a label. The methods:
     float32, … cut, refit, tune, polish   ours, in each precision that there is (see `ours`) and with each effort; in
                             float32 at a part of the original's parameters, in others of its file's bytes. `auto refit`
                             also at the bytes of the next two
+    onnx int8, int4 cut …   the same as ONNX files, run by onnxruntime
     int8, int4 rounded      the whole network, batch norms folded, a step for each output channel (see `quantise`);
                             bytes without code and names, `raw` and `deflated` (see `blob`)
     int8, int4 fed back     the same with error feedback (GPTQ, arXiv:2210.17323), with our calibration inputs

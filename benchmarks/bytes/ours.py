@@ -15,10 +15,16 @@ from rightrank.models.improve.choose import improve
 from rightrank.models.improve.mixed import improve_mixed
 from rightrank.models.plan.planner import Plan, Planner
 
-# By the name that the service has for it, what files are written as. `auto` is bounded by bytes alone.
+# By the name that the service has for it, what files are written as; in TorchScript, or the format whose name precedes
+# it. `auto` is bounded by bytes alone.
 AUTO, WHOLE = "auto", "whole"
+ONNX = Output("onnx", formats.newest()["onnx"])
 PRECISIONS: Mapping[str, Output] = {
-    name: written_in(formats.latest(), precisions.PRECISIONS[name]) for name in ("float32", "float16", "int8", AUTO)
+    **{
+        name: written_in(formats.latest(), precisions.PRECISIONS[name]) for name in ("float32", "float16", "int8", AUTO)
+    },
+    "onnx int8": written_in(ONNX, precisions.PRECISIONS["int8"]),
+    "onnx int4": written_in(ONNX, precisions.PACKED["int4"]),
 }
 # Before the name of a rival whose bytes a file of ours may have.
 AT = "at the bytes of "

@@ -46,7 +46,7 @@ SAMPLES = 64
 FIRST = "torchscript"
 PRECISIONS: Mapping[str, Sequence[str]] = {
     FIRST: ("float32", "float16", "int8"),
-    "onnx": ("float32", "float16", "int8", "w8a8"),
+    "onnx": ("float32", "float16", "int8", "int4", "w8a8"),
     "pt2": ("float32", "float16", "int8"),
     "executorch": ("float32", "float16"),
 }

@@ -14,7 +14,7 @@ from rightrank.models.emit.encoding.w8a8 import W8A8
 from rightrank.models.emit.executorch.writer import ExecuTorch
 from rightrank.models.emit.format import FIRST, Data, Format, Output, Writer
 from rightrank.models.emit.onnx.writer import Onnx
-from rightrank.models.emit.precision import COMPUTING, arithmetic, precisions
+from rightrank.models.emit.precision import besides, precisions
 from rightrank.models.emit.pt2.writer import Pt2
 from rightrank.models.emit.torchscript.compact_writer import CompactTorchScript
 from rightrank.models.emit.torchscript.writer import TorchScript
@@ -92,8 +92,7 @@ def offered(template: Template, mixed: bool, exact: Output) -> Mapping[str, str]
     found: dict[str, str] = {}
     refusal: UnsupportedCheckpoint | PrecisionError | None = None
     # What was rounded at ingest TorchScript's writer copies; the others round the numbers of a cut.
-    known = {**precisions(replace(template, rounded=False), mixed)}
-    known |= arithmetic(template) if exact.format in COMPUTING else {}
+    known = {**precisions(replace(template, rounded=False), mixed), **besides(template, exact.format)}
     for name, encoding in known.items():
         try:
             for each in (template, template.original):

@@ -25,12 +25,15 @@ WRITER = 2
 PRECISIONS: dict[str, str] = {FULL: PLAIN, "float16": "half", "int8": "int8", MIXED: "levels"}
 # Those that are something else where weights were rounded at ingest.
 NESTED: dict[str, str] = {"int8": "int8-nested"}
-# Those that a file computes in, for which a format has to have operators (see `formats.offered`).
+# Of fewer bits than eight without being coded, which wants a type of tensor; and those that a file computes in, for
+# which there have to be operators (see `formats.offered`).
+PACKED: dict[str, str] = {"int4": "int4"}
 ARITHMETIC: dict[str, str] = {"w8a8": "w8a8"}
 # The formats that have these.
 COMPUTING = ("onnx",)
-# All that a model's files may be asked in.
-NAMES = (*PRECISIONS, *ARITHMETIC, *(name for name, row in DTYPES.items() if row.floating and name not in PRECISIONS))
+# All that a publisher may choose for requests that name none, and all that a model's files may be asked in.
+CHOICES = (*PRECISIONS, *(name for name, row in DTYPES.items() if row.floating and name not in PRECISIONS))
+NAMES = (*PRECISIONS, *PACKED, *ARITHMETIC, *CHOICES[len(PRECISIONS) :])
 
 
 def precisions(template: Template, mixed: bool) -> Mapping[str, str]:
@@ -44,10 +47,24 @@ def precisions(template: Template, mixed: bool) -> Mapping[str, str]:
     own = max(counts, key=counts.__getitem__, default=FULL)
     known = PRECISIONS | NESTED if template.rounded else PRECISIONS
     others = {name: encoding for name, encoding in known.items() if name != own and (mixed or name != MIXED)}
+    return {own: PLAIN, **_telling(template, others)}
+
+
+def besides(template: Template, format: str) -> Mapping[str, str]:
+    """Those that a model's files of this format have and others do not; such as a file computes in, where it is known
+    what can compute so."""
+    if format not in COMPUTING:
+        return {}
+    computes = template.integers is not None and template.integers.layers
+    return {**_telling(template, PACKED), **(ARITHMETIC if computes else {})}
+
+
+def _telling(template: Template, known: Mapping[str, str]) -> dict[str, str]:
+    """Those in which some weight of a layer is stored otherwise than as it is."""
     weights = [template.tensors[layer.weight] for layer in template.layers]
-    return {own: PLAIN} | {
+    return {
         name: encoding
-        for name, encoding in others.items()
+        for name, encoding in known.items()
         if any(encoding_of(encoding).parts(spec) != {"": spec} for spec in weights)
     }
 
@@ -67,11 +84,6 @@ def written_in(exact: Output, encoding: str) -> Output:
     return replace(exact, encoding=encoding, writer=writer)
 
 
-def arithmetic(template: Template) -> Mapping[str, str]:
-    """Those that a file computes in, of a model of which it is known what can compute so."""
-    return ARITHMETIC if template.integers is not None and template.integers.layers else {}
-
-
 def encoding_in(
     found: Mapping[str, str], precision: str, template: Template | None = None, format: str = FIRST.format
 ) -> str:
@@ -86,10 +98,13 @@ def encoding_in(
 
 def _lacking(precision: str, template: Template | None, format: str) -> str:
     """Why not, where that is known."""
-    if precision not in ARITHMETIC or template is None:
+    if template is None or precision not in (*PACKED, *ARITHMETIC):
         return ""
     if format not in COMPUTING:
-        return f" in the format {format}: files that compute in int8 are those of {' and '.join(COMPUTING)}"
+        which = "of four bits" if precision in PACKED else "that compute in int8"
+        return f" in the format {format}: files {which} are those of {' and '.join(COMPUTING)}"
+    if precision in PACKED:
+        return ""
     if template.integers is None:
         return (
             ": to compute in int8 wants the ranges of all values, which calibration inputs tell, and it was published "

@@ -32,14 +32,14 @@ def of_bases(weight: str) -> str:
 
 def value(
     name: str, knots: Sequence[int], stored: TensorFile | None, changes: TensorFile | None
-) -> tuple[np.float32, np.float32]:
+) -> tuple[float, float]:
     """The ends between which a value lies in a plan between knots (see `Integers.around`). Raises UnreadableMaster
     where nothing says it.
 
     Ends are those of all the knots: to cut off what a value reaches costs more than a coarser step.
     """
     rows = _rows(of_value(name), knots, stored, changes)
-    return rows[:, 0].min(), rows[:, 1].max()
+    return float(rows[:, 0].min()), float(rows[:, 1].max())
 
 
 def bases(

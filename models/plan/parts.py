@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rightrank.models.emit.encoding import encoding_of
+from rightrank.models.emit.encoding.int4 import INT4
 from rightrank.models.factor.layer import Layer
 from rightrank.models.plan.planner import Plan, Planner
 from rightrank.models.program.dtypes import DTYPES
@@ -43,7 +44,7 @@ def _bits(planner: Planner, plan: Plan, layer: Layer, at: int | None, params: in
     if not plan.output.coded:
         # An encoding's first part is the numbers, the others are what they are scaled by.
         spec = next(iter(encoding_of(plan.output.encoding).parts(planner.template.tensors[layer.weight]).values()))
-        return 8.0 * DTYPES[spec.dtype].width
+        return 4.0 if spec.dtype == INT4 else 8.0 * DTYPES[spec.dtype].width
     if at is None or planner.mixture is None:
         return None
     grid = planner.mixture.grids.index(plan.grids[at])

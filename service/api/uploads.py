@@ -10,7 +10,7 @@ from rightrank.models import card
 from rightrank.models.checkpoint.limits import FILES
 from rightrank.models.emit.format import FIRST
 from rightrank.models.emit.formats import FORMATS
-from rightrank.models.emit.precision import NAMES
+from rightrank.models.emit.precision import CHOICES
 from rightrank.models.measure.metrics import METRICS
 from rightrank.models.plan.criteria import CRITERIA
 from rightrank.models.plan.planner import COMMON
@@ -122,7 +122,7 @@ FORM_SCHEMA = {
                             "metric": {"enum": list(METRICS)},
                             "effort": {"enum": list(EFFORTS), "default": "cut"},
                             "precision": {
-                                "enum": list(NAMES),
+                                "enum": list(CHOICES),
                                 "description": "What files' numbers are stored as where a request names nothing, and "
                                 "what is measured right after the upload; by default as they are.",
                             },

@@ -42,7 +42,9 @@ Confidence = Annotated[
 # Of a file.
 Precision = Annotated[
     str | None,
-    typer.Option(help="Of the file: float32, float16, int8, auto; in ONNX w8a8.  [default: the publisher's choice]"),
+    typer.Option(
+        help="Of the file: float32, float16, int8, auto; in ONNX int4, w8a8.  [default: the publisher's choice]"
+    ),
 ]
 Format = Annotated[
     str | None, typer.Option(help=f"Of the file: {', '.join(SUFFIXES)}.  [default: torchscript]", show_default=False)

@@ -9,7 +9,7 @@ from typing import Any
 from rightrank.models import card
 from rightrank.models.emit.format import FIRST
 from rightrank.models.emit.formats import FORMATS
-from rightrank.models.emit.precision import NAMES
+from rightrank.models.emit.precision import CHOICES
 from rightrank.models.errors import DataError
 from rightrank.models.measure.metrics import METRICS
 from rightrank.models.plan.criteria import CRITERIA
@@ -65,7 +65,7 @@ def options_of(text: str, files: Collection[str]) -> dict[str, Any]:
     """The options of an upload that has these files, each in its one spelling. Raises `Problem`."""
     text = text.strip()
     options = read_json("options", text) if text else {}
-    words = {"criterion": tuple(CRITERIA), "metric": tuple(METRICS), "effort": EFFORTS, "precision": NAMES}
+    words = {"criterion": tuple(CRITERIA), "metric": tuple(METRICS), "effort": EFFORTS, "precision": CHOICES}
     numbers = dict(NUMBERS)
     for option, value in options.items():
         if option in words:

@@ -2,7 +2,8 @@
 
     python -m tests.onnx.kept FOLDER
 
-Runs the tests of the format meanwhile; ends with their exit status. `read.py` gives the files to other runtimes.
+Runs the tests of the format meanwhile; ends with their exit status. `read.py` gives the files to other runtimes; those
+with tensors of four bits, which want later ones, lie in a folder of their own.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from rightrank.models.emit.onnx import versions
+
 TESTS = ("tests/models/emit/onnx", "tests/models/assemble/test_integers.py", "tests/service/api/test_formats.py")
 
 
@@ -31,7 +34,8 @@ def keeping(folder: Path) -> type:
 
         def run(self, wanted: Sequence[str] | None, given: Mapping[str, Any], *more: Any) -> Any:
             found = super().run(wanted, given, *more)
-            path = folder / hashlib.sha256(self._bytes).hexdigest()[:24]
+            least = versions.FOUR_BITS if self._bytes[1] == versions.FOUR_BITS.layout else versions.COMMON
+            path = folder / least.runtime / hashlib.sha256(self._bytes).hexdigest()[:24]
             if not path.with_suffix(".onnx").exists():
                 names = wanted or [each.name for each in self.get_outputs()]
                 outputs = {f"output:{name}": each for name, each in zip(names, found, strict=True)}
@@ -44,7 +48,8 @@ def keeping(folder: Path) -> type:
 
 def main() -> int:
     folder = Path(sys.argv[1])
-    folder.mkdir(parents=True)
+    for least in (versions.COMMON, versions.FOUR_BITS):
+        (folder / least.runtime).mkdir(parents=True)
     with mock.patch.object(onnxruntime, "InferenceSession", keeping(folder)):
         return pytest.main(["-q", "-p", "no:cacheprovider", *TESTS])
 

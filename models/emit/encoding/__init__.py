@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from rightrank.models.emit.encoding.encoding import Encoding
 from rightrank.models.emit.encoding.half import Half
+from rightrank.models.emit.encoding.int4 import Int4
 from rightrank.models.emit.encoding.int8 import Int8
 from rightrank.models.emit.encoding.levels import Mixed
 from rightrank.models.emit.encoding.nested import Nested
@@ -14,7 +15,7 @@ from rightrank.models.emit.encoding.w8a8 import W8A8
 from rightrank.models.errors import UnreadableMaster
 
 ENCODINGS: Mapping[str, Encoding] = {
-    encoding.name: encoding for encoding in (Plain(), Half(), Int8(), Nested(), Mixed(), W8A8())
+    encoding.name: encoding for encoding in (Plain(), Half(), Int8(), Nested(), Mixed(), W8A8(), Int4())
 }
 
 

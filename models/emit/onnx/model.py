@@ -23,6 +23,7 @@ from rightrank.models.emit.onnx.means import keeps_places, over_places
 from rightrank.models.emit.onnx.nodes import NONE, Known, Made, Nodes, no_bfloat16, refused
 from rightrank.models.emit.onnx.rows import ROWS
 from rightrank.models.emit.onnx.values import Shape, Value
+from rightrank.models.emit.onnx.versions import Versions, versions_of
 from rightrank.models.emit.torchscript.fold import FOLDED, Fold, folded, folds
 from rightrank.models.factor.layer import factor_value
 from rightrank.models.master.slots import Slots
@@ -31,8 +32,6 @@ from rightrank.models.program.calls import LINEAR, Convolution, Linear, layer_ca
 from rightrank.models.program.dtypes import DTYPES
 from rightrank.models.program.graph import Argument, Constant, Input, Node, Ref
 
-# The versions of the operators that are used and of the file's own layout: what onnxruntime reads from 1.14 on.
-OPSET, IR = 18, 8
 PRODUCER = "rightrank"
 BATCH = "batch"
 _PLAIN, _STORED = Plain(), Int8()
@@ -118,6 +117,11 @@ class Model:
         self.starts = self._starts()
         self.steps = [*self._steps()]
         self.ends = self._ends()
+
+    @property
+    def versions(self) -> Versions:
+        """Of what its files are written in."""
+        return versions_of(self.encoding)
 
     # Tensors.
 

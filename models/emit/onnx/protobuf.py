@@ -6,7 +6,6 @@ all, so that a file's size is a sum.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -60,9 +59,8 @@ def tensor_opening(name: bytes, dtype: int, shape: Sequence[int], size: int) -> 
     return opening(GRAPH["initializer"], len(inner) + size) + inner
 
 
-def tensor_size(name: bytes, shape: Sequence[Any], width: int) -> NDArray[np.int64]:
-    """All bytes of a tensor in a graph; where its sizes are arrays, for each of them."""
-    raw = np.asarray(math.prod(np.asarray(each, dtype=np.int64) for each in shape) * width, dtype=np.int64)
+def tensor_size(name: bytes, shape: Sequence[Any], raw: NDArray[np.int64]) -> NDArray[np.int64]:
+    """All bytes of a tensor in a graph whose numbers take `raw`; where its sizes are arrays, for each of them."""
     inner = sum((1 + varint_size(each) for each in shape), np.int64(0)) + 2
     inner = inner + 1 + varint_size(len(name)) + len(name) + 1 + varint_size(raw) + raw
     return np.asarray(1 + varint_size(inner) + inner, dtype=np.int64)

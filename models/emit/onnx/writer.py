@@ -17,25 +17,23 @@ from numpy.typing import NDArray
 
 from rightrank.models.card import FILE
 from rightrank.models.emit.encoding.encoding import Encoding
+from rightrank.models.emit.encoding.int4 import INT4
 from rightrank.models.emit.encoding.w8a8 import W8A8
 from rightrank.models.emit.format import Data, Sizes, Writer
 from rightrank.models.emit.kept import Kept
-from rightrank.models.emit.onnx import integers, protobuf
-from rightrank.models.emit.onnx.model import IR, ON, OPSET, PRODUCER, Model, Place, Step, Written
+from rightrank.models.emit.onnx import elements, integers, protobuf
+from rightrank.models.emit.onnx.model import ON, PRODUCER, Model, Place, Step, Written
 from rightrank.models.emit.taken import taken
 from rightrank.models.emit.torchscript.compact_writer import folded, scaled
 from rightrank.models.errors import PrecisionError, UnsupportedCheckpoint
 from rightrank.models.master import ranges
 from rightrank.models.master.template import Template
 from rightrank.models.master.tensorfile import TensorFile
-from rightrank.models.program.dtypes import DTYPES
 from rightrank.models.quantise.activations import Grid, grid
 
 if TYPE_CHECKING:
     from rightrank.models.emit.format import Network
 
-# The least version of onnxruntime that reads the files.
-RUNTIME = "1.15"
 FILLER = "filler"
 # What a file says of itself that computes in eight bits.
 COMPUTES = "It computes in int8: open it with onnxruntime's default options."
@@ -53,7 +51,7 @@ class OnnxWriter:
     def sizes(self) -> Sizes:
         model, layers = self._model, self._template.decomposed
         tables = [np.zeros(layer.break_even + 1, dtype=np.int64) for layer in layers]
-        total = len(_head(self._computes)) + len(_opset()) + _graph_opening_size() + len(_filler(0))
+        total = len(_head(model)) + len(_opset(model)) + _graph_opening_size() + len(_filler(0))
         total += len(_graph_name()) + len(model.inputs()) + len(model.results()) + len(model.ends)
         card = len(self._card())
         total += len(model.starts) + sum(int(self._bytes(place, 0)) for place in model.grid_places)
@@ -77,13 +75,9 @@ class OnnxWriter:
         card = self._template.card
         return _about(FILE, card.encode()) if card else b""
 
-    @property
-    def _computes(self) -> bool:
-        return bool(self._model.integers)
-
     def _bytes(self, place: Place, rank: Any) -> NDArray[np.int64]:
         spec = self._model.spec(place, rank)
-        return protobuf.tensor_size(self._model.name(place).encode(), spec.shape, DTYPES[spec.dtype].width)
+        return protobuf.tensor_size(self._model.name(place).encode(), spec.shape, elements.bytes_of(spec))
 
     def pieces(self, master: TensorFile, ranks: Sequence[int], changes: TensorFile | None) -> Iterator[Data]:
         model = self._model
@@ -95,11 +89,11 @@ class OnnxWriter:
         tensors = [*self._tensors(master, ranks, changes)]
         size = len(before) + len(after) + sum(len(opening) + data.nbytes for opening, data in tensors)
         opening = protobuf.opening(protobuf.MODEL["graph"], size)
-        yield _head(self._computes) + opening + before
+        yield _head(model) + opening + before
         for start, data in tensors:
             yield start
             yield np.ascontiguousarray(data).reshape(-1).view(np.uint8).data if data.size else b""
-        yield after + _opset() + self._card() + _filler(_graph_opening_size() - len(opening))
+        yield after + _opset(model) + self._card() + _filler(_graph_opening_size() - len(opening))
 
     def _tensors(
         self, master: TensorFile, ranks: Sequence[int], changes: TensorFile | None
@@ -151,6 +145,8 @@ class OnnxWriter:
             for place in model.places(name, bool(rank)):
                 data = parts.get(place, bias)
                 assert data is not None
+                if model.spec(place, rank).dtype == INT4:
+                    data = elements.packed(data)
                 yield self._opening(place, rank, data), data
         for value in model.grids:
             for place, data in integers.places(value, ON, on(value)).items():
@@ -158,18 +154,20 @@ class OnnxWriter:
 
     def _opening(self, place: Place, rank: int, data: NDArray[Any]) -> bytes:
         name, spec = self._model.name(place), self._model.spec(place, rank)
-        return protobuf.tensor_opening(name.encode(), DTYPES[spec.dtype].onnx, spec.shape, data.nbytes)
+        return protobuf.tensor_opening(name.encode(), elements.number_of(spec.dtype), spec.shape, data.nbytes)
 
 
 def _chosen(step: Step, ranks: Sequence[int]) -> Written:
     return step.factored if step.layer is not None and ranks[step.layer] else step.whole
 
 
-def _head(computes: bool) -> bytes:
+def _head(model: Model) -> bytes:
     """What a file begins with; one that computes in eight bits says so."""
     fields = protobuf.MODEL
-    head = protobuf.integer(fields["ir_version"], IR) + protobuf.whole(fields["producer_name"], PRODUCER.encode())
-    return head + (protobuf.whole(fields["doc_string"], COMPUTES.encode()) if computes else b"")
+    head = protobuf.integer(fields["ir_version"], model.versions.layout) + protobuf.whole(
+        fields["producer_name"], PRODUCER.encode()
+    )
+    return head + (protobuf.whole(fields["doc_string"], COMPUTES.encode()) if model.integers else b"")
 
 
 def _graph_name() -> bytes:
@@ -181,9 +179,9 @@ def _graph_opening_size() -> int:
     return 1 + protobuf.LONGEST
 
 
-def _opset() -> bytes:
+def _opset(model: Model) -> bytes:
     """Of ONNX's own operators."""
-    return protobuf.whole(protobuf.MODEL["opset_import"], protobuf.integer(2, OPSET))
+    return protobuf.whole(protobuf.MODEL["opset_import"], protobuf.integer(2, model.versions.operators))
 
 
 def _filler(length: int) -> bytes:

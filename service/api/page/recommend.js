@@ -5,7 +5,7 @@ import {best} from "./points.js";
 const fits = (size, limits) =>
   (limits.max_bytes === null || size.bytes <= limits.max_bytes) && (limits.max_macs === null || size.macs <= limits.max_macs);
 // Precisions of which only measuring tells what they lose.
-const COARSE = ["int8", "w8a8", "auto"];
+const COARSE = ["int8", "int4", "w8a8", "auto"];
 
 /**
  * Of measured `points`, and of `plans` (for each precision the largest size within the limits), the one to take; the

@@ -119,7 +119,7 @@ def test_a_network_of_which_no_layer_can_is_told_so(tmp_path: Path) -> None:
 def test_only_onnx_offers_it(tmp_path: Path) -> None:
     pytest.importorskip("onnx", reason="the extra `onnx` is not installed")
     template = Template.open(built(Small, tmp_path))
-    assert list(formats.offered(template, False, Output("onnx"))) == ["float32", "float16", "int8", "w8a8"]
+    assert list(formats.offered(template, False, Output("onnx"))) == ["float32", "float16", "int8", "int4", "w8a8"]
     for output in (Output("torchscript", 2), Output("pt2")):
         assert "w8a8" not in formats.offered(template, False, output)
 

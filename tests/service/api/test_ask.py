@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -253,8 +254,10 @@ def test_a_network_of_another_type_has_its_own_and_no_rounding(service: Running,
 
 
 def test_an_option_that_is_no_precision_is_refused_with_those_that_are(service: Running, files: Files) -> None:
-    answer = service.push({"checkpoint": files.checkpoint}, options='{"precision": "int4"}')
-    assert answer.status_code == 422 and "float32, float16, int8, auto" in answer.json()["hint"]
+    """Those that only some formats have are none for requests that name no format."""
+    for name in ("int4", "w8a8", "int3"):
+        answer = service.push({"checkpoint": files.checkpoint}, options=json.dumps({"precision": name}))
+        assert answer.status_code == 422 and "float32, float16, int8, auto" in answer.json()["hint"]
 
 
 def test_each_precision_has_an_improvement_of_its_own(service: Running, files: Files, tmp_path: Path) -> None:

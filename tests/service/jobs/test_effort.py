@@ -300,9 +300,9 @@ def test_files_that_compute_in_int8_are_made_and_measured_at_any_effort(
     pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed")
     id = publish(service, published, options)
     (offered,) = [each for each in service.client.get(f"/models/{id}").json()["formats"] if each["format"] == "onnx"]
-    assert offered["precisions"] == ["float32", "float16", "int8", "w8a8"]
+    assert offered["precisions"] == ["float32", "float16", "int8", "int4", "w8a8"]
     accuracies = {}
-    for precision in ("float32", "w8a8"):
+    for precision in ("float32", "int4", "w8a8"):
         answer = service.client.get(f"/models/{id}?budget=0.4&format=onnx&precision={precision}")
         while answer.status_code == 503:
             assert service.end(answer.json()["operation"].rsplit("/", 1)[-1], 120)["error"] is None

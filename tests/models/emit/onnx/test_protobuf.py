@@ -19,7 +19,8 @@ def test_the_size_of_a_number_is_that_of_its_bytes(number: int) -> None:
 def test_a_tensor_takes_what_was_said_for_each_rank(shape: list[int], name: str) -> None:
     shape = [size % 400 for size in shape]
     several = [np.array([size, size + 1, 130]) for size in shape]
-    sizes = np.broadcast_to(protobuf.tensor_size(name.encode(), several, 4), (3,)) if shape else None
+    raw = np.asarray(4 * np.prod(several, axis=0, dtype=np.int64))
+    sizes = np.broadcast_to(protobuf.tensor_size(name.encode(), several, raw), (3,)) if shape else None
     for place, each in enumerate(zip(*several, strict=True)):
         data = 4 * int(np.prod(each, dtype=np.int64))
         assert sizes is not None

@@ -19,7 +19,8 @@ from rightrank.models.emit import formats
 from rightrank.models.emit.encoding import encoding_of
 from rightrank.models.emit.format import Network, Output
 from rightrank.models.emit.onnx import writer as module
-from rightrank.models.emit.onnx.writer import RUNTIME, Onnx
+from rightrank.models.emit.onnx.versions import COMMON, FOUR_BITS
+from rightrank.models.emit.onnx.writer import Onnx
 from rightrank.models.errors import PrecisionError, UnsupportedCheckpoint
 from rightrank.models.master.master import Master
 from rightrank.models.measure.accuracy import measure
@@ -76,7 +77,37 @@ def test_a_file_has_the_planned_bytes_is_sound_and_computes_what_torchscripts_do
             assert same(loaded(data, tmp_path, output)(inputs), wanted)
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_four_bits_are_what_the_exact_files_numbers_round_to(
+    master: tuple[type[nn.Module], Path], tmp_path: Path
+) -> None:
+    kind, folder = master
+    four, exact = Output("onnx", 1, "int4"), Output("onnx", 1)
+    planners = [Planner.open(folder, each) for each in (four, exact)]
+    inputs = torch.randn(5, *SHAPES[kind])
+    encoding, odd = encoding_of("int4"), 0
+    for count in (0, len(planners[0]) // 2, len(planners[0]) - 1):
+        plan, other = (each._at(count) for each in planners)
+        data = written(folder, plan)
+        assert len(data) == plan.bytes
+        onnx.checker.check_model(data, full_check=True)
+        packed = {each.name: each for each in onnx.load_from_string(data).graph.initializer if each.data_type == 22}
+        model = onnx.load_from_string(written(folder, other))
+        for each in model.graph.initializer:
+            if each.name in packed:
+                parts = encoding.encode(onnx.numpy_helper.to_array(each).view(np.uint32), "float32")
+                levels = onnx.numpy_helper.to_array(packed[each.name]).astype(np.int8)
+                assert np.array_equal(levels, parts[""]) and np.abs(levels).max() == 7
+                odd += levels.size % 2
+                assert len(packed[each.name].raw_data) == (levels.size + 1) // 2
+                rounded = (levels * parts["scale"]).astype(np.float32)
+                each.CopyFrom(onnx.numpy_helper.from_array(rounded, each.name))
+        with torch.no_grad():
+            wanted = loaded(model.SerializeToString(), tmp_path, exact)(inputs)
+            assert packed and same(loaded(data, tmp_path, four)(inputs), wanted)
+    assert odd or kind is not Small
+
+
+@pytest.mark.parametrize("encoding", [*ENCODINGS, "int4"])
 def test_every_plan_on_the_path_has_the_predicted_size(master: tuple[type[nn.Module], Path], encoding: str) -> None:
     found = Planner.open(master[1], Output("onnx", 1, encoding))
     for count in range(0, len(found), 5):
@@ -336,5 +367,5 @@ def test_large_tensors_are_views_into_the_master(tmp_path: Path) -> None:
 
 
 def test_the_least_runtime_is_named() -> None:
-    assert RUNTIME == "1.15"
-    assert RUNTIME in Path(module.__file__).resolve().parents[3].joinpath("ARCHITECTURE.md").read_text()
+    assert (COMMON.runtime, FOUR_BITS.runtime) == ("1.15", "1.23")
+    assert COMMON.runtime in Path(module.__file__).resolve().parents[3].joinpath("ARCHITECTURE.md").read_text()
