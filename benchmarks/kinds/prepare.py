@@ -151,7 +151,7 @@ def unet(folder: Path, share: float) -> None:
     images, masks, _ = canvases(steps(1500, share), 24, 24, test=False, seed=0)
     test_images, test_masks, _ = canvases(100, 24, 24, test=True, seed=1)
     network = mine.UNet()
-    train(network, len(images), classes(images, masks), steps(150, share), rate=5e-3)
+    train(network, len(images), classes(images, masks), steps(500, share), rate=5e-3)
     torch.save(network.state_dict(), folder / "unet.pt")
     np.savez(folder / "canvases.npz", images=test_images, masks=test_masks, training=images[:SOME].numpy())
 
