@@ -164,7 +164,7 @@ def test_another_process_writes_the_same_bytes(tmp_path: Path) -> None:
     code = (
         "import io, sys, hashlib\nfrom pathlib import Path\nfrom rightrank.models.emit import formats\n"
         "from rightrank.models.emit.format import Output\nfrom rightrank.models.plan.planner import Planner\n"
-        "for encoding in ('plain', 'int8', 'half'):\n"
+        "for encoding in ('plain', 'int8', 'int4', 'half'):\n"
         # Halves are rounded by torch, when they are written.
         "    assert 'torch' not in sys.modules\n"
         "    file = io.BytesIO()\n"
@@ -182,7 +182,7 @@ def test_another_process_writes_the_same_bytes(tmp_path: Path) -> None:
         ).stdout
         for seed in ("1", "2")
     ]
-    plans = [Planner.open(folder, Output("onnx", 1, each)).plan(0.5) for each in ("plain", "int8", "half")]
+    plans = [Planner.open(folder, Output("onnx", 1, each)).plan(0.5) for each in ("plain", "int8", "int4", "half")]
     own = [f"{plan.bytes} {hashlib.sha256(written(folder, plan)).hexdigest()}" for plan in plans]
     assert found[0] == found[1] == "\n".join(own) + "\n"
 
