@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,13 @@ def sources(*folders: str) -> Iterator[tuple[Path, ast.Module]]:
     """Every Python file of these folders, by its path from the root, with its syntax tree."""
     for path in files(*folders):
         if path.suffix == ".py":
-            yield path.relative_to(ROOT), ast.parse(path.read_bytes())
+            yield path.relative_to(ROOT), tree_of(path)
+
+
+@lru_cache(None)
+def tree_of(path: Path) -> ast.Module:
+    """Parsed once for all rules, which only look at it."""
+    return ast.parse(path.read_bytes())
 
 
 def imports(tree: ast.AST) -> Iterator[tuple[int, str]]:

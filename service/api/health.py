@@ -15,7 +15,7 @@ from rightrank.service.api.common import TheParts, TheTally, Unrestricted
 from rightrank.service.api.formats import made
 from rightrank.service.api.metrics import expose
 from rightrank.service.api.router import Router
-from rightrank.service.api.schemas import GATE, PROBLEMS, Ready, Status, answers, problems
+from rightrank.service.api.schemas import GATE, PROBLEMS, TEXT, Ready, Status, answers, problems
 from rightrank.service.jobs import reading
 from rightrank.service.problems import KINDS, Problem, unavailable
 
@@ -56,14 +56,14 @@ async def ready(parts: TheParts) -> dict[str, Any]:
     return {"status": "ok", "sandbox": reading.report(), "formats": await to_thread.run_sync(made, parts)}
 
 
-@router.get("/metrics", response_class=PlainTextResponse, responses=problems(*GATE))
+@router.get("/metrics", response_class=PlainTextResponse, responses=TEXT | problems(*GATE))
 def metrics(parts: TheParts, tally: TheTally, key: Unrestricted) -> Response:
     """For Prometheus."""
     tally.flush(parts.cache)
     return Response(expose(parts), media_type=CONTENT_TYPE_LATEST)
 
 
-@router.get("/problems/{kind}", response_class=PlainTextResponse, responses=problems("not-found"))
+@router.get("/problems/{kind}", response_class=PlainTextResponse, responses=TEXT | problems("not-found"))
 def problem(kind: Annotated[str, Path(json_schema_extra={"enum": list(KINDS)})]) -> str:
     """What a problem's type means."""
     if kind not in KINDS:

@@ -15,7 +15,7 @@ from rightrank.models.plan.planner import Plan
 from rightrank.service.api.access import Access, bare
 from rightrank.service.api.common import Anybody, TheParts, ToChange, ToSee, access_of, admit_job
 from rightrank.service.api.router import Router
-from rightrank.service.api.schemas import GATE, OPERATION, PROBLEMS, Operations, answers, leads_to, problems
+from rightrank.service.api.schemas import GATE, OPERATION, PROBLEMS, TEXT, Operations, answers, leads_to, problems
 from rightrank.service.api.schemas import Operation as Document
 from rightrank.service.jobs.engine import queue_of
 from rightrank.service.jobs.operations import Operation, ingest_id
@@ -102,7 +102,11 @@ def existing(asked: ToSee) -> Operation:
     return asked.get()
 
 
-@router.get("/operations/{id}/events", response_class=EventSourceResponse, responses=problems(*OPERATION))
+@router.get(
+    "/operations/{id}/events",
+    response_class=EventSourceResponse,
+    responses=TEXT | problems(*OPERATION),
+)
 async def events(
     asked: ToSee, operation: Annotated[Operation, Depends(existing)], request: Request
 ) -> AsyncIterator[ServerSentEvent]:

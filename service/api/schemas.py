@@ -558,10 +558,13 @@ def leads_to(*operations: str, **parameters: Any) -> dict[str, Any]:
 
 
 def described(headers: Mapping[str, str]) -> dict[str, Any]:
-    """Headers, by what they mean, as OpenAPI has them."""
-    return {name: {"description": meaning, "schema": {"type": "string"}} for name, meaning in headers.items()}
+    """Headers, by what they mean, as OpenAPI has them; with that of every answer."""
+    every = {**headers, "X-Request-Id": "What the log's line of this request calls it; a proxy may have named it."}
+    return {name: {"description": meaning, "schema": {"type": "string"}} for name, meaning in every.items()}
 
 
+# Of a route whose answer is no JSON.
+TEXT: Responses = {200: {"headers": described({})}}
 # Of a stream of events OpenAPI 3.1 can say no more.
 EVENTS = 'event: progress\ndata: {"id": "ingest-m5f834222eb6d0fdad64bd01d", "done": false, …}\n\n'
 

@@ -148,3 +148,18 @@ def test_an_artifact_has_the_headers_that_the_description_names(shared: Running)
     given = shared.client.get("/models/demo?budget=0.5").headers
     assert {name for name in HEADERS if name not in given} == set()
     assert {name for name in given if name.startswith("rightrank-")} <= {name.lower() for name in HEADERS}
+
+
+def test_every_answer_says_that_it_has_the_requests_name(shared: Running) -> None:
+    described = shared.client.get("/openapi.json").json()
+    without = {
+        (path, status)
+        for path, operations in described["paths"].items()
+        for operation in operations.values()
+        for status, answer in operation["responses"].items()
+        # What becomes of a connection before there is a request has none.
+        if status != "default" and "X-Request-Id" not in answer.get("headers", {})
+    }
+    assert without == set()
+    for path in ("/models/demo", "/models/demo?budget=0.5", "/models/none", "/healthz", "/metrics"):
+        assert shared.client.get(path).headers["X-Request-Id"]
