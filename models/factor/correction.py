@@ -26,7 +26,7 @@ from rightrank.models.program.norms import statistics_of
 from rightrank.models.program.program import Program
 
 # No channel is amplified by more than the root of what one is of this.
-LEAST = 0.1
+LEAST = 0.03
 
 
 @dataclass(frozen=True)
