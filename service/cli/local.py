@@ -57,7 +57,7 @@ def check(
     card: Card = None,
     option: Options = None,
     exact: Annotated[
-        bool, typer.Option("--exact", help="Make it, as a service would, for what is only known then; minutes.")
+        bool, typer.Option("--exact", help="Make it, for what is only known then; takes as long as an upload.")
     ] = False,
     as_json: Json = False,
 ) -> None:
