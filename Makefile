@@ -126,7 +126,7 @@ test-onnx: install build/onnxruntime build/onnxruntime-int4 build/openvino
 	$(BIN)/python -m tests.onnx.kept build/onnx-files
 	build/onnxruntime/bin/python tests/onnx/read.py onnxruntime build/onnx-files/1.15
 	build/onnxruntime-int4/bin/python tests/onnx/read.py onnxruntime build/onnx-files/1.23
-	build/openvino/bin/python tests/onnx/read.py openvino build/onnx-files/1.15
+	build/openvino/bin/python tests/onnx/read.py openvino build/onnx-files
 
 # Each alone, with numpy: files are to need nothing of ours.
 build/onnxruntime build/onnxruntime-int4 build/openvino: build/%: tests/onnx/%.txt
