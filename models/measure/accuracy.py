@@ -124,7 +124,8 @@ def measure_on(
             if truth is None:
                 raise DataError(f"The metric {found.name} needs the original.", "Give its file.")
             weights = inputs[masked] if masked is not None and targets is None else None
-            tallies.append(found.tally(outputs, truth, axis, weights))
+            tally = found.tally(outputs, truth, axis, weights)
+            tallies.append(found.beside(tally, theirs["answers"]) if "answers" in theirs else tally)
             most = max(most, found.most(outputs, axis)) if facts_of.share else 0
             if keep is None and "answers" in theirs:
                 goal = found.wanted(outputs, targets, axis) if targets is not None and not facts_of.original else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,7 +16,8 @@ from rightrank.models.measure.tally import Tally, by_group
 from rightrank.models.program.shapes import IGNORED, squeezed
 
 # What one score says: below zero, zero, up to a half, up to one, above one, or nothing since it is not finite. Which of
-# these are a yes follows from all of them: scores that all lie in [0, 1] are probabilities, and say yes above a half.
+# these are a yes follows from all of them, a file's and the original's: scores that all lie in [0, 1] are
+# probabilities, and say yes above a half.
 BELOW, ZERO, LESS, MORE, ABOVE, NOTHING = range(6)
 
 
@@ -56,6 +58,11 @@ class Accuracy(Labels):
         here, goal = wanted != IGNORED, wanted == 1
         as_logits, as_probabilities = (said & (up == goal) & here for up, said in both(codes))
         return tally_of_sides(as_logits, as_probabilities, here, outside(codes))
+
+    def beside(self, tally: Tally, theirs: Tensor) -> Tally:
+        """The scores of a cut may all lie in [0, 1], though they are logits as the original's are."""
+        *kept, out = tally.kept
+        return replace(tally, kept=(*kept, torch.maximum(out, outside(theirs).expand_as(out))))
 
     def value(self, tally: Tally) -> float:
         right, count = _right(tally)

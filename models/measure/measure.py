@@ -49,6 +49,10 @@ class Measure(ABC):
     def tally(self, outputs: Tensor, truth: Tensor, axis: int, weights: Tensor | None = None) -> Tally:
         """What is kept of a batch."""
 
+    def beside(self, tally: Tally, theirs: Tensor) -> Tally:
+        """The same, where it is known what the original `answers` for the batch."""
+        return tally
+
     @abstractmethod
     def value(self, tally: Tally) -> float:
         """The measure of all samples of a tally."""

@@ -248,3 +248,25 @@ def test_a_share_says_of_how_many_answers_it_is(identity: Path, tmp_path: Path) 
     assert Measurement.from_json(json.loads(json.dumps(found.to_json()))) == found
     older = {key: value for key, value in found.to_json().items() if key != "counted"}
     assert Measurement.from_json(older).counted is None
+
+
+class Shrunk(torch.nn.Module):
+    """A cut whose logits happen to lie between 0 and 1."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.abs() / 10
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_whether_a_cuts_scores_are_logits_is_told_by_the_original(identity: Path, tmp_path: Path, kept: bool) -> None:
+    inputs = torch.tensor([[-3.0], [-1.0], [1.0], [2.0], [4.0]])
+    evaluation = data(tmp_path, inputs, (inputs > 0).long())
+    cut, reference = tmp_path / "cut.pt", tmp_path / "reference"
+    torch.jit.save(torch.jit.trace(Shrunk(), inputs), cut)
+    alone = measure(cut, evaluation, metric="accuracy")
+    assert alone.value == 0.4  # held against a half, as probabilities would be
+    measure(identity, evaluation, metric="accuracy", keep=reference)
+    how = {"reference": reference} if kept else {"original": identity}
+    found = measure(cut, evaluation, metric="accuracy", **how)
+    assert found.value == 0.6  # every answer is a yes
+    assert found.changed == {"answers": 5, "differ": 2, "share": 0.4, "lost": 2, "gained": 0}
