@@ -44,7 +44,7 @@ class Int8:
         largest = np.abs(numbers).max(axis=tuple(range(1, numbers.ndim)), keepdims=True, initial=0)
         if not np.isfinite(largest).all():
             raise PrecisionError(
-                "No level stands for a number that is not finite, and a tensor of this model has one.",
+                "There is no level for a number that is not finite, and a tensor of this model has one.",
                 "Ask for another precision.",
             )
         return self.scaled(numbers, largest / np.float32(self.most))
