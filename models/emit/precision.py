@@ -32,8 +32,9 @@ ARITHMETIC: dict[str, str] = {"w8a8": "w8a8"}
 # The formats that have these.
 COMPUTING = ("onnx",)
 # All that a publisher may choose for requests that name none, and all that a model's files may be asked in.
-CHOICES = (*PRECISIONS, *(name for name, row in DTYPES.items() if row.floating and name not in PRECISIONS))
-NAMES = (*PRECISIONS, *PACKED, *ARITHMETIC, *CHOICES[len(PRECISIONS) :])
+_OWN = tuple(name for name, row in DTYPES.items() if row.floating and name not in PRECISIONS)
+CHOICES = (*PRECISIONS, *_OWN)
+NAMES = (*PRECISIONS, *PACKED, *ARITHMETIC, *_OWN)
 
 
 def precisions(template: Template, mixed: bool) -> Mapping[str, str]:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import ClassVar
 
-from rightrank.models.emit.encoding.encoding import coarsened
 from rightrank.models.emit.encoding.int8 import Int8
-from rightrank.models.master.template import TensorSpec
 
 # The type of the levels in a file. It is none that a program has, so no row of `dtypes`; until they are written, levels
 # lie in a byte each.
@@ -25,7 +22,4 @@ class Int4(Int8):
 
     name: ClassVar[str] = "int4"
     most: ClassVar[int] = MOST
-
-    def parts(self, spec: TensorSpec) -> Mapping[str, TensorSpec]:
-        found = super().parts(spec)
-        return {**found, "": TensorSpec(INT4, spec.shape)} if coarsened(spec.dtype, len(spec.shape)) else found
+    levels: ClassVar[str] = INT4

@@ -30,12 +30,14 @@ class Int8:
     nested: ClassVar[bool] = False
     arithmetic: ClassVar[bool] = False
     most: ClassVar[int] = MOST
+    # The type of the levels in a file.
+    levels: ClassVar[str] = "int8"
 
     def parts(self, spec: TensorSpec) -> Mapping[str, TensorSpec]:
         if not coarsened(spec.dtype, len(spec.shape)):
             return {"": spec}
         scales = (spec.shape[0], *(1 for _ in spec.shape[1:]))
-        return {"": TensorSpec("int8", spec.shape), "scale": TensorSpec("float32", scales)}
+        return {"": TensorSpec(self.levels, spec.shape), "scale": TensorSpec("float32", scales)}
 
     def encode(self, array: NDArray[Any], dtype: str) -> Mapping[str, NDArray[Any]]:
         if not coarsened(dtype, array.ndim):

@@ -145,16 +145,17 @@ class OnnxWriter:
             for place in model.places(name, bool(rank)):
                 data = parts.get(place, bias)
                 assert data is not None
-                if model.spec(place, rank).dtype == INT4:
-                    data = elements.packed(data)
-                yield self._opening(place, rank, data), data
+                yield self._written(place, rank, data)
         for value in model.grids:
             for place, data in integers.places(value, ON, on(value)).items():
-                yield self._opening(place, 0, data), data
+                yield self._written(place, 0, data)
 
-    def _opening(self, place: Place, rank: int, data: NDArray[Any]) -> bytes:
+    def _written(self, place: Place, rank: int, data: NDArray[Any]) -> tuple[bytes, NDArray[Any]]:
+        """What precedes a tensor's numbers, and these."""
         name, spec = self._model.name(place), self._model.spec(place, rank)
-        return protobuf.tensor_opening(name.encode(), elements.number_of(spec.dtype), spec.shape, data.nbytes)
+        data = elements.packed(data) if spec.dtype == INT4 else data
+        opening = protobuf.tensor_opening(name.encode(), elements.number_of(spec.dtype), spec.shape, data.nbytes)
+        return opening, data
 
 
 def _chosen(step: Step, ranks: Sequence[int]) -> Written:
