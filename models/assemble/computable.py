@@ -52,10 +52,10 @@ def possible(template: Template, seen: Collection[str] | None = None) -> list[st
         for name in node.inputs():
             if name in graph.tensors:
                 readers.setdefault(graph.tensors[name], set()).add(node.name)
-    found = []
+    found, varying = [], graph.varying
     for layer in template.layers:
         alone = readers.get(layer.weight) == {*layer.calls} and not _put_out(graph, layer.weight)
-        if alone and all(_fits(template, layer, nodes[call], seen) for call in layer.calls):
+        if alone and all(_fits(template, layer, nodes[call], seen, varying) for call in layer.calls):
             found.append(layer.weight)
     return found
 
@@ -64,11 +64,11 @@ def _put_out(graph: Graph, tensor: str) -> bool:
     return any(graph.tensors.get(name) == tensor for name in graph.outputs)
 
 
-def _fits(template: Template, layer: Layer, node: Node, seen: Collection[str] | None) -> bool:
+def _fits(template: Template, layer: Layer, node: Node, seen: Collection[str] | None, varying: Collection[str]) -> bool:
     graph, call = template.graph, layer_call(node)
     if not isinstance(call, (Linear, Convolution)) or getattr(call, "transposed", False):
         return False
-    if not isinstance(call.input, Ref) or call.input.name in graph.tensors:
+    if not isinstance(call.input, Ref) or call.input.name not in varying:
         return False
     if seen is not None and not {call.input.name, node.outputs[0]} <= {*seen}:
         return False
@@ -91,8 +91,10 @@ def _fits(template: Template, layer: Layer, node: Node, seen: Collection[str] | 
 
 
 def integers(template: Template, layers: Collection[str], seen: Collection[str]) -> Integers:
-    """What is rounded where these layers, by their weights, multiply levels."""
+    """What is rounded where these layers, by their weights, multiply levels. A value that depends on no input stays as
+    it is: what runs the file computes it once, and OpenVINO does not read one on a grid."""
     graph = template.graph
+    seen = {*seen} & graph.varying
     calls = folded(graph, folds(template))
     computing = {call for layer in template.layers if layer.weight in layers for call in layer.calls}
     readers: dict[str, list[Node]] = {}

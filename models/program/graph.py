@@ -133,6 +133,15 @@ class Graph:
         values = {name for node in self.nodes for name in node.inputs()} | {*self.outputs}
         return frozenset(self.tensors[name] for name in values if name in self.tensors)
 
+    @property
+    def varying(self) -> frozenset[str]:
+        """The values that depend on an input: these, and what is made of them."""
+        found = {spec.name for spec in self.inputs}
+        for node in self.nodes:
+            if not found.isdisjoint(node.inputs()):
+                found.update(filter(None, node.outputs))
+        return frozenset(found)
+
     def live(self) -> Graph:
         """Only the calls that an output depends on; results that nobody reads lose their name. Parameters stay, as
         they count; buffers that nobody reads go."""

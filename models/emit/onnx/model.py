@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from rightrank.models.emit.encoding.encoding import Encoding
+from rightrank.models.emit.encoding.int4 import Int4
 from rightrank.models.emit.encoding.int8 import Int8
 from rightrank.models.emit.encoding.plain import Plain
 from rightrank.models.emit.onnx import protobuf
@@ -28,9 +29,9 @@ from rightrank.models.emit.torchscript.fold import FOLDED, Fold, folded, folds
 from rightrank.models.factor.layer import factor_value
 from rightrank.models.master.slots import Slots
 from rightrank.models.master.template import Template, TensorSpec
-from rightrank.models.program.calls import LINEAR, Convolution, Linear, layer_call
+from rightrank.models.program.calls import LINEAR, RECURRENT, Convolution, Linear, layer_call
 from rightrank.models.program.dtypes import DTYPES
-from rightrank.models.program.graph import Argument, Constant, Input, Node, Ref
+from rightrank.models.program.graph import Argument, Constant, Graph, Input, Node, Ref
 
 PRODUCER = "rightrank"
 BATCH = "batch"
@@ -99,6 +100,7 @@ class Model:
         self.grids = tuple(dict.fromkeys(self._grids.values()))
         self._weights = {layer.weight for layer in template.layers}
         graph = template.graph
+        self._recurrent = _recurrent(graph)
         self._calls = folded(graph, self.folds)
         self.integers = self._computing(chosen.layers if chosen is not None else ())
         self._integer = {each.node.name: each for calls in self.integers.values() for each in calls}
@@ -177,6 +179,13 @@ class Model:
         finds none would compute it at each call, and older ones of onnxruntime lose its axis where they move or copy
         it. Of other nodes a runtime makes constants when the file is opened."""
         return name in self.integers and isinstance(self.encoding_of(name), Int8)
+
+    def _constant_anywhere(self, name: str) -> bool:
+        """Whether levels become numbers by way of 32 bits, so that OpenVINO makes constants of them when it opens the
+        file, as onnxruntime does of all. Those that become floats at once it keeps as levels, for kernels that read
+        these: twice as fast for linear layers, but recurrent calls want constants, where others compute in eight bits
+        a pass of its own fails on them, and with four bits products with rows of an odd number come out wrong."""
+        return self.encoding.arithmetic or isinstance(self.encoding, Int4) or name in self._recurrent
 
     def _laid(self, place: Place, spec: TensorSpec) -> TensorSpec:
         """Scales lie in one dimension, as `DequantizeLinear` takes them."""
@@ -345,6 +354,8 @@ class Model:
             made = to.node("DequantizeLinear", *given, dtype="float32", shape=levels.shape, axis=0)
         else:
             values = {references[part].name: value for part, value in parts.items()}
+            if self._constant_anywhere(name) and "scale" in parts:
+                values[references[""].name] = to.cast(parts[""], "int32")
             for node in calls:
                 values[node.outputs[0]] = _row(node, to, values)
             made = values["decoded"]
@@ -435,6 +446,16 @@ class Model:
             if isinstance(value, Value):
                 found.append(_declared(protobuf.GRAPH["output"], value, output))
         return b"".join(found)
+
+
+def _recurrent(graph: Graph) -> set[str]:
+    """The stored tensors that recurrent calls read, or of which alone is made what they read."""
+    read: set[str] = set()
+    varying = graph.varying
+    for node in reversed(graph.nodes):
+        if node.op in RECURRENT or not read.isdisjoint(node.outputs):
+            read |= {*node.inputs()} - varying
+    return {graph.tensors[name] for name in read if name in graph.tensors}
 
 
 def _given(spec: Input) -> Value:

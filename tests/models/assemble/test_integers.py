@@ -20,7 +20,7 @@ from rightrank.models.plan.planner import Planner
 from rightrank.models.program.samples import Samples
 from rightrank.models.progress import silent
 from tests.models import nets
-from tests.models.nets import SHAPES, Attending, Cardinal, Painter, Recurring, Small
+from tests.models.nets import SHAPES, Attending, Cardinal, Painter, Placed, Recurring, Small
 
 
 def built(kind: type[nn.Module], folder: Path, shape: tuple[int, ...] | None = None, **options: float) -> Path:
@@ -161,3 +161,11 @@ def test_values_are_rounded_where_levels_are_read(tmp_path: Path) -> None:
     assert stem.outputs[0] not in grids  # a norm and a rectifier follow, and end on the grid in its place
     assert computable.integers(template, [], grids).grids == {}
     assert Planner.open(folder).template.integers == template.integers
+
+
+def test_a_value_that_depends_on_no_input_is_on_no_grid(tmp_path: Path) -> None:
+    template = Template.open(built(Placed, tmp_path, most=float("inf")))
+    assert template.integers is not None and {"inner.weight", "head.weight"} <= {*template.integers.layers}
+    (looked,) = (node for node in template.graph.nodes if node.op == "aten.embedding.default")
+    (added,) = (node for node in template.graph.nodes if looked.outputs[0] in node.inputs())
+    assert looked.outputs[0] not in template.integers.grids and added.outputs[0] in template.integers.grids

@@ -37,3 +37,12 @@ def test_references_are_found_inside_lists_and_keywords() -> None:
 
 def test_substitution_reaches_into_lists_and_leaves_the_rest() -> None:
     assert substitute((Ref("a"), (Ref("b"), 1)), {"b": "z"}) == (Ref("a"), (Ref("z"), 1))
+
+
+def test_values_that_no_input_reaches_do_not_vary() -> None:
+    ranged = Node("r", "aten.arange.default", (5,), (), ("r",))
+    looked = Node("e", "aten.embedding.default", (Ref("w"), Ref("r")), (), ("e",))
+    summed = Node("s", "aten.add.Tensor", (Ref("x"), Ref("e")), (), ("s", ""))
+    inputs = (Input("x", "float32", (None, 5, 3)),)
+    graph = Graph(inputs, {"w": "table"}, frozenset({"table"}), (ranged, looked, summed), ("s",))
+    assert graph.varying == {"x", "s"}

@@ -198,9 +198,8 @@ def chunk(to: Nodes, self: Value, chunks: int, dim: int = 0) -> list[Value]:
     size = self.shape[place]
     if isinstance(size, int):
         return split(to, self, max(1, -(-size // chunks)), place)
-    # Of a free size there were as many when the program was exported.
-    result = self.dtype, (*self.shape[:place], None, *self.shape[place + 1 :])
-    return list(to.several("Split", (self,), (result,) * to.outputs, axis=place, num_outputs=to.outputs))
+    # Of a free size there were as many when the program was exported. OpenVINO wants it to divide for a `Split`.
+    return split(to, self, to.div(to.add(to.size(self, place), chunks - 1), chunks), place)
 
 
 def tensor_split(to: Nodes, self: Value, sections: int, dim: int = 0) -> list[Value]:

@@ -426,8 +426,15 @@ def families() -> Iterator[tuple[str, list[Case]]]:
     yield "upsample_bicubic2d.vec", [Case(f(2, 3, 5, 6), [7, 9], aligned, None) for aligned in (True, False)]
     yield "upsample_bicubic2d.default", [Case(f(2, 3, 5, 6), [7, 9], False)]
     for name in ("bilinear", "bicubic"):
-        yield f"_upsample_{name}2d_aa.vec", [Case(f(2, 3, 9, 8), [4, 5], False, None)]
-        yield f"_upsample_{name}2d_aa.default", [Case(f(2, 3, 9, 8), [4, 5], False)]
+        yield (
+            f"_upsample_{name}2d_aa.vec",
+            [Case(f(2, 3, 9, 8), size, aligned, None) for size in ([4, 5], [1, 13]) for aligned in (False, True)]
+            + [Case(f(2, 3, 9, 8), None, aligned, [0.4, 1.3]) for aligned in (False, True)],
+        )
+        yield (
+            f"_upsample_{name}2d_aa.default",
+            [Case(f(2, 3, 9, 8), [4, 5], False), Case(f(2, 3, 9, 8), [3, 10], False, 0.4, 1.3)],
+        )
     for name in ("grid_sampler", "grid_sampler_2d"):
         yield (
             f"{name}.default",
@@ -578,7 +585,7 @@ def families() -> Iterator[tuple[str, list[Case]]]:
     for name in ("split.sizes", "split_with_sizes.default", "unsafe_split_with_sizes.default"):
         yield name, [Case(f(5, 3), [2, 3], listed=2), Case(f(2, 6), [1, 2, 3], 1, listed=3)]
     for name in ("chunk", "unsafe_chunk"):
-        yield f"{name}.default", [Case(f(5, 3), 3, listed=3), Case(f(2, 6), 2, 1, listed=2)]
+        yield f"{name}.default", [Case(f(5, 3), 3, listed=3), Case(f(2, 7), 3, 1, listed=3)]
     yield "tensor_split.sections", [Case(f(7, 3), 3, listed=3, known=True)]
     yield "tensor_split.indices", [Case(f(7, 3), [2, -1], listed=3)]
     for name, cut in (("hsplit", f(2, 6, 4)), ("vsplit", f(6, 2)), ("dsplit", f(2, 3, 6))):

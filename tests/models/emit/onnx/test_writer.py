@@ -83,7 +83,8 @@ def test_four_bits_are_what_the_exact_files_numbers_round_to(
     kind, folder = master
     four, exact = Output("onnx", 1, "int4"), Output("onnx", 1)
     planners = [Planner.open(folder, each) for each in (four, exact)]
-    inputs = torch.randn(5, *SHAPES[kind])
+    # Of many rows of odd length other runtimes have kernels of their own.
+    inputs = torch.randn(64, *SHAPES[kind])
     encoding, odd = encoding_of("int4"), 0
     for count in (0, len(planners[0]) // 2, len(planners[0]) - 1):
         plan, other = (each._at(count) for each in planners)
@@ -249,14 +250,17 @@ def test_accuracy_is_that_of_the_files_own_bytes(encoding: str, tmp_path: Path) 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn_tanh", "rnn_relu"])
 @pytest.mark.parametrize("options", [{"levels": 2, "both": True}, {"biased": False, "batch_first": False}])
-def test_recurrent_calls_are_cut_as_torchscripts_are(cell: str, options: dict[str, bool], tmp_path: Path) -> None:
+@pytest.mark.parametrize("encoding", ["plain", "int8"])
+def test_recurrent_calls_are_cut_as_torchscripts_are(
+    cell: str, options: dict[str, bool], encoding: str, tmp_path: Path
+) -> None:
     torch.manual_seed(0)
     program: Program = recurring(cell, **options)  # type: ignore[arg-type]
     assemble.build(program, tmp_path / "master", None, criterion="c1c2", mixed=False)
     inputs = torch.randn(*(2, 7, 9) if options.get("batch_first", True) else (7, 2, 9))
     for count in (0, 30, -1):
         results, ranks = [], set()
-        for output in (Output("onnx"), Output("torchscript", 2)):
+        for output in (Output("onnx", 1, encoding), Output("torchscript", 2, encoding)):
             found = Planner.open(tmp_path / "master", output)
             plan = found._at(count % len(found))
             ranks.add(plan.ranks)
@@ -265,6 +269,35 @@ def test_recurrent_calls_are_cut_as_torchscripts_are(cell: str, options: dict[st
             with torch.no_grad():
                 results.append(loaded(data, tmp_path, output)(inputs))
         assert len(ranks) == 1 and same(*results)
+
+
+def test_levels_that_a_runtime_has_no_kernel_for_come_by_way_of_32_bits(tmp_path: Path) -> None:
+    """OpenVINO takes an int8 tensor that becomes float32 at once for weights of its own kernels."""
+
+    def levels(folder: Path, encoding: str) -> dict[str, list[int]]:
+        """By the tensor, the types that levels are cast to, one after the other."""
+        plan = Planner.open(folder, Output("onnx", 1, encoding)).smallest
+        graph = onnx.load_from_string(written(folder, plan)).graph
+        casts = {node.input[0]: node for node in graph.node if node.op_type == "Cast"}
+        found: dict[str, list[int]] = {}
+        for tensor in graph.initializer:
+            value, types = tensor.name, []
+            while value in casts:
+                value, types = casts[value].output[0], [*types, casts[value].attribute[0].i]
+            if types:
+                found[tensor.name] = types
+        return found
+
+    floats, by_way = [onnx.TensorProto.FLOAT], [onnx.TensorProto.INT32, onnx.TensorProto.FLOAT]
+    folder = planner(Recurring, tmp_path)[1]
+    eight = levels(folder, "int8")
+    assert {name: types for name, types in eight.items() if not name.startswith("cells.")}.keys() == {
+        "head.weight.down",
+        "head.weight.up",
+    }
+    for name, types in eight.items():
+        assert types == (by_way if name.startswith("cells.weight") else floats), name
+    assert {*map(tuple, levels(folder, "int4").values())} == {tuple(by_way)}
 
 
 def test_a_network_in_half_precision_stays_so(tmp_path: Path) -> None:
