@@ -14,7 +14,7 @@ OTHERS_GONE = rm -f $(filter-out %-$(RIGHTRANK_TORCH),$(wildcard .venv/.installe
 .DEFAULT_GOAL := help
 .PHONY: help install run test test-lowest test-api test-executorch test-onnx test-cpp test-page page-pictures \
 	test-faults hostile verify bench bench-compression bench-cifar bench-bytes bench-formats bench-guarantee bench-learning bench-sparsity \
-	bench-latency bench-cost bench-engine bench-coverage bench-tasks bench-layers bench-kinds bench-architectures chaos \
+	bench-latency bench-cost bench-ingest bench-engine bench-coverage bench-tasks bench-layers bench-kinds bench-architectures chaos \
 	clean
 
 help:
@@ -43,6 +43,7 @@ help:
 	@echo "make bench-learning  learning to be cut (arXiv:1910.13141) against normal training; 40 minutes of a core"
 	@echo "make bench-sparsity  zero channels from Adam and L2 (arXiv:1812.08119), and their removal; about two hours"
 	@echo "make bench-latency   whether a smaller model is a faster one, on one core; minutes"
+	@echo "make bench-ingest    large networks made masters, minutes and memory; an hour"
 	@echo "make bench-cost      what statistics, decomposition, refit and tuning cost; minutes"
 	@echo "make bench-engine  what the job engine is chosen for: order, kills, cancels; minutes"
 	@echo "make bench-tasks  networks for eight kinds of task, published and measured, against a plain script; 40 minutes"
@@ -219,6 +220,9 @@ build/nncodec: benchmarks/bytes/nncodec.txt
 	$@.partial/bin/pip install $(LATER) --quiet --requirement benchmarks/bytes/nncodec.txt
 	$@.partial/bin/pip install $(LATER) --quiet --no-deps nncodec==2.1.3 torchvision==0.28.0
 	mv $@.partial $@
+
+bench-ingest: build/kinds
+	build/kinds/bin/python -m benchmarks.ingest
 
 bench-learning: install
 	$(BIN)/python -m benchmarks.learning

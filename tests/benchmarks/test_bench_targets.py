@@ -115,6 +115,18 @@ def test_cost_gives_each_work_in_seconds_and_in_forward_passes(tmp_path: Path) -
     assert {row["work"]: row for row in read(tmp_path / "cost.csv")} == rows
 
 
+def test_ingest_gives_each_work_and_its_memory_and_a_layer_beside_an_svd(tmp_path: Path) -> None:
+    printed = bench("ingest", "--results", str(tmp_path))
+    rows = {(row["network"], row["work"]): row for row in read(tmp_path / "ingest.csv")}
+    works = [work for network, work in rows if network == "convolutions"]
+    assert works == ["read", "statistics", "decompose", "levels", "ranges", "all"]
+    parts = [float(rows["convolutions", work]["core_seconds"]) for work in works]
+    assert min(parts) > 0 and sum(parts[:-1]) == pytest.approx(parts[-1], rel=0.02)
+    assert int(rows["convolutions", "all"]["mib"]) > 100
+    assert all(float(rows["linear 8→200", work]["seconds"]) > 0 for work in ("decompose", "LAPACK's SVD"))
+    assert all(name in printed for name in ("convolutions", "linear 8→200"))
+
+
 def test_sparsity_shows_zeros_under_the_three_conditions_only(tmp_path: Path) -> None:
     bench("sparsity", "--results", str(tmp_path))
     rows = read(tmp_path / "sparsity.csv")
