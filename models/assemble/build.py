@@ -218,8 +218,8 @@ class Building:
             if seen is not None:
                 for each in correction.corrections(program, layer):
                     corrected[each.tensor] = layer.name
-                    rows = list(correction.rows(each, program.tensors[each.tensor], factors))[: layer.break_even]
-                    stored[entries.corrected(each.tensor)] = torch.stack(rows)
+                    rows = correction.rows(each, program.tensors[each.tensor], factors)
+                    stored[entries.corrected(each.tensor)] = rows[: layer.break_even]
             stored |= {entries.factor(side, layer.name): tensor for side, tensor in factors.tensors.items()}
             sigmas.append(factors.sigma.numpy())
         self.progress("decompose", len(template.decomposed), len(template.decomposed), "layers")

@@ -13,7 +13,7 @@ more (docs/cutting.md).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -71,12 +71,12 @@ def _bias_within(call: Recurrent | Handed, value: str, followers: Sequence[Node]
     return receiver.hidden_bias if isinstance(receiver, Recurrent) and receiver.hidden == Ref(value) else None
 
 
-def rows(correction: Correction, stored: Tensor, factors: Factors) -> Iterator[Tensor]:
-    """The tensor's value at every rank, r = 1 first."""
-    assert factors.moved is not None
+def rows(correction: Correction, stored: Tensor, factors: Factors) -> Tensor:
+    """The tensor's values (R, C_out) at every rank, r = 1 first."""
+    moved = factors.moved
+    assert moved is not None
     if correction.role == "variance":
-        for scale in factors.moved.scale.clamp_min(LEAST):
-            yield (stored.double() * scale).to(stored.dtype)
-        return
-    for shift in factors.moved.shift:
-        yield (stored.double() + (shift if correction.role == "mean" else -shift)).to(stored.dtype)
+        found = stored.double() * moved.scale.clamp_min(LEAST)
+    else:
+        found = stored.double() + (moved.shift if correction.role == "mean" else -moved.shift)
+    return found.to(stored.dtype)

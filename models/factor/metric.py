@@ -193,14 +193,14 @@ def fit_columns(weight: Tensor, normal: Tensor, gradient: Tensor, down: Tensor, 
     Near is `tr(Gᵀ E N Eᵀ)` of the difference E (C_out, C_in·k_h·k_w), for the whole covariance N of the inputs and the
     moment G of the outputs' gradients, where `decompose_columns` takes N for a product. Alternating least squares:
     `up` exactly, `down` by conjugate gradients, which that product makes quick. All in double. Factors that are not
-    finite are not taken: then it is those given.
+    finite are not taken, nor such as are not nearer, since the steps damp G: then it is those given.
     """
     outputs, width = len(weight), weight.shape[3]
     rank, count = down.shape
     target = weight.reshape(outputs, -1)
     inputs = normal.reshape(count, width, count, width)
     spread, across = torch.einsum("pxqx->pq", inputs), torch.einsum("pxpy->xy", inputs)
-    root, _ = _roots(gradient)  # a gradient of low rank would leave directions of `down` free
+    plain, (root, _) = gradient, _roots(gradient)  # one of low rank would leave directions of `down` free
     gradient = root @ root
 
     def missed(down: Tensor, up: Tensor) -> Tensor:
@@ -214,13 +214,25 @@ def fit_columns(weight: Tensor, normal: Tensor, gradient: Tensor, down: Tensor, 
         slope = (gradient @ difference @ normal).reshape(outputs, count, width)
         return torch.einsum("kox,opx->kp", up.reshape(rank, outputs, width), slope)
 
-    def best_up(down: Tensor) -> Tensor:
+    def around(down: Tensor) -> tuple[Tensor, Tensor]:
+        """What the least squares for `up` are of: the second moment (r·k_w, r·k_w) of what it is given, and what that
+        has to do with the outputs (r·k_w, C_out)."""
         seen = torch.einsum("kp,pxqy->kxqy", down, inputs)
         features = torch.einsum("kxqy,lq->kxly", seen, down).reshape(rank * width, -1)
-        found = light(features, seen.reshape(rank * width, -1) @ target.T)
+        return features, seen.reshape(rank * width, -1) @ target.T
+
+    def best_up(features: Tensor, reached: Tensor) -> Tensor:
+        found = light(features, reached)
         return found.reshape(rank, width, outputs).transpose(1, 2).reshape(rank, -1)
 
-    given, kept = (down, up), (down, best_up(down))
+    def gained(features: Tensor, reached: Tensor, up: Tensor) -> float:
+        """By how much factors are nearer than none."""
+        rows = up.reshape(rank, outputs, width).transpose(1, 2).reshape(rank * width, outputs)
+        return float(((2 * reached - features @ rows) * (rows @ plain)).sum())
+
+    met = around(down)
+    given, least = (down, up), gained(*met, up)
+    kept = down, best_up(*met)
     for _ in range(ROUNDS):
         down, up = kept
         per_output = up.reshape(rank, outputs, width)
@@ -237,8 +249,9 @@ def fit_columns(weight: Tensor, normal: Tensor, gradient: Tensor, down: Tensor, 
             turned = light(inner, light(spread, rest.T).T)
             before, energy = energy, (rest * turned).sum()
             step = turned + energy / before * step
-        kept = down, best_up(down)
-    return kept if all(bool(each.isfinite().all()) for each in kept) else given
+        met = around(down)
+        kept = down, best_up(*met)
+    return kept if gained(*met, kept[1]) >= least and all(bool(each.isfinite().all()) for each in kept) else given
 
 
 def _balanced(down: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:

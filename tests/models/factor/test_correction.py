@@ -66,7 +66,7 @@ def test_the_closed_form_is_what_recomputing_gives_on_a_single_layer_net(rank: i
     with torch.no_grad():
         whole, less = (nn.functional.conv2d(x, w) for w in (program.tensors["conv.weight"], cut))
     mean, variance = (
-        list(correction.rows(each, program.tensors[each.tensor], factors))[rank - 1]
+        correction.rows(each, program.tensors[each.tensor], factors)[rank - 1]
         for each in correction.corrections(program, layer)
     )
     moved = program.tensors["norm.running_mean"] + (less - whole).mean((0, 2, 3))

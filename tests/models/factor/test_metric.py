@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -219,6 +219,7 @@ def test_the_shift_of_a_spatial_cut_is_exact_and_its_scale_if_the_covariance_is_
 
 @settings(max_examples=40, deadline=None)
 @given(st.sampled_from(CONVOLUTIONS), st.integers(1, 4), st.booleans(), st.integers(0, 1000))
+@example((4, 9, 3, 2), 3, True, 77)
 def test_factors_fitted_to_the_whole_covariance_are_never_further_off(
     shape: tuple[int, ...], rank: int, product: bool, seed: int
 ) -> None:
