@@ -36,7 +36,7 @@ import torch
 from torch import Tensor, nn
 
 import rightrank
-from benchmarks import cost
+from benchmarks import cost, vision
 from benchmarks.bar import bar
 from benchmarks.results import Table, machine, place
 from rightrank.models import checkpoint
@@ -141,6 +141,7 @@ def main() -> None:
     parser.add_argument("--networks", help="some of them, separated by commas")
     parser.add_argument("--results", type=Path, metavar="FOLDER", help="where the tables go")
     given = parser.parse_args()
+    vision.declare()
     known = QUICK if given.quick else NETWORKS
     chosen = given.networks.split(",") if given.networks else list(known)
     if unknown := [name for name in chosen if name not in known]:
