@@ -25,6 +25,7 @@ from rightrank.models.factor.forms import FORMS
 from rightrank.models.factor.gathering import Gathering, NoGradient
 from rightrank.models.factor.layer import Form, Layer
 from rightrank.models.factor.moments import Moments
+from rightrank.models.factor.room import Room
 from rightrank.models.master import entries, gradients
 from rightrank.models.master.template import Template
 from rightrank.models.plan import criteria
@@ -147,8 +148,9 @@ def try_gradient(ready: Prepared, calibration: Samples) -> None:
     rule = rule_of(ready.criterion)
     if rule.metric in ("logits", "loss"):
         program, layers = ready.program, ready.template.decomposed
-        gathering = Gathering(program, layers, [rule.gradient], {})
-        gathering.add(calibration[: program.graph.batch or 2], lambda done: None)
+        with tempfile.TemporaryDirectory() as folder:
+            gathering = Gathering(program, layers, [rule.gradient], {}, Room(Path(folder)))
+            gathering.add(calibration[: program.graph.batch or 2], lambda done: None)
 
 
 def whole(program: Program, uploaded: Program, template: Template) -> dict[str, torch.Tensor]:
@@ -172,14 +174,14 @@ class Building:
 
     def learn(
         self, inputs: Samples, candidates: Sequence[str], out: Path
-    ) -> tuple[str, dict[str, float], list[Moments]]:
+    ) -> tuple[str, dict[str, float], Sequence[Moments]]:
         """What calibration inputs say, for the best of criteria, and how far each was in the trial (see
         `trial`), which takes a folder in `out` for a while."""
         rules = [rule_of(name) for name in candidates]
         forms = self.forms if any(rule.any_form for rule in rules) else {}
         kinds = [rule.gradient for rule in rules]
         weighed = any(rule.metric in kinds for rule in rules)
-        gathering = Gathering(self.program, self.template.decomposed, kinds, forms, weighed)
+        gathering = Gathering(self.program, self.template.decomposed, kinds, forms, Room(out), weighed)
 
         def tell(done: int) -> None:
             self.progress("calibrate", done, len(inputs), "samples")
@@ -202,7 +204,7 @@ class Building:
         gathering.add(others, tell)
         return criterion, tried, gathering.moments(gradient)
 
-    def decompose(self, criterion: str, moments: list[Moments] | None, out: Path) -> None:
+    def decompose(self, criterion: str, moments: Sequence[Moments] | None, out: Path) -> None:
         """Writes the master by a criterion, from what calibration inputs said where it uses them, to `out`."""
         rule, program, template = rule_of(criterion), self.program, self.template
         stored = whole(program, self.uploaded, template)

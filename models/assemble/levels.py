@@ -77,7 +77,7 @@ def make(
     if not mixable(template):
         return
     worth = _worth(out, template.decomposed, rule)
-    seen = {layer.weight: each for layer, each in zip(template.decomposed, moments or (), strict=False)}
+    place = {layer.weight: index for index, layer in enumerate(template.decomposed)}
     found: dict[str, NDArray[Any]] = {}
     states: dict[str, list[State]] = {}
     fixed, finest = [0], {}
@@ -93,7 +93,8 @@ def make(
             found.update(levels.entries(FIXED, template.entry(layer.weight)))
             fixed[0] += block_bytes([levels], len(weight))
             return
-        work = Quantising.of(layer, weight, covariance, seen.get(layer.weight), worth[layer.weight])
+        seen = moments[place[layer.weight]] if moments else None
+        work = Quantising.of(layer, weight, covariance, seen, worth[layer.weight])
         states[layer.weight], finest[layer.weight] = [], work.finest
         for grid, (several, state) in zip(GRIDS, work.whole(), strict=True):
             found.update(several.entries(grid, template.entry(layer.weight)))

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ from rightrank.models.factor.layer import Form, Gatherer, Layer
 from rightrank.models.factor.moments import Moments
 from rightrank.models.factor.patches import single
 from rightrank.models.factor.recurrent import Product
+from rightrank.models.factor.room import Room
 from rightrank.models.factor.sums import Gradient, Sums
 from rightrank.models.program.calls import HANDED, Call, Convolution, Recurrent, layer_call, transposed
 from rightrank.models.program.graph import Node, Ref
@@ -48,7 +49,7 @@ class Gathering:
     What is not finite, as the gradient of a norm is at an input that is all zeros, is left out.
     Each kind of gradient is another pass back. Its random projections, or classes, are the same at each run, whatever
     the others draw. A static batch size in the program is respected; what does not fill a batch is left out. With
-    `weighed`, gradients are needed: NoGradient where the program has none.
+    `weighed`, gradients are needed: NoGradient where the program has none. Sums lie where the `room` has them.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Gathering:
         layers: tuple[Layer, ...],
         gradients: Sequence[Gradient],
         forms: Mapping[str, Form],
+        room: Room,
         weighed: bool = True,
     ) -> None:
         self._program = program
@@ -66,7 +68,7 @@ class Gathering:
         nodes = {node.name: node for node in program.graph.nodes}
         self._calls = {name: call for layer in layers for name in layer.calls if (call := layer_call(nodes[name]))}
         self._sums = [
-            Sums(layer, program.tensors[layer.weight], gradients, [self._calls[name] for name in layer.calls])
+            Sums(layer, program.tensors[layer.weight], gradients, [self._calls[name] for name in layer.calls], room)
             for layer in layers
         ]
         self._inner = [_gatherers(layer, forms) for layer in layers]
@@ -183,16 +185,38 @@ class Gathering:
         count = result.numel() // max(result.shape[1 if isinstance(call, Convolution) else -1], 1)
         return None if count <= sums.ROWS else torch.randperm(count, generator=self._drawing)[: sums.ROWS]
 
-    def moments(self, kind: Gradient) -> list[Moments]:
-        """One entry per layer; of a program without gradients they are unity. DataError where what was added does not
-        fill a batch."""
+    def moments(self, kind: Gradient) -> Sequence[Moments]:
+        """One entry per layer, made when it is asked for: all at once would take as much again as their sums. Of a
+        program without gradients they are unity. DataError where what was added does not fill a batch."""
         if not self._samples:
             raise DataError(
                 f"{self._given} calibration inputs do not fill one batch of {self._batch or 1}.",
                 "Give more, or export the model with a dynamic batch size.",
             )
-        pairs = zip(self._sums, self._inner, strict=True)
-        return [own.moments(self._samples, kind, inner, self._blind) for own, inner in pairs]
+        if kind not in self._generators:
+            raise KeyError(kind)
+        pairs = [*zip(self._sums, self._inner, strict=True)]
+        return Asked(len(pairs), lambda at: pairs[at][0].moments(self._samples, kind, pairs[at][1], self._blind))
+
+
+class Asked(Sequence[Moments]):
+    """So many moments, each made by its place whenever it is asked for."""
+
+    def __init__(self, count: int, make: Callable[[int], Moments]) -> None:
+        self._count, self._make = count, make
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, at: int) -> Moments: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[Moments]: ...
+
+    def __getitem__(self, at: int | slice) -> Moments | Sequence[Moments]:
+        places = range(self._count)[at]
+        return self._make(places) if isinstance(places, int) else [self._make(place) for place in places]
 
 
 def _flat(arguments: Any) -> Iterator[Tensor]:

@@ -15,6 +15,7 @@ from rightrank.models.factor.forms import FORMS
 from rightrank.models.factor.layer import Gatherer, Layer
 from rightrank.models.factor.moments import Moments, Side, together
 from rightrank.models.factor.patches import finite, single
+from rightrank.models.factor.room import Room
 from rightrank.models.program.calls import Call, Convolution, Embedding, turned
 
 # Of the rows of a layer's values in one pass so many are looked at, drawn at random.
@@ -26,12 +27,12 @@ Gradient: TypeAlias = Literal["logits", "loss"]
 class _Rows:
     """Running sums over the rows (k, s) of a layer's values on one side, and of gradients there."""
 
-    def __init__(self, size: int, gradients: Sequence[Gradient]) -> None:
+    def __init__(self, size: int, gradients: Sequence[Gradient], room: Room) -> None:
         self.positions = 0
         self.origin: Tensor | None = None  # (s,)
-        self.total = torch.zeros(size, dtype=torch.float64)
-        self.square = torch.zeros(size, size, dtype=torch.float64)
-        self.gradients = {kind: torch.zeros(size, size, dtype=torch.float64) for kind in gradients}
+        self.total = room.zeros(size)
+        self.square = room.zeros(size, size)
+        self.gradients = {kind: room.zeros(size, size) for kind in gradients}
         # Of the gradients as they are before they pass the weight: the sum of their squares.
         self.energy = dict.fromkeys(gradients, 0.0)
 
@@ -80,13 +81,15 @@ class Sums:
     """Of one layer, seen from its smaller side; calls that read the weight the other way round, as an embedding does,
     are seen from the same axis of its matrix, which is their other side."""
 
-    def __init__(self, layer: Layer, weight: Tensor, gradients: Sequence[Gradient], calls: Sequence[Call]) -> None:
+    def __init__(
+        self, layer: Layer, weight: Tensor, gradients: Sequence[Gradient], calls: Sequence[Call], room: Room
+    ) -> None:
         self.axis = axis(layer)
         self._shape = layer.shape
         self._matrix = single(weight.detach()).reshape(layer.outputs, layer.inputs)
         size = self._matrix.shape[self.axis]
         kinds = dict.fromkeys(map(turned, calls))
-        self._rows = {kind: _Rows(size, gradients) for kind in kinds}
+        self._rows = {kind: _Rows(size, gradients, room) for kind in kinds}
         if any(isinstance(call, Embedding) for call in calls):
             # Rows that no calibration input looks up would else count for nothing: each counts once more than it was.
             for part in torch.split(self._matrix if self.axis else torch.eye(len(self._matrix)), ROWS):

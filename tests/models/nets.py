@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from rightrank.models.assemble import build as assemble
 from rightrank.models.factor.gathering import Gathering
 from rightrank.models.factor.layer import Form, Layer
 from rightrank.models.factor.moments import Moments
+from rightrank.models.factor.room import Room
 from rightrank.models.factor.sums import Gradient
 from rightrank.models.plan.planner import Planner
 from rightrank.models.program.graph import Constant, Graph, Input, Node, Ref
@@ -303,11 +305,13 @@ def gather(
     inputs: Tensor,
     gradient: Gradient = "logits",
     forms: Mapping[str, Form] | None = None,
+    memory: int | None = None,
 ) -> list[Moments]:
-    """The moments of inputs that are added at once."""
-    gathering = Gathering(program, layers, [gradient], forms or {})
-    gathering.add(Samples.of(inputs), lambda done: None)
-    return gathering.moments(gradient)
+    """The moments of inputs that are added at once, with sums in so many bytes of memory."""
+    with tempfile.TemporaryDirectory() as folder:
+        gathering = Gathering(program, layers, [gradient], forms or {}, Room(Path(folder), memory))
+        gathering.add(Samples.of(inputs), lambda done: None)
+        return list(gathering.moments(gradient))
 
 
 WORDS, LENGTHS = 20, (3, 5, 8)

@@ -18,6 +18,7 @@ from rightrank.models.factor.gathering import Gathering, NoGradient
 from rightrank.models.factor.layer import Layer
 from rightrank.models.factor.moments import Moments
 from rightrank.models.factor.patches import Columns, ColumnSums, columns_of
+from rightrank.models.factor.room import Room
 from rightrank.models.program.program import Program
 from rightrank.models.program.samples import Samples
 from rightrank.models.simplify.recurrent import apart
@@ -190,7 +191,7 @@ def test_what_is_gathered_leaves_the_inputs_as_they_are(tmp_path: Path, layout: 
 def test_two_kinds_of_gradient_gathered_together_are_each_as_alone(tmp_path: Path) -> None:
     _, program, found = prepared(tmp_path)
     x = torch.randn(150, 6)
-    gathering = Gathering(program, found, ("logits", "loss"), {})
+    gathering = Gathering(program, found, ("logits", "loss"), {}, Room(tmp_path))
     gathering.add(Samples.of(x[:128]), lambda done: None)
     both = [moments.gradient for moments in gathering.moments("loss")]
     assert all(map(torch.equal, both, [moments.gradient for moments in gather(program, found, x[:128], "loss")]))
@@ -203,6 +204,29 @@ def test_two_kinds_of_gradient_gathered_together_are_each_as_alone(tmp_path: Pat
         assert torch.equal(one.gradient, other.gradient) and torch.equal(one.covariance, other.covariance)
     with pytest.raises(KeyError):
         gathering.moments("loss")
+
+
+@pytest.mark.parametrize("gradient", ["logits", "loss"])
+def test_sums_in_files_are_those_in_memory_to_the_digit(gradient: Any, tmp_path: Path) -> None:
+    _, program, found = prepared(tmp_path)
+    x = torch.randn(150, 6)
+    # So little that some lie here, and some there.
+    for memory in (0, 1500):
+        mapped, plain = (gather(program, found, x, gradient, memory=each) for each in (memory, None))
+        for one, other in zip(mapped, plain, strict=True):
+            assert all(torch.equal(getattr(one, name), getattr(other, name)) for name in ("mean", "covariance"))
+            assert torch.equal(one.gradient, other.gradient)
+
+
+def test_moments_are_made_when_they_are_asked_for(tmp_path: Path) -> None:
+    _, program, found = prepared(tmp_path)
+    gathering = Gathering(program, found, ["logits"], {}, Room(tmp_path))
+    gathering.add(Samples.of(torch.randn(64, 6)), lambda done: None)
+    moments = gathering.moments("logits")
+    assert len(moments) == len(found) and moments[0] is not moments[0]
+    assert [each.side for each in moments[-2:]] == [each.side for each in list(moments)[-2:]]
+    with pytest.raises(IndexError):
+        moments[len(found)]
 
 
 def test_inputs_that_fill_no_batch_are_refused_in_words(tmp_path: Path) -> None:
@@ -387,7 +411,7 @@ def test_a_network_without_gradients_is_refused_in_words_where_they_count(
     x = torch.randn(64, 6)
     with pytest.raises(NoGradient, match="gradients"):
         gather(program, found, x)
-    gathering = Gathering(program, found, ["logits"], {}, weighed=False)
+    gathering = Gathering(program, found, ["logits"], {}, Room(tmp_path), weighed=False)
     gathering.add(Samples.of(x), lambda done: None)
     assert all(torch.equal(each.gradient, torch.eye(len(each.mean)).double()) for each in gathering.moments("logits"))
     folder = source(make(kind), (6,), tmp_path / "source", x)
@@ -401,7 +425,7 @@ def test_what_is_kept_of_a_pass_is_bounded(tmp_path: Path, monkeypatch: pytest.M
     x, told = torch.randn(64, 6), list[int]()
     expected = gather(program, found, x)
     monkeypatch.setattr("rightrank.models.factor.gathering.VALUES", 100)
-    gathering = Gathering(program, found, ["logits"], {})
+    gathering = Gathering(program, found, ["logits"], {}, Room(tmp_path))
     gathering.add(Samples.of(x), told.append)
     assert 1 < told[1] - told[0] < 10
     for each, wanted in zip(gathering.moments("logits"), expected, strict=True):
