@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 from rightrank.models.emit.onnx.rows import (
     activations,
+    antialiasing,
     attention,
     construct,
     convolutions,
@@ -38,6 +39,7 @@ ROWS: Mapping[str, Row] = {
     **convolutions.ROWS,
     **pooling.ROWS,
     **resampling.ROWS,
+    **antialiasing.ROWS,
     **norms.ROWS,
     **reductions.ROWS,
     **shapes.ROWS,

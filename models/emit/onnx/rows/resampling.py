@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from rightrank.models.emit.onnx.nodes import Nodes
@@ -104,97 +103,6 @@ def _smoothly(dims: int, mode: str) -> Row:
     )
 
 
-def _linear(to: Nodes, distance: Value) -> Value:
-    """What counts at a distance: 1 at none, nothing from 1 on."""
-    return to.unary("Relu", to.sub(1.0, distance))
-
-
-def _cubic(to: Nodes, distance: Value) -> Value:
-    """Keys' (doi:10.1109/TASSP.1981.1163711, equation 4) with a = -1/2: nothing from 2 on."""
-    square = to.mul(distance, distance)
-    near = to.add(to.mul(to.sub(to.mul(distance, 1.5), 2.5), square), 1.0)
-    far = to.mul(to.sub(to.mul(to.add(to.mul(to.sub(distance, 5.0), distance), 8.0), distance), 4.0), -0.5)
-    beyond = to.where(to.compare("Less", distance, 2.0), far, 0.0)
-    return to.where(to.compare("Less", distance, 1.0), near, beyond)
-
-
-def _antialiased(kernel: Callable[[Nodes, Value], Value]) -> Callable[..., Value]:
-    """As a product with a matrix for each of two dimensions, since OpenVINO runs `Resize` without its antialiasing."""
-
-    def row(
-        to: Nodes, value: Value, sizes: Sequence[Size] | None, aligned: bool, scales: Sequence[float | Value | None]
-    ) -> Value:
-        if not value.floating:
-            raise to.refused("antialiased resizing is there for floating point alone")
-        dtype = "float64" if value.dtype == "float64" else "float32"
-        for dim, scale in ((3, scales[1]), (2, scales[0])):
-            if isinstance(scale, Value):
-                raise to.refused("a scale has to be a number")
-            own = to.size(value, dim)
-            size = sizes[dim - 2] if sizes is not None else _scaled(to, own, scale)
-            step = _step(to, own, size, aligned, scale, dtype)
-            matrix = to.cast(_weights(to, own, size, step, kernel, dtype), value.dtype)
-            shape = (*value.shape[:dim], dim_of(size), *value.shape[dim + 1 :])
-            operands = (value, to.swap(matrix)) if dim == 3 else (matrix, value)
-            value = to.matmul(*operands, shape)
-        return value
-
-    return row
-
-
-def _scaled(to: Nodes, own: Size, scale: float | None) -> Size:
-    """A size, times a scale and rounded down."""
-    assert scale is not None
-    if isinstance(own, int):
-        return int(own * scale)
-    return replace(to.cast(to.unary("Floor", to.mul(to.single(own), scale)), "int64"), number=True)
-
-
-def _step(to: Nodes, own: Size, size: Size, aligned: bool, scale: float | None, dtype: str) -> Value:
-    """How many old places there are from one new one to the next; aligned, none where there is but one."""
-    if aligned:
-        before, after = (to.cast(to.sub(each, 1), dtype) for each in (own, size))
-        some, least = (to.node(op, after, to.constant(1, dtype), dtype=dtype, shape=()) for op in ("Min", "Max"))
-        return to.div(to.mul(before, some), least)
-    if scale:
-        return to.constant(1 / scale, dtype)
-    return to.div(to.cast(own, dtype), to.cast(size, dtype))
-
-
-def _weights(
-    to: Nodes, own: Size, size: Size, step: Value, kernel: Callable[[Nodes, Value], Value], dtype: str
-) -> Value:
-    """What old places count for new ones, (new, old): by their distances, and where there are more of them by those in
-    steps; in sum one. As in torch's `_compute_weights_aa`."""
-    old, new = (to.add(to.range(0, each, 1, dtype, dim_of(each)), 0.5) for each in (own, size))
-    apart = to.unary("Abs", to.sub(old, to.unsqueeze(to.mul(new, step), 1)))
-    reach = to.node("Max", step, to.constant(1, dtype), dtype=dtype, shape=())
-    found = kernel(to, to.div(apart, reach))
-    return to.div(found, to.reduce("ReduceSum", found, [1], keep=True))
-
-
-def _antialiased_vec(kernel: Callable[[Nodes, Value], Value]) -> Row:
-    resized = _antialiased(kernel)
-
-    def row(
-        to: Nodes,
-        input: Value,
-        output_size: Sequence[Size] | None,
-        align_corners: bool,
-        scale_factors: Sequence[float] | None,
-    ) -> Value:
-        return resized(to, input, output_size, align_corners, scale_factors or (None, None))
-
-    return row
-
-
-def _antialiased_2d(kernel: Callable[[Nodes, Value], Value]) -> Row:
-    resized = _antialiased(kernel)
-    return lambda to, self, output_size, align_corners, scales_h=None, scales_w=None: resized(
-        to, self, output_size, align_corners, (scales_h, scales_w)
-    )
-
-
 def grid_sampler(
     to: Nodes, input: Value, grid: Value, interpolation_mode: int, padding_mode: int, align_corners: bool
 ) -> Value:
@@ -223,10 +131,6 @@ ROWS: Mapping[str, Row] = {
     **{f"aten.upsample_{name}.default": _smoothly(dims, "linear") for dims, name in _KINDS.items()},
     "aten.upsample_bicubic2d.vec": _smooth_vec("cubic"),
     "aten.upsample_bicubic2d.default": _smoothly(2, "cubic"),
-    "aten._upsample_bilinear2d_aa.vec": _antialiased_vec(_linear),
-    "aten._upsample_bilinear2d_aa.default": _antialiased_2d(_linear),
-    "aten._upsample_bicubic2d_aa.vec": _antialiased_vec(_cubic),
-    "aten._upsample_bicubic2d_aa.default": _antialiased_2d(_cubic),
     "aten.grid_sampler.default": grid_sampler,
     "aten.grid_sampler_2d.default": grid_sampler,
 }

@@ -826,3 +826,9 @@ def test_every_row_is_of_an_operator_that_programs_may_call_and_takes_its_argume
 def test_a_call_without_a_row_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedCheckpoint, match=r"calls aten\.linalg_svd\.default, .*another format"):
         written(Case(f(3, 3)), "aten.linalg_svd.default", 3, False, tmp_path / "net")
+
+
+def test_antialiased_resizing_of_integers_is_refused_by_name(tmp_path: Path) -> None:
+    image = whole(2, 3, 9, 8, low=0).to(torch.uint8)
+    with pytest.raises(UnsupportedCheckpoint, match=r"calls aten\._upsample_bilinear2d_aa\.default, .*another format"):
+        written(Case(image, [4, 5], False), "aten._upsample_bilinear2d_aa.default", 1, False, tmp_path / "net")
