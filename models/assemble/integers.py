@@ -62,21 +62,29 @@ def save(folder: Path, inputs: Samples, progress: Progress, most: float = ERROR)
     if template.graph.batch is not None:
         data, tried = (each if len(each) >= template.graph.batch else few for each in (data, tried))
     some = data[: max(AT_KNOTS, template.graph.batch or 0)]
-    sizes = [_Size.of(template, tensors, ranks) for ranks in _knots(planner)]
-    works = [2 * len(data), *(len(some) for _ in sizes[1:])]
-    for number, size in enumerate(sizes):
-        done = sum(works[:number])
+    knots = _knots(planner)
+    params = [template.params_at(ranks) for ranks in knots]
+    middle = min(range(len(knots)), key=lambda number: abs(params[number] / template.params - TRIED))
+    works = [2 * len(data), *(len(some) for _ in knots[1:])]
+    found: list[Seen] = []
+    # Those that layers are tried at; each of the others goes when it has been looked at.
+    kept: dict[int, _Size] = {}
+    for number, ranks in enumerate(knots):
+        size, done = _Size.of(template, tensors, ranks), sum(works[:number])
 
         def tell(more: int, done: int = done) -> None:
             progress("ranges", done + more, sum(works), "samples")
 
-        size.look(some if number else data, sizes[0].seen if number else None, tell)
-    if not sizes[0].seen.values:
+        size.look(some if number else data, found[0] if number else None, tell)
+        found.append(size.seen)
+        if number in (0, middle):
+            kept[number] = size
+    if not found[0].values:
         return
-    middle = min(sizes, key=lambda size: abs(size.share - TRIED))
-    trials = [_Trial(each, sizes[0], tried) for each in dict.fromkeys((sizes[0], middle))]
-    chosen = dataclasses.replace(_chosen(template, trials, most, progress), knots=tuple(size.params for size in sizes))
-    save_file(_stored(sizes, chosen), folder / ranges.RANGES)
+    whole = kept[0]
+    trials = [_Trial(each, whole, tried) for each in kept.values()]
+    chosen = dataclasses.replace(_chosen(template, trials, most, progress), knots=tuple(params))
+    save_file(_stored(whole, found, chosen), folder / ranges.RANGES)
     dataclasses.replace(template, integers=chosen).save(folder)
 
 
@@ -90,26 +98,24 @@ def _knots(planner: Planner) -> list[tuple[int, ...]]:
 
 @dataclass(eq=False)
 class _Size:
-    """A network at one size: its variant as a program, its parameters and their share of all, the factors of the layers
-    that could compute in eight bits when cut, by weight, and of those that are, and what was seen."""
+    """A network at one size: its variant as a program, the factors of the layers that could compute in eight bits when
+    cut, by weight, and of those that are, and what was seen."""
 
     template: Template
     program: Program
-    params: int
-    share: float
     all: Mapping[str, Cut]
     cut: Mapping[str, Cut]
     seen: Seen = field(default_factory=Seen)
 
     @staticmethod
     def of(template: Template, tensors: Mapping[str, Tensor], ranks: tuple[int, ...]) -> _Size:
-        made, params = variant(template, tensors, ranks), template.params_at(ranks)
+        made = variant(template, tensors, ranks)
         possible = {*computable.possible(template)}
         layers = {layer.weight: layer for layer in template.decomposed if layer.weight in possible and layer.break_even}
         tuned = template.knot(ranks) is not None
         found = {weight: Cut(layer, _most(layer, tensors, tuned)) for weight, layer in layers.items()}
         cut = {weight: Cut(layers[weight], sides) for weight, sides in made.factors.items() if weight in layers}
-        return _Size(template, made.program(), params, params / template.params, found, cut)
+        return _Size(template, made.program(), found, cut)
 
     def look(self, inputs: Samples, first: Seen | None, tell: Callable[[int], None]) -> None:
         """Runs the network on `inputs`. What is not finite at this size counts as at the `first`."""
@@ -128,16 +134,16 @@ def _most(layer: Layer, tensors: Mapping[str, Tensor], tuned: bool) -> dict[str,
     return found
 
 
-def _stored(sizes: Sequence[_Size], chosen: Integers) -> dict[str, Tensor]:
-    """The entries of a file of ranges."""
-    found = {}
+def _stored(whole: _Size, found: Sequence[Seen], chosen: Integers) -> dict[str, Tensor]:
+    """The entries of a file of ranges, of what was found at each size."""
+    entries_of = {}
     for name in dict.fromkeys(chosen.grids.values()):
-        ends = [size.seen.values[name] for size in sizes]
-        found[ranges.of_value(name)] = torch.tensor(ends, dtype=torch.float32)
+        ends = [seen.values[name] for seen in found]
+        entries_of[ranges.of_value(name)] = torch.tensor(ends, dtype=torch.float32)
     for weight in chosen.layers:
-        if weight in sizes[0].all:
-            found[ranges.of_bases(weight)] = torch.from_numpy(np.stack([size.seen.bases[weight] for size in sizes]))
-    return found
+        if weight in whole.all:
+            entries_of[ranges.of_bases(weight)] = torch.from_numpy(np.stack([seen.bases[weight] for seen in found]))
+    return entries_of
 
 
 def _chosen(template: Template, trials: Sequence[_Trial], error: float, progress: Progress) -> Integers:
