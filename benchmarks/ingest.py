@@ -4,8 +4,9 @@
 
 ViT-B/16, BERT-base and GPT-2 of transformers with random weights, exported by `rightrank.export`, and 256 random
 calibration inputs (tokens: 128 each). Each is read and made a master, as a service does with default settings, in a
-process of its own, of which the most memory is taken; its torch and libraries are some 300 MiB of that. Besides, a
-linear layer of few inputs and many outputs: what its decomposition takes, beside LAPACK's SVD of the same matrix.
+process of its own, of which the most memory is taken; its torch and libraries are some 300 MiB of that. Besides, linear
+layers of few inputs and many outputs: what decomposing one takes, with the corrections at every rank, beside LAPACK's
+SVD of the same matrix.
 
 * read         the upload's bytes, checked, as a program
 * statistics   passes over the inputs, and trying two criteria where none is given, their decompositions too
@@ -36,11 +37,17 @@ import torch
 from torch import Tensor, nn
 
 import rightrank
-from benchmarks import cost, vision
+from benchmarks import vision
 from benchmarks.bar import bar
 from benchmarks.results import Table, machine, place
 from rightrank.models import checkpoint
 from rightrank.models.assemble.build import build
+from rightrank.models.assemble.survey import survey
+from rightrank.models.factor import correction
+from rightrank.models.factor.decompose import decompose
+from rightrank.models.factor.forms import FORMS
+from rightrank.models.factor.gathering import Gathering
+from rightrank.models.factor.room import Room
 from rightrank.models.improve import refit
 from rightrank.models.program.program import Program
 from rightrank.models.program.samples import Samples
@@ -187,12 +194,13 @@ def ingest(name: str, folder: Path) -> list[Row]:
         return Row(*place, work, round(wall, 5), round(cores, 5), mib)
 
     if name.startswith("linear"):
-        # Of a layer alone its decomposition is wanted, and nothing that is made of it.
         (weight,) = (each for each in program.tensors.values() if each.ndim == 2)
+        ways = {
+            "decompose": decomposed(program, inputs, folder),
+            SVD: lambda: torch.linalg.svd(weight, full_matrices=False),
+        }
         times = range(9 if params < SMALL else 1)
-        ours = min(decomposed(program, inputs, folder / f"master{number}") for number in times)
-        svd = min(_timed(lambda: torch.linalg.svd(weight, full_matrices=False)) for _ in times)
-        return [row("decompose", *ours), row(SVD, *svd), row(ALL, 0, 0)]
+        return [row(work, *min(_timed(way) for _ in times)) for work, way in ways.items()] + [row(ALL, 0, 0)]
     build(program, folder / "master", inputs, keep=refit.INPUTS, progress=clock)
     clock("end", 0, 0, "")
     whole = time.perf_counter() - begun[0], time.process_time() - begun[1]
@@ -201,17 +209,19 @@ def ingest(name: str, folder: Path) -> list[Row]:
     return [*parts, row(ALL, *whole, mib)]
 
 
-def decomposed(program: Program, inputs: Samples, folder: Path) -> tuple[float, float]:
-    """Seconds by the clock and of cores that decomposing a layer alone takes."""
-    by_the_clock, of_cores = cost.Clock(time.perf_counter), cost.Clock()
+def decomposed(program: Program, inputs: Samples, folder: Path) -> Callable[[], object]:
+    """What decomposes the only layer of a program, and corrects what follows it at every rank."""
+    (layer,) = survey(program).decomposed
+    gathering = Gathering(program, (layer,), ["logits"], {}, Room(folder))
+    gathering.add(inputs, lambda done: None)
+    (moments,) = gathering.moments("logits")
 
-    def note(phase: str, completed: int, total: int, unit: str) -> None:
-        for each in (by_the_clock, of_cores):
-            each(phase, completed, total, unit)
+    def run() -> list[Tensor]:
+        _, factors = decompose(layer, program.tensors[layer.weight], moments, FORMS)
+        corrected = correction.corrections(program, layer)
+        return [correction.rows(each, program.tensors[each.tensor], factors) for each in corrected]
 
-    build(program, folder, inputs, criterion="logit", mixed=False, progress=note)
-    start, end = ("decompose", 0), ("decompose", 1)
-    return by_the_clock.between(start, end), of_cores.between(start, end)
+    return run
 
 
 def _timed(function: Callable[[], object]) -> tuple[float, float]:
