@@ -3,7 +3,7 @@
     python -m benchmarks.ingest [--quick] [--networks ViT-B,GPT-2] [--results FOLDER]
 
 ViT-B/16, BERT-base and GPT-2 of transformers with random weights, exported by `rightrank.export`, and 256 random
-calibration inputs (tokens: 128 each). Each is read and made a master, as a service does with default settings, in a
+calibration inputs (tokens: 64 each). Each is read and made a master, as a service does with default settings, in a
 process of its own, of which the most memory is taken; its torch and libraries are some 300 MiB of that. Besides, linear
 layers of few inputs and many outputs: what decomposing one takes, with the corrections at every rank, beside LAPACK's
 SVD of the same matrix.
@@ -52,7 +52,7 @@ from rightrank.models.improve import refit
 from rightrank.models.program.program import Program
 from rightrank.models.program.samples import Samples
 
-INPUTS, TOKENS = 256, 128
+INPUTS, TOKENS = 256, 64
 # A layer of fewer parameters is decomposed more than once, and the least is taken.
 SMALL = 1_000_000
 WORK = {"read": "read", "calibrate": "statistics", "decompose": "decompose", "quantise": "levels", "ranges": "ranges"}
