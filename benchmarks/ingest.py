@@ -85,12 +85,11 @@ class Clock:
 
     def __call__(self, phase: str, completed: int, total: int, unit: str) -> None:
         now = time.perf_counter(), time.process_time()
-        # What a choice between criteria decomposes to try them belongs to it: it comes before the last statistics.
-        if phase == "calibrate" and self.wall["decompose"]:
-            for seconds in (self.wall, self.cores):
-                seconds["calibrate"] += seconds.pop("decompose")
-        self.wall[self.phase] += now[0] - self.since[0]
-        self.cores[self.phase] += now[1] - self.since[1]
+        for seconds, end, start in zip((self.wall, self.cores), now, self.since, strict=True):
+            seconds[self.phase] += end - start
+            if phase == "calibrate":
+                # What a choice between criteria decomposes to try them comes before the last statistics.
+                seconds[phase] += seconds.pop("decompose", 0.0)
         self.phase, self.since = phase, now
 
 
