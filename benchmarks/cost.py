@@ -9,7 +9,8 @@ tuning but for its comparisons, and polishing.
 
 * forward      the network once over all calibration inputs, without gradients: the unit of the rest
 * statistics   passes over the inputs in `assemble.build` (see `factor.gathering`)
-* decompose    the rest of `assemble.build`: reading, factors, corrections, importance, writing
+* ranges       what values reach at several sizes, and which layers can compute in eight bits; writing, too
+* decompose    the rest of `assemble.build`: reading, factors, corrections, importance
 * choice       what trying two criteria adds, where none is given: more passes back, and `assemble.trial`
 * refit        `choose.improve` for the plan at 0.3 of the parameters
 * tune         `tune.tune`: some steps, the statistics of the original, and five sizes, evenly spaced between the
@@ -125,7 +126,9 @@ def measure(
         save_file({"inputs": inputs}, source / "calibration.safetensors")
         build = Clock()
         built = seconds(lambda: masters.make(source, out, criterion="logit", keep=INPUTS, mixed=False, progress=build))
+        build("end", 0, 0, "")
         gathered = build.between(("calibrate", 0), ("calibrate", INPUTS))
+        ranges = build.between(("decompose", build.total["decompose"]), ("end", 0))
         advance("statistics, decomposition")
         forward = pass_over(out, inputs, device)
         advance("forward")
@@ -138,7 +141,8 @@ def measure(
             advance("refit")
             measured |= {
                 "statistics": gathered,
-                "decompose": built - gathered,
+                "decompose": built - gathered - ranges,
+                "ranges": ranges,
                 "choice": chosen - built,
                 "refit": refit,
             }

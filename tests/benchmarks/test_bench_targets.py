@@ -102,7 +102,7 @@ def test_a_taken_up_latency_measures_only_what_is_missing(latencies: tuple[str, 
 def test_cost_gives_each_work_in_seconds_and_in_forward_passes(tmp_path: Path) -> None:
     printed = bench("cost", "--steps", "1", "--results", str(tmp_path))
     rows = {row["work"]: row for row in read(tmp_path / "cost.csv")}
-    assert {"forward", "statistics", "decompose", "refit", "tune, a step"} <= set(rows)
+    assert {"forward", "statistics", "decompose", "ranges", "refit", "tune, a step"} <= set(rows)
     forward = float(rows["forward"]["seconds"])
     for work, row in rows.items():
         assert work in printed and f"{row['inputs']} random calibration inputs" in printed
