@@ -21,6 +21,7 @@ from rightrank.service.problems import Problem, unavailable
 from rightrank.service.registry.aliases import ALIAS, Aliases
 from rightrank.service.registry.cache import Cache
 from rightrank.service.registry.layout import (
+    CUTS,
     ID,
     MADE,
     MIXED,
@@ -362,9 +363,11 @@ class Catalogue:
                 raise unavailable("the store")
             self.store.delete(upload_key(id), manifest_key(id))
             self.store.delete(*keys)
+            # A cut that found the manifest when it had written its files leaves them; one that did not takes them away.
+            late = [key for each in CUTS for key in self.store.keys(f"models/{id}/{each}")]
             if not lock.hold():
-                blobs = set()  # this took so long that others may have come to rely on them
-            self.store.delete(*(checkpoint_key(sha256) for sha256 in blobs))
+                blobs, late = set(), []  # this took so long that others may have come to rely on them
+            self.store.delete(*late, *(checkpoint_key(sha256) for sha256 in blobs))
         self.cache.forget(id)
         self.forget(id)
         return True

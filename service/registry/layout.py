@@ -45,6 +45,8 @@ REFIT = entries.REFIT
 TOKEN = "token"
 # What each attempt at an ingest has made lies in a folder of its own below this.
 MADE = "made"
+# Below a model, what its cuts leave.
+CUTS = ("measurements", "improved", "artifacts")
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 ID = re.compile(r"m[0-9a-f]{24}")
 

@@ -8,6 +8,7 @@ from rightrank.service.jobs.dispatch import Parts
 from rightrank.service.problems import Problem
 from rightrank.service.registry.catalogue import Catalogue
 from rightrank.service.registry.layout import checkpoint_key, manifest_key, model_id, record_key, upload_key, wanted_key
+from rightrank.service.registry.store import Store
 from rightrank.service.settings import Settings
 
 A, B, C = (f"m{letter * 24}" for letter in "abc")
@@ -199,6 +200,26 @@ def test_a_name_that_was_given_just_before_a_kill_is_not_given_again_over_a_late
     assert parts.catalogue.publish("net", B) == 2
     assert parts.catalogue.publish_wanted(A) == {"net": 1}
     assert parts.catalogue.resolve("net") == B and parts.store.keys(f"models/{A}/wanted") == []
+
+
+def test_what_a_cut_writes_just_before_its_model_is_purged_goes_with_it(
+    stocked: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = Parts.of(stocked)
+    id, delete = parts.catalogue.resolve("demo"), Store.delete
+    found: list[bool] = []
+
+    def late(store: Store, *keys: str) -> None:
+        """A cut ends between a purge's first look at what there is, and the manifest's end."""
+        if manifest_key(id) in keys and not found:
+            for key in (record_key(id, "f" * 32), f"models/{id}/artifacts/f.pt"):
+                store.create(key, b"{}")
+            found.append(store.exists(manifest_key(id)))
+        delete(store, *keys)
+
+    monkeypatch.setattr(Store, "delete", late)
+    assert parts.catalogue.discard(id)
+    assert found == [True] and parts.store.keys(f"models/{id}") == []
 
 
 def test_a_model_that_was_purged_and_came_again_elsewhere_is_the_new_one_here(stocked: Settings) -> None:
