@@ -5,12 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from rightrank.models.emit.onnx.nodes import Nodes
+from rightrank.models.emit.onnx.rows.resampling import Resize, Row, Scales, default, vec
 from rightrank.models.emit.onnx.values import Size, Value, dim_of
 
-Row = Callable[..., Any]
 # What an old place counts for a new one, by their distance.
 Kernel = Callable[[Nodes, Value], Value]
 
@@ -29,16 +28,15 @@ def _cubic(to: Nodes, distance: Value) -> Value:
     return to.where(to.compare("Less", distance, 1.0), near, beyond)
 
 
-def _resized(kernel: Kernel) -> Callable[..., Value]:
+def _resized(kernel: Kernel) -> Resize:
     """As a product with a matrix for each of two dimensions."""
 
-    def row(
-        to: Nodes, value: Value, sizes: Sequence[Size] | None, aligned: bool, scales: Sequence[float | Value | None]
-    ) -> Value:
+    def resized(to: Nodes, value: Value, sizes: Sequence[Size] | None, aligned: bool, scales: Scales | None) -> Value:
         if not value.floating:
             raise to.refused("antialiased resizing is there for floating point alone")
         dtype = "float64" if value.dtype == "float64" else "float32"
-        for dim, scale in ((3, scales[1]), (2, scales[0])):
+        high, wide = scales or (None, None)
+        for dim, scale in ((3, wide), (2, high)):
             if isinstance(scale, Value):
                 raise to.refused("a scale has to be a number")
             own = to.size(value, dim)
@@ -50,7 +48,7 @@ def _resized(kernel: Kernel) -> Callable[..., Value]:
             value = to.matmul(*operands, shape)
         return value
 
-    return row
+    return resized
 
 
 def _scaled(to: Nodes, own: Size, scale: float | None) -> Size:
@@ -83,31 +81,9 @@ def _weights(to: Nodes, own: Size, size: Size, step: Value, kernel: Kernel, dtyp
     return to.div(found, to.reduce("ReduceSum", found, [1], keep=True))
 
 
-def _vec(kernel: Kernel) -> Row:
-    resized = _resized(kernel)
-
-    def row(
-        to: Nodes,
-        input: Value,
-        output_size: Sequence[Size] | None,
-        align_corners: bool,
-        scale_factors: Sequence[float] | None,
-    ) -> Value:
-        return resized(to, input, output_size, align_corners, scale_factors or (None, None))
-
-    return row
-
-
-def _default(kernel: Kernel) -> Row:
-    resized = _resized(kernel)
-    return lambda to, self, output_size, align_corners, scales_h=None, scales_w=None: resized(
-        to, self, output_size, align_corners, (scales_h, scales_w)
-    )
-
-
 ROWS: Mapping[str, Row] = {
-    "aten._upsample_bilinear2d_aa.vec": _vec(_linear),
-    "aten._upsample_bilinear2d_aa.default": _default(_linear),
-    "aten._upsample_bicubic2d_aa.vec": _vec(_cubic),
-    "aten._upsample_bicubic2d_aa.default": _default(_cubic),
+    "aten._upsample_bilinear2d_aa.vec": vec(_resized(_linear)),
+    "aten._upsample_bilinear2d_aa.default": default(2, _resized(_linear)),
+    "aten._upsample_bicubic2d_aa.vec": vec(_resized(_cubic)),
+    "aten._upsample_bicubic2d_aa.default": default(2, _resized(_cubic)),
 }

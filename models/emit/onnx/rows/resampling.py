@@ -9,13 +9,16 @@ from rightrank.models.emit.onnx.nodes import Nodes
 from rightrank.models.emit.onnx.values import Dim, Size, Value, dim_of
 
 Row = Callable[..., Any]
+Scales = Sequence["float | Value | None"]
+# To sizes, with corners aligned or not, and by scales, of all but the first two dimensions.
+Resize = Callable[[Nodes, Value, "Sequence[Size] | None", bool, "Scales | None"], Value]
 
 
 def _resized(
     to: Nodes,
     value: Value,
     sizes: Sequence[Size] | None,
-    scales: Sequence[float | Value | None] | None,
+    scales: Scales | None,
     **how: Any,
 ) -> Value:
     """To `sizes`, or by `scales`, of all but the first two dimensions. By a scale places are found by that, and by the
@@ -70,13 +73,19 @@ def _nearest(dims: int, how: Mapping[str, Any]) -> Row:
     )
 
 
-def _smooth(mode: str, aligned: bool) -> dict[str, Any]:
-    transform = "align_corners" if aligned else "half_pixel"
+def _smooth(mode: str) -> Resize:
     cubic = {"cubic_coeff_a": -0.75} if mode == "cubic" else {}
-    return {"mode": mode, "coordinate_transformation_mode": transform, **cubic}
+
+    def resized(to: Nodes, value: Value, sizes: Sequence[Size] | None, aligned: bool, scales: Scales | None) -> Value:
+        transform = "align_corners" if aligned else "half_pixel"
+        return _resized(to, value, sizes, scales, mode=mode, coordinate_transformation_mode=transform, **cubic)
+
+    return resized
 
 
-def _smooth_vec(mode: str) -> Row:
+def vec(resize: Resize) -> Row:
+    """As the overloads called so pass sizes and scales."""
+
     def row(
         to: Nodes,
         input: Value,
@@ -84,22 +93,23 @@ def _smooth_vec(mode: str) -> Row:
         align_corners: bool,
         scale_factors: Sequence[float] | None,
     ) -> Value:
-        return _resized(to, input, output_size, scale_factors, **_smooth(mode, align_corners))
+        return resize(to, input, output_size, align_corners, scale_factors)
 
     return row
 
 
-def _smoothly(dims: int, mode: str) -> Row:
+def default(dims: int, resize: Resize) -> Row:
+    """As the overloads called so do, for images of so many dimensions."""
     if dims == 1:
-        return lambda to, self, output_size, align_corners, scales=None: _resized(
-            to, self, output_size, [scales], **_smooth(mode, align_corners)
+        return lambda to, self, output_size, align_corners, scales=None: resize(
+            to, self, output_size, align_corners, [scales]
         )
     if dims == 2:
-        return lambda to, self, output_size, align_corners, scales_h=None, scales_w=None: _resized(
-            to, self, output_size, [scales_h, scales_w], **_smooth(mode, align_corners)
+        return lambda to, self, output_size, align_corners, scales_h=None, scales_w=None: resize(
+            to, self, output_size, align_corners, [scales_h, scales_w]
         )
-    return lambda to, self, output_size, align_corners, scales_d=None, scales_h=None, scales_w=None: _resized(
-        to, self, output_size, [scales_d, scales_h, scales_w], **_smooth(mode, align_corners)
+    return lambda to, self, output_size, align_corners, scales_d=None, scales_h=None, scales_w=None: resize(
+        to, self, output_size, align_corners, [scales_d, scales_h, scales_w]
     )
 
 
@@ -127,10 +137,10 @@ ROWS: Mapping[str, Row] = {
     **{f"aten.upsample_nearest{dims}d.default": _nearest(dims, NEAREST) for dims in (1, 2, 3)},
     **{f"aten._upsample_nearest_exact{dims}d.vec": _nearest_vec(EXACT) for dims in (1, 2)},
     **{f"aten._upsample_nearest_exact{dims}d.default": _nearest(dims, EXACT) for dims in (1, 2)},
-    **{f"aten.upsample_{name}.vec": _smooth_vec("linear") for name in _KINDS.values()},
-    **{f"aten.upsample_{name}.default": _smoothly(dims, "linear") for dims, name in _KINDS.items()},
-    "aten.upsample_bicubic2d.vec": _smooth_vec("cubic"),
-    "aten.upsample_bicubic2d.default": _smoothly(2, "cubic"),
+    **{f"aten.upsample_{name}.vec": vec(_smooth("linear")) for name in _KINDS.values()},
+    **{f"aten.upsample_{name}.default": default(dims, _smooth("linear")) for dims, name in _KINDS.items()},
+    "aten.upsample_bicubic2d.vec": vec(_smooth("cubic")),
+    "aten.upsample_bicubic2d.default": default(2, _smooth("cubic")),
     "aten.grid_sampler.default": grid_sampler,
     "aten.grid_sampler_2d.default": grid_sampler,
 }
