@@ -7,9 +7,9 @@ The networks of `benchmarks.compression` (their seeds) and of `benchmarks.cifar`
 EfficientNet-Lite0, of which 150 photographs are for calibration and which is to answer 350 others as the original
 does. Nobody sees a label. The methods:
 
-    float32, … cut, refit, tune, polish   ours, in each precision that there is (see `ours`) and with each effort; in
-                            float32 at a part of the original's parameters, in others of its file's bytes. `auto refit`
-                            also at the bytes of the next two
+    float32, … cut, refit   ours, in each precision that there is (see `ours`); in float32 at a part of the original's
+                            parameters, in others of its file's bytes. `auto refit` also at the bytes of the next two
+    auto polish             its levels trained, each size on its own
     onnx int8, int4 cut …   the same as ONNX files, run by onnxruntime
     int8, int4 rounded      the whole network, batch norms folded, a step for each output channel (see `quantise`);
                             bytes without code and names, `raw` and `deflated` (see `blob`)
@@ -37,11 +37,12 @@ from benchmarks.bytes.lost import lost
 from benchmarks.bytes.methods import METHODS, ORDER, RIVALS
 from benchmarks.bytes.quantise import MOST
 from benchmarks.bytes.report import Row, draw, page
-from benchmarks.bytes.study import Setting, Study
+from benchmarks.bytes.study import Study
 from benchmarks.bytes.subjects import OURS, SUBJECTS, Make, Subject, quick
 from benchmarks.compression import progress
 from benchmarks.results import Table, machine, place
-from rightrank.models.improve import polish, tune
+from rightrank.models.improve import polish
+from rightrank.models.improve.distill import Recipe
 
 
 def main() -> None:
@@ -64,12 +65,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary, place(given.quick, given.results) as folder:
         table = Table(folder / "bytes.csv", Row)
         if given.quick:
-            few = dataclasses.replace(tune.RECIPE, steps=20, batch=32)
-            setting = Setting(few, dataclasses.replace(polish.RECIPE, steps=10, batch=32))
-            run(table, {"ResNet-14": partial(quick, Path(temporary))}, [0], names, setting, Path(temporary))
+            few = dataclasses.replace(polish.RECIPE, steps=10, batch=32)
+            run(table, {"ResNet-14": partial(quick, Path(temporary))}, [0], names, few, Path(temporary))
         else:
             networks = {name: SUBJECTS[name] for name in given.networks.split(",")}
-            run(table, networks, [int(s) for s in given.seeds.split(",")], names, Setting(), Path("build/bytes"))
+            run(table, networks, [int(s) for s in given.seeds.split(",")], names, polish.RECIPE, Path("build/bytes"))
         report(table)
 
 
@@ -78,7 +78,7 @@ def run(
     networks: Mapping[str, Make],
     seeds: Sequence[int],
     methods: Sequence[str],
-    setting: Setting,
+    training: Recipe,
     folder: Path,
 ) -> None:
     """Add every row that is not there yet."""
@@ -96,7 +96,7 @@ def run(
             subject = networks[name](seed, learn)
             place_of = folder / subject.title
             place_of.mkdir(parents=True, exist_ok=True)
-            study = Study(subject, place_of, setting, partial(rivals, table, subject), tell)
+            study = Study(subject, place_of, training, partial(rivals, table, subject), tell)
             for method in methods:
                 add(table, study, method)
                 bars.advance(whole)

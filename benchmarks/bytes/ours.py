@@ -46,9 +46,9 @@ def made(study: Study, size: str, *, precision: str, effort: str) -> Found:
     file, changes, won = study.folder / "variant.pt", study.folder / "changes.safetensors", ""
     improved = effort in ("refit", "polish") and not plan.original
     if improved:
-        training = study.setting.polish if effort == "polish" else None
+        training = study.training if effort == "polish" else None
         if output.coded:
-            won = improve_mixed(folder, plan, changes, study.progress)
+            won = improve_mixed(folder, plan, changes, study.progress, training=training)
         else:
             won = improve(folder, plan.ranks, changes, study.progress, training=training, output=output)
     with file.open("wb") as out:

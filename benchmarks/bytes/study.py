@@ -16,10 +16,9 @@ from benchmarks import masters, programs
 from benchmarks.bytes.fold import folded
 from benchmarks.bytes.quantise import Coded, quantised
 from benchmarks.bytes.subjects import Subject
-from rightrank.models.improve import polish, refit, tune
+from rightrank.models.improve import refit
 from rightrank.models.improve.distill import Recipe
 from rightrank.models.master import entries
-from rightrank.models.program.samples import Samples
 from rightrank.models.progress import Progress, silent
 
 BATCH = 128
@@ -45,22 +44,14 @@ class Quantised:
     answers: Tensor
 
 
-@dataclass(frozen=True)
-class Setting:
-    """How all sizes are trained together, and one on its own."""
-
-    tune: Recipe = tune.RECIPE
-    polish: Recipe = polish.RECIPE
-
-
 @dataclass
 class Study:
-    """`folder` is the network's own; `rivals` gives the bytes of the int8 and int4 files that are measured already, by
-    name."""
+    """`folder` is the network's own, `training` how one size is polished; `rivals` gives the bytes of the int8 and int4
+    files that are measured already, by name."""
 
     subject: Subject
     folder: Path
-    setting: Setting
+    training: Recipe
     rivals: Callable[[], Mapping[str, int]]
     progress: Progress = silent
     _coded: dict[tuple[str, bool], Quantised] = field(default_factory=dict)
@@ -75,19 +66,16 @@ class Study:
         return out
 
     def master(self, effort: str) -> Path:
-        """The folder of the master that an effort improves."""
-        base = "cut" if effort == "refit" else effort
+        """The folder of the master that an effort improves: what is polished keeps more inputs."""
+        base = "polish" if effort == "polish" else "cut"
         out = self.folder / base
         if (out / entries.PLANS).exists():
             return out
         partial = self.folder / "partial"
         if base == "polish":
-            masters.to_polish(self.master("tune"), partial, self.subject.tuning)
+            masters.to_polish(self.master("cut"), partial, self.subject.tuning)
         else:
             masters.make(self.program, partial, keep=refit.INPUTS, progress=self.progress)
-        if base == "tune":
-            state = self.folder / "tuning-state.safetensors"
-            tune.tune(partial, Samples.of(self.subject.tuning), self.setting.tune, state=state, progress=self.progress)
         partial.rename(out)
         return out
 

@@ -14,7 +14,7 @@ from benchmarks.compression import CALIBRATION, TUNING
 from benchmarks.data import Data, cifar10, digits, fashion_mnist
 from benchmarks.networks import NETWORKS, Tell, trained
 
-EFFORTS = ("cut", "refit", "tune", "polish")
+EFFORTS = ("cut", "refit", "polish")
 # Of the photographs so many are for calibration, the others are answered.
 CALIBRATING = 150
 

@@ -114,6 +114,10 @@ class Student:
     def _learn(self, key: str, value: Tensor) -> None:
         self.parameters[key] = value.detach().clone().to(self.device).requires_grad_()
 
+    def value(self, key: str) -> Tensor:
+        """A parameter, as the programs have it."""
+        return self.parameters[key]
+
     def program(self, ranks: Mapping[str, int] | None = None) -> Program:
         """The program as a function of the parameters: of each factored layer (by its weight) the first bases, as many
         as `ranks` says, or all."""
@@ -123,12 +127,12 @@ class Student:
         return Program(self.graph, tensors)
 
     def _whole(self) -> dict[str, Tensor]:
-        return {name: self.parameters.get(name, value) for name, value in self.start.items()}
+        return {name: self.value(name) if name in self.parameters else value for name, value in self.start.items()}
 
     def _prefixes(self, ranks: Mapping[str, int] | None) -> Iterator[tuple[Layer, int, dict[str, Tensor]]]:
         """Every factored layer with its rank and its factors, as their calls take them."""
         for layer in self.factored:
-            values = {side: self.parameters[entries.factor(side, layer.name)] for side in layer.form.sides}
+            values = {side: self.value(entries.factor(side, layer.name)) for side in layer.form.sides}
             kept = (ranks or {}).get(layer.weight) or self.most[layer.weight]
             factors = {}
             for side, shape in layer.factor_shapes(kept).items():

@@ -132,7 +132,7 @@ def improve_plan(manifest: Mapping[str, Any], plan: Plan, folder: Path, made: Pa
     tells_classes = classes(options, baseline.get("metric"))
     training = recipe(options, polish.RECIPE, tells_classes) if of(options) == "polish" else None
     if plan.output.coded:
-        improve_mixed(folder, plan, made, progress, tells_classes)
+        improve_mixed(folder, plan, made, progress, tells_classes, training)
     else:
         improve(folder, plan.ranks, made, progress, tells_classes, training, plan.output)
         if plan.output.arithmetic:

@@ -249,11 +249,14 @@ def make(kind: type[nn.Module], seed: int = 0) -> nn.Module:
     return module
 
 
-def export(module: nn.Module, shape: tuple[int, ...], path: Path, dtype: torch.dtype = torch.float32) -> Path:
-    batch = torch.export.Dim("batch", min=1)
+def export(
+    module: nn.Module, shape: tuple[int, ...], path: Path, dtype: torch.dtype = torch.float32, batch: int | None = None
+) -> Path:
+    """Exported for batches of any size, or of one."""
+    free = None if batch else ({0: torch.export.Dim("batch", min=1)},)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The tensor attributes .*_flat_weights")  # of torch's own recurrent modules
-        program = torch.export.export(module, (torch.randn(2, *shape).to(dtype),), dynamic_shapes=({0: batch},))
+        program = torch.export.export(module, (torch.randn(batch or 2, *shape).to(dtype),), dynamic_shapes=free)
     torch.export.save(program, path)
     return path
 
@@ -262,11 +265,17 @@ def read(module: nn.Module, shape: tuple[int, ...], folder: Path, dtype: torch.d
     return checkpoint.read(export(module, shape, folder / "model.pt2", dtype), None)
 
 
-def source(module: nn.Module, shape: tuple[int, ...], folder: Path, calibration: Tensor | None = None) -> Path:
+def source(
+    module: nn.Module,
+    shape: tuple[int, ...],
+    folder: Path,
+    calibration: Tensor | None = None,
+    batch: int | None = None,
+) -> Path:
     """A folder such as the sandbox leaves: program, weights, perhaps calibration inputs, whose type it then takes."""
     folder.mkdir(parents=True, exist_ok=True)
     dtype = torch.float32 if calibration is None else calibration.dtype
-    checkpoint.read(export(module, shape, folder / "model.pt2", dtype), None).save(folder)
+    checkpoint.read(export(module, shape, folder / "model.pt2", dtype, batch), None).save(folder)
     if calibration is not None:
         save_file({"inputs": calibration}, folder / "calibration.safetensors")
     return folder

@@ -12,13 +12,15 @@ from torch import Tensor, nn
 
 from rightrank.models.emit import formats
 from rightrank.models.emit.format import Output
+from rightrank.models.improve import polish
 from rightrank.models.improve.choose import method_of
+from rightrank.models.improve.distill import Recipe
 from rightrank.models.improve.mixed import improve_mixed
 from rightrank.models.improve.refit import INPUTS
 from rightrank.models.master.levels import OWN
 from rightrank.models.plan.planner import Plan, Planner
 from rightrank.models.progress import silent
-from tests.models.nets import SHAPES, Small, build, make, source
+from tests.models.nets import SHAPES, Separable, Small, build, make, source
 
 MIXED = Output(writer=2, encoding="levels")
 
@@ -53,6 +55,31 @@ def test_it_is_as_large_as_planned_and_nearer_to_the_original(
     with torch.no_grad():
         whole = module(unseen)
     errors = [float((outputs(folder, plan, own, unseen) - whole).norm()) for own in (None, tmp_path / "own")]
+    assert errors[1] < errors[0]
+
+
+@pytest.mark.parametrize("batch", [None, 32])
+def test_trained_further_it_is_as_large_and_nearer_still(tmp_path: Path, batch: int | None) -> None:
+    """Of a program for a fixed number of samples, too, which is not refit."""
+    torch.manual_seed(0)
+    data, module = torch.randn(320, *SHAPES[Separable]).cumsum(2), make(Separable)
+    files = source(module, SHAPES[Separable], tmp_path / "source", data[:256], batch=batch)
+    build(files, tmp_path / "master", keep=INPUTS, mixed=True)
+    found = Planner.open(tmp_path / "master", MIXED)
+    plan = found._at(len(found) // 4)
+    recipe = Recipe(40, 1, polish.RATE, batch=32, classes=False)
+    methods = [
+        improve_mixed(tmp_path / "master", plan, tmp_path / name, silent, False, training)
+        for name, training in (("plain", None), ("trained", recipe))
+    ]
+    assert methods[1] == "polished"
+    unseen = data[256:] if batch is None else data[256 : 256 + batch]
+    with torch.no_grad():
+        whole = module(unseen)
+    errors = [
+        float((outputs(tmp_path / "master", plan, tmp_path / name, unseen) - whole).norm())
+        for name in ("plain", "trained")
+    ]
     assert errors[1] < errors[0]
 
 

@@ -1,0 +1,111 @@
+"""Polish levels: train one plan of ranks and steps on its own, without labels, its levels learning (ours).
+
+The same teacher and the same inputs as `polish` has, and a student that is rounded (see `rounded_student`). What it
+comes to takes no more bytes than the plan has: where it would, numbers that lie near a smaller level go there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rightrank.models.emit.coded import coded
+from rightrank.models.emit.encoding.packing import PACKINGS
+from rightrank.models.factor.factors import by_basis
+from rightrank.models.factor.layer import Layer
+from rightrank.models.improve.distill import Recipe, Training, device_of
+from rightrank.models.improve.made import Made, Own
+from rightrank.models.improve.polish import DIVISORS
+from rightrank.models.improve.rounded_student import RoundedStudent
+from rightrank.models.improve.within import taken
+from rightrank.models.master.variant import Variant
+from rightrank.models.program.program import Program
+from rightrank.models.program.samples import Samples
+from rightrank.models.progress import Progress
+from rightrank.models.quantise.scaled import Scaled
+
+# How much of a step numbers go down, at the most, and in how many tries.
+DOWN, TRIES = 0.5, 6
+
+
+def polish_rounded(
+    original: Program,
+    start: Variant,
+    own: Own,
+    made: Made,
+    data: Samples,
+    recipe: Recipe,
+    progress: Progress,
+    device: str | None = None,
+) -> list[tuple[Variant, Own]]:
+    """What training makes of a variant and its `own` levels, with each rate; the levels of all others are as `made`.
+
+    `original` is the program that teaches. Raises DataError where the program is not float32.
+    """
+    template = start.template
+    batch = template.graph.batch or min(recipe.batch, len(data))
+    share, steps = template.params_at(made.plan.ranks) / template.params, recipe.steps * len(DIVISORS)
+    names = [*made.whole, *made.cut]
+    planned = {name: made.levels(name) for name in names}
+    begun = {name: own.get(name, planned[name]) for name in names}
+    most = {name: PACKINGS[int(next(iter(sides.values())).end[2])].most for name, sides in begun.items()}
+    layers = {**made.whole, **made.cut}
+    room = sum(made.bytes(name) for name in names)
+    spent = sum(taken(begun[name], planned[name]) for name in own) + sum(made.bytes(n) for n in names if n not in own)
+    found = []
+    for number, divisor in enumerate(DIVISORS):
+        before = number * recipe.steps
+        student = RoundedStudent(
+            original, start, {n: made.scaled(n, begun[n]) for n in names}, most, room / spent, device_of(device)
+        )
+        Training(student, replace(recipe, rate=recipe.rate / divisor)).go(
+            data,
+            batch,
+            lambda generator: (None, share),
+            lambda done, before=before: progress("polish", before + done, steps, "steps"),  # type: ignore[misc]
+        )
+        scaled, levels = _within(student, layers, planned, room)
+        learnt = student.state()
+        whole = {name: learnt[name] for name in start.whole if name in learnt and name not in scaled}
+        numbers = {n: {s: each.numbers(torch.float32) for s, each in sides.items()} for n, sides in scaled.items()}
+        whole |= {name: numbers[name][""] for name in made.whole}
+        found.append((start.with_(whole, {name: numbers[name] for name in made.cut}), levels))
+    progress("polish", steps, steps, "steps")
+    return found
+
+
+def _within(
+    student: RoundedStudent, layers: Mapping[str, Layer], planned: Own, room: int
+) -> tuple[Mapping[str, Mapping[str, Scaled]], Own]:
+    """The levels that a student has come to, moved down by as little as makes them fit into `room` bytes, and coded."""
+
+    def at(down: float) -> tuple[Mapping[str, Mapping[str, Scaled]], Own, int]:
+        scaled = student.scaled(down)
+        levels = {
+            name: coded({s: _rows(layers[name], s, each) for s, each in sides.items()})
+            for name, sides in scaled.items()
+        }
+        return scaled, levels, sum(taken(levels[name], planned[name]) for name in levels)
+
+    found = at(0.0)
+    low, high = 0.0, DOWN
+    tries = TRIES if found[2] > room else 0
+    for _ in range(tries):
+        middle = (low + high) / 2
+        tried = at(middle)
+        if tried[2] > room:
+            low = middle
+        else:
+            high, found = middle, tried
+    return found[0], found[1]
+
+
+def _rows(layer: Layer, side: str, each: Scaled) -> tuple[NDArray[np.int8], NDArray[Any]]:
+    """Levels as they are coded, a basis or an output a row, with their scales."""
+    rows = by_basis(layer, side, each.levels) if side else each.levels.flatten(1)
+    return rows.numpy(), each.scales.flatten().numpy()

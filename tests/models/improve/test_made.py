@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from rightrank.models.emit.coded import coded
+from rightrank.models.emit.format import Output
+from rightrank.models.factor.factors import by_basis
+from rightrank.models.improve.made import Made, decoded
+from rightrank.models.master import entries
+from rightrank.models.master.master import Master
+from rightrank.models.plan.planner import Planner
+from tests.models.nets import SHAPES, Separable, build, make, source
+
+MIXED = Output(writer=2, encoding="levels")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("made")
+    torch.manual_seed(0)
+    data = torch.randn(200, *SHAPES[Separable]).cumsum(2)
+    build(source(make(Separable), SHAPES[Separable], out / "source", data), out / "master", mixed=True)
+    return out / "master"
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_levels_are_what_was_coded(folder: Path, share: float) -> None:
+    """Of a plan's levels, coded anew and read, each is what it was; and so are their bytes."""
+    planner = Planner.open(folder, MIXED)
+    made = Made.of(Master.open(folder), planner._at(int(share * (len(planner) - 1))))
+    assert made.whole.keys() | made.cut.keys() == {layer.weight for layer in made.master.template.layers}
+    for name, layer in {**made.whole, **made.cut}.items():
+        sides = made.scaled(name)
+        rows = {s: by_basis(layer, s, each.levels) if s else each.levels.flatten(1) for s, each in sides.items()}
+        own = coded({s: (each.numpy(), sides[s].scales.flatten().numpy()) for s, each in rows.items()})
+        for side, each in made.scaled(name, own).items():
+            assert torch.equal(each.levels, sides[side].levels) and torch.equal(each.scales, sides[side].scales)
+            again = decoded(layer, side, tuple(each.levels.shape), own[side], len(rows[side]))
+            assert torch.equal(again.levels, each.levels)
+        entry = made.master.template.entry(name)
+        assert made.entries({name: own}) == {
+            entries.factor(side, layer.name) if side else entry: each for side, each in own.items()
+        }
