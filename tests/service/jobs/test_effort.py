@@ -55,12 +55,13 @@ def publish(service: Running, paths: dict[str, Path], options: str) -> str:
     return str(answer.json()["id"])
 
 
-def fetched(service: Running, id: str, budget: float) -> Headers:
+def fetched(service: Running, id: str, budget: float, **besides: str) -> Headers:
     """The headers of a size, once it is there."""
-    answer = service.client.get(f"/models/{id}?budget={budget}")
+    query = {"budget": budget, **besides}
+    answer = service.client.get(f"/models/{id}", params=query)
     while answer.status_code == 503:
         assert service.end(answer.json()["operation"].rsplit("/", 1)[-1], 120)["error"] is None
-        answer = service.client.get(f"/models/{id}?budget={budget}")
+        answer = service.client.get(f"/models/{id}", params=query)
     assert answer.status_code == 200, answer.text
     return answer.headers
 
@@ -132,6 +133,10 @@ def test_a_polished_size_is_trained_once_and_says_so(service: Running, published
     service.parts.cache.redis.flushdb()
     assert fetched(service, id, 0.3)["ETag"] == first
     assert fetched(service, id, 1)["RightRank-Accuracy"] == "1.0"
+    mixed = [fetched(service, each, 0.12, precision="auto") for each in (id, cut)]
+    assert [each["RightRank-Method"] for each in mixed] == ["polished", "cut"]
+    assert mixed[0]["RightRank-Plan"] == mixed[1]["RightRank-Plan"]
+    assert mixed[0]["Content-Length"] == mixed[1]["Content-Length"]
 
 
 def test_options_bound_both_trainings() -> None:
