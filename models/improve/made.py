@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rightrank.models.emit.coded import block_bytes
+from rightrank.models.emit.coded import block_bytes, coded
 from rightrank.models.emit.encoding.packing import PACKINGS
 from rightrank.models.emit.torchscript.deflate import LAST, Bits, block
-from rightrank.models.factor.factors import in_call
+from rightrank.models.factor.factors import by_basis, in_call
 from rightrank.models.factor.layer import Layer
 from rightrank.models.master import entries
 from rightrank.models.master.levels import FIXED, Levels
@@ -95,6 +95,14 @@ class Made:
             for name, sides in own.items()
             for side, each in sides.items()
         }
+
+
+def coded_of(layer: Layer, sides: Mapping[str, Scaled]) -> dict[str, Levels]:
+    """A tensor, or its factors, by side, as they are coded: a basis or an output a row."""
+    rows = {
+        side: by_basis(layer, side, each.levels) if side else each.levels.flatten(1) for side, each in sides.items()
+    }
+    return coded({side: (each.numpy(), sides[side].scales.flatten().numpy()) for side, each in rows.items()})
 
 
 def decoded(layer: Layer, side: str, shape: tuple[int, ...], levels: Levels, count: int) -> Scaled:

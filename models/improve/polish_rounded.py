@@ -8,18 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from rightrank.models.emit.coded import coded
 from rightrank.models.emit.encoding.packing import PACKINGS
-from rightrank.models.factor.factors import by_basis
 from rightrank.models.factor.layer import Layer
 from rightrank.models.improve.distill import Recipe, Training, device_of
-from rightrank.models.improve.made import Made, Own
+from rightrank.models.improve.made import Made, Own, coded_of
 from rightrank.models.improve.polish import DIVISORS
 from rightrank.models.improve.rounded_student import RoundedStudent
 from rightrank.models.improve.within import taken
@@ -86,10 +81,7 @@ def _within(
 
     def at(down: float) -> tuple[Mapping[str, Mapping[str, Scaled]], Own, int]:
         scaled = student.scaled(down)
-        levels = {
-            name: coded({s: _rows(layers[name], s, each) for s, each in sides.items()})
-            for name, sides in scaled.items()
-        }
+        levels = {name: coded_of(layers[name], sides) for name, sides in scaled.items()}
         return scaled, levels, sum(taken(levels[name], planned[name]) for name in levels)
 
     found = at(0.0)
@@ -103,9 +95,3 @@ def _within(
         else:
             high, found = middle, tried
     return found[0], found[1]
-
-
-def _rows(layer: Layer, side: str, each: Scaled) -> tuple[NDArray[np.int8], NDArray[Any]]:
-    """Levels as they are coded, a basis or an output a row, with their scales."""
-    rows = by_basis(layer, side, each.levels) if side else each.levels.flatten(1)
-    return rows.numpy(), each.scales.flatten().numpy()

@@ -36,7 +36,8 @@ HALF = 0.5
 
 class RoundedStudent(Student):
     """Learns the levels `scaled`, by weight and side, of the variant `start`, and its other parameters; their scales,
-    and its batch norms' statistics, stay. `share`: how many of the bits that the levels take they may take."""
+    and its batch norms' statistics, stay. No level of a weight goes beyond its `most`, and all together may take that
+    `share` of the bits that they take."""
 
     def __init__(
         self,

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from rightrank.models.emit.coded import block_bytes, coded
-from rightrank.models.factor.factors import by_basis
+from rightrank.models.emit.coded import block_bytes
 from rightrank.models.factor.gradients import Gradients
-from rightrank.models.improve.made import Made, Sides
+from rightrank.models.improve.made import Made, Sides, coded_of
 from rightrank.models.improve.quantising import Fitted, Quantising
 from rightrank.models.master.levels import Levels
 from rightrank.models.program.calls import Convolution, Linear, transposed
@@ -71,18 +69,14 @@ class WithinBytes:
                 result = replace(fitted, matrix=fitted.regression.matrix(sides[""].numbers()))
             else:
                 return self._as_made(fitted)
-            rows = {
-                side: by_basis(layer, side, each.levels) if side else each.levels.flatten(1)
-                for side, each in sides.items()
-            }
-            levels = coded({s: (r.numpy().astype(np.int8), sides[s].scales.flatten().numpy()) for s, r in rows.items()})
+            levels = coded_of(layer, sides)
             size = taken(levels, before)
             if size <= allowed:
                 self.found[name], self.left = levels, allowed - size
                 return result
             if grid is None:
                 break
-            count = sum(r.numel() for r in rows.values())
+            count = sum(each.levels.numel() for each in sides.values())
             grid *= 2.0 ** (8 * (size - allowed) / count + 0.01)
         return self._as_made(fitted)
 

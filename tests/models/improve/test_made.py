@@ -5,10 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from rightrank.models.emit.coded import coded
 from rightrank.models.emit.format import Output
-from rightrank.models.factor.factors import by_basis
-from rightrank.models.improve.made import Made, decoded
+from rightrank.models.improve.made import Made, coded_of
+from rightrank.models.improve.within import taken
 from rightrank.models.master import entries
 from rightrank.models.master.master import Master
 from rightrank.models.plan.planner import Planner
@@ -34,12 +33,10 @@ def test_levels_are_what_was_coded(folder: Path, share: float) -> None:
     assert made.whole.keys() | made.cut.keys() == {layer.weight for layer in made.master.template.layers}
     for name, layer in {**made.whole, **made.cut}.items():
         sides = made.scaled(name)
-        rows = {s: by_basis(layer, s, each.levels) if s else each.levels.flatten(1) for s, each in sides.items()}
-        own = coded({s: (each.numpy(), sides[s].scales.flatten().numpy()) for s, each in rows.items()})
+        own = coded_of(layer, sides)
         for side, each in made.scaled(name, own).items():
             assert torch.equal(each.levels, sides[side].levels) and torch.equal(each.scales, sides[side].scales)
-            again = decoded(layer, side, tuple(each.levels.shape), own[side], len(rows[side]))
-            assert torch.equal(again.levels, each.levels)
+        assert taken(own, made.levels(name)) <= made.bytes(name)
         entry = made.master.template.entry(name)
         assert made.entries({name: own}) == {
             entries.factor(side, layer.name) if side else entry: each for side, each in own.items()
