@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ from safetensors.numpy import save_file
 from torch import Tensor
 
 from rightrank.models.emit.coded import block_bytes, coded
+from rightrank.models.emit.encoding.encoding import coarsened
+from rightrank.models.emit.encoding.packing import SINGLE
 from rightrank.models.emit.precision import FULL, mixable
 from rightrank.models.emit.torchscript.deflate import sized
 from rightrank.models.factor.factors import axis_of_bases, by_basis
@@ -31,6 +33,7 @@ from rightrank.models.factor.regression import Regression
 from rightrank.models.master import entries
 from rightrank.models.master.levels import FIXED, LEVELS, Levels
 from rightrank.models.master.master import Master
+from rightrank.models.master.template import Template
 from rightrank.models.plan import criteria
 from rightrank.models.plan.criteria import Rule
 from rightrank.models.plan.mixture import Mixture, State
@@ -57,6 +60,8 @@ OF_BASIS, OF_FACTORS = 2, 48
 # A layer of more parameters, such as a large vocabulary, stays whole where ranks and steps are mixed: to work out its
 # factors would take more memory than all else.
 LARGE = 1 << 23
+# Of fewer numbers levels take more bytes than they save.
+SMALL = 1 << 8
 # The largest scale of bases, which no norm is folded into.
 LARGEST = 4.0
 
@@ -76,6 +81,7 @@ def make(
     layers = [layer for layer in template.layers if template.tensors[layer.weight].dtype == FULL]
     if not mixable(template):
         return
+    tables = _tables(template)
     worth = _worth(out, template.decomposed, rule)
     place = {layer.weight: index for index, layer in enumerate(template.decomposed)}
     found: dict[str, NDArray[Any]] = {}
@@ -83,15 +89,19 @@ def make(
     fixed, finest = [0], {}
     todo = {layer.weight: layer for layer in layers}
 
+    def fix(name: str) -> None:
+        """Eight bits for a tensor that is never cut."""
+        made = eight_bits(stored[template.entry(name)].flatten(1))
+        levels = coded({"": (made.levels.numpy(), made.scales.numpy())}, SINGLE)[""]
+        found.update(levels.entries(FIXED, template.entry(name)))
+        fixed[0] += block_bytes([levels], len(made.levels))
+
     def take(layer: Layer, covariance: Tensor | None) -> None:
         progress("quantise", len(layers) - len(todo), len(layers), "layers")
         del todo[layer.weight]
         weight = stored[template.entry(layer.weight)]
         if layer.weight not in worth:
-            made = eight_bits(weight.flatten(1))
-            levels = coded({"": (made.levels.numpy(), made.scales.numpy())})[""]
-            found.update(levels.entries(FIXED, template.entry(layer.weight)))
-            fixed[0] += block_bytes([levels], len(weight))
+            fix(layer.weight)
             return
         seen = moments[place[layer.weight]] if moments else None
         work = Quantising.of(layer, weight, covariance, seen, worth[layer.weight])
@@ -109,11 +119,26 @@ def make(
     _walk(program, todo, inputs, take)
     for layer in list(todo.values()):
         take(layer, None)
+    for name in tables:
+        fix(name)
     progress("quantise", len(layers), len(layers), "layers")
     save_file(found, out / LEVELS)
+    replace(template, tables=frozenset(tables)).save(out)
     several = [layer.weight for layer in template.decomposed]
     mixture = Mixture.of([states[name] for name in several], fixed[0], GRIDS, [finest[name] for name in several])
     mixture.save(out)
+
+
+def _tables(template: Template) -> list[str]:
+    """The parameters that no layer has for its weight, such as where a token stands: those that are large enough."""
+    weights = {layer.weight for layer in template.layers}
+    return [
+        name
+        for name, spec in sorted(template.tensors.items())
+        if name in template.graph.parameters - weights
+        and coarsened(spec.dtype, len(spec.shape))
+        and math.prod(spec.shape) >= SMALL
+    ]
 
 
 def _worth(out: Path, layers: Sequence[Layer], rule: Rule) -> dict[str, float]:

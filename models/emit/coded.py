@@ -14,11 +14,14 @@ from rightrank.models.emit.torchscript.deflate import Coded, sized
 from rightrank.models.master.levels import Levels
 
 
-def coded(several: Mapping[str, tuple[NDArray[np.int8], NDArray[Any]]]) -> dict[str, Levels]:
-    """Levels (R, m) with their scales, by side, coded in that packing, the same for all, in which they take least."""
-    usable = set.intersection(*(set(packings(levels)) for levels, _ in several.values()))
-    # More together never takes more than a few bytes.
-    packing = max(usable)
+def coded(
+    several: Mapping[str, tuple[NDArray[np.int8], NDArray[Any]]], packing: int | None = None
+) -> dict[str, Levels]:
+    """Levels (R, m) with their scales, by side, coded in that packing, the same for all, in which they take least, or
+    in the one that is given."""
+    if packing is None:
+        # More together never takes more than a few bytes.
+        packing = max(set.intersection(*(set(packings(levels)) for levels, _ in several.values())))
     return {side: _coded(levels, scale, packing) for side, (levels, scale) in several.items()}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rightrank.models.emit.coded import block_bytes, coded
-from rightrank.models.emit.encoding.packing import PACKINGS
+from rightrank.models.emit.encoding.packing import PACKINGS, SINGLE
 from rightrank.models.emit.torchscript.deflate import LAST, Bits, block
 from rightrank.models.factor.factors import by_basis, in_call
 from rightrank.models.factor.layer import Layer
@@ -30,11 +31,12 @@ Own: TypeAlias = Mapping[str, Sides]
 
 @dataclass(frozen=True)
 class Made:
-    """The levels that a plan takes of a master, by tensor: of those that are `whole` or `cut`."""
+    """The levels that a plan takes of a master, by tensor: of those that are `whole`, layers' weights and tables (see
+    `Template`), or `cut`."""
 
     master: Master
     plan: Plan
-    whole: Mapping[str, Layer]
+    whole: frozenset[str]
     cut: Mapping[str, Layer]
 
     @staticmethod
@@ -42,8 +44,13 @@ class Made:
         template = master.template
         layers = {layer.weight: layer for layer in template.layers if template.tensors[layer.weight].dtype == "float32"}
         ranks = template.by_weight(plan.ranks)
-        whole = {name: layer for name, layer in layers.items() if not ranks.get(name)}
-        return Made(master, plan, whole, {name: layer for name, layer in layers.items() if ranks.get(name)})
+        cut = {name: layer for name, layer in layers.items() if ranks.get(name)}
+        return Made(master, plan, frozenset(layers.keys() | template.tables) - cut.keys(), cut)
+
+    @property
+    def names(self) -> list[str]:
+        """All of them, in one order."""
+        return sorted({*self.whole, *self.cut})
 
     def rank(self, name: str) -> int:
         return self.master.template.by_weight(self.plan.ranks).get(name, 0)
@@ -60,8 +67,8 @@ class Made:
         """A tensor's, by side."""
         template = self.master.template
         named = dict(zip((layer.weight for layer in template.decomposed), self.plan.grids, strict=True))
-        layer, grid = {**self.whole, **self.cut}[name], named.get(name, FIXED)
-        if name in self.whole:
+        grid, layer = named.get(name, FIXED), self.cut.get(name)
+        if layer is None:
             return {"": Levels.of(self.master.levels, grid, template.entry(name))}
         sources = {side: entries.factor(side, layer.name) for side in layer.form.sides}
         return {side: Levels.of(self.master.levels, grid, source) for side, source in sources.items()}
@@ -75,12 +82,21 @@ class Made:
 
     def scaled(self, name: str, own: Sides | None = None) -> dict[str, Scaled]:
         """A tensor, or its factors, by side; of the levels that a plan has of its `own`, where it has some."""
-        layer = {**self.whole, **self.cut}[name]
-        found = {}
-        for side, levels in (own or self.levels(name)).items():
-            shape = layer.factor_shapes(self.rank(name))[side] if side else layer.shape
-            found[side] = decoded(layer, side, shape, levels, self._rows(name, levels))
-        return found
+        layer, whole = self.cut.get(name), self.master.template.tensors[name].shape
+        shapes = {"": whole} if layer is None else layer.factor_shapes(self.rank(name))
+        return {
+            side: decoded(layer, side, shapes[side], levels, self._rows(name, levels))
+            for side, levels in (own or self.levels(name)).items()
+        }
+
+    def coded(self, name: str, sides: Mapping[str, Scaled]) -> dict[str, Levels]:
+        """The same the other way round."""
+        layer = self.cut.get(name)
+        rows = {
+            s: each.levels.flatten(1) if layer is None else by_basis(layer, s, each.levels) for s, each in sides.items()
+        }
+        packing = None if name in {each.weight for each in self.master.template.decomposed} else SINGLE
+        return coded({s: (each.numpy(), sides[s].scales.flatten().numpy()) for s, each in rows.items()}, packing)
 
     def numbers(self, name: str) -> dict[str, Tensor]:
         """The numbers that they are, in single precision."""
@@ -97,20 +113,13 @@ class Made:
         }
 
 
-def coded_of(layer: Layer, sides: Mapping[str, Scaled]) -> dict[str, Levels]:
-    """A tensor, or its factors, by side, as they are coded: a basis or an output a row."""
-    rows = {
-        side: by_basis(layer, side, each.levels) if side else each.levels.flatten(1) for side, each in sides.items()
-    }
-    return coded({side: (each.numpy(), sides[side].scales.flatten().numpy()) for side, each in rows.items()})
-
-
-def decoded(layer: Layer, side: str, shape: tuple[int, ...], levels: Levels, count: int) -> Scaled:
-    """What the first `count` rows of levels stand for, in a tensor's shape."""
+def decoded(layer: Layer | None, side: str, shape: tuple[int, ...], levels: Levels, count: int) -> Scaled:
+    """What the first `count` rows of levels stand for, in the shape of a tensor, or of the factor on a layer's side."""
     word, length, packing = levels.end.tolist()
     pieces = [*block(levels.stream, int(levels.ends[count]), Bits(word, length)), LAST]
     raw = zlib.decompressobj(-15).decompress(b"".join(bytes(piece) for piece in pieces))
     rows = np.frombuffer(raw, dtype=np.uint8).reshape(count, -1)
-    found = torch.from_numpy(PACKINGS[packing].unpack(rows, int(np.prod(shape)) // count))
-    scales = torch.from_numpy(levels.scale[: shape[0]].astype(np.float64)).reshape(-1, *(1,) * (len(shape) - 1))
-    return Scaled((in_call(layer, side, found) if side else found.reshape(shape)).contiguous(), scales)
+    found = torch.from_numpy(PACKINGS[packing].unpack(rows, math.prod(shape) // count))
+    made = in_call(layer, side, found) if layer is not None and side else found.reshape(shape)
+    scales = torch.from_numpy(levels.scale[: shape[0]].astype(np.float64))
+    return Scaled(made.contiguous(), scales.reshape(-1, *(1,) * (len(shape) - 1)))

@@ -111,7 +111,7 @@ def _fitted(
         original, template.layers, template.by_weight(plan.ranks), reached, cut.program(), data, progress, quantiser
     )
     fitted = variant(template, made.master.tensors(), plan.ranks, fits)
-    same = {name: made.numbers(name) for name in (*made.whole, *made.cut) if name not in quantiser.found}
+    same = {name: made.numbers(name) for name in made.names if name not in quantiser.found}
     fitted = fitted.with_(
         {name: sides[""] for name, sides in same.items() if "" in sides},
         {name: sides for name, sides in same.items() if "" not in sides},
@@ -127,7 +127,7 @@ def _fitted(
 def _save(made: Made, stored: Mapping[str, Tensor], base: Variant, wanted: Candidate, out: Path, method: str) -> bool:
     """Writes what a candidate changes to `out`; whether its file is then as large as it was planned, and no larger."""
     template, plan = base.template, made.plan
-    weights = {layer.weight for layer in template.layers}
+    weights = {layer.weight for layer in template.layers} | template.tables
     whole = wanted.variant.whole
     others = Variant(template, base.factors, {n: base.whole[n] if n in weights else whole[n] for n in base.whole})
     found = changes(template, stored, plan.ranks, others)

@@ -12,9 +12,8 @@ from dataclasses import replace
 import torch
 
 from rightrank.models.emit.encoding.packing import PACKINGS
-from rightrank.models.factor.layer import Layer
 from rightrank.models.improve.distill import Recipe, Training, device_of
-from rightrank.models.improve.made import Made, Own, coded_of
+from rightrank.models.improve.made import Made, Own
 from rightrank.models.improve.polish import DIVISORS
 from rightrank.models.improve.rounded_student import RoundedStudent
 from rightrank.models.improve.within import taken
@@ -45,11 +44,10 @@ def polish_rounded(
     template = start.template
     batch = template.graph.batch or min(recipe.batch, len(data))
     share, steps = template.params_at(made.plan.ranks) / template.params, recipe.steps * len(DIVISORS)
-    names = [*made.whole, *made.cut]
+    names = made.names
     planned = {name: made.levels(name) for name in names}
     begun = {name: own.get(name, planned[name]) for name in names}
     most = {name: PACKINGS[int(next(iter(sides.values())).end[2])].most for name, sides in begun.items()}
-    layers = {**made.whole, **made.cut}
     room = sum(made.bytes(name) for name in names)
     spent = sum(taken(begun[name], planned[name]) for name in own) + sum(made.bytes(n) for n in names if n not in own)
     found = []
@@ -64,7 +62,7 @@ def polish_rounded(
             lambda generator: (None, share),
             lambda done, before=before: progress("polish", before + done, steps, "steps"),  # type: ignore[misc]
         )
-        scaled, levels = _within(student, layers, planned, room)
+        scaled, levels = _within(student, made, planned, room)
         learnt = student.state()
         whole = {name: learnt[name] for name in start.whole if name in learnt and name not in scaled}
         numbers = {n: {s: each.numbers(torch.float32) for s, each in sides.items()} for n, sides in scaled.items()}
@@ -75,13 +73,13 @@ def polish_rounded(
 
 
 def _within(
-    student: RoundedStudent, layers: Mapping[str, Layer], planned: Own, room: int
+    student: RoundedStudent, made: Made, planned: Own, room: int
 ) -> tuple[Mapping[str, Mapping[str, Scaled]], Own]:
     """The levels that a student has come to, moved down by as little as makes them fit into `room` bytes, and coded."""
 
     def at(down: float) -> tuple[Mapping[str, Mapping[str, Scaled]], Own, int]:
         scaled = student.scaled(down)
-        levels = {name: coded_of(layers[name], sides) for name, sides in scaled.items()}
+        levels = {name: made.coded(name, sides) for name, sides in scaled.items()}
         return scaled, levels, sum(taken(levels[name], planned[name]) for name in levels)
 
     found = at(0.0)

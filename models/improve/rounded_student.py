@@ -55,11 +55,10 @@ class RoundedStudent(Student):
         self._most: dict[str, int] = {}
         for weight, sides in scaled.items():
             for side, each in sides.items():
-                layer = layers[weight]
                 levels, scales = each.levels.float(), each.scales.float().expand(each.levels.shape)
-                key = entries.factor(side, layer.name) if side else weight
+                key = self._key(weight, side)
                 if side:
-                    levels, scales = (by_basis(layer, side, x) for x in (levels, scales))
+                    levels, scales = (by_basis(layers[weight], side, x) for x in (levels, scales))
                 self._learn(key, levels / UNIT)
                 self._scales[key] = scales.to(device)
                 self._most[key] = most[weight]
@@ -67,6 +66,9 @@ class RoundedStudent(Student):
         # Of each parameter's levels from −most to most the bits; of all that there are, these.
         self._bits, self.taken = self._counted()
         self._allowed, self._weight, self._losses = self.taken * share, math.nan, 0
+
+    def _key(self, weight: str, side: str) -> str:
+        return entries.factor(side, self._layers[weight].name) if side else weight
 
     def value(self, key: str) -> Tensor:
         if key not in self._scales:
@@ -85,10 +87,9 @@ class RoundedStudent(Student):
         found: dict[str, dict[str, Scaled]] = {}
         for weight, sides in self._scaled.items():
             for side, each in sides.items():
-                layer = self._layers[weight]
-                number = self.number(entries.factor(side, layer.name) if side else weight).cpu()
+                number = self.number(self._key(weight, side)).cpu()
                 levels = (number.sign() * (number.abs() - down).clamp_min(0)).round().to(torch.int8)
-                taken = in_call(layer, side, levels) if side else levels
+                taken = in_call(self._layers[weight], side, levels) if side else levels
                 found.setdefault(weight, {})[side] = Scaled(taken.contiguous(), each.scales)
         return found
 

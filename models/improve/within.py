@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rightrank.models.emit.coded import block_bytes
 from rightrank.models.factor.gradients import Gradients
-from rightrank.models.improve.made import Made, Sides, coded_of
+from rightrank.models.improve.made import Made, Sides
 from rightrank.models.improve.quantising import Fitted, Quantising
 from rightrank.models.master.levels import Levels
 from rightrank.models.program.calls import Convolution, Linear, transposed
@@ -51,7 +51,7 @@ class WithinBytes:
     found: dict[str, dict[str, Levels]] = field(default_factory=dict)
 
     def __call__(self, fitted: Fitted) -> Fitted:
-        layer, name = fitted.regression.layer, fitted.regression.layer.weight
+        name = fitted.regression.layer.weight
         planned, before = self.made.bytes(name), self.made.levels(name)
         if (fitted.factors is None) != (name in self.made.whole):
             return self._as_made(fitted)
@@ -69,7 +69,7 @@ class WithinBytes:
                 result = replace(fitted, matrix=fitted.regression.matrix(sides[""].numbers()))
             else:
                 return self._as_made(fitted)
-            levels = coded_of(layer, sides)
+            levels = self.made.coded(name, sides)
             size = taken(levels, before)
             if size <= allowed:
                 self.found[name], self.left = levels, allowed - size

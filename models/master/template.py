@@ -72,6 +72,8 @@ class Template:
     where that can be told; templates of before have none. `format` is that of the entries beside it, and where they are
     `rounded`, so is a file of what weights are in eight bits. `card` is the text that every file carries (see
     `models.card`), "" where there is none. `integers` is what can compute in eight bits, where calibration inputs told.
+    `tables` are the parameters that have levels though no layer reads them as its weight (see `levels`); of those of
+    before there are none.
     """
 
     graph: Graph
@@ -88,6 +90,7 @@ class Template:
     rounded: bool = False
     card: str = ""
     integers: Integers | None = None
+    tables: frozenset[str] = frozenset()
 
     @property
     def original(self) -> Template:
@@ -133,6 +136,7 @@ class Template:
             **({"rounded": True} if self.rounded else {}),
             **({"card": self.card} if self.card else {}),
             **({"integers": self.integers.to_json()} if self.integers else {}),
+            **({"tables": sorted(self.tables)} if self.tables else {}),
         }
 
     @staticmethod
@@ -168,6 +172,7 @@ class Template:
             rounded=data.get("rounded", False),
             card=data.get("card", ""),
             integers=Integers.from_json(data["integers"]) if "integers" in data else None,
+            tables=frozenset(data.get("tables", ())),
         )
 
     @staticmethod

@@ -45,6 +45,8 @@ class Packing(NamedTuple):
 
 # By number, which files and stores name: never another.
 PACKINGS = (Packing(1, 127), Packing(2, 7), Packing(3, 2), Packing(5, 1))
+# A level a byte: how all lie that are never cut, since what the code says of these is the same in every file.
+SINGLE = 0
 
 
 def packings(levels: NDArray[np.int8]) -> list[int]:

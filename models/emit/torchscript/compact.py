@@ -133,6 +133,7 @@ class Compact:
         self.tensors = [name for name in self.slots.tensors if name not in gone]
         self._layers = {layer.weight: layer for layer in template.decomposed}
         self._weights = {layer.weight for layer in template.layers if template.tensors[layer.weight].dtype == FOLDED}
+        self._weights |= template.tables if encoding.coded else set()
         self._nodes = folded(template.graph, self.folds)
         packings = len(PACKINGS) if encoding.coded else 1
         # What a layer that can be cut may be; whole and as its numbers are first.

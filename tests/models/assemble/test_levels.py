@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rightrank.models.assemble.levels import GRIDS
 from rightrank.models.emit import formats
 from rightrank.models.emit.format import Output
-from rightrank.models.improve.mixed import numbers
+from rightrank.models.factor.layer import Layer
+from rightrank.models.improve import polish
+from rightrank.models.improve.distill import Recipe
+from rightrank.models.improve.made import decoded
+from rightrank.models.improve.mixed import improve_mixed
+from rightrank.models.improve.refit import INPUTS
 from rightrank.models.master import entries
 from rightrank.models.master.levels import FIXED, LEVELS, Levels, there
 from rightrank.models.master.master import Master
+from rightrank.models.master.template import Template
 from rightrank.models.plan.mixture import MIXTURE
 from rightrank.models.plan.planner import Planner
+from rightrank.models.progress import silent
 from tests.models.nets import SHAPES, Small, build, planner, source
 
 MIXED = Output(writer=2, encoding="levels")
@@ -30,6 +38,10 @@ def master(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     criterion = "logit" if request.param == "data" else "energy"
     _, folder, _ = planner(Small, tmp_path_factory.mktemp("levels"), criterion, data, mixed=True)
     return Master.open(folder)
+
+
+def numbers(layer: Layer, side: str, shape: tuple[int, ...], levels: Levels, count: int) -> Tensor:
+    return decoded(layer, side, shape, levels, count).numbers(torch.float32)
 
 
 def test_each_grid_is_nearer_to_the_weight_than_the_next(master: Master) -> None:
@@ -106,6 +118,50 @@ def test_weights_that_are_never_cut_have_eight_bits(tmp_path: Path) -> None:
     levels, weight = Levels.of(master.levels, FIXED, entry), master.tensors()[entry]
     error = (numbers(layer, "", layer.shape, levels, len(levels.ends) - 1) - weight).flatten(1).abs().amax(1)
     assert bool((error <= 0.51 * weight.flatten(1).abs().amax(1) / 127).all())
+
+
+class Standing(nn.Module):
+    """Tokens of which each stands somewhere, which a table says; one is there for all; and a depthwise convolution."""
+
+    def __init__(self, zero: bool = False) -> None:
+        super().__init__()
+        self.first, self.places = nn.Parameter(torch.randn(1, 1, 24)), nn.Parameter(0.1 * torch.randn(1, 13, 24))
+        self.inner, self.head = nn.Linear(24, 48), nn.Linear(48, 10)
+        self.register_buffer("known", torch.randn(13, 24))
+        self.apart = nn.Conv1d(13, 13, 3, padding=1, groups=13)
+        if zero:
+            for each in (self.places, self.apart.weight):
+                nn.init.zeros_(each)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.cat([self.first.expand(x.shape[0], 1, 24), x], 1) + self.places + self.known
+        return self.head(torch.relu(self.inner(x + self.apart(x)))).mean(1)
+
+
+@pytest.mark.parametrize("zero", [False, True])
+def test_a_table_that_no_layer_reads_has_eight_bits(tmp_path: Path, zero: bool) -> None:
+    """Whatever its numbers are; not what is small, nor what is no parameter. Where levels are improved it stays, or
+    learns as they do."""
+    torch.manual_seed(0)
+    module, data, folder = Standing(zero).eval(), torch.randn(320, 12, 24), tmp_path / "master"
+    build(source(module, (12, 24), tmp_path / "source", data[:256]), folder, keep=INPUTS, mixed=True)
+    master, found = Master.open(folder), Planner.open(folder, MIXED)
+    assert master.template.tables == {"places"} == Template.from_json(master.template.to_json()).tables
+    plan = found._at(len(found) // 2)
+    before = dataclasses.replace(master.template, tables=frozenset())
+    with torch.no_grad():
+        wanted = module(data[256:])
+    for training in (None, Recipe(20, 1, polish.RATE, batch=32, classes=False)):
+        method = improve_mixed(folder, plan, tmp_path / "own", silent, False, training)
+        file = io.BytesIO()
+        formats.write(folder, plan, file, tmp_path / "own")
+        assert len(file.getvalue()) == plan.bytes
+        file.seek(0)
+        with torch.no_grad():
+            made = torch.jit.load(file)(data[256:])
+        assert float((made - wanted).norm() / wanted.norm()) < 0.5, method
+    sizes = [formats.writer_of(each, MIXED).sizes().whole for each in (master.template, before)]
+    assert sizes[1] - sizes[0] > 0.9 * 4 * 13 * 24
 
 
 def test_a_network_of_other_numbers_has_none(tmp_path: Path) -> None:

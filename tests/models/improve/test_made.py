@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rightrank.models.emit.format import Output
-from rightrank.models.improve.made import Made, coded_of
+from rightrank.models.improve.made import Made
 from rightrank.models.improve.within import taken
 from rightrank.models.master import entries
 from rightrank.models.master.master import Master
@@ -30,14 +30,17 @@ def test_levels_are_what_was_coded(folder: Path, share: float) -> None:
     """Of a plan's levels, coded anew and read, each is what it was; and so are their bytes."""
     planner = Planner.open(folder, MIXED)
     made = Made.of(Master.open(folder), planner._at(int(share * (len(planner) - 1))))
-    assert made.whole.keys() | made.cut.keys() == {layer.weight for layer in made.master.template.layers}
-    for name, layer in {**made.whole, **made.cut}.items():
+    template = made.master.template
+    assert (
+        {*made.names} == {layer.weight for layer in template.layers} | template.tables == made.whole | made.cut.keys()
+    )
+    for name in made.names:
         sides = made.scaled(name)
-        own = coded_of(layer, sides)
+        own = made.coded(name, sides)
         for side, each in made.scaled(name, own).items():
             assert torch.equal(each.levels, sides[side].levels) and torch.equal(each.scales, sides[side].scales)
         assert taken(own, made.levels(name)) <= made.bytes(name)
-        entry = made.master.template.entry(name)
         assert made.entries({name: own}) == {
-            entries.factor(side, layer.name) if side else entry: each for side, each in own.items()
+            entries.factor(side, made.cut[name].name) if side else template.entry(name): each
+            for side, each in own.items()
         }

@@ -39,7 +39,7 @@ def cut(tmp_path_factory: pytest.TempPathFactory) -> tuple[Program, Variant, Mad
     made = Made.of(master, planner._at(len(planner) // 4))
     stored = master.tensors()
     base = variant(dataclasses.replace(master.template, tuned=None), stored, made.plan.ranks)
-    numbers = {name: made.numbers(name) for name in (*made.whole, *made.cut)}
+    numbers = {name: made.numbers(name) for name in made.names}
     start = base.with_({n: numbers[n][""] for n in made.whole}, {n: numbers[n] for n in made.cut})
     return master.program(stored), start, made
 
@@ -53,7 +53,7 @@ def test_what_was_trained_is_nearer_and_takes_no_more_bytes(cut: tuple[Program, 
     original, start, made = cut
     torch.manual_seed(1)
     data, unseen = Samples.of(images(256)), images(64)
-    names = [*made.whole, *made.cut]
+    names = made.names
     found = polish_rounded(original, start, {}, made, data, RECIPE, silent)
     assert len(found) == 2 and min(off(original, each, unseen) for each, _ in found) < off(original, start, unseen)
     for each, own in found:
@@ -67,7 +67,7 @@ def test_what_was_trained_is_nearer_and_takes_no_more_bytes(cut: tuple[Program, 
 def test_levels_that_do_not_fit_go_down(cut: tuple[Program, Variant, Made], monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a student to whom bits are nothing."""
     original, start, made = cut
-    names, downs, eager = [*made.whole, *made.cut], [0.0], dataclasses.replace(RECIPE, rate=0.05)
+    names, downs, eager = made.names, [0.0], dataclasses.replace(RECIPE, rate=0.05)
     scaled = RoundedStudent.scaled
 
     def noted(student: RoundedStudent, down: float = 0.0) -> dict[str, dict[str, Scaled]]:
