@@ -20,8 +20,8 @@ SCALE = "scale"
 
 @dataclass(frozen=True)
 class Mixed:
-    """Weights of float32 with two dimensions or more as levels of eight bits, deflated, and a scale for each slice
-    along the first axis, in half precision.
+    """Weights of float32 with two dimensions or more, and tables (see `Template`), as levels of eight bits, deflated,
+    and a scale for each slice along the first axis, in half precision.
 
     To write a plan it has the master's `levels`, for each layer that can be cut the name of a grid, and the plan's
     `bytes`, to which a file is filled up whose levels are the plan's own.
