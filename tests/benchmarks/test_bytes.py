@@ -21,11 +21,11 @@ from benchmarks.bytes.lost import Lost, lost, mean
 from benchmarks.bytes.methods import METHODS, ORDER
 from benchmarks.bytes.quantise import MOST, RIDGE, Coded, best_steps, coded, covariance, fed_back, quantised
 from benchmarks.bytes.report import MEAN, Row, draw, page
-from benchmarks.bytes.study import Setting
 from benchmarks.bytes.subjects import OURS, Subject
 from benchmarks.networks import ResNet14, Tell, vit
 from benchmarks.photos import EfficientNetLite0
 from benchmarks.results import RESULTS, Table
+from rightrank.models.improve import polish
 
 ROOT = Path(__file__).parents[2]
 QUICK = ("int8 rounded", "int4 rounded", "int4 fed back", "float32 cut", "float32 refit")
@@ -84,7 +84,7 @@ def test_a_taken_up_run_measures_only_what_is_missing(tmp_path: Path) -> None:
     path = tmp_path / "bytes.csv"
 
     def go() -> list[str]:
-        run(Table(path, Row), networks, [3, 4], ["int8 rounded"], Setting(), tmp_path)
+        run(Table(path, Row), networks, [3, 4], ["int8 rounded"], polish.RECIPE, tmp_path)
         return path.read_text().splitlines()
 
     whole = go()
