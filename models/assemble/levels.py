@@ -33,6 +33,7 @@ from rightrank.models.factor.regression import Regression
 from rightrank.models.master import entries
 from rightrank.models.master.levels import FIXED, LEVELS, Levels
 from rightrank.models.master.master import Master
+from rightrank.models.master.slots import Slots
 from rightrank.models.master.template import Template
 from rightrank.models.plan import criteria
 from rightrank.models.plan.criteria import Rule
@@ -131,13 +132,11 @@ def make(
 
 def _tables(template: Template) -> list[str]:
     """The parameters that no layer has for its weight, such as where a token stands: those that are large enough."""
-    weights = {layer.weight for layer in template.layers}
+    read = template.graph.parameters.intersection(Slots(template).tensors) - {each.weight for each in template.layers}
     return [
         name
         for name, spec in sorted(template.tensors.items())
-        if name in template.graph.parameters - weights
-        and coarsened(spec.dtype, len(spec.shape))
-        and math.prod(spec.shape) >= SMALL
+        if name in read and coarsened(spec.dtype, len(spec.shape)) and math.prod(spec.shape) >= SMALL
     ]
 
 

@@ -128,6 +128,7 @@ class Standing(nn.Module):
         self.first, self.places = nn.Parameter(torch.randn(1, 1, 24)), nn.Parameter(0.1 * torch.randn(1, 13, 24))
         self.inner, self.head = nn.Linear(24, 48), nn.Linear(48, 10)
         self.register_buffer("known", torch.randn(13, 24))
+        self.unread = nn.Parameter(torch.randn(20, 24))
         self.apart = nn.Conv1d(13, 13, 3, padding=1, groups=13)
         if zero:
             for each in (self.places, self.apart.weight):
@@ -140,8 +141,8 @@ class Standing(nn.Module):
 
 @pytest.mark.parametrize("zero", [False, True])
 def test_a_table_that_no_layer_reads_has_eight_bits(tmp_path: Path, zero: bool) -> None:
-    """Whatever its numbers are; not what is small, nor what is no parameter. Where levels are improved it stays, or
-    learns as they do."""
+    """Whatever its numbers are; not what is small, or no parameter, or what nothing reads. Where levels are improved it
+    stays, or learns as they do."""
     torch.manual_seed(0)
     module, data, folder = Standing(zero).eval(), torch.randn(320, 12, 24), tmp_path / "master"
     build(source(module, (12, 24), tmp_path / "source", data[:256]), folder, keep=INPUTS, mixed=True)
