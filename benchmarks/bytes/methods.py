@@ -10,6 +10,7 @@ from pathlib import Path
 from benchmarks.bytes import blob, ours, rivals
 from benchmarks.bytes.quantise import MOST
 from benchmarks.bytes.study import Found, Study
+from benchmarks.bytes.subjects import EFFORTS
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ RIVALS: Mapping[str, Method] = {
 OURS: Mapping[str, Method] = {
     f"{precision} {effort}": of_ours(precision, effort)
     for precision in ours.PRECISIONS
-    for effort in (("cut", "refit", "polish") if precision == ours.AUTO else ("cut", "refit"))
+    for effort in (EFFORTS if precision == ours.AUTO else ("cut", "refit"))
 }
 # Rivals first, at whose bytes ours are made.
 METHODS: Mapping[str, Method] = {**RIVALS, **OURS}

@@ -46,11 +46,11 @@ def made(study: Study, size: str, *, precision: str, effort: str) -> Found:
     file, changes, won = study.folder / "variant.pt", study.folder / "changes.safetensors", ""
     improved = effort in ("refit", "polish") and not plan.original
     if improved:
-        training = study.training if effort == "polish" else None
         if output.coded:
+            training = study.training if effort == "polish" else None
             won = improve_mixed(folder, plan, changes, study.progress, training=training)
         else:
-            won = improve(folder, plan.ranks, changes, study.progress, training=training, output=output)
+            won = improve(folder, plan.ranks, changes, study.progress, output=output)
     with file.open("wb") as out:
         formats.write(folder, plan, out, changes if improved else None)
     if file.stat().st_size != plan.bytes:

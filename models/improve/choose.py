@@ -61,8 +61,7 @@ def improve(
     template, stored = master.template, master.tensors()
     kept = load_file(folder / entries.REFIT)
     inputs = Samples.stored(template.graph, kept)
-    count = min(len(inputs) // 5, max(INPUTS // 5, template.graph.batch or 0))
-    batch = template.graph.batch or min(BATCH, max(count, 1))
+    count, batch = held_back(template, inputs)
     plain = dataclasses.replace(template, tuned=None)
     candidates = {CUT: variant(plain, stored, ranks)}
     best = CUT
@@ -96,6 +95,13 @@ def improve(
     method = best.split()[0]
     save_file(changes(template, stored, ranks, candidates[best]), out, {METHOD: method})
     return method
+
+
+def held_back(template: Template, inputs: Samples) -> tuple[int, int]:
+    """How many of the inputs are kept from all that fits and trains, to decide; and how many are run at a time. Where
+    the first are fewer, nothing can be decided."""
+    count = min(len(inputs) // 5, max(INPUTS // 5, template.graph.batch or 0))
+    return count, template.graph.batch or min(BATCH, max(count, 1))
 
 
 def _fitted(

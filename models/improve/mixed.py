@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rightrank.models.emit import formats
-from rightrank.models.improve.choose import BATCH, CUT, METHOD, NEAR, POLISHED, REFIT
+from rightrank.models.improve.choose import CUT, METHOD, NEAR, POLISHED, REFIT, held_back
 from rightrank.models.improve.distill import Recipe
 from rightrank.models.improve.made import Made, Own
 from rightrank.models.improve.polish_rounded import polish_rounded
@@ -63,8 +63,7 @@ def improve_mixed(
     template, stored = replace(master.template, tuned=None), master.tensors()
     kept = load_file(folder / entries.REFIT)
     inputs = Samples.stored(template.graph, kept)
-    count = min(len(inputs) // 5, max(INPUTS // 5, template.graph.batch or 0))
-    batch = template.graph.batch or min(BATCH, max(count, 1))
+    count, batch = held_back(template, inputs)
     made = Made.of(master, plan)
     base = variant(template, stored, plan.ranks)
     cut = base.with_({name: made.numbers(name)[""] for name in made.whole}, {n: made.numbers(n) for n in made.cut})
@@ -90,7 +89,8 @@ def improve_mixed(
             candidates |= polished
             found |= distances(polished)
         order = sorted(found, key=found.__getitem__)
-    return next(name.split()[0] for name in order if _save(made, stored, base, candidates[name], out, name.split()[0]))
+    methods = ((name.split()[0], candidates[name]) for name in order)
+    return next(method for method, each in methods if _save(made, stored, base, each, out, method))
 
 
 def _fitted(

@@ -7,8 +7,9 @@ take is worth that.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from rightrank.models.improve.distill import Recipe, Training, device_of
 from rightrank.models.improve.student import Student
@@ -26,6 +27,8 @@ DIVISORS = (1, 4)
 INPUTS = 20_000
 RECIPE = Recipe(steps=STEPS, students=STUDENTS, rate=RATE)
 
+AStudent = TypeVar("AStudent", bound=Student)
+
 
 def polish(
     template: Template,
@@ -41,19 +44,31 @@ def polish(
 
     `original` is the program that teaches. Raises DataError where the program is not float32.
     """
-    batch = template.graph.batch or min(recipe.batch, len(data))
-    share, steps = template.params_at(ranks) / template.params, recipe.steps * len(DIVISORS)
+
+    def student() -> Student:
+        return Student(template, original, start.factors, device_of(device), start.whole, settled=True)
+
     found = []
+    for each in trained(student, ranks, data, recipe, progress):
+        learnt = each.state()
+        found.append(start.with_({name: learnt[name] for name in start.whole if name in learnt}, each.factors()))
+    return found
+
+
+def trained(
+    student: Callable[[], AStudent], ranks: Sequence[int], data: Samples, recipe: Recipe, progress: Progress
+) -> Iterator[AStudent]:
+    """A new student of a plan's `ranks` for each rate, when it has learnt."""
+    steps = recipe.steps * len(DIVISORS)
     for number, divisor in enumerate(DIVISORS):
-        before = number * recipe.steps
-        student = Student(template, original, start.factors, device_of(device), start.whole, settled=True)
-        Training(student, replace(recipe, rate=recipe.rate / divisor)).go(
+        each, before = student(), number * recipe.steps
+        template = each.template
+        share = template.params_at(ranks) / template.params
+        Training(each, replace(recipe, rate=recipe.rate / divisor)).go(
             data,
-            batch,
-            lambda generator: (None, share),
+            template.graph.batch or min(recipe.batch, len(data)),
+            lambda generator, share=share: (None, share),  # type: ignore[misc]
             lambda done, before=before: progress("polish", before + done, steps, "steps"),  # type: ignore[misc]
         )
-        learnt = student.state()
-        found.append(start.with_({name: learnt[name] for name in start.whole if name in learnt}, student.factors()))
+        yield each
     progress("polish", steps, steps, "steps")
-    return found

@@ -7,14 +7,13 @@ comes to takes no more bytes than the plan has: where it would, numbers that lie
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import torch
 
 from rightrank.models.emit.encoding.packing import PACKINGS
-from rightrank.models.improve.distill import Recipe, Training, device_of
+from rightrank.models.improve.distill import Recipe, device_of
 from rightrank.models.improve.made import Made, Own
-from rightrank.models.improve.polish import DIVISORS
+from rightrank.models.improve.polish import trained
 from rightrank.models.improve.rounded_student import RoundedStudent
 from rightrank.models.improve.within import taken
 from rightrank.models.master.variant import Variant
@@ -35,40 +34,30 @@ def polish_rounded(
     data: Samples,
     recipe: Recipe,
     progress: Progress,
-    device: str | None = None,
 ) -> list[tuple[Variant, Own]]:
     """What training makes of a variant and its `own` levels, with each rate; the levels of all others are as `made`.
 
     `original` is the program that teaches. Raises DataError where the program is not float32.
     """
-    template = start.template
-    batch = template.graph.batch or min(recipe.batch, len(data))
-    share, steps = template.params_at(made.plan.ranks) / template.params, recipe.steps * len(DIVISORS)
     names = made.names
     planned = {name: made.levels(name) for name in names}
     begun = {name: own.get(name, planned[name]) for name in names}
     most = {name: PACKINGS[int(next(iter(sides.values())).end[2])].most for name, sides in begun.items()}
     room = sum(made.bytes(name) for name in names)
     spent = sum(taken(begun[name], planned[name]) for name in own) + sum(made.bytes(n) for n in names if n not in own)
+
+    def student() -> RoundedStudent:
+        levels = {name: made.scaled(name, begun[name]) for name in names}
+        return RoundedStudent(original, start, levels, most, room / spent, device_of(None))
+
     found = []
-    for number, divisor in enumerate(DIVISORS):
-        before = number * recipe.steps
-        student = RoundedStudent(
-            original, start, {n: made.scaled(n, begun[n]) for n in names}, most, room / spent, device_of(device)
-        )
-        Training(student, replace(recipe, rate=recipe.rate / divisor)).go(
-            data,
-            batch,
-            lambda generator: (None, share),
-            lambda done, before=before: progress("polish", before + done, steps, "steps"),  # type: ignore[misc]
-        )
-        scaled, levels = _within(student, made, planned, room)
-        learnt = student.state()
+    for each in trained(student, made.plan.ranks, data, recipe, progress):
+        scaled, levels = _within(each, made, planned, room)
+        learnt = each.state()
         whole = {name: learnt[name] for name in start.whole if name in learnt and name not in scaled}
-        numbers = {n: {s: each.numbers(torch.float32) for s, each in sides.items()} for n, sides in scaled.items()}
+        numbers = {n: {s: x.numbers(torch.float32) for s, x in sides.items()} for n, sides in scaled.items()}
         whole |= {name: numbers[name][""] for name in made.whole}
         found.append((start.with_(whole, {name: numbers[name] for name in made.cut}), levels))
-    progress("polish", steps, steps, "steps")
     return found
 
 
@@ -84,8 +73,7 @@ def _within(
 
     found = at(0.0)
     low, high = 0.0, DOWN
-    tries = TRIES if found[2] > room else 0
-    for _ in range(tries):
+    for _ in range(TRIES if found[2] > room else 0):
         middle = (low + high) / 2
         tried = at(middle)
         if tried[2] > room:
