@@ -50,7 +50,7 @@ from rightrank.models.errors import BudgetError
 from rightrank.models.improve import polish, refit, tune
 from rightrank.models.improve.choose import improve
 from rightrank.models.improve.distill import Recipe
-from rightrank.models.improve.renorm import renorm
+from rightrank.models.improve.renorm import Renorm
 from rightrank.models.master import entries, variant
 from rightrank.models.master.master import Master
 from rightrank.models.master.template import Template
@@ -291,7 +291,7 @@ class Study:
             inputs = load_file(self.program / "calibration.safetensors")["inputs"]
             cut = variant.variant(template, stored, plan.ranks)
             program = cut.program()
-            moved = renorm(program, program, (inputs,), relative=False)
+            moved = Renorm(program).of(program, [(inputs,)], relative=False)
             save_file(variant.changes(template, stored, plan.ranks, cut.with_(moved)), file)
             return file, "recomputed"
         if method == "tune":

@@ -27,6 +27,7 @@ from rightrank.models.emit.precision import FULL, mixable
 from rightrank.models.emit.torchscript.deflate import sized
 from rightrank.models.factor.factors import axis_of_bases, by_basis
 from rightrank.models.factor.gradients import Gradients
+from rightrank.models.factor.gram import gram
 from rightrank.models.factor.layer import Layer
 from rightrank.models.factor.moments import Moments
 from rightrank.models.factor.regression import Regression
@@ -172,7 +173,7 @@ def _walk(
         if regression is not None and regression.groups == 1 and regression.inputs <= metric.WIDE:
             square, count = torch.zeros(regression.inputs, regression.inputs, dtype=torch.float64), 0
             for x, _ in regression.pairs([arguments[0]], [result]):
-                square += (x.float().T @ x.float()).double()
+                square += gram(x.float())
                 count += len(x)
             take(layer, square / max(count, 1) if bool(square.isfinite().all()) else None)
         return result

@@ -152,8 +152,8 @@ def whitened(matrix: Tensor, root: Tensor, inverse: Tensor, through: Tensor, ran
     return Whitened(basis.T @ inverse, along @ matrix, worth, along)
 
 
-def decompose_columns(weight: Tensor, moments: Moments, columns: Columns) -> Pair:
-    """The same in the spatial form, of a convolution's weight (C_out, C_in, k_h, k_w).
+def decompose_columns(weight: Tensor, moments: Moments, columns: Columns, most: int | None = None) -> Pair:
+    """The same in the spatial form, of a convolution's weight (C_out, C_in, k_h, k_w); the first `most` bases, or all.
 
     What the bases are worth adds up to what the whole layer is worth in the channel form. The `scale` follows from the
     covariance being a product; all else is exact.
@@ -171,19 +171,24 @@ def decompose_columns(weight: Tensor, moments: Moments, columns: Columns) -> Pai
     whitened = by(left @ plain, right, across)
     if len(whitened) <= whitened.shape[1]:
         worth, basis = _eigen(whitened @ whitened.T)
+        basis = basis[:, :most]
         down, up = basis.T @ left_inverse, basis.T @ left @ plain
     else:
         worth, basis = _eigen(whitened.T @ whitened)
+        basis = basis[:, :most]
         down, up = by(basis.T, right, across) @ plain.T, by(basis.T, right_inverse, across_inverse)
-    per_output = up.reshape(-1, outputs, width)
-    passed = (down @ left).square().sum(1)
-    means = torch.einsum("kox,kx->ko", per_output, down @ columns.mean)
-    variances = torch.einsum("kox,xy,k->koy", per_output, across, passed.sqrt()).square().sum(2)
+
+    def of_bases() -> tuple[Tensor, Tensor]:
+        per_output = up.reshape(-1, outputs, width)
+        passed = (down @ left).square().sum(1)
+        means = torch.einsum("kox,kx->ko", per_output, down @ columns.mean)
+        return means, torch.einsum("kox,xy,k->koy", per_output, across, passed.sqrt()).square().sum(2)
+
     energy = (moments.covariance * moments.gradient).sum().clamp_min(0)
     return Pair(
         *settled(*_balanced(down, up), columns.covariance, weight.dtype),
-        sigma=(worth * (energy / worth.sum().clamp_min(1e-300))).sqrt(),
-        moved=Moved(lambda: (means, variances)),
+        sigma=(worth[:most] * (energy / worth.sum().clamp_min(1e-300))).sqrt(),
+        moved=Moved(of_bases),
     )
 
 
@@ -203,23 +208,27 @@ def fit_columns(weight: Tensor, normal: Tensor, gradient: Tensor, down: Tensor, 
     plain, (root, _) = gradient, _roots(gradient)  # one of low rank would leave directions of `down` free
     gradient = root @ root
 
-    def missed(down: Tensor, up: Tensor) -> Tensor:
-        return target - spatial_product(down, up, tuple(weight.shape)).reshape(outputs, -1)
+    # Of factors, not of the products that they stand for: those are many more numbers.
+    drawn = (target @ normal).reshape(outputs, count, width)
+    wanted = (gradient @ drawn.flatten(1)).reshape(drawn.shape)
 
     def light(normal: Tensor, right: Tensor) -> Tensor:
         return solve(normal, right, LIGHT * float(normal.diagonal().mean()))
 
-    def pulled(difference: Tensor, up: Tensor) -> Tensor:
-        """Minus the slope of half the distance along `down`."""
-        slope = (gradient @ difference @ normal).reshape(outputs, count, width)
-        return torch.einsum("kox,opx->kp", up.reshape(rank, outputs, width), slope)
+    def met(down: Tensor) -> Tensor:
+        """What bases have to do with the inputs, (r, k_w, C_in·k_h, k_w)."""
+        return torch.einsum("kp,pxqy->kxqy", down, inputs)
 
-    def around(down: Tensor) -> tuple[Tensor, Tensor]:
+    def pull(seen: Tensor, per_output: Tensor, passed: Tensor) -> Tensor:
+        """The slope along `down` of half what factors cost by themselves."""
+        between = (passed.mT.flatten(0, 1) @ per_output.movedim(1, 0).flatten(1)).reshape(rank, width, rank, width)
+        return torch.einsum("kylx,lxqy->kq", between, seen)
+
+    def around(down: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
         """What the least squares for `up` are of: the second moment (r·k_w, r·k_w) of what it is given, and what that
         has to do with the outputs (r·k_w, C_out)."""
-        seen = torch.einsum("kp,pxqy->kxqy", down, inputs)
         features = torch.einsum("kxqy,lq->kxly", seen, down).reshape(rank * width, -1)
-        return features, seen.reshape(rank * width, -1) @ target.T
+        return features, torch.einsum("kp,opx->kxo", down, drawn).flatten(0, 1)
 
     def best_up(features: Tensor, reached: Tensor) -> Tensor:
         found = light(features, reached)
@@ -230,28 +239,32 @@ def fit_columns(weight: Tensor, normal: Tensor, gradient: Tensor, down: Tensor, 
         rows = up.reshape(rank, outputs, width).transpose(1, 2).reshape(rank * width, outputs)
         return float(((2 * reached - features @ rows) * (rows @ plain)).sum())
 
-    met = around(down)
-    given, least = (down, up), gained(*met, up)
-    kept = down, best_up(*met)
+    seen = met(down)
+    fitted = around(down, seen)
+    given, least = (down, up), gained(*fitted, up)
+    kept = down, best_up(*fitted)
     for _ in range(ROUNDS):
         down, up = kept
         per_output = up.reshape(rank, outputs, width)
-        inner = torch.einsum("kox,op,xy,lpy->kl", per_output, gradient, across, per_output)
-        rest = pulled(missed(down, up), up)
+        passed = torch.einsum("kox,op->kpx", per_output, gradient)
+        inner = torch.einsum("kpx,xy,lpy->kl", passed, across, per_output)
+        rest = torch.einsum("kox,opx->kp", per_output, wanted) - pull(seen, per_output, passed)
         step = light(inner, light(spread, rest.T).T)
         energy = (rest * step).sum()
         for _ in range(STEPS):
-            moved = pulled(spatial_product(step, up, tuple(weight.shape)).reshape(outputs, -1), up)
+            more = met(step)
+            moved = pull(more, per_output, passed)
             curvature = (step * moved).sum()
             if not (energy > 0 and curvature > 0):
                 break
-            down, rest = down + energy / curvature * step, rest - energy / curvature * moved
+            down, seen = down + energy / curvature * step, seen + energy / curvature * more
+            rest = rest - energy / curvature * moved
             turned = light(inner, light(spread, rest.T).T)
             before, energy = energy, (rest * turned).sum()
             step = turned + energy / before * step
-        met = around(down)
-        kept = down, best_up(*met)
-    return kept if gained(*met, kept[1]) >= least and all(bool(each.isfinite().all()) for each in kept) else given
+        fitted = around(down, seen)
+        kept = down, best_up(*fitted)
+    return kept if gained(*fitted, kept[1]) >= least and all(bool(each.isfinite().all()) for each in kept) else given
 
 
 def _balanced(down: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:

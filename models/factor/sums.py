@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from rightrank.models.errors import DataError
 from rightrank.models.factor.forms import FORMS
+from rightrank.models.factor.gram import gram
 from rightrank.models.factor.layer import Gatherer, Layer
 from rightrank.models.factor.moments import Moments, Side, together
 from rightrank.models.factor.patches import finite, single
@@ -48,7 +49,7 @@ class _Rows:
         rows = rows - (self.origin + offset)
         self.positions += len(rows)
         self.total += rows.sum(0).double()
-        self.square += (rows.T @ rows).double()
+        self.square += gram(rows)
 
     def add_gradient(
         self, kind: Gradient, rows: Tensor, scale: float, through: Tensor | None = None, energy: Tensor | None = None
@@ -61,7 +62,7 @@ class _Rows:
         if through is not None:
             self.energy[kind] += scale * float(rows.square().sum(dtype=torch.float64))
             rows = rows @ through
-        self.gradients[kind] += (rows.T @ rows).double() * scale
+        self.gradients[kind].add_(gram(rows), alpha=scale)
 
     def only(self, kind: Gradient) -> None:
         self.gradients = {kind: self.gradients[kind]}

@@ -22,13 +22,14 @@ from rightrank.models.factor.gradients import Gradients
 from rightrank.models.improve.distill import Recipe
 from rightrank.models.improve.polish import polish
 from rightrank.models.improve.refit import INPUTS, affordable, refit
-from rightrank.models.improve.renorm import renorm
+from rightrank.models.improve.renorm import Renorm
 from rightrank.models.improve.written import as_written
 from rightrank.models.master import entries, gradients
 from rightrank.models.master.master import Master
 from rightrank.models.master.template import Template
 from rightrank.models.master.variant import Variant, changes, variant
 from rightrank.models.measure.nearness import nearness
+from rightrank.models.program.abreast import at_once
 from rightrank.models.program.program import Program
 from rightrank.models.program.samples import Samples
 from rightrank.models.program.shapes import Classes
@@ -61,13 +62,13 @@ def improve(
     template, stored = master.template, master.tensors()
     kept = load_file(folder / entries.REFIT)
     inputs = Samples.stored(template.graph, kept)
-    count, batch = held_back(template, inputs)
+    original = master.program(stored)
+    count, batch = held_back(original, inputs)
     plain = dataclasses.replace(template, tuned=None)
     candidates = {CUT: variant(plain, stored, ranks)}
     best = CUT
     if count >= batch and any(ranks):
         held, data = inputs[:count], inputs[count:]
-        original = master.program(stored)
         if template.tuned is not None:
             everywhere = dataclasses.replace(template, tuned=dataclasses.replace(template.tuned, below=template.params))
             candidates[TUNED] = variant(everywhere, stored, ranks)
@@ -97,11 +98,12 @@ def improve(
     return method
 
 
-def held_back(template: Template, inputs: Samples) -> tuple[int, int]:
+def held_back(original: Program, inputs: Samples) -> tuple[int, int]:
     """How many of the inputs are kept from all that fits and trains, to decide; and how many are run at a time. Where
     the first are fewer, nothing can be decided."""
-    count = min(len(inputs) // 5, max(INPUTS // 5, template.graph.batch or 0))
-    return count, template.graph.batch or min(BATCH, max(count, 1))
+    fixed = original.graph.batch
+    count = min(len(inputs) // 5, max(INPUTS // 5, fixed or 0))
+    return count, fixed or max(1, min(BATCH, count, at_once(original, inputs)))
 
 
 def _fitted(
@@ -115,12 +117,13 @@ def _fitted(
 ) -> dict[str, Variant]:
     """The refit of a plan, and the cut and the refit with batch norms taken anew."""
     cut, by_weight = variant(template, stored, ranks), template.by_weight(ranks)
-    fits = refit(original, template.layers, by_weight, reached, cut.program(), data, progress)
+    renorm = Renorm(original)
+    fits = refit(original, template.layers, by_weight, reached, cut.program(), data, progress, watch=renorm.watch)
     bases = {CUT: cut, REFIT: variant(template, stored, ranks, fits)}
     found = {REFIT: bases[REFIT]}
-    few = next(data[: affordable(original, data)].largest().parts(len(data)))
+    few = affordable(original, data)
     for name, base in bases.items():
-        if moved := renorm(original, base.program(), few):
+        if moved := renorm.of(base.program(), few):
             found[f"{name}+bn"] = base.with_(moved)
     return found
 

@@ -23,7 +23,7 @@ from rightrank.models.improve.distill import Recipe
 from rightrank.models.improve.made import Made, Own
 from rightrank.models.improve.polish_rounded import polish_rounded
 from rightrank.models.improve.refit import INPUTS, affordable, refit
-from rightrank.models.improve.renorm import renorm
+from rightrank.models.improve.renorm import Renorm
 from rightrank.models.improve.within import WithinBytes
 from rightrank.models.master import entries, gradients
 from rightrank.models.master.levels import OWN
@@ -63,7 +63,8 @@ def improve_mixed(
     template, stored = replace(master.template, tuned=None), master.tensors()
     kept = load_file(folder / entries.REFIT)
     inputs = Samples.stored(template.graph, kept)
-    count, batch = held_back(template, inputs)
+    original = master.program(stored)
+    count, batch = held_back(original, inputs)
     made = Made.of(master, plan)
     base = variant(template, stored, plan.ranks)
     cut = base.with_({name: made.numbers(name)[""] for name in made.whole}, {n: made.numbers(n) for n in made.cut})
@@ -71,7 +72,6 @@ def improve_mixed(
     order = [CUT]
     if count >= batch:
         held, data = inputs[:count], inputs[count:]
-        original = master.program(stored)
         if template.graph.batch is None:
             candidates |= _fitted(folder, base, cut, made, original, kept, data[: INPUTS - count], progress)
         measure = nearness(original, held, batch, classes)
@@ -107,8 +107,11 @@ def _fitted(
     template, plan = base.template, made.plan
     reached = gradients.read(template.decomposed, kept)
     quantiser = WithinBytes(made, reached, made.grids(Mixture.open(folder)))
+    renorm, by_weight = Renorm(original), template.by_weight(plan.ranks)
     fits = refit(
-        original, template.layers, template.by_weight(plan.ranks), reached, cut.program(), data, progress, quantiser
+        *(original, template.layers, by_weight, reached, cut.program(), data, progress),
+        quantise=quantiser,
+        watch=renorm.watch,
     )
     fitted = variant(template, made.master.tensors(), plan.ranks, fits)
     same = {name: made.numbers(name) for name in made.names if name not in quantiser.found}
@@ -117,9 +120,9 @@ def _fitted(
         {name: sides for name, sides in same.items() if "" not in sides},
     )
     found = {REFIT: Candidate(fitted, quantiser.found)}
-    some = next(data[: affordable(original, data)].largest().parts(len(data)))
+    few = affordable(original, data)
     for name, each in {CUT: Candidate(cut, {}), **found}.items():
-        if moved := renorm(original, each.variant.program(), some):
+        if moved := renorm.of(each.variant.program(), few):
             found[f"{name}+bn"] = Candidate(each.variant.with_(moved), each.own)
     return found
 

@@ -10,9 +10,8 @@ all by those left whole, instead of adding up.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -20,6 +19,7 @@ from torch import Tensor
 from rightrank.models.factor import recurrent
 from rightrank.models.factor.correction import corrections
 from rightrank.models.factor.gradients import Gradients
+from rightrank.models.factor.gram import gram
 from rightrank.models.factor.layer import Layer
 from rightrank.models.factor.patches import single
 from rightrank.models.factor.regression import Regression
@@ -27,11 +27,12 @@ from rightrank.models.factor.solve import solve
 from rightrank.models.improve.quantising import Fitted, Quantiser
 from rightrank.models.master import entries
 from rightrank.models.program import execute
+from rightrank.models.program.abreast import Abreast, batches, perform
 from rightrank.models.program.calls import HANDED, BatchNorm, Call, Handed, Recurrent, layer_call
 from rightrank.models.program.graph import Node, Ref
 from rightrank.models.program.norms import statistics_of
 from rightrank.models.program.program import Program
-from rightrank.models.program.samples import Samples
+from rightrank.models.program.samples import Batch, Samples
 from rightrank.models.progress import Progress
 
 # The ridge, as a share of the inputs' mean variance, and what is added to it for each unknown a row.
@@ -39,6 +40,9 @@ RIDGE, FEW = 1e-3, 1e-2
 # More calibration inputs take longer and say hardly more.
 INPUTS = 1280
 VALUES = 1 << 28
+Watch: TypeAlias = Callable[[Node, Sequence[Mapping[str, Any]]], None]
+# So many numbers of the inputs' rows, or a few more, are multiplied at once.
+TOGETHER = 1 << 24
 ADD = "aten.add.Tensor"
 # A batch norm that scales a channel by less than this share of its largest scale lets nothing be made good there.
 SMALLEST = 1e-2
@@ -53,6 +57,7 @@ def refit(
     inputs: Samples,
     progress: Progress,
     quantise: Quantiser | None = None,
+    watch: Watch | None = None,
 ) -> dict[str, Tensor]:
     """For one plan new entries of its factors and of what corrects them, and of the weights and biases of layers that
     it leaves whole.
@@ -62,7 +67,8 @@ def refit(
     than once, or that are no `Regression`, keep their cut.
 
     With `quantise` each layer is what that makes of the fit, before the walk goes on: what its levels lose the layers
-    after it make good. The cut is then to be of levels too.
+    after it make good. The cut is then to be of levels too. `watch` sees each call of the original before it is
+    performed, with the values of each batch.
     """
     fitted, calls = _fittable(program, layers), _calls(program)
     kept: set[str] = set()
@@ -72,7 +78,7 @@ def refit(
         if (quantise or ranks.get(layer.weight)) and (inner or layer.calls[0] not in fitted):
             kept |= {layer.weight, *(each.tensor for each in corrections(program, layer))}
     start = program.with_tensors({**program.tensors, **{name: cut.tensors[name] for name in kept}})
-    walk = _Walk(program, start, inputs[: affordable(program, inputs)], quantise)
+    walk = _Walk(program, start, affordable(program, inputs), quantise, watch)
     return _walked(walk, program, fitted, ranks, gradients, progress)
 
 
@@ -104,6 +110,7 @@ def _walked(
     done = 0
     with torch.no_grad():
         for node in program.graph.nodes:
+            walk.watched(node)
             if node.name in within:
                 progress("refit", done, len(fitted), "layers")
                 found.update(walk.fit_within(node, within[node.name], ranks, gradients))
@@ -119,39 +126,30 @@ def _walked(
     return found
 
 
-@dataclass(frozen=True)
-class _Values:
-    """Of one group of samples, at the point that the walk has reached, the values of the `whole` network and those of
-    the `cut` one."""
-
-    whole: dict[str, Any]
-    cut: dict[str, Any]
-
-    def same(self, node: Node) -> bool:
-        """Whether both networks do the same here, on the same values."""
-        return all(self.cut[name] is self.whole[name] for name in node.inputs())
-
-
 class _Walk:
-    """Both networks, side by side, on each group of samples."""
+    """Both networks, side by side, on batches of the inputs; where they do the same on the same values, once."""
 
-    def __init__(self, program: Program, cut: Program, inputs: Samples, quantise: Quantiser | None) -> None:
-        self._program, graph = program, program.graph
-        self._quantise = quantise
-        self._groups: list[_Values] = []
-        for group in inputs.groups:
-            given = {spec.name: value for spec, value in zip(graph.inputs, group, strict=True)}
-            one, other = (
-                {value: each.tensors[name] for value, name in graph.tensors.items()} for each in (program, cut)
-            )
-            self._groups.append(_Values(one | given, other | given))
-        self._expiring = execute.last_uses(graph)
+    def __init__(
+        self,
+        program: Program,
+        cut: Program,
+        several: Sequence[Batch],
+        quantise: Quantiser | None,
+        watch: Watch | None,
+    ) -> None:
+        self._program = program
+        self._quantise, self._watch = quantise, watch
+        self._whole, self._cut = Abreast(program, several), Abreast(cut, several)
+
+    def watched(self, node: Node) -> None:
+        """Show what comes to a call."""
+        if self._watch is not None:
+            self._watch(node, self._whole.values)
 
     def step(self, node: Node) -> None:
-        """Perform a call as it is, in both networks; once where both see the same."""
-        for values in self._groups:
-            whole = self._call(node, values.whole)
-            self._keep(node, values, whole, whole if values.same(node) else self._call(node, values.cut))
+        """Perform a call as it is, in both networks."""
+        for number, whole in enumerate(self._whole.call(node)):
+            self._keep(node, number, whole, whole if self._same(node, number) else self._made(node, number))
 
     def fit(self, node: Node, layer: Layer, rank: int, gradient: Gradients | None) -> dict[str, Tensor]:
         """Perform a layer's call: fit its factors, or all of it where `rank` is 0, and what they leave to correct.
@@ -163,16 +161,14 @@ class _Walk:
         data, weight = call.input.name, call.weight.name
         regression = Regression.of(call, layer)
         assert regression is not None
-        bias = regression.offset(execute.evaluate(call.bias, self._groups[0].whole, torch.device("cpu")))
-        wholes = [self._call(node, values.whole) for values in self._groups]
-        lacking = [self._missing(node, values, whole) for values, whole in zip(self._groups, wholes, strict=True)]
-        nothing = not rank and self._quantise is None and all(each is None for each in lacking)
-        if nothing and all(each.same(node) for each in self._groups):
-            for values, whole in zip(self._groups, wholes, strict=True):
-                self._keep(node, values, whole, whole)
+        bias = regression.offset(execute.evaluate(call.bias, self._whole.values[0], torch.device("cpu")))
+        wholes = [*self._whole.call(node)]
+        lacking = [self._missing(node, number, whole) for number, whole in enumerate(wholes)]
+        if not rank and all(each is None for each in lacking) and self._nothing(node):
+            self._advance(node, wholes)
             return {}
         wanted = [whole if more is None else whole + more for whole, more in zip(wholes, lacking, strict=True)]
-        pairs = regression.pairs([values.cut[data] for values in self._groups], wanted)
+        pairs = regression.pairs([values[data] for values in self._cut.values], wanted)
         found = self._fitted(regression, weight, rank, gradient, pairs, bias)
         self._advance(node, wholes)
         return found
@@ -184,16 +180,14 @@ class _Walk:
         arguments that their weights are."""
         call = Recurrent.of(node)
         assert call is not None
-        wholes = [self._call(node, values.whole) for values in self._groups]
-        nothing = self._quantise is None and not any(ranks.get(x.weight) for x in layers.values())
-        if nothing and all(each.same(node) for each in self._groups):
-            for values, whole in zip(self._groups, wholes, strict=True):
-                self._keep(node, values, whole, whole)
+        wholes = [*self._whole.call(node)]
+        if not any(ranks.get(x.weight) for x in layers.values()) and self._nothing(node):
+            self._advance(node, wholes)
             return {}
-        wanted = [self._steps(call, values.whole) for values in self._groups]
+        wanted = [self._steps(call, values) for values in self._whole.values]
         found = {}
         for place, layer in layers.items():
-            made = [self._steps(call, values.cut) for values in self._groups]
+            made = [self._steps(call, values) for values in self._cut.values]
             inputs, outputs = [each[place].inputs for each in made], [each[place].outputs for each in wanted]
             weight, rank, gradient = getattr(call, place).name, ranks.get(layer.weight, 0), gradients.get(layer.weight)
             regression = Regression.of(call, layer)
@@ -219,7 +213,7 @@ class _Walk:
         """A layer fitted to pairs of its inputs and wanted outputs, which it then has in the cut network; its weight is
         the value `weight`."""
         layer = regression.layer
-        stored: Tensor = self._groups[0].whole[weight]
+        stored: Tensor = self._whole.values[0][weight]
         original = regression.matrix(stored).double()
         normal, cross, mean_in, mean_out, count = _equations(regression, pairs, bias)
         if not count or not all(bool(each.isfinite().all()) for each in (normal, cross, mean_in, mean_out)):
@@ -247,20 +241,34 @@ class _Walk:
             value = next(v for v, name in self._program.graph.tensors.items() if name == each.tensor)
             moved = {"mean": shift, "bias": -shift, "variance": torch.zeros_like(shift)}[each.role]
             entry = entries.corrected(each.tensor) if rank else entries.dense(each.tensor)
-            found[entry] = (self._groups[0].whole[value].double() + moved).to(stored.dtype)
-            for values in self._groups:
-                values.cut[value] = found[entry]
-        kept = regression.weight(kept)
-        for values in self._groups:
-            values.cut[weight] = kept
+            found[entry] = (self._whole.values[0][value].double() + moved).to(stored.dtype)
+            self._cut.replace(value, found[entry])
+        self._cut.replace(weight, regression.weight(kept))
         return found
+
+    def _same(self, node: Node, number: int) -> bool:
+        """Whether both networks do the same with a batch here, on the same values."""
+        whole, cut = self._whole.values[number], self._cut.values[number]
+        return all(cut[name] is whole[name] for name in node.inputs())
+
+    def _nothing(self, node: Node) -> bool:
+        """Whether a layer that stays as it is has nothing to make good."""
+        return self._quantise is None and all(self._same(node, number) for number in range(len(self._cut.values)))
+
+    def _made(self, node: Node, number: int) -> Any:
+        """What the cut network's call makes of a batch."""
+        return perform(node, self._cut.values[number])
 
     def _advance(self, node: Node, wholes: Sequence[Tensor]) -> None:
         """Performs a call of the cut network, where those of the whole one gave `wholes`."""
-        for values, whole in zip(self._groups, wholes, strict=True):
-            self._keep(node, values, whole, self._call(node, values.cut))
+        for number, whole in enumerate(wholes):
+            self._keep(node, number, whole, whole if self._same(node, number) else self._made(node, number))
 
-    def _missing(self, node: Node, values: _Values, whole: Tensor) -> Tensor | None:
+    def _keep(self, node: Node, number: int, whole: Any, cut: Any) -> None:
+        self._whole.keep(node, number, whole)
+        self._cut.keep(node, number, cut)
+
+    def _missing(self, node: Node, number: int, whole: Tensor) -> Tensor | None:
         """What the cut network lacks in the sum that the call's output is added to, as seen before a batch norm.
 
         Where the other term is there already and is off, the layer can make that good: the next layers
@@ -274,7 +282,9 @@ class _Walk:
         if len(users) != 1 or users[0].op != ADD or users[0].kwargs or {node.outputs[0], value} & {*graph.outputs}:
             return None
         others = [a.name for a in users[0].args if isinstance(a, Ref) and a.name != value]
-        there, here = (each.get(others[0]) if len(others) == 1 else None for each in (values.whole, values.cut))
+        there, here = (
+            each.values[number].get(others[0]) if len(others) == 1 else None for each in (self._whole, self._cut)
+        )
         if here is there or not (isinstance(there, Tensor) and isinstance(here, Tensor)):
             return None
         if (there.shape, there.dtype) != (whole.shape, whole.dtype):
@@ -284,23 +294,13 @@ class _Walk:
             return missing
         if norm.weight is not None and graph.stored(norm.weight) is None:
             return None
-        weight, variance = (execute.evaluate(a, values.whole, missing.device) for a in (norm.weight, norm.running_var))
+        weight, variance = (
+            execute.evaluate(a, self._whole.values[number], missing.device) for a in (norm.weight, norm.running_var)
+        )
         deviation = (variance + norm.eps).sqrt()
         scale = (torch.ones_like(deviation) if weight is None else weight) / deviation
         inverse = torch.where(scale.abs() > SMALLEST * scale.abs().max(), 1 / scale, torch.zeros_like(scale))
         return missing * inverse.reshape(-1, *(1,) * (missing.ndim - 2))
-
-    def _call(self, node: Node, values: Mapping[str, Any]) -> Any:
-        device = torch.device("cpu")
-        arguments = [execute.evaluate(a, values, device) for a in node.args]
-        keywords = {key: execute.evaluate(value, values, device) for key, value in node.kwargs}
-        return execute.resolve(node.op)(*arguments, **keywords)
-
-    def _keep(self, node: Node, values: _Values, whole: Any, cut: Any) -> None:
-        execute.store(node, whole, values.whole)
-        execute.store(node, cut, values.cut)
-        for name in self._expiring.get(node.name, ()):
-            del values.whole[name], values.cut[name]
 
 
 def _equations(
@@ -315,7 +315,7 @@ def _equations(
     total_in = torch.zeros(groups, inputs, dtype=torch.float64)
     total_out = torch.zeros(groups, outputs, dtype=torch.float64)
     count = 0
-    for x, y in pairs:
+    for x, y in _together(pairs):
         x, y = single(x), single(y if bias is None else y - bias)
         if not bool((x.sum() + y.sum()).isfinite()):
             rows = x.isfinite().all(1) & y.isfinite().all(1)
@@ -324,9 +324,10 @@ def _equations(
                 continue
         # Near the mean, so that single precision does not lose the variance beside it.
         origin = x.mean(0) if origin is None else origin
-        x, y = ((each.reshape(len(each), groups, -1)).movedim(1, 0) for each in (x - origin, y))
-        normal += (x.mT @ x).double()
-        cross += (x.mT @ y).double()
+        x -= origin
+        x, y = (each.reshape(len(each), groups, -1).movedim(1, 0) for each in (x, y))
+        normal += gram(x)
+        cross += x.mT @ y
         total_in += x.sum(1).double()
         total_out += y.sum(1).double()
         count += x.shape[1]
@@ -340,6 +341,23 @@ def _equations(
     )
 
 
+def _together(pairs: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """The same rows, in fewer pairs: a product of few rows takes as long to be added up as to be worked out."""
+    kept: list[tuple[Tensor, Tensor]] = []
+    for pair in pairs:
+        kept.append(pair)
+        if sum(x.numel() for x, _ in kept) >= TOGETHER:
+            yield _joined(kept)
+            kept = []
+    if kept:
+        yield _joined(kept)
+
+
+def _joined(pairs: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    x, y = (torch.cat(several) for several in zip(*pairs, strict=True))
+    return x, y
+
+
 def _solve(normal: Tensor, cross: Tensor, original: Tensor, count: int) -> Tensor:
     """The weight (g, outputs, inputs) of least squares in each group over `count` rows, with a ridge toward the
     original: light where rows are many for the unknowns of each output, heavier where they are few."""
@@ -350,7 +368,7 @@ def _solve(normal: Tensor, cross: Tensor, original: Tensor, count: int) -> Tenso
     return torch.stack(found)
 
 
-def affordable(program: Program, inputs: Samples) -> int:
-    """How many samples keep the largest value of the walk within `VALUES` numbers."""
+def affordable(program: Program, inputs: Samples) -> list[Batch]:
+    """As many samples as keep the largest value of the walk within `VALUES` numbers, in batches."""
     largest = max(max(program.values(group)) for group in inputs.apart() if len(group))
-    return max(1, min(len(inputs), VALUES // max(largest, 1)))
+    return batches(program, inputs[: max(1, VALUES // max(largest, 1))])

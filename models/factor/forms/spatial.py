@@ -80,8 +80,8 @@ class Spatial(Form):
         from rightrank.models.factor.metric import decompose_columns, fit_columns
         from rightrank.models.factor.patches import columns_of
 
-        start = decompose_columns(weight, moments, columns_of(normal, mean, layer.shape[3]))
-        return in_sides(layer, *fit_columns(weight, normal, moments.gradient, *start.keep(rank)))
+        start = decompose_columns(weight, moments, columns_of(normal, mean, layer.shape[3]), most=rank)
+        return in_sides(layer, *fit_columns(weight, normal, moments.gradient, start.down, start.up))
 
     def product(self, layer: Layer, tensors: Mapping[str, Tensor]) -> Tensor:
         from rightrank.models.factor.metric import spatial_product

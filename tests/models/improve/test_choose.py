@@ -67,7 +67,8 @@ def test_where_a_refit_is_no_better_on_held_back_inputs_the_cut_stays(
     stem, rank = planner.template.decomposed[0], plan.ranks[0]
     assert stem.name == "stem" and rank
     broken = {f"{side}/stem": torch.zeros(shape) for side, shape in stem.factor_shapes(rank).items()}
-    monkeypatch.setattr(choose, "refit", lambda *_: broken)
+    fitted = choose.refit
+    monkeypatch.setattr(choose, "refit", lambda *given, **named: fitted(*given, **named) and broken)
     assert improve(folder, plan.ranks, tmp_path / "r.safetensors", silent) == "cut"
     assert torch.equal(outputs(folder, plan, tmp_path / "r.safetensors", unseen), outputs(folder, plan, None, unseen))
 
