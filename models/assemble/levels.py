@@ -24,7 +24,10 @@ from rightrank.models.emit.coded import block_bytes, coded
 from rightrank.models.emit.encoding.encoding import coarsened
 from rightrank.models.emit.encoding.packing import SINGLE
 from rightrank.models.emit.precision import FULL, mixable
+from rightrank.models.emit.torchscript.compact import LONG
 from rightrank.models.emit.torchscript.deflate import sized
+from rightrank.models.emit.torchscript.fold import folds
+from rightrank.models.emit.vectors import suits
 from rightrank.models.factor.factors import axis_of_bases, by_basis
 from rightrank.models.factor.gradients import Gradients
 from rightrank.models.factor.gram import gram
@@ -48,7 +51,7 @@ from rightrank.models.quantise import metric, steps
 from rightrank.models.quantise.feedback import Feedback
 from rightrank.models.quantise.nested import nested_at
 from rightrank.models.quantise.pair import by_columns
-from rightrank.models.quantise.whole import eight_bits, whole_at
+from rightrank.models.quantise.whole import whole, whole_at
 
 TYPE = torch.float32
 # Bits a number takes at the finest grid, and how many grids there are.
@@ -59,11 +62,19 @@ GAUSSIAN = math.log2(math.sqrt(2 * math.pi * math.e))
 INPUTS = 512
 # What a factored layer takes besides its levels: two bytes a basis, and what is said of it.
 OF_BASIS, OF_FACTORS = 2, 48
+# Of fewer, as a share of all parameters, eight bits a number or sixteen make no difference to a file.
+MUCH = 5e-3
+# The bits of an output's scale.
+OF_OUTPUT = 16
 # A layer of more parameters, such as a large vocabulary, stays whole where ranks and steps are mixed: to work out its
 # factors would take more memory than all else.
 LARGE = 1 << 23
 # Of fewer numbers levels take more bytes than they save.
 SMALL = 1 << 8
+# The steps of tables, in the root mean square of their numbers: each is some five bits.
+STEP = 0.125
+# How many of a layer's bases a file keeps that has few bytes, about.
+CUT = 0.25
 # The largest scale of bases, which no norm is folded into.
 LARGEST = 4.0
 
@@ -88,12 +99,15 @@ def make(
     place = {layer.weight: index for index, layer in enumerate(template.decomposed)}
     found: dict[str, NDArray[Any]] = {}
     states: dict[str, list[State]] = {}
+    norms, alike = folds(template), set()
     fixed, finest = [0], {}
     todo = {layer.weight: layer for layer in layers}
 
-    def fix(name: str) -> None:
-        """Eight bits for a tensor that is never cut."""
-        made = eight_bits(stored[template.entry(name)].flatten(1))
+    def fix(name: str, grid: float = 0.0) -> None:
+        """Levels for a tensor that is never cut, of eight bits or at a grid."""
+        rows = stored[template.entry(name)].flatten(1).double()
+        inputs, outputs = (torch.ones(size, dtype=torch.float64) for size in reversed(rows.shape))
+        made = whole(rows, inputs, outputs, grid)
         levels = coded({"": (made.levels.numpy(), made.scales.numpy())}, SINGLE)[""]
         found.update(levels.entries(FIXED, template.entry(name)))
         fixed[0] += block_bytes([levels], len(made.levels))
@@ -106,7 +120,8 @@ def make(
             fix(layer.weight)
             return
         seen = moments[place[layer.weight]] if moments else None
-        work = Quantising.of(layer, weight, covariance, seen, worth[layer.weight])
+        work = Quantising.of(layer, weight, covariance, seen, worth[layer.weight], layer.weight in norms)
+        alike.update([layer.weight] if work.alike else [])
         states[layer.weight], finest[layer.weight] = [], work.finest
         for grid, (several, state) in zip(GRIDS, work.whole(), strict=True):
             found.update(several.entries(grid, template.entry(layer.weight)))
@@ -122,10 +137,11 @@ def make(
     for layer in list(todo.values()):
         take(layer, None)
     for name in tables:
-        fix(name)
+        fix(name, STEP * float(stored[template.entry(name)].double().square().mean().sqrt()))
     progress("quantise", len(layers), len(layers), "layers")
     save_file(found, out / LEVELS)
-    replace(template, tables=frozenset(tables)).save(out)
+    vectors = _vectors(template, stored) - {name for fold in norms.values() for name in fold.tensors}
+    replace(template, tables=frozenset(tables), alike=frozenset(alike), vectors=frozenset(vectors)).save(out)
     several = [layer.weight for layer in template.decomposed]
     mixture = Mixture.of([states[name] for name in several], fixed[0], GRIDS, [finest[name] for name in several])
     mixture.save(out)
@@ -139,6 +155,19 @@ def _tables(template: Template) -> list[str]:
         for name, spec in sorted(template.tensors.items())
         if name in read and coarsened(spec.dtype, len(spec.shape)) and math.prod(spec.shape) >= SMALL
     ]
+
+
+def _vectors(template: Template, stored: Mapping[str, Tensor]) -> set[str]:
+    """The parameters of one dimension, such as biases, and others of few numbers, for which eight bits will do: where
+    all take much of a file."""
+    weights = {each.weight for each in template.layers}
+    read = template.graph.parameters.intersection(Slots(template).tensors) - weights
+    specs = {name: template.tensors[name] for name in read if template.tensors[name].dtype == FULL}
+    sizes = {name: math.prod(spec.shape) for name, spec in specs.items()}
+    found = {name for name, size in sizes.items() if 0 < size <= (LONG if len(specs[name].shape) == 1 else SMALL - 1)}
+    if sum(sizes[name] for name in found) < MUCH * template.params:
+        return set()
+    return {name for name in found if suits(stored[template.entry(name)].numpy())}
 
 
 def _worth(out: Path, layers: Sequence[Layer], rule: Rule) -> dict[str, float]:
@@ -184,7 +213,8 @@ def _walk(
 @dataclass(frozen=True)
 class Quantising:
     """A layer's weight (o, i) in double, the metric around it (`inputs`, `outputs`), how errors are made good, its
-    finest grid, and what a loss in that metric is in the unit of the importance."""
+    finest grid, and what a loss in that metric is in the unit of the importance; whether all outputs have one scale:
+    where one each takes more bytes than its levels are fewer for it."""
 
     layer: Layer
     weight: Tensor
@@ -194,9 +224,13 @@ class Quantising:
     finest: float
     unit: float
     nests: bool
+    alike: bool
 
     @staticmethod
-    def of(layer: Layer, weight: Tensor, covariance: Tensor | None, seen: Moments | None, worth: float) -> Quantising:
+    def of(
+        layer: Layer, weight: Tensor, covariance: Tensor | None, seen: Moments | None, worth: float, folds: bool
+    ) -> Quantising:
+        """`folds`: a norm goes into the outputs' scales."""
         matrix = weight.flatten(1).double()
         outputs, inputs = (torch.ones(size, dtype=torch.float64) for size in matrix.shape)
         nests = layer.form.name in ("channel", "spatial") and layer.params <= LARGE
@@ -214,9 +248,17 @@ class Quantising:
         spread = (matrix.square().mean(1) * price * left).clamp_min(1e-300)
         bits = float(spread.log2().mean()) / 2 + GAUSSIAN
         total = metric.loss(matrix, inputs, outputs)
+        # Of steps of their own for each output (see `steps`), by how many bits a number is less.
+        fewer = float(price.mean().log2() - price.log2().mean()) / 2
+        alike = not folds and layer.groups == 1 and matrix.shape[1] * fewer < OF_OUTPUT
         return Quantising(
-            layer, matrix, inputs, outputs, made_good, 2 ** (bits - FINEST), worth / max(total, 1e-300), nests
+            *(layer, matrix, inputs, outputs, made_good, 2 ** (bits - FINEST), worth / max(total, 1e-300), nests, alike)
         )
+
+    @property
+    def sharing(self) -> int:
+        """How many neighbouring outputs have one scale."""
+        return len(self.weight) if self.alike else 1
 
     @property
     def grids(self) -> list[float]:
@@ -224,7 +266,12 @@ class Quantising:
 
     def whole(self) -> Iterator[tuple[Levels, State]]:
         """The whole weight at each grid."""
-        several = whole_at(self.weight, self.inputs, self.outputs, self.grids, made_good=self.made_good, dtype=TYPE)
+        several = whole_at(
+            *(self.weight, self.inputs, self.outputs, self.grids),
+            made_good=self.made_good,
+            sharing=self.sharing,
+            dtype=TYPE,
+        )
         for number, each in enumerate(several):
             made = coded({"": (each.levels.numpy(), each.scales.numpy())})[""]
             size = block_bytes([made], len(each.levels))
@@ -244,13 +291,17 @@ class Quantising:
         ranks = np.arange(1, layer.break_even + 1)
         coming = self.made_good if inputs is self.inputs else None
         at_grids = nested_at(
-            *(down, up, inputs, outputs, self.grids), coming=coming, sharing=width, most=layer.break_even, dtype=TYPE
+            *(down, up, inputs, outputs, self.grids),
+            coming=coming,
+            sharing=width * self.sharing,
+            most=layer.break_even,
+            dtype=TYPE,
         )
         for number, bases in enumerate(at_grids):
             assert bases.loss is not None
             scales = balanced(bases.of_bases, bases.of_outputs[::width])
             sides = dict(zip(layer.form.sides, ((bases.down, scales[0]), (bases.up, scales[1])), strict=True))
-            made = coded({side: (levels.numpy(), scale.numpy()) for side, (levels, scale) in sides.items()})
+            made = coded({side: (levels.numpy(), scale.numpy()) for side, (levels, scale) in sides.items()}, share=CUT)
             packing = int(next(iter(made.values())).end[2])
             several = sum(sized(each.ends[ranks], int(each.end[1])) for each in made.values())
             assert isinstance(several, np.ndarray)

@@ -25,6 +25,7 @@ from rightrank.models.improve.polish_rounded import polish_rounded
 from rightrank.models.improve.refit import INPUTS, affordable, refit
 from rightrank.models.improve.renorm import Renorm
 from rightrank.models.improve.within import WithinBytes
+from rightrank.models.improve.written import beside_levels
 from rightrank.models.master import entries, gradients
 from rightrank.models.master.levels import OWN
 from rightrank.models.master.master import Master
@@ -78,7 +79,8 @@ def improve_mixed(
 
         def distances(several: Mapping[str, Candidate]) -> dict[str, float]:
             progress("compare", 0, 1, "plans")
-            found = measure.distances(original, [each.variant.program() for each in several.values()], held, batch)
+            programs = [beside_levels(each.variant) for each in several.values()]
+            found = measure.distances(original, programs, held, batch)
             return dict(zip(several, found, strict=True))
 
         found = distances(candidates)

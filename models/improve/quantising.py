@@ -6,7 +6,7 @@ the layers after it are fitted to make good what it has lost.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
@@ -39,24 +39,26 @@ Quantiser: TypeAlias = Callable[[Fitted], Fitted]
 class Quantising:
     """Quantises each layer at its grid (see `quantise.steps`), by weight; those that have none, or whose `gradients`
     are not known, to eight bits. What it has made is `found`, by weight: factors by side, or the weight under "".
-    Scales are as `dtype` holds them."""
+    Scales are as `dtype` holds them; all outputs of a weight that is `alike` have one."""
 
     grids: Mapping[str, float]
     gradients: Mapping[str, Gradients]
     dtype: torch.dtype = torch.float32
+    alike: Collection[str] = ()
     found: dict[str, dict[str, Scaled]] = field(default_factory=dict)
 
     def __call__(self, fitted: Fitted) -> Fitted:
         regression = fitted.regression
         layer, turned = regression.layer, transposed(regression.call)
         grid, gradients = self.grids.get(layer.weight), self.gradients.get(layer.weight)
+        alike = layer.weight in self.alike
         if fitted.factors is not None and gradients is not None:
             several = layers.pair_of(
-                layer, fitted.matrix, fitted.factors, fitted.normal, gradients, grid or 0.0, turned, self.dtype
+                layer, fitted.matrix, fitted.factors, fitted.normal, gradients, grid or 0.0, turned, self.dtype, alike
             )
             self.found[layer.weight] = several
             return replace(fitted, factors={side: each.numbers() for side, each in several.items()})
         known = gradients if grid is not None else None
-        (made,) = layers.whole_of(layer, fitted.matrix, fitted.normal, known, [grid or 0.0], turned, self.dtype)
+        (made,) = layers.whole_of(layer, fitted.matrix, fitted.normal, known, [grid or 0.0], turned, self.dtype, alike)
         self.found[layer.weight] = {"": made}
         return replace(fitted, matrix=regression.matrix(made.numbers()))

@@ -24,11 +24,11 @@ TRIES = 6
 OF_PACKING = 16
 
 
-def _rounded(weight: Tensor, grid: float) -> Scaled:
-    """A weight at a grid where each number costs the same."""
+def _rounded(weight: Tensor, grid: float, alike: bool) -> Scaled:
+    """A weight at a grid where each number costs the same; with `alike` its outputs have one scale."""
     rows = weight.flatten(1).double()
     inputs, outputs = (torch.ones(size, dtype=torch.float64) for size in reversed(rows.shape))
-    made = whole(rows, inputs, outputs, grid)
+    made = whole(rows, inputs, outputs, grid, sharing=len(rows) if alike else 1)
     return Scaled(made.levels.reshape(weight.shape), made.scales.reshape(-1, *(1,) * (weight.ndim - 1)))
 
 
@@ -57,15 +57,15 @@ class WithinBytes:
             return self._as_made(fitted)
         known = fitted.regression.groups == 1 and isinstance(fitted.regression.call, (Linear, Convolution))
         known = known and not transposed(fitted.regression.call) and fitted.regression.inputs <= metric.WIDE
-        allowed, grid = planned + self.left, self.grids.get(name)
+        allowed, grid, alike = planned + self.left, self.grids.get(name), self.made.master.template.alike
         for _ in range(TRIES):
             if known:
-                quantising = Quantising({name: grid} if grid else {}, self.gradients)
+                quantising = Quantising({name: grid} if grid else {}, self.gradients, alike=alike)
                 result = quantising(fitted)
                 sides = quantising.found[name]
             elif fitted.factors is None:
                 # As at ingest, where no metric is known of it.
-                sides = {"": _rounded(fitted.regression.weight(fitted.matrix), grid or 0.0)}
+                sides = {"": _rounded(fitted.regression.weight(fitted.matrix), grid or 0.0, name in alike)}
                 result = replace(fitted, matrix=fitted.regression.matrix(sides[""].numbers()))
             else:
                 return self._as_made(fitted)

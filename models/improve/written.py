@@ -12,6 +12,7 @@ from torch import Tensor
 from rightrank.models.emit.encoding import encoding_of
 from rightrank.models.emit.encoding.encoding import Encoding
 from rightrank.models.emit.format import Output
+from rightrank.models.emit.vectors import numbers
 from rightrank.models.master.template import TensorSpec
 from rightrank.models.master.variant import Variant
 from rightrank.models.program.dtypes import DTYPES
@@ -32,6 +33,13 @@ def as_written(each: Variant, output: Output) -> Program:
     }
     whole = {name: read_back(tensor, encoding) for name, tensor in each.whole.items() if name not in factors}
     return each.with_(whole, factors).program()
+
+
+def beside_levels(each: Variant) -> Program:
+    """A variant as a program whose weights are levels already: its vectors as a file of coded levels has them."""
+    rounded = {name: each.whole[name] for name in each.template.vectors}
+    made = {name: torch.from_numpy(numbers(x.detach().cpu().reshape(-1).numpy())) for name, x in rounded.items()}
+    return each.with_({name: value.reshape(rounded[name].shape) for name, value in made.items()}).program()
 
 
 def read_back(tensor: Tensor, encoding: Encoding) -> Tensor:

@@ -72,8 +72,9 @@ class Template:
     where that can be told; templates of before have none. `format` is that of the entries beside it, and where they are
     `rounded`, so is a file of what weights are in eight bits. `card` is the text that every file carries (see
     `models.card`), "" where there is none. `integers` is what can compute in eight bits, where calibration inputs told.
-    `tables` are the parameters that have levels though no layer reads them as its weight (see `levels`); of those of
-    before there are none.
+    `tables` are the parameters that have levels though no layer reads them as its weight, `alike` the weights whose
+    levels stand for the same in all outputs, and `vectors` the parameters, of one dimension or of few
+    numbers, that have eight bits beside levels (see `assemble.levels`); of those of before there are none.
     """
 
     graph: Graph
@@ -91,6 +92,8 @@ class Template:
     card: str = ""
     integers: Integers | None = None
     tables: frozenset[str] = frozenset()
+    alike: frozenset[str] = frozenset()
+    vectors: frozenset[str] = frozenset()
 
     @property
     def original(self) -> Template:
@@ -137,6 +140,8 @@ class Template:
             **({"card": self.card} if self.card else {}),
             **({"integers": self.integers.to_json()} if self.integers else {}),
             **({"tables": sorted(self.tables)} if self.tables else {}),
+            **({"alike": sorted(self.alike)} if self.alike else {}),
+            **({"vectors": sorted(self.vectors)} if self.vectors else {}),
         }
 
     @staticmethod
@@ -173,6 +178,8 @@ class Template:
             card=data.get("card", ""),
             integers=Integers.from_json(data["integers"]) if "integers" in data else None,
             tables=frozenset(data.get("tables", ())),
+            alike=frozenset(data.get("alike", ())),
+            vectors=frozenset(data.get("vectors", ())),
         )
 
     @staticmethod

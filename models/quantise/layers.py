@@ -34,9 +34,11 @@ def whole_of(
     grids: Sequence[float],
     turned: bool = False,
     dtype: torch.dtype = torch.float32,
+    alike: bool = False,
 ) -> list[Scaled]:
-    """The weight at each of some grids; where no `gradients` say what an error costs, rounded to eight bits at all."""
-    sharing = _sharing(layer, turned)
+    """The weight at each of some grids; where no `gradients` say what an error costs, rounded to eight bits at all.
+    With `alike` all outputs have one scale, which those of several groups, or of patches, cannot."""
+    sharing = layer.outputs if alike else _sharing(layer, turned)
     if gradients is None:
         rounded = [eight_bits(matrix.flatten(0, 1), sharing=sharing, dtype=dtype)]
         return [_as_weight(layer, rounded, sharing, turned)] * len(grids)
@@ -66,6 +68,7 @@ def pair_of(
     grid: float,
     turned: bool = False,
     dtype: torch.dtype = torch.float32,
+    alike: bool = False,
 ) -> dict[str, Scaled]:
     """Factors of one rank at a grid, by side: `factors` say where `down` looks; `up` is solved anew, to come as near to
     the matrix as it can."""
@@ -73,7 +76,7 @@ def pair_of(
     if len(matrix) > 1:
         return _in_call(layer, _grouped(down, up, normal, gradients, matrix, grid, dtype))
     outputs = _prices(gradients, matrix)[0]
-    width, sharing = _width(layer), _sharing(layer, turned)
+    width, sharing = _width(layer), layer.outputs if alike else _sharing(layer, turned)
     found = pair(matrix[0], down, up, normal[0], outputs, grid, width=width, sharing=sharing, dtype=dtype)
     return _in_call(layer, found)
 

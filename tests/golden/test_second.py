@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,10 @@ from tests.golden.arithmetic import write
 
 MASTERS, DIGESTS = Path(__file__).parent / "masters", Path(__file__).parent / "second.json"
 NAMES = ("convolutional", "transformer", "tuned")
-GRIDS = {"fine": 90, "coarse": 5, "few": 1}
+# Of each grid the largest level, and how levels are packed.
+GRIDS = {"fine": (90, 0), "coarse": (5, 1), "few": (1, 3)}
+# What the one has of others, whose template says that small things beside levels have fewer bits.
+BRIEF = {"brief": "transformer"}
 
 
 def levels(folder: Path) -> None:
@@ -50,14 +54,13 @@ def levels(folder: Path) -> None:
 
     for layer in template.layers:
         outputs = layer.shape[0]
-        for number, (grid, most) in enumerate(GRIDS.items() if layer.weight in cut else [(FIXED, 127)]):
-            made = coded({"": (drawn(outputs, layer.inputs, most), scales(outputs))})[""]
+        for number, (grid, (most, packing)) in enumerate(GRIDS.items() if layer.weight in cut else [(FIXED, (127, 0))]):
+            made = coded({"": (drawn(outputs, layer.inputs, most), scales(outputs))}, packing)[""]
             found |= made.entries(grid, template.entry(layer.weight))
             size = block_bytes([made], outputs)
             if layer.weight not in cut:
                 fixed += size
                 continue
-            packing = int(made.end[2])
             states.setdefault(layer.weight, []).append(State(0, number, packing, size, size, 1.0 * 4**number))
             if any(axis_of_bases(layer, side) is None for side in layer.form.sides):
                 continue
@@ -65,12 +68,11 @@ def levels(folder: Path) -> None:
             for side, shape in layer.factor_shapes(layer.break_even).items():
                 width = int(np.prod(shape)) // layer.break_even
                 several[side] = drawn(layer.break_even, width, most), scales(shape[0])
-            by_side = coded(several)
+            by_side = coded(several, packing)
             for side, each in by_side.items():
                 found |= each.entries(grid, entries.factor(side, layer.name))
             for rank in (1, layer.break_even // 2 or 1, layer.break_even):
                 size = block_bytes([*by_side.values()], rank)
-                packing = int(next(iter(by_side.values())).end[2])
                 states[layer.weight].append(State(rank, number, packing, size, size, 9.0 * 4**number / rank))
     save_file(found, folder / LEVELS)
     several_states = [states[layer.weight] for layer in template.decomposed]
@@ -83,7 +85,21 @@ def masters(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in NAMES:
         write(MASTERS / name, folder / name)
         levels(folder / name)
+    for name, other in BRIEF.items():
+        write(MASTERS / other, folder / name)
+        brief(folder / name)
+        levels(folder / name)
     return folder
+
+
+def brief(folder: Path) -> None:
+    """A template whose weights have one scale each, and whose vectors have eight bits."""
+    template = Template.open(folder)
+    alike = {layer.weight for layer in template.decomposed if layer.groups == 1}
+    read = template.graph.parameters - {layer.weight for layer in template.layers}
+    vectors = {name for name in read if len(template.tensors[name].shape) == 1}
+    assert alike and vectors
+    replace(template, alike=frozenset(alike), vectors=frozenset(vectors)).save(folder)
 
 
 def digests(folder: Path, encoding: str) -> list[str]:
@@ -98,7 +114,7 @@ def digests(folder: Path, encoding: str) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *BRIEF])
 @pytest.mark.parametrize("encoding", ["plain", "half", "int8", "levels"])
 def test_its_files_are_what_they_were(masters: Path, name: str, encoding: str) -> None:
     assert digests(masters / name, encoding) == json.loads(DIGESTS.read_text())[name][encoding]

@@ -13,8 +13,6 @@ from rightrank.models.master.template import TensorSpec
 from rightrank.models.master.tensorfile import TensorFile
 from rightrank.models.program.graph import Constant, Node, Ref
 
-# Scales are stored as so many times what they are, in half precision: most are below what that holds well.
-TIMES = 4096.0
 SCALE = "scale"
 
 

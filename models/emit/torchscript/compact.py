@@ -21,19 +21,19 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from rightrank.models.emit.encoding.encoding import Encoding
-from rightrank.models.emit.encoding.levels import SCALE, TIMES
+from rightrank.models.emit.encoding.levels import SCALE
 from rightrank.models.emit.encoding.packing import PACKINGS
 from rightrank.models.emit.encoding.plain import Plain
 from rightrank.models.emit.torchscript import code
 from rightrank.models.emit.torchscript.fold import FOLDED, Fold, folded, folds
 from rightrank.models.emit.torchscript.phrases import (
     CODED,
-    SCALING,
     declared,
     in_class,
     in_function,
     in_list,
     listed,
+    scaling,
     unpacking,
 )
 from rightrank.models.emit.torchscript.pickle import HEAD, string
@@ -50,6 +50,7 @@ from rightrank.models.emit.torchscript.pieces import (
 )
 from rightrank.models.emit.torchscript.registers import registers
 from rightrank.models.emit.torchscript.text import Part, Quote, Text
+from rightrank.models.emit.vectors import TIMES
 from rightrank.models.factor.layer import Layer, factor_value
 from rightrank.models.master.slots import Slots
 from rightrank.models.master.template import Template, TensorSpec
@@ -101,7 +102,8 @@ class Group(NamedTuple):
     """Vectors that are one tensor: of one type, of sizes that are fixed or vary with ranks.
 
     `scales` are stored as `TIMES` what they are, `held` in half precision are those that calls take as float32, and
-    `parameters` those that learning changes.
+    `parameters` those that learning changes. Those that are `rounded` are levels of eight bits (see `emit.vectors`):
+    their steps are a vector among the scales.
     """
 
     dtype: str
@@ -109,6 +111,11 @@ class Group(NamedTuple):
     scales: bool = False
     held: bool = False
     parameters: bool = False
+    rounded: bool = False
+
+
+# Scales of fixed sizes, beside coded levels; and vectors of eight bits there.
+SCALES, ROUNDED = Group("float16", False, scales=True, held=True), Group("int8", False, rounded=True)
 
 
 @dataclass(frozen=True)
@@ -134,6 +141,7 @@ class Compact:
         self._layers = {layer.weight: layer for layer in template.decomposed}
         self._weights = {layer.weight for layer in template.layers if template.tensors[layer.weight].dtype == FOLDED}
         self._weights |= template.tables if encoding.coded else set()
+        self._alike = template.alike if encoding.coded else frozenset()
         self._nodes = folded(template.graph, self.folds)
         packings = len(PACKINGS) if encoding.coded else 1
         # What a layer that can be cut may be; whole and as its numbers are first.
@@ -155,12 +163,21 @@ class Compact:
                     self._pack(place, spec.dtype, varied)
             if name in self.folds:
                 self._pack(Place(self.folds[name].value), FOLDED, False)
+        # Of each group of vectors that are rounded, the place of its steps.
+        self.steps = {group: Place(f"steps of {number}") for number, group in enumerate(self._members) if group.rounded}
+        for place in self.steps.values():
+            self._put(place, SCALES)
 
     def _whole(self, place: Place, spec: TensorSpec) -> Vector | None:
         """The whole layer's vector, where one of a factor's has as many numbers at every rank."""
         found = self.vectors.get(Place(place.tensor, "", place.part)) if place.side else None
-        fixed = found is not None and not self._varies(place) and self.size_of(found) == spec.shape[0]
-        return found if fixed else None
+        if found is None or self._varies(place):
+            return None
+        return found if self.alike(place) or self.size_of(found) == spec.shape[0] else None
+
+    def alike(self, place: Place) -> bool:
+        """Whether it is one scale for all outputs."""
+        return place.tensor in self._alike and place.part == SCALE and not self._varies(place)
 
     def _varies(self, place: Place) -> bool:
         return bool(place.side) and self.shape(place, 1) != self.shape(place, 2)
@@ -170,10 +187,19 @@ class Compact:
         return "float16" if self.encoding.coded and dtype == FOLDED else dtype
 
     def _pack(self, place: Place, dtype: str, varied: bool) -> None:
+        if self._rounds(place):
+            self._put(place, ROUNDED)
+            return
         stored = self._held(dtype)
         held = stored == "float16" and (dtype == FOLDED or bool(place.part))
         learns = not place.part and (place.tensor in self.template.graph.parameters or place.tensor not in self.tensors)
         group = Group(stored, varied, held and bool(place.part) and self.encoding.coded, held, learns)
+        self._put(place, group)
+
+    def _rounds(self, place: Place) -> bool:
+        return self.encoding.coded and not place.part and place.tensor in self.template.vectors
+
+    def _put(self, place: Place, group: Group) -> None:
         self.vectors[place] = Vector(place, group, len(self._members.setdefault(group, [])))
         self._members[group].append(self.vectors[place])
 
@@ -212,7 +238,9 @@ class Compact:
 
     def _packed(self, place: Place, spec: TensorSpec) -> bool:
         """Whether a part is one of the vectors: one number for each slice along the first axis of a weight or a factor,
-        or a tensor of one dimension that is no layer's weight."""
+        or a tensor of one dimension that is no layer's weight, or what the template says of others."""
+        if self._rounds(place):
+            return True
         if not DTYPES[spec.dtype].floating or not all(spec.shape):
             return False
         if place.part:
@@ -278,9 +306,18 @@ class Compact:
 
     def size_of(self, vector: Vector, rank: Any = 1) -> Any:
         """How many numbers a vector has."""
+        if self.alike(vector.place):
+            return 1
         if vector.place.tensor in self.template.tensors:
-            return self.shape(vector.place, rank)[0]
+            shape = self.shape(vector.place, rank)
+            return math.prod(shape) if vector.group.rounded else shape[0]
+        if vector.place in self._steps:
+            return len(self._members[self._steps[vector.place]])
         return self.template.tensors[self._folded[vector.place.tensor].weight].shape[0]
+
+    @cached_property
+    def _steps(self) -> Mapping[Place, Group]:
+        return {place: group for group, place in self.steps.items()}
 
     @cached_property
     def _folded(self) -> Mapping[str, Fold]:
@@ -289,8 +326,8 @@ class Compact:
 
     @cached_property
     def groups(self) -> list[Group]:
-        """The tensors of vectors that there are."""
-        return list(self._members)
+        """The tensors of vectors that there are; last those of which another has the steps."""
+        return sorted(self._members, key=lambda group: group.rounded)
 
     @cached_property
     def attributed(self) -> set[str]:
@@ -339,6 +376,11 @@ class Compact:
     def _opened(self, group: Group) -> str:
         """That tensor in the numbers that calls take."""
         stored = f"self.{self.attribute(group)}"
+        if group.rounded:
+            counts = "".join(f"{self.size_of(vector)}, " for vector in self.members(group))
+            steps = self.expression(self.steps[group])
+            steps = f"torch.repeat_interleave({steps}, torch.tensor([{counts}], device={stored}.device))"
+            return f"torch.mul(torch.to({stored}, {DTYPES[FOLDED].script}), {steps})"
         if group.held:
             stored = f"torch.to({stored}, {DTYPES[FOLDED].script})"
         return f"torch.mul({stored}, {1 / TIMES!r})" if group.scales else stored
@@ -349,7 +391,10 @@ class Compact:
         if place in self.vectors:
             vector = self.vectors[place]
             named = f"{self._named(vector.group)}[{vector.number}]"
-            return named if len(shape) == 1 else f"torch.reshape({named}, [-1, {', '.join('1' for _ in shape[1:])}])"
+            if len(shape) == 1:
+                return named
+            others = shape[1:] if vector.group.rounded else (1,) * len(shape[1:])
+            return f"torch.reshape({named}, [-1, {', '.join(map(str, others))}])"
         return f"self.{self.stored[place].attribute}"
 
     def _value(self, name: str, side: str, packing: int = 0) -> str:
@@ -431,7 +476,7 @@ class Compact:
         if self.coded:
             for packing in range(len(PACKINGS)):
                 add(unpacking(packing), in_class)
-            add(SCALING, in_class)
+            add(scaling(bool(self._alike)), in_class)
         head = "  training : bool\n  _is_full_backward_hook : Optional[bool]\n  def forward(self: __torch__.Variant"
         inputs = "".join(f",\n    {names[spec.name]}: Tensor" for spec in graph.inputs)
         count = len(graph.outputs)

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from rightrank.models.emit import archive
 from rightrank.models.emit import format as formats
 from rightrank.models.emit.encoding.encoding import Encoding
-from rightrank.models.emit.encoding.levels import SCALE, TIMES, Mixed
+from rightrank.models.emit.encoding.levels import SCALE, Mixed
 from rightrank.models.emit.encoding.nested import Nested
 from rightrank.models.emit.format import Data, Sizes, Writer
 from rightrank.models.emit.kept import Kept
@@ -36,6 +36,7 @@ from rightrank.models.emit.torchscript.pickle import HEAD
 from rightrank.models.emit.torchscript.script import EXTRA, VERSION
 from rightrank.models.emit.torchscript.text import Text
 from rightrank.models.emit.torchscript.writer import TorchScript
+from rightrank.models.emit.vectors import HALF, TIMES, rounded
 from rightrank.models.errors import UnsupportedCheckpoint
 from rightrank.models.master.levels import FIXED, OWN, Levels, there
 from rightrank.models.master.rounded import Rounded
@@ -50,8 +51,6 @@ if TYPE_CHECKING:
 
 DATA = f"{TOP}/data/00000"
 PICKLE, CODE = f"{TOP}/data.pkl", f"{TOP}/code/__torch__.py"
-# The largest number of half precision.
-HALF = 65504.0
 LAST = ((f"{TOP}/constants.pkl", HEAD + b")."), (f"{TOP}/version", VERSION), (f"{TOP}/byteorder", b"little"))
 
 
@@ -217,8 +216,10 @@ class _Content:
                 array = array if by is None else scaled(array, by)
                 for part, each in compact.encoding_of(name).encode(array, slot.dtype).items():
                     self._parts[Place(name, slot.side, part)] = each
-                if compact.encoding.coded and place in compact.vectors and slot.dtype == FOLDED:
+                vector = compact.vectors.get(place)
+                if compact.encoding.coded and vector and not vector.group.rounded and slot.dtype == FOLDED:
                     self._parts[place] = self._held(array)
+        self._round()
         self.kinds = [
             compact.kinds.index(Kind(bool(rank), self._packing.get(name, 0))) for name, rank in self._rank.items()
         ]
@@ -251,6 +252,16 @@ class _Content:
                     put(stored.place, stored.dtype, [self._parts[stored.place]])
         self._filled = [*filled.values(), *([levels_before] if compact.coded else [])]
 
+    def _round(self) -> None:
+        """Vectors of eight bits as these, and their steps."""
+        for group, place in self._compact.steps.items():
+            steps = []
+            for vector in self._compact.members(group):
+                levels, step = rounded(np.ascontiguousarray(self._parts[vector.place]).reshape(-1).view(np.float32))
+                self._parts[vector.place] = levels.view(np.uint8)
+                steps.append(step)
+            self._parts[place] = np.concatenate(steps)
+
     def _held(self, array: NDArray[Any]) -> NDArray[Any]:
         """A vector of float32 as it is stored; beside levels in half precision."""
         if not self._compact.encoding.coded:
@@ -267,7 +278,9 @@ class _Content:
         rank = self._rank.get(place.tensor, 0) if place.side else 0
         scale = found.scale[: slot.shape[0]].astype(np.float64) * TIMES
         scale = np.clip(scale if by is None else scale * by, -HALF, HALF)
-        self._parts[Place(place.tensor, place.side, SCALE)] = scale.astype(np.float16).view(np.uint16)
+        of_scale = Place(place.tensor, place.side, SCALE)
+        scale = scale[:1] if self._compact.alike(of_scale) else scale
+        self._parts[of_scale] = scale.astype(np.float16).view(np.uint16)
         self._coded[place] = found, rank or len(found.ends) - 1
         self._packing[place.tensor] = int(found.end[2])
 

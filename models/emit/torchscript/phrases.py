@@ -25,7 +25,7 @@ def unpacking(packing: int) -> str:
 
 # Functions of the module: rows `b` of levels, times scales `s`, as a tensor of sizes `z`. The scales are one for each
 # row, or each is for neighbouring levels of every row, and the rows come to lie along the second axis.
-SCALING = """\
+_SCALING = """\
   def r(self: __torch__.Variant,
     b: Tensor,
     s: Tensor,
@@ -35,9 +35,14 @@ SCALING = """\
     b: Tensor,
     s: Tensor,
     z: List[int]) -> Tensor:
-    b = torch.reshape(b, [torch.size(b, 0), torch.size(s, 0), -1])
+    b = torch.reshape(b, [torch.size(b, 0), {outputs}, -1])
     return torch.reshape(torch.contiguous(torch.permute(torch.mul(b, torch.unsqueeze(s, 1)), [1, 0, 2])), z)
 """
+
+
+def scaling(alike: bool) -> str:
+    """Those functions; with `alike` there may be one scale for all."""
+    return _SCALING.format(outputs="z[0]" if alike else "torch.size(s, 0)")
 
 
 def listed(name: str) -> str:

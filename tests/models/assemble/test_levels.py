@@ -14,16 +14,19 @@ from torch import Tensor, nn
 from rightrank.models.assemble.levels import GRIDS
 from rightrank.models.emit import formats
 from rightrank.models.emit.format import Output
+from rightrank.models.emit.torchscript.fold import folds
 from rightrank.models.factor.layer import Layer
 from rightrank.models.improve import polish
 from rightrank.models.improve.distill import Recipe
-from rightrank.models.improve.made import decoded
+from rightrank.models.improve.made import Made, decoded
 from rightrank.models.improve.mixed import improve_mixed
 from rightrank.models.improve.refit import INPUTS
+from rightrank.models.improve.written import beside_levels
 from rightrank.models.master import entries
 from rightrank.models.master.levels import FIXED, LEVELS, Levels, there
 from rightrank.models.master.master import Master
 from rightrank.models.master.template import Template
+from rightrank.models.master.variant import variant
 from rightrank.models.plan.mixture import MIXTURE
 from rightrank.models.plan.planner import Planner
 from rightrank.models.progress import silent
@@ -140,7 +143,7 @@ class Standing(nn.Module):
 
 
 @pytest.mark.parametrize("zero", [False, True])
-def test_a_table_that_no_layer_reads_has_eight_bits(tmp_path: Path, zero: bool) -> None:
+def test_a_table_that_no_layer_reads_has_levels(tmp_path: Path, zero: bool) -> None:
     """Whatever its numbers are; not what is small, or no parameter, or what nothing reads. Where levels are improved it
     stays, or learns as they do."""
     torch.manual_seed(0)
@@ -163,6 +166,47 @@ def test_a_table_that_no_layer_reads_has_eight_bits(tmp_path: Path, zero: bool) 
         assert float((made - wanted).norm() / wanted.norm()) < 0.5, method
     sizes = [formats.writer_of(each, MIXED).sizes().whole for each in (master.template, before)]
     assert sizes[1] - sizes[0] > 0.9 * 4 * 13 * 24
+
+
+@pytest.mark.parametrize(("network", "shape"), [(Standing, (12, 24)), (Depthwise, (12, 9, 9))])
+def test_one_scale_and_eight_bits_will_do_beside_few_levels(
+    network: type[nn.Module], shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    """And the file of any plan computes what these numbers do."""
+    torch.manual_seed(0)
+    data, folder = torch.randn(64, *shape), tmp_path / "master"
+    build(source(network().eval(), shape, tmp_path / "source", data), folder, mixed=True)
+    master = Master.open(folder)
+    template, found = master.template, Planner.open(folder, MIXED)
+    assert template.alike == {layer.weight for layer in template.decomposed}
+    biases = {name for name, spec in template.tensors.items() if len(spec.shape) == 1}
+    assert template.vectors == biases | ({"first"} & template.tensors.keys())
+    for count in (0, len(found) // 4, len(found) // 2, len(found) - 1):
+        plan, file = found._at(count), io.BytesIO()
+        formats.write(folder, plan, file)
+        assert len(file.getvalue()) == plan.bytes
+        file.seek(0)
+        made, base = Made.of(master, plan), variant(template, master.tensors(), plan.ranks)
+        levels = base.with_({n: made.numbers(n)[""] for n in made.whole}, {n: made.numbers(n) for n in made.cut})
+        for name in made.names:
+            for side, each in made.scaled(name).items():
+                assert side == "down" or name not in template.alike or len(each.scales.unique()) == 1
+        with torch.no_grad():
+            given, wanted = torch.jit.load(file)(data), beside_levels(levels).run([data])[0]
+        # Scales are halves in a file.
+        assert float((given - wanted).abs().max() / wanted.abs().max()) < 1e-3
+
+
+def test_an_output_keeps_a_scale_that_a_norm_goes_into_and_large_networks_their_vectors(master: Master) -> None:
+    norms = folds(master.template)
+    assert norms and not norms.keys() & master.template.alike
+    assert not {name for fold in norms.values() for name in fold.tensors} & master.template.vectors
+
+
+def test_where_vectors_are_next_to_nothing_they_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rightrank.models.assemble.levels.MUCH", 1.0)
+    build(source(Standing(), (12, 24), tmp_path / "source"), tmp_path / "master", criterion="energy", mixed=True)
+    assert not Template.open(tmp_path / "master").vectors
 
 
 def test_a_network_of_other_numbers_has_none(tmp_path: Path) -> None:
