@@ -162,10 +162,10 @@ def _vectors(template: Template, stored: Mapping[str, Tensor]) -> set[str]:
     all take much of a file."""
     weights = {each.weight for each in template.layers}
     read = template.graph.parameters.intersection(Slots(template).tensors) - weights
-    specs = {name: template.tensors[name] for name in read if template.tensors[name].dtype == FULL}
-    sizes = {name: math.prod(spec.shape) for name, spec in specs.items()}
-    found = {name for name, size in sizes.items() if 0 < size <= (LONG if len(specs[name].shape) == 1 else SMALL - 1)}
-    if sum(sizes[name] for name in found) < MUCH * template.params:
+    shapes = {name: template.tensors[name].shape for name in read if template.tensors[name].dtype == FULL}
+    most = {name: LONG if len(shape) == 1 else SMALL - 1 for name, shape in shapes.items() if shape}
+    found = {name: size for name, few in most.items() if 0 < (size := math.prod(shapes[name])) <= few}
+    if sum(found.values()) < MUCH * template.params:
         return set()
     return {name for name in found if suits(stored[template.entry(name)].numpy())}
 

@@ -29,9 +29,9 @@ def suits(vector: NDArray[np.float32]) -> bool:
 
 def rounded(vector: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.uint16]]:
     """A vector (n,) as levels, and the step (1,) as it is stored."""
-    numbers = np.nan_to_num(vector.astype(np.float64))
-    step = np.minimum(np.abs(numbers).max(initial=0, keepdims=True) / LARGEST * TIMES, HALF).astype(np.float16)
-    levels = np.rint(np.divide(numbers * TIMES, step, out=np.zeros_like(numbers), where=step > 0))
+    given = np.nan_to_num(vector.astype(np.float64))
+    step = np.minimum(np.abs(given).max(initial=0, keepdims=True) / LARGEST * TIMES, HALF).astype(np.float16)
+    levels = np.rint(np.divide(given * TIMES, step, out=np.zeros_like(given), where=step > 0))
     return np.clip(levels, -LARGEST, LARGEST).astype(np.int8), step.view(np.uint16)
 
 

@@ -40,12 +40,13 @@ RIDGE, FEW = 1e-3, 1e-2
 # More calibration inputs take longer and say hardly more.
 INPUTS = 1280
 VALUES = 1 << 28
-Watch: TypeAlias = Callable[[Node, Sequence[Mapping[str, Any]]], None]
 # So many numbers of the inputs' rows, or a few more, are multiplied at once.
 TOGETHER = 1 << 24
 ADD = "aten.add.Tensor"
 # A batch norm that scales a channel by less than this share of its largest scale lets nothing be made good there.
 SMALLEST = 1e-2
+# Sees a call, and of each batch the values that come to it.
+Watch: TypeAlias = Callable[[Node, Sequence[Mapping[str, Any]]], None]
 
 
 def refit(
