@@ -159,7 +159,7 @@ def decompose_columns(weight: Tensor, moments: Moments, columns: Columns, most: 
     covariance being a product; all else is exact.
     """
     outputs, width = len(weight), weight.shape[3]
-    left, left_inverse = _roots(columns.covariance)
+    left, left_inverse = _factors(columns.covariance)
     right, right_inverse = _roots(moments.gradient)
     across, across_inverse = _roots(columns.across)
 
@@ -172,7 +172,7 @@ def decompose_columns(weight: Tensor, moments: Moments, columns: Columns, most: 
     if len(whitened) <= whitened.shape[1]:
         worth, basis = _eigen(whitened @ whitened.T)
         basis = basis[:, :most]
-        down, up = basis.T @ left_inverse, basis.T @ left @ plain
+        down, up = basis.T @ left_inverse.T, basis.T @ left @ plain
     else:
         worth, basis = _eigen(whitened.T @ whitened)
         basis = basis[:, :most]
@@ -180,7 +180,7 @@ def decompose_columns(weight: Tensor, moments: Moments, columns: Columns, most: 
 
     def of_bases() -> tuple[Tensor, Tensor]:
         per_output = up.reshape(-1, outputs, width)
-        passed = (down @ left).square().sum(1)
+        passed = (down @ left.T).square().sum(1)
         means = torch.einsum("kox,kx->ko", per_output, down @ columns.mean)
         return means, torch.einsum("kox,xy,k->koy", per_output, across, passed.sqrt()).square().sum(2)
 
@@ -284,6 +284,17 @@ def _roots(metric: Tensor, ridge: float | None = None) -> tuple[Tensor, Tensor]:
     values, vectors = _eigen(metric)
     values = values + (RIDGE * values.mean() if ridge is None else ridge) + 1e-30
     return (vectors * values.sqrt()) @ vectors.T, (vectors / values.sqrt()) @ vectors.T
+
+
+def _factors(metric: Tensor) -> tuple[Tensor, Tensor]:
+    """The same as `_roots` where any root R will do, of which RᵀR is the moment, and its inverse: in a tenth of the
+    time."""
+    damped = metric.clone()
+    damped.diagonal().add_(RIDGE * metric.diagonal().mean() + 1e-30)
+    root, failed = torch.linalg.cholesky_ex(damped, upper=True)
+    if failed:
+        return _roots(metric)
+    return root, torch.linalg.solve_triangular(root, torch.eye(len(root), dtype=root.dtype), upper=True)
 
 
 def _eigen(symmetric: Tensor) -> tuple[Tensor, Tensor]:
