@@ -187,6 +187,29 @@ def test_all_bases_of_the_spatial_form_are_the_weight_even_if_columns_are_never_
 
 
 @pytest.mark.parametrize("shape", CONVOLUTIONS)
+def test_the_first_bases_are_those_of_all(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(4)
+    weight, moments, columns, _ = columns_case(shape, product=False)
+    all_, few = decompose_columns(weight, moments, columns), decompose_columns(weight, moments, columns, most=3)
+    for one, other in zip((few.down, few.up, few.sigma), (all_.down, all_.up, all_.sigma), strict=True):
+        torch.testing.assert_close(one, other[:3])
+
+
+@pytest.mark.parametrize("shape", CONVOLUTIONS)
+def test_a_covariance_that_rounding_has_left_below_zero_is_taken_as_it_is_above(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(5)
+    weight, moments, columns, _ = columns_case(shape, product=True)
+    values, vectors = torch.linalg.eigh(columns.covariance)
+    several = []
+    for least in (0.0, -0.1 * float(values.mean())):
+        values[0] = least
+        below = Columns((vectors * values) @ vectors.T, columns.mean, columns.across)
+        several.append(decompose_columns(weight, moments, below))
+    one, other = (spatial_product(*each.keep(3), shape) for each in several)
+    torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", CONVOLUTIONS)
 def test_where_the_covariance_is_a_product_the_bases_are_worth_what_they_say(shape: tuple[int, ...]) -> None:
     torch.manual_seed(1)
     weight, moments, columns, normal = columns_case(shape, product=True)
