@@ -62,8 +62,9 @@ GAUSSIAN = math.log2(math.sqrt(2 * math.pi * math.e))
 INPUTS = 512
 # What a factored layer takes besides its levels: two bytes a basis, and what is said of it.
 OF_BASIS, OF_FACTORS = 2, 48
-# Of fewer, as a share of all parameters, eight bits a number or sixteen make no difference to a file.
-MUCH = 5e-3
+# Of fewer vectors' numbers, as a share of all parameters, eight bits or sixteen make no difference to a file; and of
+# fewer at all they save less than it takes to say so.
+MUCH, MANY = 5e-3, 512
 # The bits of an output's scale.
 OF_OUTPUT = 16
 # A layer of more parameters, such as a large vocabulary, stays whole where ranks and steps are mixed: to work out its
@@ -165,7 +166,7 @@ def _vectors(template: Template, stored: Mapping[str, Tensor]) -> set[str]:
     shapes = {name: template.tensors[name].shape for name in read if template.tensors[name].dtype == FULL}
     most = {name: LONG if len(shape) == 1 else SMALL - 1 for name, shape in shapes.items() if shape}
     found = {name: size for name, few in most.items() if 0 < (size := math.prod(shapes[name])) <= few}
-    if sum(found.values()) < MUCH * template.params:
+    if sum(found.values()) < max(MUCH * template.params, MANY):
         return set()
     return {name for name in found if suits(stored[template.entry(name)].numpy())}
 

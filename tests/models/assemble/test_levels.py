@@ -171,9 +171,10 @@ def test_a_table_that_no_layer_reads_has_levels(tmp_path: Path, zero: bool) -> N
 
 @pytest.mark.parametrize(("network", "shape"), [(Standing, (12, 24)), (Depthwise, (12, 9, 9))])
 def test_one_scale_and_eight_bits_will_do_beside_few_levels(
-    network: type[nn.Module], shape: tuple[int, ...], tmp_path: Path
+    network: type[nn.Module], shape: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And the file of any plan computes what these numbers do."""
+    monkeypatch.setattr("rightrank.models.assemble.levels.MANY", 1)
     torch.manual_seed(0)
     data, folder = torch.randn(64, *shape), tmp_path / "master"
     build(source(network().eval(), shape, tmp_path / "source", data), folder, mixed=True)
@@ -204,10 +205,36 @@ def test_an_output_keeps_a_scale_that_a_norm_goes_into_and_large_networks_their_
     assert not {name for fold in norms.values() for name in fold.tensors} & master.template.vectors
 
 
-def test_where_vectors_are_next_to_nothing_they_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rightrank.models.assemble.levels.MUCH", 1.0)
+@pytest.mark.parametrize(
+    ("constant", "value", "there"), [("MUCH", 1.0, False), ("MANY", 512, False), ("MANY", 1, True)]
+)
+def test_where_vectors_are_next_to_nothing_they_stay(
+    constant: str, value: float, there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a share of a network, or of a small file, which is not larger for them."""
+    monkeypatch.setattr("rightrank.models.assemble.levels.MANY", 1)
+    monkeypatch.setattr(f"rightrank.models.assemble.levels.{constant}", value)
     build(source(Standing(), (12, 24), tmp_path / "source"), tmp_path / "master", criterion="energy", mixed=True)
-    assert not Template.open(tmp_path / "master").vectors
+    assert bool(Template.open(tmp_path / "master").vectors) is there
+
+
+class Deep(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.net = nn.Sequential(*(nn.Sequential(nn.Linear(width, width), nn.ReLU()) for _ in range(5)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+
+@pytest.mark.parametrize("width", [100, 103, 120])
+def test_no_file_is_larger_for_vectors_of_eight_bits(width: int, tmp_path: Path) -> None:
+    build(source(Deep(width), (width,), tmp_path / "source"), tmp_path / "master", criterion="energy", mixed=True)
+    template = Template.open(tmp_path / "master")
+    assert bool(template.vectors) is (5 * width >= 512)
+    other = dataclasses.replace(template, vectors=frozenset())
+    sizes = [formats.writer_of(each, MIXED).sizes().whole for each in (template, other)]
+    assert sizes[0] < sizes[1] or not template.vectors
 
 
 def test_a_network_of_other_numbers_has_none(tmp_path: Path) -> None:
