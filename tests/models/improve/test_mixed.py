@@ -67,7 +67,7 @@ def test_trained_further_it_is_as_large_and_nearer_still(tmp_path: Path, batch: 
     build(files, tmp_path / "master", keep=INPUTS, mixed=True)
     found = Planner.open(tmp_path / "master", MIXED)
     plan = found._at(len(found) // 4)
-    recipe = Recipe(40, 1, polish.RATE, batch=32, classes=False)
+    recipe = Recipe(100, 1, polish.RATE, batch=32, classes=False)
     methods = [
         improve_mixed(tmp_path / "master", plan, tmp_path / name, silent, False, training)
         for name, training in (("plain", None), ("trained", recipe))
