@@ -51,7 +51,7 @@ from rightrank.models.quantise import metric, steps
 from rightrank.models.quantise.feedback import Feedback
 from rightrank.models.quantise.nested import nested_at
 from rightrank.models.quantise.pair import by_columns
-from rightrank.models.quantise.whole import whole, whole_at
+from rightrank.models.quantise.whole import rounded_at, whole_at
 
 TYPE = torch.float32
 # Bits a number takes at the finest grid, and how many grids there are.
@@ -106,9 +106,7 @@ def make(
 
     def fix(name: str, grid: float = 0.0) -> None:
         """Levels for a tensor that is never cut, of eight bits or at a grid."""
-        rows = stored[template.entry(name)].flatten(1).double()
-        inputs, outputs = (torch.ones(size, dtype=torch.float64) for size in reversed(rows.shape))
-        made = whole(rows, inputs, outputs, grid)
+        made = rounded_at(stored[template.entry(name)].flatten(1), grid)
         levels = coded({"": (made.levels.numpy(), made.scales.numpy())}, SINGLE)[""]
         found.update(levels.entries(FIXED, template.entry(name)))
         fixed[0] += block_bytes([levels], len(made.levels))

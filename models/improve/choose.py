@@ -117,11 +117,10 @@ def _fitted(
 ) -> dict[str, Variant]:
     """The refit of a plan, and the cut and the refit with batch norms taken anew."""
     cut, by_weight = variant(template, stored, ranks), template.by_weight(ranks)
-    renorm = Renorm(original)
-    fits = refit(original, template.layers, by_weight, reached, cut.program(), data, progress, watch=renorm.watch)
+    renorm, few = Renorm(original), affordable(original, data)
+    fits = refit(original, template.layers, by_weight, reached, cut.program(), few, progress, watch=renorm.watch)
     bases = {CUT: cut, REFIT: variant(template, stored, ranks, fits)}
     found = {REFIT: bases[REFIT]}
-    few = affordable(original, data)
     for name, base in bases.items():
         if moved := renorm.of(base.program(), few):
             found[f"{name}+bn"] = base.with_(moved)

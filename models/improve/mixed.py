@@ -109,9 +109,9 @@ def _fitted(
     template, plan = base.template, made.plan
     reached = gradients.read(template.decomposed, kept)
     quantiser = WithinBytes(made, reached, made.grids(Mixture.open(folder)))
-    renorm, by_weight = Renorm(original), template.by_weight(plan.ranks)
+    renorm, few, by_weight = Renorm(original), affordable(original, data), template.by_weight(plan.ranks)
     fits = refit(
-        *(original, template.layers, by_weight, reached, cut.program(), data, progress),
+        *(original, template.layers, by_weight, reached, cut.program(), few, progress),
         quantise=quantiser,
         watch=renorm.watch,
     )
@@ -122,7 +122,6 @@ def _fitted(
         {name: sides for name, sides in same.items() if "" not in sides},
     )
     found = {REFIT: Candidate(fitted, quantiser.found)}
-    few = affordable(original, data)
     for name, each in {CUT: Candidate(cut, {}), **found}.items():
         if moved := renorm.of(each.variant.program(), few):
             found[f"{name}+bn"] = Candidate(each.variant.with_(moved), each.own)

@@ -10,7 +10,7 @@ all by those left whole, instead of adding up.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -55,7 +55,7 @@ def refit(
     ranks: Mapping[str, int],
     gradients: Mapping[str, Gradients],
     cut: Program,
-    inputs: Samples,
+    inputs: Sequence[Batch],
     progress: Progress,
     quantise: Quantiser | None = None,
     watch: Watch | None = None,
@@ -64,8 +64,8 @@ def refit(
     it leaves whole.
 
     `layers` are all of the program's, `ranks` those of the plan by weight (0, or none: whole), `gradients`
-    those of each layer with a rank, by weight, `cut` the plain cut, `inputs` calibration inputs. Layers called more
-    than once, or that are no `Regression`, keep their cut.
+    those of each layer with a rank, by weight, `cut` the plain cut, `inputs` calibration inputs, in batches (see
+    `affordable`). Layers called more than once, or that are no `Regression`, keep their cut.
 
     With `quantise` each layer is what that makes of the fit, before the walk goes on: what its levels lose the layers
     after it make good. The cut is then to be of levels too. `watch` sees each call of the original before it is
@@ -79,7 +79,7 @@ def refit(
         if (quantise or ranks.get(layer.weight)) and (inner or layer.calls[0] not in fitted):
             kept |= {layer.weight, *(each.tensor for each in corrections(program, layer))}
     start = program.with_tensors({**program.tensors, **{name: cut.tensors[name] for name in kept}})
-    walk = _Walk(program, start, affordable(program, inputs), quantise, watch)
+    walk = _Walk(program, start, inputs, quantise, watch)
     return _walked(walk, program, fitted, ranks, gradients, progress)
 
 
@@ -149,8 +149,7 @@ class _Walk:
 
     def step(self, node: Node) -> None:
         """Perform a call as it is, in both networks."""
-        for number, whole in enumerate(self._whole.call(node)):
-            self._keep(node, number, whole, whole if self._same(node, number) else self._made(node, number))
+        self._advance(node, self._whole.call(node))
 
     def fit(self, node: Node, layer: Layer, rank: int, gradient: Gradients | None) -> dict[str, Tensor]:
         """Perform a layer's call: fit its factors, or all of it where `rank` is 0, and what they leave to correct.
@@ -256,18 +255,12 @@ class _Walk:
         """Whether a layer that stays as it is has nothing to make good."""
         return self._quantise is None and all(self._same(node, number) for number in range(len(self._cut.values)))
 
-    def _made(self, node: Node, number: int) -> Any:
-        """What the cut network's call makes of a batch."""
-        return perform(node, self._cut.values[number])
-
-    def _advance(self, node: Node, wholes: Sequence[Tensor]) -> None:
+    def _advance(self, node: Node, wholes: Iterable[Any]) -> None:
         """Performs a call of the cut network, where those of the whole one gave `wholes`."""
         for number, whole in enumerate(wholes):
-            self._keep(node, number, whole, whole if self._same(node, number) else self._made(node, number))
-
-    def _keep(self, node: Node, number: int, whole: Any, cut: Any) -> None:
-        self._whole.keep(node, number, whole)
-        self._cut.keep(node, number, cut)
+            cut = whole if self._same(node, number) else perform(node, self._cut.values[number])
+            self._whole.keep(node, number, whole)
+            self._cut.keep(node, number, cut)
 
     def _missing(self, node: Node, number: int, whole: Tensor) -> Tensor | None:
         """What the cut network lacks in the sum that the call's output is added to, as seen before a batch norm.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-import torch
 from torch import Tensor
 
 from rightrank.models.emit.coded import block_bytes
@@ -16,7 +15,7 @@ from rightrank.models.master.levels import Levels
 from rightrank.models.program.calls import Convolution, Linear, transposed
 from rightrank.models.quantise import metric
 from rightrank.models.quantise.scaled import Scaled
-from rightrank.models.quantise.whole import whole
+from rightrank.models.quantise.whole import rounded_at
 
 # How often a layer's steps are made coarser before it keeps the levels that it had.
 TRIES = 6
@@ -26,9 +25,7 @@ OF_PACKING = 16
 
 def _rounded(weight: Tensor, grid: float, alike: bool) -> Scaled:
     """A weight at a grid where each number costs the same; with `alike` its outputs have one scale."""
-    rows = weight.flatten(1).double()
-    inputs, outputs = (torch.ones(size, dtype=torch.float64) for size in reversed(rows.shape))
-    made = whole(rows, inputs, outputs, grid, sharing=len(rows) if alike else 1)
+    made = rounded_at(weight.flatten(1), grid, sharing=len(weight) if alike else 1)
     return Scaled(made.levels.reshape(weight.shape), made.scales.reshape(-1, *(1,) * (weight.ndim - 1)))
 
 

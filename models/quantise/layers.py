@@ -21,7 +21,7 @@ from rightrank.models.quantise.apart import apart
 from rightrank.models.quantise.bases import Bases
 from rightrank.models.quantise.pair import pair
 from rightrank.models.quantise.scaled import Scaled
-from rightrank.models.quantise.whole import Whole, eight_bits, whole_at
+from rightrank.models.quantise.whole import Whole, rounded_at, whole_at
 
 DOWN, UP = "down", "up"
 
@@ -40,7 +40,7 @@ def whole_of(
     With `alike` all outputs have one scale, which those of several groups, or of patches, cannot."""
     sharing = layer.outputs if alike else _sharing(layer, turned)
     if gradients is None:
-        rounded = [eight_bits(matrix.flatten(0, 1), sharing=sharing, dtype=dtype)]
+        rounded = [rounded_at(matrix.flatten(0, 1), sharing=sharing, dtype=dtype)]
         return [_as_weight(layer, rounded, sharing, turned)] * len(grids)
     several: list[list[Whole]] = [[] for _ in grids]
     for each, inputs, outputs in zip(matrix, normal, _prices(gradients, matrix), strict=True):

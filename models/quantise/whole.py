@@ -59,8 +59,9 @@ def whole_at(
         yield Whole(levels, scales, lost)
 
 
-def eight_bits(weight: Tensor, *, sharing: int = 1, dtype: torch.dtype = torch.float32) -> Whole:
-    """A weight (o, i) rounded to ±127 levels: for the few, tender ones that nothing makes good."""
+def rounded_at(weight: Tensor, grid: float = 0.0, *, sharing: int = 1, dtype: torch.dtype = torch.float32) -> Whole:
+    """A weight (o, i) at a grid, where an error in each number costs the same and nothing makes it good; without one
+    rounded to ±127 levels, for the few, tender ones."""
     weight = weight.double()
-    unity = [torch.ones(size, dtype=torch.float64) for size in weight.shape]
-    return next(whole_at(weight, unity[1], unity[0], (0.0,), sharing=sharing, dtype=dtype))
+    outputs, inputs = (torch.ones(size, dtype=torch.float64) for size in weight.shape)
+    return whole(weight, inputs, outputs, grid, sharing=sharing, dtype=dtype)

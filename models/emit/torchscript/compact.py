@@ -114,8 +114,9 @@ class Group(NamedTuple):
     rounded: bool = False
 
 
-# Scales of fixed sizes, beside coded levels; and vectors of eight bits there.
+# Scales of fixed sizes, beside coded levels; and vectors of eight bits there, whose steps are one vector of scales.
 SCALES, ROUNDED = Group("float16", False, scales=True, held=True), Group("int8", False, rounded=True)
+STEPS = Place("steps of vectors")
 
 
 @dataclass(frozen=True)
@@ -163,10 +164,8 @@ class Compact:
                     self._pack(place, spec.dtype, varied)
             if name in self.folds:
                 self._pack(Place(self.folds[name].value), FOLDED, False)
-        # Of each group of vectors that are rounded, the place of its steps.
-        self.steps = {group: Place(f"steps of {number}") for number, group in enumerate(self._members) if group.rounded}
-        for place in self.steps.values():
-            self._put(place, SCALES)
+        if ROUNDED in self._members:
+            self._put(STEPS, SCALES)
 
     def _whole(self, place: Place, spec: TensorSpec) -> Vector | None:
         """The whole layer's vector, where one of a factor's has as many numbers at every rank."""
@@ -311,13 +310,9 @@ class Compact:
         if vector.place.tensor in self.template.tensors:
             shape = self.shape(vector.place, rank)
             return math.prod(shape) if vector.group.rounded else shape[0]
-        if vector.place in self._steps:
-            return len(self._members[self._steps[vector.place]])
+        if vector.place == STEPS:
+            return len(self._members[ROUNDED])
         return self.template.tensors[self._folded[vector.place.tensor].weight].shape[0]
-
-    @cached_property
-    def _steps(self) -> Mapping[Place, Group]:
-        return {place: group for group, place in self.steps.items()}
 
     @cached_property
     def _folded(self) -> Mapping[str, Fold]:
@@ -378,7 +373,7 @@ class Compact:
         stored = f"self.{self.attribute(group)}"
         if group.rounded:
             counts = "".join(f"{self.size_of(vector)}, " for vector in self.members(group))
-            steps = self.expression(self.steps[group])
+            steps = self.expression(STEPS)
             steps = f"torch.repeat_interleave({steps}, torch.tensor([{counts}], device={stored}.device))"
             return f"torch.mul(torch.to({stored}, {DTYPES[FOLDED].script}), {steps})"
         if group.held:

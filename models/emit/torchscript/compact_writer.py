@@ -30,7 +30,7 @@ from rightrank.models.emit.format import Data, Sizes, Writer
 from rightrank.models.emit.kept import Kept
 from rightrank.models.emit.taken import taken
 from rightrank.models.emit.torchscript import crc, deflate
-from rightrank.models.emit.torchscript.compact import TOP, Compact, Group, Kind, Place, Stored, Vector
+from rightrank.models.emit.torchscript.compact import ROUNDED, STEPS, TOP, Compact, Group, Kind, Place, Stored, Vector
 from rightrank.models.emit.torchscript.fold import FOLDED, Fold
 from rightrank.models.emit.torchscript.pickle import HEAD
 from rightrank.models.emit.torchscript.script import EXTRA, VERSION
@@ -254,13 +254,14 @@ class _Content:
 
     def _round(self) -> None:
         """Vectors of eight bits as these, and their steps."""
-        for group, place in self._compact.steps.items():
-            steps = []
-            for vector in self._compact.members(group):
-                levels, step = rounded(np.ascontiguousarray(self._parts[vector.place]).reshape(-1).view(np.float32))
-                self._parts[vector.place] = levels.view(np.uint8)
-                steps.append(step)
-            self._parts[place] = np.concatenate(steps)
+        if ROUNDED not in self._compact.groups:
+            return
+        steps = []
+        for vector in self._compact.members(ROUNDED):
+            levels, step = rounded(np.ascontiguousarray(self._parts[vector.place]).reshape(-1).view(np.float32))
+            self._parts[vector.place] = levels.view(np.uint8)
+            steps.append(step)
+        self._parts[STEPS] = np.concatenate(steps)
 
     def _held(self, array: NDArray[Any]) -> NDArray[Any]:
         """A vector of float32 as it is stored; beside levels in half precision."""

@@ -20,7 +20,6 @@ from rightrank.models.master.variant import Variant
 from rightrank.models.program.calls import Convolution, layer_call
 from rightrank.models.program.graph import Ref
 from rightrank.models.program.program import Program
-from rightrank.models.program.samples import Samples
 from rightrank.models.progress import silent
 from tests.models.nets import gather, make, read
 
@@ -174,7 +173,7 @@ def fitted(name: str, ranks: tuple[int, int], folder: Path) -> tuple[Program, La
             factors[layer.weight] = kept
     cut = Variant(template, factors, program.tensors).program()
     by_weight = dict(zip((layer.weight for layer in template.decomposed), ranks, strict=False))
-    found = refit.refit(program, template.layers, by_weight, gradients, cut, Samples.of(x), silent)
+    found = refit.refit(program, template.layers, by_weight, gradients, cut, [(x,)], silent)
     layer = next(each for each in template.layers if each.name == "second")
     return program, layer, found, (x, moments, factors)
 

@@ -22,7 +22,6 @@ from rightrank.models.improve.refit import refit
 from rightrank.models.master.template import Template
 from rightrank.models.program.calls import transposed
 from rightrank.models.program.program import Program
-from rightrank.models.program.samples import Samples
 from rightrank.models.progress import silent
 from rightrank.models.quantise import layers as quantise
 from tests.models.nets import SHAPES, Cardinal, Painter, Recurring, Separable, Small, gather, make, read
@@ -59,7 +58,7 @@ class Case:
             found[fitted.regression.layer.weight] = fitted
             return fitted
 
-        refit(self.program, self.template.layers, {}, {}, self.program, Samples.of(self.seen), silent, note)
+        refit(self.program, self.template.layers, {}, {}, self.program, [(self.seen,)], silent, note)
         return found
 
     @cached_property
@@ -101,7 +100,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Case:
 
 
 def refitted(case: Case, ranks: Mapping[str, int], levels: Quantising | None) -> dict[str, Tensor]:
-    inputs = Samples.of(case.seen)
+    inputs = [(case.seen,)]
     cut = case.program
     found = refit(case.program, case.template.layers, ranks, case.gradients, cut, inputs, silent, levels)
     result: dict[str, Tensor] = {}

@@ -52,7 +52,8 @@ def refitted(program: Program, ranks: Sequence[int], moments: Sequence[Moments],
     for layer, rank, moment in zip(template.decomposed, ranks, moments, strict=True):
         if rank:
             cut = substituted(cut, (layer,), plainly(layer, program, moment, rank))
-    return refit.refit(program, template.layers, template.by_weight(ranks), gradients, cut, Samples.of(x), silent)
+    inputs = refit.affordable(program, Samples.of(x))
+    return refit.refit(program, template.layers, template.by_weight(ranks), gradients, cut, inputs, silent)
 
 
 def substituted(program: Program, decomposed: tuple[Layer, ...], found: dict[str, Tensor]) -> Program:

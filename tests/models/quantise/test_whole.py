@@ -8,7 +8,7 @@ from torch import Tensor
 
 from rightrank.models.quantise import metric
 from rightrank.models.quantise.feedback import RIDGE
-from rightrank.models.quantise.whole import eight_bits, whole
+from rightrank.models.quantise.whole import rounded_at, whole
 from tests.models.quantise.drawn import covariance, drawn
 
 
@@ -50,7 +50,7 @@ def test_neighbouring_outputs_can_share_a_scale() -> None:
 def test_eight_bits_hold_the_largest_number_of_each_output() -> None:
     weight = drawn(6, 9)
     weight[3] = 0
-    found = eight_bits(weight)
+    found = rounded_at(weight)
     assert found.levels.abs().amax(1).tolist() == [127, 127, 127, 0, 127, 127]
     assert ((weight - found.weight()).abs() <= found.scales[:, None] / 2 * (1 + 1e-9)).all()
 
@@ -59,7 +59,7 @@ def test_eight_bits_hold_the_largest_number_of_each_output() -> None:
 def test_scales_are_what_their_type_holds(dtype: torch.dtype) -> None:
     weight, inputs, gradient = layer()
     weight[0] *= 1e-6
-    for found in (whole(weight, inputs, gradient, 0.2, dtype=dtype), eight_bits(weight, dtype=dtype)):
+    for found in (whole(weight, inputs, gradient, 0.2, dtype=dtype), rounded_at(weight, dtype=dtype)):
         assert torch.equal(found.scales.to(dtype).double(), found.scales)
         assert (found.scales > 0).all()
         assert found.levels.abs().max() <= 127
