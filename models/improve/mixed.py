@@ -2,7 +2,7 @@
 
 The candidates are the cut, its levels as they were made at ingest; the refit, each layer of which is quantised where it
 is fitted, so that later ones make good what its levels lose; both with batch norms taken anew; and, where asked for,
-the best of these trained further, its levels learning, at two rates. A file is no larger for it: with all that its
+the best of these trained further, its levels learning. A file is no larger for it: with all that its
 levels may take it has the bytes that were planned for the cut's.
 """
 
@@ -86,13 +86,11 @@ def improve_mixed(
         found = distances(candidates)
         best = min(found, key=found.__getitem__)
         if training is not None and found[best] > NEAR:
-            several = polish_rounded(original, *candidates[best], made, data, training, progress)
-            polished = {f"{POLISHED} {number}": Candidate(*each) for number, each in enumerate(several)}
-            candidates |= polished
-            found |= distances(polished)
+            polished = Candidate(*polish_rounded(original, *candidates[best], made, data, training, progress))
+            candidates[POLISHED] = polished
+            found |= distances({POLISHED: polished})
         order = sorted(found, key=found.__getitem__)
-    methods = ((name.split()[0], candidates[name]) for name in order)
-    return next(method for method, each in methods if _save(made, stored, base, each, out, method))
+    return next(method for method in order if _save(made, stored, base, candidates[method], out, method))
 
 
 def _fitted(

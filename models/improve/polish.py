@@ -48,27 +48,33 @@ def polish(
     def student() -> Student:
         return Student(template, original, start.factors, device_of(device), start.whole, settled=True)
 
+    recipes = [replace(recipe, rate=recipe.rate / divisor) for divisor in DIVISORS]
     found = []
-    for each in trained(student, ranks, data, recipe, progress):
+    for each in trained(student, ranks, data, recipes, progress):
         learnt = each.state()
         found.append(start.with_({name: learnt[name] for name in start.whole if name in learnt}, each.factors()))
     return found
 
 
 def trained(
-    student: Callable[[], AStudent], ranks: Sequence[int], data: Samples, recipe: Recipe, progress: Progress
+    student: Callable[[], AStudent],
+    ranks: Sequence[int],
+    data: Samples,
+    recipes: Sequence[Recipe],
+    progress: Progress,
 ) -> Iterator[AStudent]:
-    """A new student of a plan's `ranks` for each rate, when it has learnt."""
-    steps = recipe.steps * len(DIVISORS)
-    for number, divisor in enumerate(DIVISORS):
-        each, before = student(), number * recipe.steps
+    """A new student of a plan's `ranks` for each of the recipes, when it has learnt."""
+    steps, before = sum(recipe.steps for recipe in recipes), 0
+    for recipe in recipes:
+        each = student()
         template = each.template
         share = template.params_at(ranks) / template.params
-        Training(each, replace(recipe, rate=recipe.rate / divisor)).go(
+        Training(each, recipe).go(
             data,
             template.graph.batch or min(recipe.batch, len(data)),
             lambda generator, share=share: (None, share),  # type: ignore[misc]
             lambda done, before=before: progress("polish", before + done, steps, "steps"),  # type: ignore[misc]
         )
+        before += recipe.steps
         yield each
     progress("polish", steps, steps, "steps")

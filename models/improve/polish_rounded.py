@@ -1,12 +1,14 @@
 """Polish levels: train one plan of ranks and steps on its own, without labels, its levels learning (ours).
 
-The same teacher and the same inputs as `polish` has, and a student that is rounded (see `rounded_student`). What it
+The same teacher and the same inputs as `polish` has, and a student that is rounded (see `rounded_student`), which needs
+more steps, since a number that has not come half a step has not moved, and at a lower rate none comes that far. What it
 comes to takes no more bytes than the plan has: where it would, numbers that lie near a smaller level go there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 
@@ -24,6 +26,8 @@ from rightrank.models.quantise.scaled import Scaled
 
 # How much of a step numbers go down, at the most, and in how many tries.
 DOWN, TRIES = 0.5, 6
+# How much longer than a recipe's steps levels learn.
+LONGER = 3
 
 
 def polish_rounded(
@@ -34,8 +38,8 @@ def polish_rounded(
     data: Samples,
     recipe: Recipe,
     progress: Progress,
-) -> list[tuple[Variant, Own]]:
-    """What training makes of a variant and its `own` levels, with each rate; the levels of all others are as `made`.
+) -> tuple[Variant, Own]:
+    """What training makes of a variant and its `own` levels; the levels of all others are as `made`.
 
     `original` is the program that teaches. Raises DataError where the program is not float32.
     """
@@ -50,15 +54,14 @@ def polish_rounded(
         levels = {name: made.scaled(name, begun[name]) for name in names}
         return RoundedStudent(original, start, levels, most, room / spent, device_of(None))
 
-    found = []
-    for each in trained(student, made.plan.ranks, data, recipe, progress):
-        scaled, levels = _within(each, made, planned, room)
-        learnt = each.state()
-        whole = {name: learnt[name] for name in start.whole if name in learnt and name not in scaled}
-        numbers = {n: {s: x.numbers(torch.float32) for s, x in sides.items()} for n, sides in scaled.items()}
-        whole |= {name: numbers[name][""] for name in made.whole}
-        found.append((start.with_(whole, {name: numbers[name] for name in made.cut}), levels))
-    return found
+    longer = replace(recipe, steps=LONGER * recipe.steps)
+    [each] = trained(student, made.plan.ranks, data, [longer], progress)
+    scaled, levels = _within(each, made, planned, room)
+    learnt = each.state()
+    whole = {name: learnt[name] for name in start.whole if name in learnt and name not in scaled}
+    numbers = {n: {s: x.numbers(torch.float32) for s, x in sides.items()} for n, sides in scaled.items()}
+    whole |= {name: numbers[name][""] for name in made.whole}
+    return start.with_(whole, {name: numbers[name] for name in made.cut}), levels
 
 
 def _within(

@@ -1,9 +1,10 @@
 """A student whose weights are levels: it learns what they are, within as many bits as they may take (ours).
 
 Behind each level is a number that learns, in steps; the network has it rounded, and what its gradient is there the
-number gets as it is (Bengio et al., arXiv:1308.3432). What levels cost is in the loss: between two of them a number
-costs what lies between the bits of both, which are −log₂ of how often each occurs. So a number that hardly matters goes
-where it is cheap. How much bits weigh follows from whether there are too many of them.
+number gets as it is (Bengio et al., arXiv:1308.3432). What a step is learns with them (Esser et al., arXiv:1902.08153),
+here as a logarithm. What levels cost is in the loss: between two of them a number costs what lies between the bits of
+both, which are −log₂ of how often each occurs. So a number that hardly matters goes where it is cheap. How much bits
+weigh follows from whether there are too many of them.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ from rightrank.models.quantise.scaled import Scaled
 
 # Numbers learn in a unit of so many steps.
 UNIT = 4.0
+# The logarithms of steps in a unit of so much; and by how much a step grows or shrinks at the most, with which the
+# largest of ingest is one that a file can hold.
+FASTER, TIMES = 4.0, 4.0
 # After so many losses bits are counted anew.
 EACH = 10
 # By how much, of its logarithm, the weight of bits changes with each loss for each share of them that is too much; and
@@ -35,9 +39,9 @@ HALF = 0.5
 
 
 class RoundedStudent(Student):
-    """Learns the levels `scaled`, by weight and side, of the variant `start`, and its other parameters; their scales,
-    and its batch norms' statistics, stay. No level of a weight goes beyond its `most`, and all together may take that
-    `share` of the bits that they take."""
+    """Learns the levels `scaled`, by weight and side, and their scales, of the variant `start`, and its other
+    parameters; its batch norms' statistics stay. Where all outputs have one scale they keep one. No level of a weight
+    goes beyond its `most`, and all together may take that `share` of the bits that they take."""
 
     def __init__(
         self,
@@ -51,17 +55,16 @@ class RoundedStudent(Student):
         super().__init__(start.template, original, start.factors, device, start.whole, settled=True)
         layers = {layer.weight: layer for layer in start.template.layers}
         self._scaled, self._layers = scaled, layers
-        self._scales: dict[str, Tensor] = {}
+        # Of each parameter's levels the weight and the side, and the most.
+        self._places: dict[str, tuple[str, str]] = {}
         self._most: dict[str, int] = {}
         for weight, sides in scaled.items():
             for side, each in sides.items():
-                levels, scales = each.levels.float(), each.scales.float().expand(each.levels.shape)
-                key = self._key(weight, side)
-                if side:
-                    levels, scales = (by_basis(layers[weight], side, x) for x in (levels, scales))
-                self._learn(key, levels / UNIT)
-                self._scales[key] = scales.to(device)
-                self._most[key] = most[weight]
+                key, scales = self._key(weight, side), each.scales
+                self._places[key], self._most[key] = (weight, side), most[weight]
+                self._learn(key, self._by_basis(key, each.levels.float()) / UNIT)
+                one = bool((scales == scales[0]).all())
+                self._learn(_steps(key), torch.zeros((scales[:1] if one else scales).shape))
         self.bases.clear()
         # Of each parameter's levels from −most to most the bits; of all that there are, these.
         self._bits, self.taken = self._counted()
@@ -70,11 +73,23 @@ class RoundedStudent(Student):
     def _key(self, weight: str, side: str) -> str:
         return entries.factor(side, self._layers[weight].name) if side else weight
 
+    def _by_basis(self, key: str, values: Tensor) -> Tensor:
+        """What is as calls take a tensor, as its parameter is."""
+        weight, side = self._places[key]
+        return by_basis(self._layers[weight], side, values) if side else values
+
     def value(self, key: str) -> Tensor:
-        if key not in self._scales:
+        if key not in self._places:
             return super().value(key)
-        number = self.number(key)
-        return (number + (number.round() - number).detach()) * self._scales[key]
+        number, (weight, side) = self.number(key), self._places[key]
+        scales = self.scales(key).float().expand(self._scaled[weight][side].levels.shape)
+        return (number + (number.round() - number).detach()) * self._by_basis(key, scales)
+
+    def scales(self, key: str) -> Tensor:
+        """What a step of the levels is, in double, in a shape that goes with the tensor as calls take it."""
+        weight, side = self._places[key]
+        grown = (self.parameters[_steps(key)] * FASTER).clamp(-math.log(TIMES), math.log(TIMES)).exp()
+        return self._scaled[weight][side].scales.to(self.device) * grown
 
     def number(self, key: str) -> Tensor:
         """What is behind the levels, in steps."""
@@ -85,12 +100,13 @@ class RoundedStudent(Student):
         """The levels, on the CPU, by weight and side; all numbers so much of a step nearer to zero before they are
         rounded."""
         found: dict[str, dict[str, Scaled]] = {}
-        for weight, sides in self._scaled.items():
-            for side, each in sides.items():
-                number = self.number(self._key(weight, side)).cpu()
-                levels = (number.sign() * (number.abs() - down).clamp_min(0)).round().to(torch.int8)
-                taken = in_call(self._layers[weight], side, levels) if side else levels
-                found.setdefault(weight, {})[side] = Scaled(taken.contiguous(), each.scales)
+        for key, (weight, side) in self._places.items():
+            number = self.number(key).cpu()
+            levels = (number.sign() * (number.abs() - down).clamp_min(0)).round().to(torch.int8)
+            taken = in_call(self._layers[weight], side, levels) if side else levels
+            # As they are stored.
+            scales = self.scales(key).float().double().cpu()
+            found.setdefault(weight, {})[side] = Scaled(taken.contiguous(), scales)
         return found
 
     def loss(self, ranks: Mapping[str, int] | None, lesson: Lesson, measure: Nearness, hint: float) -> Tensor:
@@ -118,7 +134,7 @@ class RoundedStudent(Student):
 
     def _cost(self) -> Tensor:
         """The bits of all numbers, in proportion where one lies between two levels."""
-        return torch.stack([self._cost_of(key) for key in self._scales]).sum()
+        return torch.stack([self._cost_of(key) for key in self._places]).sum()
 
     def _cost_of(self, key: str) -> Tensor:
         bits, most, number = self._bits[key], self._most[key], self.number(key)
@@ -126,3 +142,8 @@ class RoundedStudent(Student):
         index = (below + most).long()
         low = bits[index]
         return (low + (number - below) * (bits[index + 1] - low)).sum()
+
+
+def _steps(key: str) -> str:
+    """The parameter that says how much larger the steps of a parameter's levels have become."""
+    return f"steps of {key}"

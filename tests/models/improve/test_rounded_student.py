@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rightrank.models.improve.distill import Recipe, Training
-from rightrank.models.improve.rounded_student import UNIT, RoundedStudent
+from rightrank.models.improve.rounded_student import FASTER, TIMES, UNIT, RoundedStudent
 from rightrank.models.master.master import Master
 from rightrank.models.master.variant import Variant, variant
 from rightrank.models.measure.nearness import Nearness
@@ -68,10 +69,13 @@ def test_it_begins_as_the_levels_that_it_is_given(start: tuple[Program, Variant]
 
 def test_what_the_rounded_number_is_told_the_number_behind_it_is(start: tuple[Program, Variant]) -> None:
     student = learner(start, 1.0)
-    key = next(iter(student._scales))
-    student.value(key).sum().backward()
-    gradient = student.parameters[key].grad
-    assert gradient is not None and torch.allclose(gradient, UNIT * student._scales[key])
+    key = next(iter(student._places))
+    value = student.value(key)
+    value.sum().backward()
+    gradient, steps = student.parameters[key].grad, student.parameters[f"steps of {key}"].grad
+    assert gradient is not None and torch.allclose(gradient * student.number(key), UNIT * value)
+    # And how large a step is what the steps that there are have come to.
+    assert steps is not None and torch.allclose(steps.sum(), FASTER * value.sum())
 
 
 def test_it_comes_nearer_and_what_it_may_take_counts(start: tuple[Program, Variant]) -> None:
@@ -99,10 +103,29 @@ def test_it_comes_nearer_and_what_it_may_take_counts(start: tuple[Program, Varia
 def test_numbers_that_go_down_are_no_larger_and_cheaper(start: tuple[Program, Variant]) -> None:
     student = learner(start, 1.0)
     with torch.no_grad():
-        for key in student._scales:
+        for key in student._places:
             student.parameters[key].add_(0.1 * torch.randn_like(student.parameters[key]))
     several = [student.scaled(down) for down in (0.0, 0.2, 0.5)]
     for name, sides in several[0].items():
         for side in sides:
             one, other, last = (each[name][side].levels.abs() for each in several)
             assert bool((one >= other).all()) and bool((other >= last).all())
+
+
+def test_steps_grow_within_bounds_and_those_of_all_outputs_stay_one(start: tuple[Program, Variant]) -> None:
+    original, begun = start
+    name = begun.template.layers[0].weight
+    weight = original.tensors[name]
+    begun = dataclasses.replace(begun, factors={})
+    for scales in (rounded(weight).scales, torch.full_like(rounded(weight).scales, 0.1)):
+        levels = (weight / scales).round().clamp(-MOST, MOST).to(torch.int8)
+        student = RoundedStudent(original, begun, {name: {"": Scaled(levels, scales)}}, {name: MOST}, 1.0, CPU)
+        student.value(name).sum().backward()
+        with torch.no_grad():
+            steps = student.parameters[f"steps of {name}"]
+            steps -= 0.01 * torch.as_tensor(steps.grad)
+            one = student.scaled()[name][""].scales
+            assert one.shape == scales.shape and not bool((one == scales).any())
+            assert len(one.unique()) == len(scales.unique())
+            steps.fill_(100.0)
+            assert torch.allclose(student.scaled()[name][""].scales, TIMES * scales)
