@@ -2,8 +2,8 @@
 
 The candidates are the cut, its levels as they were made at ingest; the refit, each layer of which is quantised where it
 is fitted, so that later ones make good what its levels lose; both with batch norms taken anew; and, where asked for,
-the best of these trained further, its levels learning. A file is no larger for it: with all that its
-levels may take it has the bytes that were planned for the cut's.
+the best of these trained further, its levels learning. A file is no larger for it: with all that its levels may take it
+has the bytes that were planned for the cut's.
 """
 
 from __future__ import annotations

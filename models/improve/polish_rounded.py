@@ -1,7 +1,7 @@
 """Polish levels: train one plan of ranks and steps on its own, without labels, its levels learning (ours).
 
-The same teacher and the same inputs as `polish` has, and a student that is rounded (see `rounded_student`), which needs
-more steps, since a number that has not come half a step has not moved, and at a lower rate none comes that far. What it
+The same teacher and the same inputs as `polish` has, and a student that is rounded (see `rounded_student`). It has one
+rate and more steps: a number that has not come half a step has not moved, and at a lower rate hardly any does. What it
 comes to takes no more bytes than the plan has: where it would, numbers that lie near a smaller level go there.
 """
 

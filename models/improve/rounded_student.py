@@ -55,13 +55,14 @@ class RoundedStudent(Student):
         super().__init__(start.template, original, start.factors, device, start.whole, settled=True)
         layers = {layer.weight: layer for layer in start.template.layers}
         self._scaled, self._layers = scaled, layers
-        # Of each parameter's levels the weight and the side, and the most.
+        # Of each parameter's levels the weight and the side, the scales as they are at first, and the most.
         self._places: dict[str, tuple[str, str]] = {}
+        self._scales: dict[str, Tensor] = {}
         self._most: dict[str, int] = {}
         for weight, sides in scaled.items():
             for side, each in sides.items():
                 key, scales = self._key(weight, side), each.scales
-                self._places[key], self._most[key] = (weight, side), most[weight]
+                self._places[key], self._scales[key], self._most[key] = (weight, side), scales.to(device), most[weight]
                 self._learn(key, self._by_basis(key, each.levels.float()) / UNIT)
                 one = bool((scales == scales[0]).all())
                 self._learn(_steps(key), torch.zeros((scales[:1] if one else scales).shape))
@@ -87,9 +88,8 @@ class RoundedStudent(Student):
 
     def scales(self, key: str) -> Tensor:
         """What a step of the levels is, in double, in a shape that goes with the tensor as calls take it."""
-        weight, side = self._places[key]
         grown = (self.parameters[_steps(key)] * FASTER).clamp(-math.log(TIMES), math.log(TIMES)).exp()
-        return self._scaled[weight][side].scales.to(self.device) * grown
+        return self._scales[key] * grown
 
     def number(self, key: str) -> Tensor:
         """What is behind the levels, in steps."""
