@@ -69,8 +69,8 @@ def tunes(options: Mapping[str, Any]) -> bool:
 
 
 def recipe(options: Mapping[str, Any], basis: Recipe, tells_classes: Classes) -> Recipe:
-    """A training as the options want it. `tune_steps` are those for all sizes: one size takes half of them, as it
-    does without that option; `tune_seconds` bounds each training."""
+    """A training as the options want it. `tune_steps` are those for all sizes: one size takes half of them at each
+    rate, as it does without that option (levels see `polish_rounded`); `tune_seconds` bounds each training."""
     steps = options.get("tune_steps", tune.STEPS) * basis.steps // tune.STEPS
     return replace(basis, steps=max(steps, 1), seconds=options.get("tune_seconds"), classes=tells_classes)
 
