@@ -1,8 +1,9 @@
 """Polish levels: train one plan of ranks and steps on its own, without labels, its levels learning (ours).
 
-The same teacher and the same inputs as `polish` has, and a student that is rounded (see `rounded_student`). It has one
-rate and more steps: a number that has not come half a step has not moved, and at a lower rate hardly any does. What it
-comes to takes no more bytes than the plan has: where it would, numbers that lie near a smaller level go there.
+The same teacher and the same inputs as `polish` has, and a student that is rounded (see `rounded_student`). It has more
+steps, and one rate, that of `tune`: a number that has not come half a step has not moved, and at a lower rate than a
+network stands hardly any does. What it comes to takes no more bytes than the plan has: where it would, numbers that lie
+near a smaller level go there.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from rightrank.models.improve.distill import Recipe, device_of
 from rightrank.models.improve.made import Made, Own
 from rightrank.models.improve.polish import trained
 from rightrank.models.improve.rounded_student import RoundedStudent
+from rightrank.models.improve.tune import depth, slower
 from rightrank.models.improve.within import taken
 from rightrank.models.master.variant import Variant
 from rightrank.models.program.program import Program
@@ -54,7 +56,8 @@ def polish_rounded(
         levels = {name: made.scaled(name, begun[name]) for name in names}
         return RoundedStudent(original, start, levels, most, room / spent, device_of(None))
 
-    longer = replace(recipe, steps=LONGER * recipe.steps)
+    rate = recipe.rate * slower(depth(start.template))
+    longer = replace(recipe, steps=LONGER * recipe.steps, rate=rate)
     [each] = trained(student, made.plan.ranks, data, [longer], progress)
     scaled, levels = _within(each, made, planned, room)
     learnt = each.state()

@@ -1,15 +1,16 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from rightrank.models.emit.format import Output
-from rightrank.models.improve.distill import Recipe
+from rightrank.models.improve import polish_rounded
+from rightrank.models.improve.distill import Recipe, Training
 from rightrank.models.improve.made import Made
-from rightrank.models.improve.polish_rounded import polish_rounded
 from rightrank.models.improve.rounded_student import RoundedStudent
 from rightrank.models.improve.student import Student
 from rightrank.models.improve.within import taken
@@ -54,7 +55,7 @@ def test_what_was_trained_is_nearer_and_takes_no_more_bytes(cut: tuple[Program, 
     torch.manual_seed(1)
     data, unseen = Samples.of(images(256)), images(64)
     names = made.names
-    each, own = polish_rounded(original, start, {}, made, data, RECIPE, silent)
+    each, own = polish_rounded.polish_rounded(original, start, {}, made, data, RECIPE, silent)
     assert off(original, each, unseen) < off(original, start, unseen)
     assert sum(taken(own[name], made.levels(name)) for name in names) <= sum(made.bytes(name) for name in names)
     for name in names:
@@ -76,6 +77,22 @@ def test_levels_that_do_not_fit_go_down(cut: tuple[Program, Variant, Made], monk
     monkeypatch.setattr(RoundedStudent, "loss", Student.loss)
     monkeypatch.setattr(RoundedStudent, "scaled", noted)
     torch.manual_seed(1)
-    _, own = polish_rounded(original, start, {}, made, Samples.of(images(256)), eager, silent)
+    _, own = polish_rounded.polish_rounded(original, start, {}, made, Samples.of(images(256)), eager, silent)
     assert sum(taken(own[name], made.levels(name)) for name in names) <= sum(made.bytes(name) for name in names)
     assert max(downs) > 0
+
+
+def test_a_deep_network_learns_at_a_lower_rate(
+    cut: tuple[Program, Variant, Made], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, start, made = cut
+    rates = []
+
+    def go(training: Training, *given: Any) -> None:
+        rates.append(training.recipe.rate)
+
+    monkeypatch.setattr(Training, "go", go)
+    for deep in (1, 56):
+        monkeypatch.setattr(polish_rounded, "depth", lambda template, deep=deep: deep)
+        polish_rounded.polish_rounded(original, start, {}, made, Samples.of(images(64)), RECIPE, silent)
+    assert rates == [RECIPE.rate, RECIPE.rate / 4]
