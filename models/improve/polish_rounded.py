@@ -1,8 +1,8 @@
 """Polish levels: train one plan of ranks and steps on its own, without labels, its levels learning (ours).
 
 The same teacher and the same inputs as `polish` has, and a student that is rounded (see `rounded_student`). It has more
-steps, and one rate, that of `tune`: a number that has not come half a step has not moved, and at a lower rate than a
-network stands hardly any does. What it comes to takes no more bytes than the plan has: where it would, numbers that lie
+steps, and one rate, that of `tune`: a number that has not come half a step has not moved, and at a rate lower than a
+network bears hardly any does. What it comes to takes no more bytes than the plan has: where it would, numbers that lie
 near a smaller level go there.
 """
 

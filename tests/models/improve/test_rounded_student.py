@@ -73,7 +73,9 @@ def test_what_the_rounded_number_is_told_the_number_behind_it_is(start: tuple[Pr
     value = student.value(key)
     value.sum().backward()
     gradient, steps = student.parameters[key].grad, student.parameters[f"steps of {key}"].grad
-    assert gradient is not None and torch.allclose(gradient * student.number(key), UNIT * value)
+    weight, side = student._places[key]
+    scales = student.scales(key).float().expand(student._scaled[weight][side].levels.shape)
+    assert gradient is not None and torch.allclose(gradient, UNIT * student._by_basis(key, scales))
     # And how large a step is what the steps that there are have come to.
     assert steps is not None and torch.allclose(steps.sum(), FASTER * value.sum())
 
