@@ -9,7 +9,7 @@ them as squares of the weight.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 from torch import Tensor
 
+from rightrank.models.assemble.beyond_half import Beyond
 from rightrank.models.emit.coded import block_bytes, coded
 from rightrank.models.emit.encoding.encoding import coarsened
 from rightrank.models.emit.encoding.packing import SINGLE
@@ -56,10 +57,15 @@ from rightrank.models.quantise.whole import rounded_at, whole_at
 TYPE = torch.float32
 # Bits a number takes at the finest grid, and how many grids there are.
 FINEST, GRIDS = 6.5, tuple("01234567")
+# From this one on a layer can do without those whose scales half precision does not hold.
+COARSE = 5
 # By how much the entropy of a Gaussian of unit variance is above that of its step.
 GAUSSIAN = math.log2(math.sqrt(2 * math.pi * math.e))
-# More inputs take longer and say hardly more of a covariance.
-INPUTS = 512
+# More inputs take longer and say hardly more of a covariance; no value of theirs has more numbers.
+INPUTS, VALUES = 512, 1 << 28
+# An output whose weights are next to nothing counts as one of this share of the mean square: it says nothing of how
+# fine the others are to be.
+NOTHING = 1e-4
 # What a factored layer takes besides its levels: two bytes a basis, and what is said of it.
 OF_BASIS, OF_FACTORS = 2, 48
 # Of fewer vectors' numbers, as a share of all parameters, eight bits or sixteen make no difference to a file; and of
@@ -100,7 +106,8 @@ def make(
     place = {layer.weight: index for index, layer in enumerate(template.decomposed)}
     found: dict[str, NDArray[Any]] = {}
     states: dict[str, list[State]] = {}
-    norms, alike = folds(template), set()
+    norms, alike, wide = folds(template), set[str](), set[str]()
+    beyond = Beyond.of(template, stored, norms)
     fixed, finest = [0], {}
     todo = {layer.weight: layer for layer in layers}
 
@@ -109,6 +116,7 @@ def make(
         made = rounded_at(stored[template.entry(name)].flatten(1), grid)
         levels = coded({"": (made.levels.numpy(), made.scales.numpy())}, SINGLE)[""]
         found.update(levels.entries(FIXED, template.entry(name)))
+        wide.update([] if beyond.holds(name, levels.scale) else [name])
         fixed[0] += block_bytes([levels], len(made.levels))
 
     def take(layer: Layer, covariance: Tensor | None) -> None:
@@ -121,16 +129,23 @@ def make(
         seen = moments[place[layer.weight]] if moments else None
         work = Quantising.of(layer, weight, covariance, seen, worth[layer.weight], layer.weight in norms)
         alike.update([layer.weight] if work.alike else [])
-        states[layer.weight], finest[layer.weight] = [], work.finest
+        finest[layer.weight] = work.finest
+        possible: list[tuple[bool, State]] = []
         for grid, (several, state) in zip(GRIDS, work.whole(), strict=True):
             found.update(several.entries(grid, template.entry(layer.weight)))
-            states[layer.weight].append(state)
+            possible.append((beyond.holds(layer.weight, several.scale), state))
         if work.nests:
             factors = {side: stored[entries.factor(side, layer.name)] for side in layer.form.sides}
             for grid, (by_side, more) in zip(GRIDS, work.factored(factors), strict=True):
                 for side, each in by_side.items():
                     found.update(each.entries(grid, entries.factor(side, layer.name)))
-                states[layer.weight] += more
+                held = beyond.holds(layer.weight, by_side[layer.form.sides[-1]].scale)
+                possible += [(held, state) for state in more]
+        if all(held for held, state in possible if state.grid < COARSE):
+            states[layer.weight] = [state for held, state in possible if held]
+        else:
+            wide.add(layer.weight)
+            states[layer.weight] = [state for _, state in possible]
 
     _walk(program, todo, inputs, take)
     for layer in list(todo.values()):
@@ -139,11 +154,13 @@ def make(
         fix(name, STEP * float(stored[template.entry(name)].double().square().mean().sqrt()))
     progress("quantise", len(layers), len(layers), "layers")
     save_file(found, out / LEVELS)
-    vectors = _vectors(template, stored) - {name for fold in norms.values() for name in fold.tensors}
-    replace(template, tables=frozenset(tables), alike=frozenset(alike), vectors=frozenset(vectors)).save(out)
     several = [layer.weight for layer in template.decomposed]
     mixture = Mixture.of([states[name] for name in several], fixed[0], GRIDS, [finest[name] for name in several])
     mixture.save(out)
+    apart = beyond.names(program, wide)
+    vectors = _vectors(template, stored, apart.union(*(fold.tensors for fold in norms.values())))
+    template = replace(template, tables=frozenset(tables), alike=frozenset(alike), vectors=vectors, wide=apart)
+    template.save(out)
 
 
 def _tables(template: Template) -> list[str]:
@@ -156,17 +173,17 @@ def _tables(template: Template) -> list[str]:
     ]
 
 
-def _vectors(template: Template, stored: Mapping[str, Tensor]) -> set[str]:
+def _vectors(template: Template, stored: Mapping[str, Tensor], but: Set[str]) -> frozenset[str]:
     """The parameters of one dimension, such as biases, and others of few numbers, for which eight bits will do: where
-    all take much of a file."""
-    weights = {each.weight for each in template.layers}
+    all take much of a file. Those in `but` do not."""
+    weights = {each.weight for each in template.layers} | but
     read = template.graph.parameters.intersection(Slots(template).tensors) - weights
     shapes = {name: template.tensors[name].shape for name in read if template.tensors[name].dtype == FULL}
     most = {name: LONG if len(shape) == 1 else SMALL - 1 for name, shape in shapes.items() if shape}
     found = {name: size for name, few in most.items() if 0 < (size := math.prod(shapes[name])) <= few}
     if sum(found.values()) < max(MUCH * template.params, MANY):
-        return set()
-    return {name for name in found if suits(stored[template.entry(name)].numpy())}
+        return frozenset()
+    return frozenset(name for name in found if suits(stored[template.entry(name)].numpy()))
 
 
 def _worth(out: Path, layers: Sequence[Layer], rule: Rule) -> dict[str, float]:
@@ -206,7 +223,8 @@ def _walk(
             take(layer, square / max(count, 1) if bool(square.isfinite().all()) else None)
         return result
 
-    program.run(next(inputs[:INPUTS].largest().parts(INPUTS)), visit=note)
+    several = inputs[:INPUTS].largest()
+    program.run(next(several.parts(max(1, VALUES // max(program.values(several))))), visit=note)
 
 
 @dataclass(frozen=True)
@@ -244,7 +262,8 @@ class Quantising:
         made_good = metric.feedback(inputs)
         left = metric.left(inputs, made_good).mean().clamp_min(1e-300)
         price = steps.floored(metric.alone(outputs))
-        spread = (matrix.square().mean(1) * price * left).clamp_min(1e-300)
+        rows = matrix.square().mean(1)
+        spread = (rows.clamp_min(NOTHING * rows.mean()) * price * left).clamp_min(1e-300)
         bits = float(spread.log2().mean()) / 2 + GAUSSIAN
         total = metric.loss(matrix, inputs, outputs)
         # Of steps of their own for each output (see `steps`), by how many bits a number is less.

@@ -16,6 +16,9 @@ TIMES = 4096.0
 # The largest number of half precision.
 HALF = 65504.0
 LARGEST = 127
+# What a vector is stored as may grow by so much when a plan is improved, and still be held; and the largest of its
+# numbers shall not be below what half precision holds with all its digits.
+ROOM, SMALLEST = 2.0, 2.0**-14
 # The largest number of a vector, in its root mean square, at which a step for all of them is still a fine one.
 CREST = 8.0
 
@@ -25,6 +28,12 @@ def suits(vector: NDArray[np.float32]) -> bool:
     size = float(np.sqrt(np.mean(np.square(vector, dtype=np.float64)))) if vector.size else 0.0
     largest = float(np.abs(vector).max(initial=0))
     return math.isfinite(size) and 0 < largest <= min(CREST * size, LARGEST * HALF / TIMES)
+
+
+def held(vector: NDArray[Any], times: float = 1.0) -> bool:
+    """Whether half precision will do for a vector, stored as so many times what it is."""
+    largest = float(np.abs(vector).max(initial=0)) * times
+    return largest == 0 or SMALLEST <= largest <= HALF / ROOM
 
 
 def rounded(vector: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.uint16]]:

@@ -73,8 +73,9 @@ class Template:
     `rounded`, so is a file of what weights are in eight bits. `card` is the text that every file carries (see
     `models.card`), "" where there is none. `integers` is what can compute in eight bits, where calibration inputs told.
     `tables` are the parameters that have levels though no layer reads them as its weight, `alike` the weights whose
-    levels stand for the same in all outputs, and `vectors` the parameters, of one dimension or of few
-    numbers, that have eight bits beside levels (see `assemble.levels`); of those of before there are none.
+    levels stand for the same in all outputs, `vectors` the parameters, of one dimension or of few numbers, that have
+    eight bits beside levels, and `wide` the vectors, and the weights whose scales, that are float32 there, half
+    precision having none for them (see `assemble.levels`); of those of before there are none.
     """
 
     graph: Graph
@@ -94,6 +95,7 @@ class Template:
     tables: frozenset[str] = frozenset()
     alike: frozenset[str] = frozenset()
     vectors: frozenset[str] = frozenset()
+    wide: frozenset[str] = frozenset()
 
     @property
     def original(self) -> Template:
@@ -142,6 +144,7 @@ class Template:
             **({"tables": sorted(self.tables)} if self.tables else {}),
             **({"alike": sorted(self.alike)} if self.alike else {}),
             **({"vectors": sorted(self.vectors)} if self.vectors else {}),
+            **({"wide": sorted(self.wide)} if self.wide else {}),
         }
 
     @staticmethod
@@ -180,6 +183,7 @@ class Template:
             tables=frozenset(data.get("tables", ())),
             alike=frozenset(data.get("alike", ())),
             vectors=frozenset(data.get("vectors", ())),
+            wide=frozenset(data.get("wide", ())),
         )
 
     @staticmethod

@@ -7,6 +7,8 @@ more than the weight.
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 
 from rightrank.models.quantise.feedback import SINGLE, Feedback
@@ -42,17 +44,22 @@ def of_rounding(error: Tensor, missed: Tensor, made_good: Feedback, inputs: Tens
         return loss(error, inputs, outputs)
     left, ridge = made_good.left, made_good.ridge
     if outputs.ndim == 1:
-        return max(0.0, float(left @ (missed.square() @ outputs)) - ridge * float(error.square().sum(1) @ outputs))
+        return _least(float(left @ (missed.square() @ outputs)) - ridge * float(error.square().sum(1) @ outputs))
     if len(missed) >= SINGLE:
         missed, error = (missed * left.sqrt().unsqueeze(1)).float(), error.float()
         square = (missed.T @ missed).double() - ridge * (error @ error.T).double()
     else:
         square = missed.T @ (missed * left.unsqueeze(1)) - ridge * error @ error.T
-    return max(0.0, float((square * outputs).sum()))
+    return _least(float((square * outputs).sum()))
 
 
 def loss(error: Tensor, inputs: Tensor, outputs: Tensor) -> float:
     """What an error (o, i) in a weight costs, all in double."""
     if inputs.ndim == 1 and outputs.ndim == 1:
-        return max(0.0, float(error.square() @ inputs @ outputs))
-    return max(0.0, float((times(error, inputs) * times(error.T, outputs).T).sum()))
+        return _least(float(error.square() @ inputs @ outputs))
+    return _least(float((times(error, inputs) * times(error.T, outputs).T).sum()))
+
+
+def _least(loss: float) -> float:
+    """A loss that rounding has not put below nothing; one that is no number is worse than any."""
+    return math.inf if math.isnan(loss) else max(0.0, loss)

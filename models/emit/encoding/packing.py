@@ -38,9 +38,9 @@ class Packing(NamedTuple):
 
     def unpack(self, packed: NDArray[np.uint8], numbers: int) -> NDArray[np.int8]:
         """The inverse of `pack`, of rows of so many levels."""
-        digits = packed[..., None] // (self.base ** np.arange(self.together)) % self.base
-        levels: NDArray[np.int8] = (digits.reshape(len(packed), -1)[:, :numbers] - self.most).astype(np.int8)
-        return levels
+        digits = np.arange(256)[:, None] // self.base ** np.arange(self.together) % self.base
+        of_byte = (digits - self.most).astype(np.int8)
+        return of_byte[packed].reshape(len(packed), -1)[:, :numbers]
 
 
 # By number, which files and stores name: never another.

@@ -163,7 +163,7 @@ class Compact:
                 else:
                     self._pack(place, spec.dtype, varied)
             if name in self.folds:
-                self._pack(Place(self.folds[name].value), FOLDED, False)
+                self._pack(Place(self.folds[name].value), FOLDED, False, name)
         if ROUNDED in self._members:
             self._put(STEPS, SCALES)
 
@@ -181,19 +181,22 @@ class Compact:
     def _varies(self, place: Place) -> bool:
         return bool(place.side) and self.shape(place, 1) != self.shape(place, 2)
 
-    def _held(self, dtype: str) -> str:
-        """What type a vector is stored in: beside levels half precision will do."""
-        return "float16" if self.encoding.coded and dtype == FOLDED else dtype
+    def wide(self, name: str) -> bool:
+        """Whether a vector of this name, or the scales and the folded bias of this weight, are float32 beside levels,
+        where half precision will do for others."""
+        return name in self.template.wide
 
-    def _pack(self, place: Place, dtype: str, varied: bool) -> None:
+    def _pack(self, place: Place, dtype: str, varied: bool, owner: str = "") -> None:
+        """`owner` is the weight that a folded bias is of."""
         if self._rounds(place):
             self._put(place, ROUNDED)
             return
-        stored = self._held(dtype)
-        held = stored == "float16" and (dtype == FOLDED or bool(place.part))
+        stored, single = dtype, dtype == FOLDED or bool(place.part)
+        if self.encoding.coded and single:
+            stored = FOLDED if self.wide(owner or place.tensor) else "float16"
+        held = stored == "float16" and single
         learns = not place.part and (place.tensor in self.template.graph.parameters or place.tensor not in self.tensors)
-        group = Group(stored, varied, held and bool(place.part) and self.encoding.coded, held, learns)
-        self._put(place, group)
+        self._put(place, Group(stored, varied, bool(place.part) and self.encoding.coded, held, learns))
 
     def _rounds(self, place: Place) -> bool:
         return self.encoding.coded and not place.part and place.tensor in self.template.vectors

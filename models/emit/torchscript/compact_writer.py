@@ -16,7 +16,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,9 +45,6 @@ from rightrank.models.master.slots import Slot
 from rightrank.models.master.template import Template
 from rightrank.models.master.tensorfile import TensorFile
 from rightrank.models.program.dtypes import DTYPES
-
-if TYPE_CHECKING:
-    pass
 
 DATA = f"{TOP}/data/00000"
 PICKLE, CODE = f"{TOP}/data.pkl", f"{TOP}/code/__torch__.py"
@@ -203,7 +200,7 @@ class _Content:
             several, scale = slots(name), None
             if name in compact.folds:
                 scale, bias = scales[name]
-                self._parts[Place(compact.folds[name].value)] = self._held(bias)
+                self._parts[Place(compact.folds[name].value)] = self._held(bias, name)
             for slot in several:
                 place, by = Place(name, slot.side), scale if slot is several[-1] else None
                 if (stored := compact.stored.get(place)) is not None and stored.coded:
@@ -218,7 +215,7 @@ class _Content:
                     self._parts[Place(name, slot.side, part)] = each
                 vector = compact.vectors.get(place)
                 if compact.encoding.coded and vector and not vector.group.rounded and slot.dtype == FOLDED:
-                    self._parts[place] = self._held(array)
+                    self._parts[place] = self._held(array, name)
         self._round()
         self.kinds = [
             compact.kinds.index(Kind(bool(rank), self._packing.get(name, 0))) for name, rank in self._rank.items()
@@ -263,9 +260,9 @@ class _Content:
             steps.append(step)
         self._parts[STEPS] = np.concatenate(steps)
 
-    def _held(self, array: NDArray[Any]) -> NDArray[Any]:
-        """A vector of float32 as it is stored; beside levels in half precision."""
-        if not self._compact.encoding.coded:
+    def _held(self, array: NDArray[Any], name: str) -> NDArray[Any]:
+        """A vector of float32 as it is stored, of this name or folded in; beside levels mostly in half precision."""
+        if not self._compact.encoding.coded or self._compact.wide(name):
             return array
         return np.clip(np.ascontiguousarray(array).view(np.float32), -HALF, HALF).astype(np.float16).view(np.uint16)
 
@@ -278,10 +275,13 @@ class _Content:
             found = Levels.of(self._levels, self._grid.get(place.tensor, FIXED), slot.source)
         rank = self._rank.get(place.tensor, 0) if place.side else 0
         scale = found.scale[: slot.shape[0]].astype(np.float64) * TIMES
-        scale = np.clip(scale if by is None else scale * by, -HALF, HALF)
+        scale = scale if by is None else scale * by
         of_scale = Place(place.tensor, place.side, SCALE)
         scale = scale[:1] if self._compact.alike(of_scale) else scale
-        self._parts[of_scale] = scale.astype(np.float16).view(np.uint16)
+        if self._compact.wide(place.tensor):
+            self._parts[of_scale] = scale.astype(np.float32).view(np.uint32)
+        else:
+            self._parts[of_scale] = np.clip(scale, -HALF, HALF).astype(np.float16).view(np.uint16)
         self._coded[place] = found, rank or len(found.ends) - 1
         self._packing[place.tensor] = int(found.end[2])
 
