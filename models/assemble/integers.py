@@ -148,8 +148,11 @@ def _stored(whole: _Size, found: Sequence[Seen], chosen: Integers) -> dict[str, 
 
 def _chosen(template: Template, trials: Sequence[_Trial], error: float, progress: Progress) -> Integers:
     """As many layers as can be, for what they hurt at any of the sizes tried."""
-    values = trials[0].size.seen.values
-    possible = computable.possible(template, values)
+    whole = trials[0].size
+    values = whole.seen.values
+    # Of a layer between whose factors values are no numbers nothing is known.
+    lost = whole.all.keys() - whole.seen.bases.keys()
+    possible = [weight for weight in computable.possible(template, values) if weight not in lost]
 
     def of(weights: Collection[str]) -> Integers:
         return computable.integers(template, weights, values)

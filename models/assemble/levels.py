@@ -106,6 +106,7 @@ def make(
     place = {layer.weight: index for index, layer in enumerate(template.decomposed)}
     found: dict[str, NDArray[Any]] = {}
     states: dict[str, list[State]] = {}
+    ladder: dict[str, list[State]] = {}
     norms, alike, wide = folds(template), set[str](), set[str]()
     beyond = Beyond.of(template, stored, norms)
     fixed, finest = [0], {}
@@ -141,6 +142,8 @@ def make(
                     found.update(each.entries(grid, entries.factor(side, layer.name)))
                 held = beyond.holds(layer.weight, by_side[layer.form.sides[-1]].scale)
                 possible += [(held, state) for state in more]
+        at_finest = [state for _, state in possible if not state.grid]
+        ladder[layer.weight] = sorted(at_finest, key=lambda state: state.rank or math.inf)
         if all(held for held, state in possible if state.grid < COARSE):
             states[layer.weight] = [state for held, state in possible if held]
         else:
@@ -155,7 +158,13 @@ def make(
     progress("quantise", len(layers), len(layers), "layers")
     save_file(found, out / LEVELS)
     several = [layer.weight for layer in template.decomposed]
-    mixture = Mixture.of([states[name] for name in several], fixed[0], GRIDS, [finest[name] for name in several])
+    mixture = Mixture.of(
+        [states[name] for name in several],
+        fixed[0],
+        GRIDS,
+        [finest[name] for name in several],
+        [ladder[name] for name in several],
+    )
     mixture.save(out)
     apart = beyond.names(program, wide)
     vectors = _vectors(template, stored, apart.union(*(fold.tensors for fold in norms.values())))

@@ -99,6 +99,8 @@ def encoding_in(
 
 def _lacking(precision: str, template: Template | None, format: str) -> str:
     """Why not, where that is known."""
+    if precision == MIXED and format != FIRST.format:
+        return f" in the format {format}: levels are decoded by code, which TorchScript files have"
     if template is None or precision not in (*PACKED, *ARITHMETIC):
         return ""
     if format not in COMPUTING:

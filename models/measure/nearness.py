@@ -35,7 +35,8 @@ class Nearness:
     """With `classes`, for outputs (N, C), or (N, …) that have classes at each place, `temperature` times the divergence
     of the classes' probabilities at that temperature, the outputs being their logits, or the probabilities themselves
     where they are that. Otherwise the squared difference, as a share of how much the wanted outputs vary from sample to
-    sample. `axes`: which axis of each shape of outputs has the classes, by the number of its dimensions."""
+    sample, or of their square where there is one sample. `axes`: which axis of each shape of outputs has the classes,
+    by the number of its dimensions."""
 
     classes: Classes = True
     temperature: float = 1.0
@@ -59,7 +60,9 @@ class Nearness:
             if not len(wanted):
                 return outputs.sum()
         if each is None:
-            spread = (wanted - wanted.mean(0)).square().mean() + TINY
+            # Of a single sample nothing is known of how outputs vary, but how large they are.
+            middle = wanted.mean(0) if len(wanted) > 1 else 0.0
+            spread = (wanted - middle).square().mean() + TINY
             return (outputs - wanted).square().mean() / spread
         if _probabilities(wanted):
             outputs, wanted = outputs.clamp_min(TINY).log(), wanted.clamp_min(TINY).log()

@@ -48,6 +48,4 @@ def _bits(planner: Planner, plan: Plan, layer: Layer, at: int | None, params: in
     if at is None or planner.mixture is None:
         return None
     grid = planner.mixture.grids.index(plan.grids[at])
-    states = planner.mixture.of_layers()[at]
-    (coded,) = states[(states[:, 0] == plan.ranks[at]) & (states[:, 1] == grid), 3]
-    return 8.0 * float(coded) / params
+    return 8.0 * planner.mixture.bytes(at, plan.ranks[at], grid) / params

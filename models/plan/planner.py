@@ -6,6 +6,8 @@ most per parameter is not what is worth most per multiply-accumulate, so there m
 of both kinds at once see `Planner.plan`). A plan is a prefix of its path, so a smaller budget's ranks are never
 above a larger one's, and finding one is a binary search over running totals. Where computed weights were stored or
 zero channels removed (see `master`), the path leads to that network, and the network as uploaded is one step more.
+Where ranks and steps are mixed (see `mixture`), bytes have a path of their own, on which a layer may also go from a
+rank at fine steps to the whole at coarser ones.
 
 A layer at its break-even rank turns dense with its next step. That step costs at most m+n numbers,
 like any other, so what a plan leaves of its budget is less than the cost of one basis.
@@ -103,9 +105,9 @@ class Limit:
     beside: Mapping[str, int] = field(default_factory=dict)
 
     @property
-    def by_macs(self) -> bool:
-        """Whether its plans lie on the path of MACs."""
-        return "macs" in self.most
+    def quantity(self) -> str:
+        """What says on which path its plans lie: "params", "macs" or "bytes"."""
+        return next(iter(self.most))
 
     def holds(self, plan: Plan) -> bool:
         return all(getattr(plan, quantity) <= most for quantity, most in self.most.items())
@@ -157,7 +159,6 @@ class Planner:
         self.template, self.output, self.mixture = template, output, mixture
         self._growth, self._growth_by_macs, self._importance = growth, by_macs, importance
         self._path: PlanPath | MixedPath
-        self._path_by_macs: PlanPath | MixedPath
         original = template.original
         # What a budget is a share of, whatever numbers are written as: its file has them as they are.
         if uploaded is None:
@@ -166,24 +167,46 @@ class Planner:
         self._original = {"params": original.params, "macs": original.macs, "bytes": uploaded}
         # Only exact numbers give the network as it came, and have it for the last step.
         within = template if output.exact else replace(template, uploaded=None)
-        sizes = formats.writer_of(within, output).sizes()
+        self._within, sizes = within, formats.writer_of(within, output).sizes()
+        self._sizes = sizes
         # A budget means the same with a card and without: it comes on top, or a small size had no room for it.
         self._beside = {"bytes": sizes.card} if sizes.card else {}
         if output.coded:
             if mixture is None:
                 raise PrecisionError("The model has no levels: it was published before there were any.", UPLOAD_AGAIN)
             self._path = MixedPath(within, mixture, sizes)
-            self._path_by_macs = self._path
             return
-        last = None
+        self._last = None
         if output.exact:
-            last = (
+            self._last = (
                 formats.writer_of(original, output, original=True).sizes().whole
                 if output != output.plain
                 else uploaded + sizes.card
             )
-        self._path = PlanPath(within, growth, sizes, last)
-        self._path_by_macs = PlanPath(within, by_macs, sizes, last) if by_macs else self._path
+        self._path = PlanPath(within, growth, sizes, self._last)
+
+    @cached_property
+    def _path_by_params(self) -> PlanPath | MixedPath:
+        """That of limits of parameters: that of bytes, but where ranks and steps are mixed."""
+        return self._along(self._growth) if self.output.coded else self._path
+
+    @cached_property
+    def _path_by_macs(self) -> PlanPath | MixedPath:
+        """That of limits of MACs: where there is no growth of its own, that of parameters."""
+        return self._along(self._growth_by_macs) if self._growth_by_macs else self._path_by_params
+
+    def _along(self, growth: Growth) -> PlanPath | MixedPath:
+        """The path of a growth by ranks; what was published before there was one of levels has that of bytes."""
+        if not self.output.coded:
+            return PlanPath(self._within, growth, self._sizes, self._last)
+        assert self.mixture is not None
+        mixture = self.mixture.along(growth)
+        return self._path if mixture is None else MixedPath(self._within, mixture, self._sizes)
+
+    def _path_of(self, limit: Limit) -> PlanPath | MixedPath:
+        if limit.quantity == "macs":
+            return self._path_by_macs
+        return self._path if limit.quantity == "bytes" else self._path_by_params
 
     @staticmethod
     def open(folder: Path, output: Output = FIRST) -> Planner:
@@ -221,26 +244,27 @@ class Planner:
         cannot be met, alone or with those before it: `nearest` is what can be, and `limit` the limit's name where there
         are several.
 
-        Limits of parameters and bytes have one path, limits of MACs another. Where both kinds are given, the plan
-        of one path that its own limits allow is the best within those, and where it meets the others too, they
-        change nothing: a greedy order leaves little for another plan within all to be better by. Where each path is
-        stopped by the other's limits, the plan is that which keeps more of what the bases are worth.
+        Limits of parameters and bytes have one path, limits of MACs another, and where ranks and steps are mixed
+        each has its own. Where several kinds are given, the plan of one path that its own limits allow is the best
+        within those, and where it meets the others too, they change nothing: a greedy order leaves little for another
+        plan within all to be better by. Where each path is stopped by another's limits, the plan is that which keeps
+        more of what the bases are worth.
         """
         limits = self.limits(budget, of=of, max_bytes=max_bytes, max_params=max_params, max_macs=max_macs)
         if not limits:
             raise ValueError("one of budget, max_bytes, max_params, max_macs is needed")
-        by_params, by_macs = ([limit for limit in limits if limit.by_macs == kind] for kind in (False, True))
-        paths = [(path, own) for path, own in ((self._path, by_params), (self._path_by_macs, by_macs)) if own]
-        hindered: list[Plan] = []
-        for path, own in paths:
+        own = {path: [each for each in limits if self._path_of(each) is path] for path in map(self._path_of, limits)}
+        paths = sorted(own, key=lambda path: path is self._path_by_macs)
+        hindered: list[tuple[int, PlanPath | MixedPath]] = []
+        for path in paths:
             count = _largest(path, limits)
             if count is not None:
-                hindered.append(self._at(count, path))
-                if count == _largest(path, own):
-                    return hindered[-1]
+                hindered.append((count, path))
+                if count == _largest(path, own[path]):
+                    return self._at(count, path)
         if not hindered:
-            raise _refusal(limits, [path for path, _ in paths])
-        return max(hindered, key=self._worth)
+            raise _refusal(limits, paths)
+        return self._at(*max(hindered, key=lambda each: self._worth(*each)))
 
     def limits(
         self,
@@ -275,7 +299,7 @@ class Planner:
     @cached_property
     def _places(self) -> Mapping[str, tuple[int, PlanPath | MixedPath]]:
         """By its digest where each plan lies; on both paths, on the first."""
-        paths = dict.fromkeys((self._path_by_macs, self._path))
+        paths = dict.fromkeys((self._path_by_macs, self._path_by_params, self._path))
         return {self._at(count, path).digest: (count, path) for path in paths for count in range(len(path))}
 
     def least(self, of: Of = "params") -> float:
@@ -315,7 +339,7 @@ class Planner:
 
     @property
     def smallest(self) -> Plan:
-        """The plan with the fewest parameters."""
+        """The plan with which the path begins: that with the fewest parameters, or the coarsest levels."""
         return self._at(0)
 
     @property
@@ -327,11 +351,13 @@ class Planner:
         """How many different plans there are by parameters."""
         return len(self._path)
 
-    def _worth(self, plan: Plan) -> float:
-        """What the bases that a plan keeps are worth together, but for those that every plan keeps. Only asked where
-        there are two paths, and so an importance that is said per parameter (see `criteria`)."""
+    def _worth(self, count: int, path: PlanPath | MixedPath) -> float:
+        """What a path's plan keeps, in the unit of the importance, less something that all have. Only asked where there
+        are several paths, and so an importance that is said per parameter (see `criteria`)."""
+        if isinstance(path, MixedPath):
+            return -path.loses(count)
         total = 0.0
-        for rank, layer, values in zip(plan.ranks, self.template.decomposed, self._importance, strict=True):
+        for rank, layer, values in zip(path.ranks(count), self.template.decomposed, self._importance, strict=True):
             worth = np.cumsum(np.where(np.isinf(values), 0.0, values) * layer.params_of_basis)
             total += float(worth[rank - 1])  # of a layer left whole, rank 0, the last: all of it
         return total

@@ -143,8 +143,9 @@ def ready_first(parts: Parts, model: Model, plan: Plan, ask: Ask) -> Iterator[Re
         and (goal is None or goal.reached(record))
     ]
     if goal is None:
-        by_macs = all(limit.by_macs for limit in limits)
-        found.sort(key=lambda record: record.plan.macs if by_macs else record.plan.params, reverse=True)
+        kinds = {limit.quantity for limit in limits}
+        largest = "macs" if kinds == {"macs"} else "bytes" if plan.output.coded else "params"
+        found.sort(key=lambda record: (getattr(record.plan, largest), record.plan.bytes), reverse=True)
     yield from _there(parts, model, found)
 
 

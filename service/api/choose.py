@@ -12,7 +12,7 @@ from rightrank.models.errors import BudgetError
 from rightrank.models.plan.planner import Limit, Plan, Planner
 from rightrank.service.api import certify
 from rightrank.service.api.certify import Records
-from rightrank.service.api.goal import Goal, Reported, measured, reported
+from rightrank.service.api.goal import Goal, Reported, exactly, measured, reported
 from rightrank.service.problems import Problem
 from rightrank.service.registry.model import Model, Record
 from rightrank.service.registry.recent import Recent
@@ -167,14 +167,14 @@ def smallest_accurate(records: list[Record], goal: Goal, model: Model, ask: Ask)
     if not reaching:
         best = goal.best(known)
         raise BudgetError(
-            f"No {goal.cuts} of this model reaches {goal.words}.", f"The best has {best:g}.", nearest=best
+            f"No {goal.cuts} of this model reaches {goal.words}.", f"The best has {exactly(best)}.", nearest=best
         )
     inside = [record for record in known if within(record.plan, limits)]
     if inside:
         best = goal.best(inside)
         raise BudgetError(
             f"No {goal.cuts} within the other limits reaches {goal.words}.",
-            f"The best of them has {best:g}.",
+            f"The best of them has {exactly(best)}.",
             nearest=best,
             limit=goal.parameter,
         )

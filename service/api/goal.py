@@ -24,6 +24,12 @@ class Reported(Protocol):
         """Of a model's files."""
 
 
+def exactly(number: float) -> str:
+    """A number in as few digits as give it again: who follows what is said asks for what there is."""
+    short = f"{number:g}"
+    return short if float(short) == number else repr(number)
+
+
 @dataclass(frozen=True, slots=True)
 class Goal:
     """`parameter`: the one that asks for it; `words`: what it asks for; `cuts`: what those are called that have such a
@@ -68,7 +74,7 @@ def measured(parameter: str, threshold: float, records: Iterable[Record]) -> Goa
         found = record.measurement
         return float(found["value"]) if found is not None and METRICS[found["metric"]].higher != lower else None
 
-    words = f"{'an error' if lower else 'an accuracy'} of {'at most ' if lower else ''}{threshold:g}"
+    words = f"{'an error' if lower else 'an accuracy'} of {'at most ' if lower else ''}{exactly(threshold)}"
     return Goal(parameter, threshold, "measured cut", words, unknown, number)
 
 
@@ -96,7 +102,7 @@ def reported(parameter: str, threshold: float, metric: str, reports: ByFile) -> 
         raise Problem(
             "invalid-request",
             f"A {metric} is better the {better} it is, as its publisher says.",
-            f"Ask for `{right}={threshold:g}` of it.",
+            f"Ask for `{right}={exactly(threshold)}` of it.",
         )
     known = sorted({name for metrics in reports.values() for name in metrics})
     unknown = BudgetError(
@@ -104,5 +110,5 @@ def reported(parameter: str, threshold: float, metric: str, reports: ByFile) -> 
         f"Reported: {', '.join(known)}." if known else "Its publisher can: PUT /models/…/reports/<sha256>/<metric>.",
     )
     numbers = {file: metrics[metric].value for file, metrics in reports.items() if metric in metrics}
-    words = f"a {metric} of at {'most' if parameter == 'max_error' else 'least'} {threshold:g}"
+    words = f"a {metric} of at {'most' if parameter == 'max_error' else 'least'} {exactly(threshold)}"
     return Goal(parameter, threshold, "reported cut", words, unknown, lambda record: numbers.get(record.sha256))

@@ -53,7 +53,7 @@ from rightrank.service.jobs.dispatch import Parts
 from rightrank.service.jobs.engine import INGEST
 from rightrank.service.problems import Problem
 from rightrank.service.registry.layout import ID
-from rightrank.service.registry.model import in_precision
+from rightrank.service.registry.model import in_precision, least_of, reached
 from rightrank.service.registry.reports import ByFile
 
 router = Router(tags=["models"], responses=PROBLEMS)
@@ -180,7 +180,7 @@ def curve(
     points = [
         {
             "plan": record.plan.digest,
-            "budget": record.plan.budget,
+            "budget": reached(model, record.plan),
             "params": record.plan.params,
             "macs": record.plan.macs,
             "bytes": record.size,
@@ -247,6 +247,7 @@ def describe(parts: Parts, asked: AskedModel) -> Mapping[str, Any]:
         "sha256": model.manifest["checkpoint"],
         "measured": model.manifest["evaluation"] is not None,
         "precision": model.precision,
+        "min_budget": least_of(model.planner),
         "precisions": [in_precision(model, name) for name in model.precisions],
         "formats": in_formats(parts, model),
         "reported": summary(parts.catalogue.reports.lately(model.id)),

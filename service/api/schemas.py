@@ -343,7 +343,7 @@ class Description(Brief):
     tried: dict[str, float] = Field(description="How far each criterion's cuts were off where several were tried.")
     inputs: list[Input]
     outputs: int
-    min_budget: Smallest = Field(description="The smallest budgets that can be met.")
+    min_budget: Smallest = Field(description="The smallest budgets that can be met, in `precision`.")
     plans: int = Field(description="How many different sizes there are.")
     layers: list[Layer]
     uncovered: Uncovered | None = Field(None, description="Not known of models published before this was.")
@@ -388,7 +388,7 @@ class Rung(BaseModel):
     """A size that files can have."""
 
     plan: str = Field(description="The identity of ranks, precision and format.")
-    budget: float = Field(description="The share of the original's parameters.")
+    budget: float = Field(description="The share of the original's parameters; in `auto` of its file.")
     params: int
     macs: int
     bytes: int

@@ -23,7 +23,7 @@ from rightrank.service.api.reports import brief
 from rightrank.service.api.router import Router
 from rightrank.service.api.schemas import MODEL, PROBLEMS, Size, Sizes, answers, leads_to, problems
 from rightrank.service.problems import Problem
-from rightrank.service.registry.model import Model
+from rightrank.service.registry.model import Model, reached
 
 router = Router(tags=["sizes"], responses=PROBLEMS)
 KIND = ("precision-unavailable", "format-unavailable", "format-missing")
@@ -61,7 +61,7 @@ def sizes(
     return {
         "id": model.id,
         **_kind(model, planner.smallest),
-        "sizes": [_size(plan) for plan in planner.rungs(most)],
+        "sizes": [_size(model, plan) for plan in planner.rungs(most)],
     }
 
 
@@ -120,7 +120,7 @@ def describe(asked: AskedModel, model: Model, plan: Plan) -> dict[str, Any]:
     return {
         "id": model.id,
         **_kind(model, plan),
-        **_size(plan),
+        **_size(model, plan),
         "url": None if query is None else f"/models/{model.id}?{urlencode(query)}",
         "query": query,
         "layers": [{**asdict(part), "rank": part.rank or None} for part in parts_of(planner, plan)],
@@ -143,10 +143,10 @@ def exact(model: Model, plan: Plan) -> dict[str, Any] | None:
     return None
 
 
-def _size(plan: Plan) -> dict[str, Any]:
+def _size(model: Model, plan: Plan) -> dict[str, Any]:
     return {
         "plan": plan.digest,
-        "budget": plan.budget,
+        "budget": reached(model, plan),
         "params": plan.params,
         "macs": plan.macs,
         "bytes": plan.bytes,

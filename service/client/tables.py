@@ -36,7 +36,8 @@ def sentence(facts: dict[str, str], of: str) -> str:
     size = f"{int(facts['params']):,} parameters, {int(facts['macs']):,} MACs"
     size += f", {facts['precision']}" if "precision" in facts else ""
     size += f", {facts['format']}" if facts.get("format", "torchscript") != "torchscript" else ""
-    share = f"{float(facts['budget']):.1%} of the original's {'MACs' if of == 'macs' else 'parameters'}"
+    bounded = "MACs" if of == "macs" else "file" if facts.get("precision") == "auto" else "parameters"
+    share = f"{float(facts['budget']):.1%} of the original's {bounded}"
     if facts.get("ready") == "nearest":
         share += "; what was asked for is being made"
     told = f"; {certified(facts['certified'])}" if "certified" in facts else ""
@@ -61,7 +62,7 @@ def summary_of(model: dict[str, Any]) -> Table:
     table = _rows(("Model", model["id"]), ("Names", ", ".join(model["names"]) or "none"), *_numbers(model))
     for label, words in _layers(model):
         table.add_row(label, words)
-    table.add_row("Smallest", f"budget={model['min_budget']['params']:.4f}")
+    table.add_row("Smallest", f"budget={model['min_budget']['params']:g}")
     for label, words in _precisions(model):
         table.add_row(label, words)
     others = {each["format"]: each["precisions"] for each in (model.get("formats") or [])[1:]}
@@ -80,7 +81,7 @@ def checked(found: dict[str, Any]) -> Table:
     table = _rows(*_numbers(found), *_ends(found), *_layers(found))
     forms, unknown = found["undecided"]["forms"], found["undecided"]["precisions"]
     above = ", or somewhat above" if forms else ""
-    table.add_row("Smallest", f"budget={found['min_budget']['params']:.4f}{above}")
+    table.add_row("Smallest", f"budget={found['min_budget']['params']:g}{above}")
     for label, words in _precisions(found):
         table.add_row(label, words)
     for each in found["formats"][1:]:

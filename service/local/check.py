@@ -28,7 +28,7 @@ from rightrank.service.local.kept import Kept, build
 from rightrank.service.local.taken import Given
 from rightrank.service.problems import Problem
 from rightrank.service.registry.layout import EVALUATION
-from rightrank.service.registry.model import Model, in_precision
+from rightrank.service.registry.model import Model, in_precision, least_of
 
 # Of what a manifest has, what says only who, when and from which files.
 NOT_SAID = ("id", *FILES, "architecture", "options", "card", "filename", "size", "files", "writers", "created")
@@ -114,8 +114,11 @@ def _whole(reading: Reading, ready: Prepared, folder: Path, progress: Progress) 
 def _sizes(model: Model, planner: Planner, mixed: bool) -> dict[str, Any]:
     """What files can be had, of levels, too, where these are `mixed`; and how large they are."""
     found = precisions(planner.template, mixed)
+    chosen = str(model.manifest["options"].get("precision", next(iter(found))))
+    known = chosen != MIXED or planner.mixture is not None
     return {
-        "precision": str(model.manifest["options"].get("precision", next(iter(found)))),
+        "precision": chosen,
+        **({"min_budget": least_of(model.planner)} if known else {}),
         "precisions": [_in_precision(model, planner, precision) for precision in found],
         "formats": list(_in_formats(model, planner, mixed)),
     }

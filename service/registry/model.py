@@ -144,12 +144,18 @@ class Record:
         return Record(plan, data["sha256"], data["size"], measurement, data["method"], data["stored"])
 
 
+def reached(model: Model, plan: Plan, of: str | None = None) -> float:
+    """Which budget a plan is: its share of the original's MACs where `of` is macs, else of its parameters, or where
+    ranks and steps are mixed of its file."""
+    if of == "macs" and model.manifest["macs"]:
+        return float(plan.macs / model.manifest["macs"])
+    return float(plan.bytes / model.manifest["bytes"]) if plan.output.coded else plan.budget
+
+
 def told(model: Model, record: Record, of: str | None) -> dict[str, str]:
-    """What a cut is, as the headers of its file say it; the budget that was reached is one of MACs where `of` is macs,
-    else of parameters."""
+    """What a cut is, as the headers of its file say it; the budget that was reached is one of what `of` says."""
     manifest, plan, measurement = model.manifest, record.plan, record.measurement
     baseline = manifest["baseline"]
-    reached = plan.macs / manifest["macs"] if of == "macs" and manifest["macs"] else plan.budget
     found = {
         "RightRank-Model": model.id,
         "RightRank-Plan": plan.digest,
@@ -158,7 +164,7 @@ def told(model: Model, record: Record, of: str | None) -> dict[str, str]:
         "RightRank-Precision": model.precision_of(plan.output),
         "RightRank-Params": str(plan.params),
         "RightRank-Macs": str(plan.macs),
-        "RightRank-Budget": repr(float(reached)),
+        "RightRank-Budget": repr(reached(model, plan, of)),
         "RightRank-Accuracy": repr(measurement["value"]) if measurement else "unmeasured",
     }
     if measurement:
@@ -169,6 +175,11 @@ def told(model: Model, record: Record, of: str | None) -> dict[str, str]:
     if baseline and baseline["value"] is not None:
         found["RightRank-Baseline-Accuracy"] = repr(baseline["value"])
     return found
+
+
+def least_of(planner: Planner) -> Mapping[str, float]:
+    """The smallest budgets that files can meet, by what they are a share of."""
+    return {"params": planner.least(), "macs": planner.least("macs")}
 
 
 def in_precision(model: Model, name: str, format: str = FIRST.format) -> Mapping[str, Any]:

@@ -105,7 +105,7 @@ function head(model, title) {
   const facts = [
     ["Whole network", `${short(model.params)} parameters, ${short(model.macs)} multiplications, ${bytes(model.bytes)}`],
     ["Measured", baseline && baseline.value !== null ? `${baseline.metric} ${value(baseline.value, Boolean(baseline.counted))} on ${whole(baseline.n)} samples` : "no evaluation data"],
-    ["Smallest", `${percent(model.min_budget.params)} of the parameters`],
+    ["Smallest", `${percent(model.min_budget.params)} of the original`],
     ["Published", `${when(model.uploaded ?? model.created)}${model.publisher ? ` by ${model.publisher}` : ""}, effort ${model.options.effort ?? "cut"}`],
   ];
   return make("header", {class: "title"},

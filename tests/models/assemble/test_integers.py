@@ -169,3 +169,20 @@ def test_a_value_that_depends_on_no_input_is_on_no_grid(tmp_path: Path) -> None:
     (looked,) = (node for node in template.graph.nodes if node.op == "aten.embedding.default")
     (added,) = (node for node in template.graph.nodes if looked.outputs[0] in node.inputs())
     assert looked.outputs[0] not in template.integers.grids and added.outputs[0] in template.integers.grids
+
+
+def test_a_layer_between_whose_factors_values_are_no_numbers_stays_as_it_is(tmp_path: Path) -> None:
+    """Those of a weight that is next to nothing, for which the next one makes good."""
+    torch.manual_seed(0)
+    first, second = nn.Linear(64, 128), nn.Linear(128, 128)
+    with torch.no_grad():
+        for each in first.parameters():
+            each *= 1e-22
+        second.weight *= 1e22
+    module = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), nn.Linear(128, 10)).eval()
+    program, inputs = nets.read(module, (64,), tmp_path), Samples.of(torch.rand(200, 64))
+    assemble.build(program, tmp_path / "master", inputs, criterion="logit", mixed=False)
+    integers.save(tmp_path / "master", inputs, silent)
+    template = Template.open(tmp_path / "master")
+    assert template.integers is not None
+    assert "0.weight" not in template.integers.layers and "4.weight" in template.integers.layers

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import io
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,8 +29,9 @@ from rightrank.models.master.levels import FIXED, LEVELS, Levels, there
 from rightrank.models.master.master import Master
 from rightrank.models.master.template import Template
 from rightrank.models.master.variant import variant
-from rightrank.models.plan.mixture import MIXTURE
+from rightrank.models.plan.mixture import MIXTURE, Mixture
 from rightrank.models.plan.planner import Planner
+from rightrank.models.program.program import Program
 from rightrank.models.progress import silent
 from tests.models.nets import SHAPES, Small, build, planner, source
 
@@ -267,3 +270,70 @@ def test_layers_that_are_too_large_to_be_looked_at_whole_are_rounded(
     file = io.BytesIO()
     formats.write(folder, found.largest, file)
     assert len(file.getvalue()) == found.largest.bytes
+
+
+class Dead(nn.Module):
+    """A table with a row for padding, and a convolution of which some outputs are nothing, or next to it."""
+
+    def __init__(self, size: float = 1.0) -> None:
+        super().__init__()
+        self.table = nn.Embedding(64, 24, padding_idx=None if size else 0)
+        self.inner, self.head = nn.Conv1d(24, 48, 3, padding=1), nn.Linear(48, 10)
+        with torch.no_grad():
+            self.inner.weight[:12] *= size
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.inner(self.table(x).mT)).mean(2))
+
+
+def test_outputs_of_next_to_nothing_make_no_others_finer(tmp_path: Path) -> None:
+    finest, errors = [], []
+    for size in (1.0, 1e-8, 0.0):
+        torch.manual_seed(0)
+        module, folder = Dead(size).eval(), tmp_path / str(size)
+        tokens = torch.randint(1, 64, (96, 12))
+        build(source(module, (12,), folder / "source", tokens), folder / "master", mixed=True)
+        mixture, found, file = Mixture.open(folder / "master"), Planner.open(folder / "master", MIXED), io.BytesIO()
+        finest.append(dict(zip((each.weight for each in found.template.decomposed), mixture.finest, strict=True)))
+        formats.write(folder / "master", found.plan(0.2), file)
+        file.seek(0)
+        with torch.no_grad():
+            wanted, made = module(tokens), torch.jit.load(file)(tokens)
+        errors.append(float((made - wanted).norm() / (wanted - wanted.mean(0)).norm()))
+    for weight in ("table.weight", "inner.weight"):
+        assert all(0.2 < each[weight] / finest[0][weight] < 2 for each in finest)
+    assert max(errors) < 2 * errors[0]
+
+
+class Normed(nn.Module):
+    """Vectors that norms take with them, and few others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 96, 3), nn.BatchNorm2d(96), nn.ReLU(), nn.Conv2d(96, 96, 1))
+        self.norm, self.head = nn.BatchNorm2d(96), nn.Linear(96, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.norm(self.body(x))).mean((2, 3)))
+
+
+def test_vectors_that_norms_take_with_them_are_not_counted(tmp_path: Path) -> None:
+    build(source(Normed().eval(), (3, 6, 6), tmp_path / "source", torch.randn(64, 3, 6, 6)), tmp_path / "m", mixed=True)
+    template = Template.open(tmp_path / "m")
+    assert len(folds(template)) == 2 and sum(len(x.shape) == 1 for x in template.tensors.values()) > 8
+    assert not template.vectors
+
+
+def test_no_more_inputs_are_looked_at_than_memory_is_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rightrank.models.assemble.levels.VALUES", 24 * 7 * 7 * 10)
+    seen: list[int] = []
+    program = Program.run
+
+    def run(self: Program, inputs: Sequence[Tensor], visit: Any = None) -> Any:
+        if getattr(visit, "__qualname__", "").startswith("_walk"):
+            seen.append(len(inputs[0]))
+        return program(self, inputs, visit)
+
+    monkeypatch.setattr(Program, "run", run)
+    build(source(Depthwise(), (12, 9, 9), tmp_path / "source", torch.randn(64, 12, 9, 9)), tmp_path / "m", mixed=True)
+    assert seen and 1 <= max(seen) <= 12

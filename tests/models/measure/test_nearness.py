@@ -51,6 +51,12 @@ def test_numbers_are_as_far_as_they_differ_for_how_much_they_vary() -> None:
     assert float(plain.distance(5 * a, 5 * b)) == pytest.approx(float(plain.distance(a, b)))
 
 
+def test_of_a_single_sample_numbers_are_as_far_as_they_differ_for_how_large_they_are() -> None:
+    """As where a network was exported for one: nothing is known of how they vary."""
+    wanted = torch.randn(1, 40)
+    assert float(Nearness(False).distance(1.1 * wanted, wanted)) == pytest.approx(0.01, rel=1e-3)
+
+
 def test_at_a_temperature_the_logits_are_divided_by_it() -> None:
     a, b = torch.randn(2, 50, 7)
     expected = 4 * Nearness().distance(a / 4, b / 4)

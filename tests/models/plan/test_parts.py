@@ -35,8 +35,10 @@ def test_levels_of_a_layer_take_what_the_plan_says(folder: Path) -> None:
     of = Planner.open(folder, Output("torchscript", 2, "levels"))
     assert of.mixture is not None
     for plan in (of.smallest, of.largest):
-        for part, states in zip(
-            (each for each in parts(of, plan) if not each.reason), of.mixture.of_layers(), strict=True
+        for part, (states, _) in zip(
+            (each for each in parts(of, plan) if not each.reason),
+            of.mixture.table.of_layers(),
+            strict=True,
         ):
             assert part.bits is not None
             assert round(part.bits * part.params / 8) in states[:, 3].tolist()

@@ -113,6 +113,26 @@ def test_what_is_ready_is_of_the_precision_asked_for(fresh: Running) -> None:
     assert (ready.headers["RightRank-Ready"], ready.headers["RightRank-Precision"]) == ("nearest", "int8")
 
 
+def test_of_what_is_ready_with_levels_the_largest_file_comes(service: Running, files: Files) -> None:
+    """All may have the same parameters. The description's smallest budget is that of what comes."""
+    id = service.publish(files, name="levels", options='{"precision": "auto", "budgets": [1]}')
+    model = service.parts.catalogue.open(id)
+    sizes = model.planner.rungs(4)
+    for plan in sizes[:3]:
+        answer = service.client.get(f"/models/levels?max_bytes={plan.bytes}")
+        assert answer.headers["RightRank-Plan"] == plan.digest
+    between = next(s for s in range(sizes[2].bytes + 1, sizes[3].bytes) if model.planner.plan(max_bytes=s) not in sizes)
+    answer = service.client.get(f"/models/levels?max_bytes={between}&ready=1")
+    assert (answer.headers["RightRank-Ready"], answer.headers["RightRank-Plan"]) == ("nearest", sizes[2].digest)
+    described = service.client.get("/models/levels").json()
+    least = described["min_budget"]["params"]
+    assert [least] == [row["min_budget"] for row in described["precisions"] if row["precision"] == "auto"]
+    smallest = service.client.get(f"/models/levels?budget={least}").headers
+    assert smallest["RightRank-Plan"] == sizes[0].digest and float(smallest["RightRank-Budget"]) <= least
+    refused = service.client.get(f"/models/levels?budget={least - 1e-6:.6f}")
+    assert refused.status_code == 422 and refused.json()["nearest"] == least
+
+
 @pytest.mark.parametrize(
     ("path", "kind"),
     [
@@ -150,8 +170,8 @@ def test_the_description_says_what_there_is(shared: Running, demo: str) -> None:
             for size in (f"max_bytes={row['smallest']}", "budget=1")
         ]
         least = shared.client.head(f"/models/{demo}?budget={row['min_budget']}&precision={name}")
-        # With ranks and steps mixed a budget bounds the file alone.
-        assert name == "auto" or float(least.headers["RightRank-Budget"]) <= row["min_budget"]
+        # With ranks and steps mixed a budget bounds the file alone, and that is what is said to be reached.
+        assert float(least.headers["RightRank-Budget"]) <= row["min_budget"]
         assert int(least.headers["Content-Length"]) <= row["min_budget"] * described["bytes"]
         assert sizes == [row["smallest"], row["bytes"]]
 

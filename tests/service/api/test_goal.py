@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from rightrank.models.measure.metrics import METRICS
-from rightrank.service.api.goal import reported
+from rightrank.service.api.goal import exactly, reported
 from rightrank.service.problems import Problem
 from rightrank.service.registry.reports import ByFile, Report
 
@@ -30,6 +30,12 @@ def test_a_number_is_never_asked_for_the_wrong_way(parameter: str, ways: list[bo
     import re
 
     assert re.search(told, f"{refused.value.detail} {refused.value.hint}")
+
+
+@pytest.mark.parametrize(("number", "said"), [(0.9, "0.9"), (1.0, "1"), (0.9342915811088296, "0.9342915811088296")])
+def test_a_number_is_said_so_that_it_can_be_asked_for(number: float, said: str) -> None:
+    assert exactly(number) == said and float(said) == number
+    assert exactly(number) in reported("min_accuracy", number, "wer", files(True)).words
 
 
 @pytest.mark.parametrize("metric", METRICS)
