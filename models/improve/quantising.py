@@ -38,7 +38,8 @@ Quantiser: TypeAlias = Callable[[Fitted], Fitted]
 @dataclass
 class Quantising:
     """Quantises each layer at its grid (see `quantise.steps`), by weight; those that have none, or whose `gradients`
-    are not known, to eight bits. What it has made is `found`, by weight: factors by side, or the weight under "".
+    are not known, to eight bits. It takes layers of one group, whose regression is not turned round (see `alone`). What
+    it has made is `found`, by weight: factors by side, or the weight under "".
     Scales are as `dtype` holds them; all outputs of a weight that is `alike` have one."""
 
     grids: Mapping[str, float]
@@ -47,18 +48,22 @@ class Quantising:
     alike: Collection[str] = ()
     found: dict[str, dict[str, Scaled]] = field(default_factory=dict)
 
+    @staticmethod
+    def alone(regression: Regression) -> bool:
+        """Whether it takes a layer: all its outputs read all its inputs, from which there is one matrix to them."""
+        return regression.groups == 1 and not transposed(regression.call)
+
     def __call__(self, fitted: Fitted) -> Fitted:
-        regression = fitted.regression
-        layer, turned = regression.layer, transposed(regression.call)
+        regression, layer = fitted.regression, fitted.regression.layer
         grid, gradients = self.grids.get(layer.weight), self.gradients.get(layer.weight)
-        alike = layer.weight in self.alike
+        alike, (matrix,), (normal,) = layer.weight in self.alike, fitted.matrix, fitted.normal
         if fitted.factors is not None and gradients is not None:
             several = layers.pair_of(
-                layer, fitted.matrix, fitted.factors, fitted.normal, gradients, grid or 0.0, turned, self.dtype, alike
+                layer, matrix, fitted.factors, normal, gradients, grid or 0.0, dtype=self.dtype, alike=alike
             )
             self.found[layer.weight] = several
             return replace(fitted, factors={side: each.numbers() for side, each in several.items()})
         known = gradients if grid is not None else None
-        (made,) = layers.whole_of(layer, fitted.matrix, fitted.normal, known, [grid or 0.0], turned, self.dtype, alike)
+        made = layers.whole_of(layer, matrix, normal, known, grid or 0.0, dtype=self.dtype, alike=alike)
         self.found[layer.weight] = {"": made}
         return replace(fitted, matrix=regression.matrix(made.numbers()))

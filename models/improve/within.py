@@ -12,7 +12,7 @@ from rightrank.models.factor.gradients import Gradients
 from rightrank.models.improve.made import Made, Sides
 from rightrank.models.improve.quantising import Fitted, Quantising
 from rightrank.models.master.levels import Levels
-from rightrank.models.program.calls import Convolution, Linear, transposed
+from rightrank.models.program.calls import Convolution, Linear
 from rightrank.models.quantise import metric
 from rightrank.models.quantise.scaled import Scaled
 from rightrank.models.quantise.whole import rounded_at
@@ -52,8 +52,8 @@ class WithinBytes:
         planned, before = self.made.bytes(name), self.made.levels(name)
         if (fitted.factors is None) != (name in self.made.whole):
             return self._as_made(fitted)
-        known = fitted.regression.groups == 1 and isinstance(fitted.regression.call, (Linear, Convolution))
-        known = known and not transposed(fitted.regression.call) and fitted.regression.inputs <= metric.WIDE
+        known = Quantising.alone(fitted.regression) and isinstance(fitted.regression.call, (Linear, Convolution))
+        known = known and fitted.regression.inputs <= metric.WIDE
         allowed, grid, alike = planned + self.left, self.grids.get(name), self.made.master.template.alike
         for _ in range(TRIES):
             if known:

@@ -20,10 +20,9 @@ from rightrank.models.factor.layer import Layer
 from rightrank.models.improve.quantising import Fitted, Quantising
 from rightrank.models.improve.refit import refit
 from rightrank.models.master.template import Template
-from rightrank.models.program.calls import transposed
 from rightrank.models.program.program import Program
 from rightrank.models.progress import silent
-from rightrank.models.quantise import layers as quantise
+from rightrank.models.quantise import metric
 from tests.models.nets import SHAPES, Cardinal, Painter, Recurring, Separable, Small, gather, make, read
 
 NETS: Sequence[type[nn.Module]] = (Small, Separable, Painter, Cardinal, Recurring)
@@ -55,7 +54,8 @@ class Case:
         found: dict[str, Fitted] = {}
 
         def note(fitted: Fitted) -> Fitted:
-            found[fitted.regression.layer.weight] = fitted
+            if Quantising.alone(fitted.regression):
+                found[fitted.regression.layer.weight] = fitted
             return fitted
 
         refit(self.program, self.template.layers, {}, {}, self.program, [(self.seen,)], silent, note)
@@ -67,9 +67,16 @@ class Case:
         sizes = []
         for weight, gradients in self.gradients.items():
             if (seen := self.observed.get(weight)) is not None:
-                lost = quantise.loss_of(seen.matrix, seen.normal, gradients) / seen.matrix.numel()
-                sizes.append(math.log(max(lost, 1e-300)) / 2)
+                (matrix,), (normal,) = seen.matrix, seen.normal
+                sizes.append(math.log(max(cost(matrix, normal, gradients) / matrix.numel(), 1e-300)) / 2)
         return tuple(math.exp(sum(sizes) / len(sizes)) * 2.0 ** (number - 5) for number in range(6))
+
+
+def cost(error: Tensor, normal: Tensor, gradients: Gradients) -> float:
+    """What an error (o, i) in a matrix costs, in the unit in which bases are worth something."""
+    known = gradients.side == "outputs" and len(gradients.square) == len(error)
+    outputs = gradients.square if known else torch.eye(len(error)) * gradients.far
+    return metric.loss(error.double(), normal.double(), outputs.double())
 
 
 def prepared(kind: type[nn.Module], folder: Path) -> Case:
@@ -102,7 +109,13 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Case:
 def refitted(case: Case, ranks: Mapping[str, int], levels: Quantising | None) -> dict[str, Tensor]:
     inputs = [(case.seen,)]
     cut = case.program
-    found = refit(case.program, case.template.layers, ranks, case.gradients, cut, inputs, silent, levels)
+
+    def quantise(fitted: Fitted) -> Fitted:
+        assert levels is not None
+        return levels(fitted) if Quantising.alone(fitted.regression) else fitted
+
+    quantiser = None if levels is None else quantise
+    found = refit(case.program, case.template.layers, ranks, case.gradients, cut, inputs, silent, quantiser)
     result: dict[str, Tensor] = {}
     by_name = {layer.name: layer for layer in case.template.layers}
     for layer in by_name.values():
@@ -138,15 +151,10 @@ def test_levels_are_what_the_refit_leaves_behind(case: Case, cut: bool) -> None:
             assert {side: tuple(each.levels.shape) for side, each in several.items()} == shapes
             # One scale a basis, and one an output that does not depend on the rank.
             assert several["down"].scales.numel() == ranks[weight]
-            outputs = layer.shape[1] if case_turned(case, layer) else layer.outputs
-            assert several["up"].scales.numel() == outputs
+            assert several["up"].scales.numel() == layer.outputs
         else:
             assert several[""].levels.shape == layer.shape
-            assert several[""].scales.numel() == (layer.shape[1] if case_turned(case, layer) else layer.outputs)
-
-
-def case_turned(case: Case, layer: Layer) -> bool:
-    return transposed(case.observed[layer.weight].regression.call)
+            assert several[""].scales.numel() == layer.outputs
 
 
 def test_a_refit_of_levels_is_nearer_than_rounding_at_the_same_grids(case: Case) -> None:
