@@ -21,6 +21,7 @@ from safetensors.numpy import save_file
 from rightrank.models.emit import formats
 from rightrank.models.emit.coded import block_bytes, coded
 from rightrank.models.emit.format import Output
+from rightrank.models.emit.torchscript.fold import folds
 from rightrank.models.factor.factors import axis_of_bases
 from rightrank.models.master import entries
 from rightrank.models.master.levels import FIXED, LEVELS
@@ -33,8 +34,9 @@ MASTERS, DIGESTS = Path(__file__).parent / "masters", Path(__file__).parent / "s
 NAMES = ("convolutional", "transformer", "tuned")
 # Of each grid the largest level, and how levels are packed.
 GRIDS = {"fine": (90, 0), "coarse": (5, 1), "few": (1, 3)}
-# What the one has of others, whose template says that small things beside levels have fewer bits.
-BRIEF = {"brief": "transformer"}
+# What the one has of others, whose template says that small things beside levels have fewer bits, or that some have
+# more.
+OTHERS = {"brief": "transformer", "wide": "convolutional"}
 
 
 def levels(folder: Path) -> None:
@@ -85,9 +87,9 @@ def masters(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in NAMES:
         write(MASTERS / name, folder / name)
         levels(folder / name)
-    for name, other in BRIEF.items():
+    for name, other in OTHERS.items():
         write(MASTERS / other, folder / name)
-        brief(folder / name)
+        {"brief": brief, "wide": wide}[name](folder / name)
         levels(folder / name)
     return folder
 
@@ -102,6 +104,17 @@ def brief(folder: Path) -> None:
     replace(template, alike=frozenset(alike), vectors=frozenset(vectors)).save(folder)
 
 
+def wide(folder: Path) -> None:
+    """A template of which some weights' scales are float32, with what is folded into one, and a vector of no layer."""
+    template = Template.open(folder)
+    norms = folds(template)
+    folded, *others = [layer.weight for layer in template.decomposed if layer.weight in norms]
+    vectors = {name for name, spec in template.tensors.items() if len(spec.shape) == 1}
+    alone = sorted(vectors - {name for fold in norms.values() for name in fold.tensors})
+    assert others and alone
+    replace(template, wide=frozenset([folded, alone[0]])).save(folder)
+
+
 def digests(folder: Path, encoding: str) -> list[str]:
     """Of the smallest file, one in the middle and the largest."""
     planner = Planner.open(folder, Output(writer=2, encoding=encoding))
@@ -114,7 +127,7 @@ def digests(folder: Path, encoding: str) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("name", [*NAMES, *BRIEF])
+@pytest.mark.parametrize("name", [*NAMES, *OTHERS])
 @pytest.mark.parametrize("encoding", ["plain", "half", "int8", "levels"])
 def test_its_files_are_what_they_were(masters: Path, name: str, encoding: str) -> None:
     assert digests(masters / name, encoding) == json.loads(DIGESTS.read_text())[name][encoding]
