@@ -233,7 +233,8 @@ def _walk(
         return result
 
     several = inputs[:INPUTS].largest()
-    program.run(next(several.parts(max(1, VALUES // max(program.values(several))))), visit=note)
+    largest = max(program.values(several), default=1)
+    program.run(next(several.parts(max(1, VALUES // max(largest, 1)))), visit=note)
 
 
 @dataclass(frozen=True)
