@@ -3,10 +3,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from rightrank.models.emit.coded import block_bytes, coded
+from rightrank.models.emit.encoding.packing import SINGLE
 from rightrank.models.improve.distill import Recipe, Training
 from rightrank.models.improve.rounded_student import FASTER, TIMES, UNIT, RoundedStudent
 from rightrank.models.master.master import Master
@@ -107,11 +110,15 @@ def test_numbers_that_go_down_are_no_larger_and_cheaper(start: tuple[Program, Va
     with torch.no_grad():
         for key in student._places:
             student.parameters[key].add_(0.1 * torch.randn_like(student.parameters[key]))
-    several = [student.scaled(down) for down in (0.0, 0.2, 0.5)]
+    several, sizes = [student.scaled(down) for down in (0.0, 0.2, 0.5)], [0, 0, 0]
     for name, sides in several[0].items():
         for side in sides:
             one, other, last = (each[name][side].levels.abs() for each in several)
             assert bool((one >= other).all()) and bool((other >= last).all())
+            for number, each in enumerate(several):
+                rows = each[name][side].levels.flatten(1).numpy()
+                sizes[number] += block_bytes([coded({"": (rows, np.ones(1))}, SINGLE)[""]], len(rows))
+    assert sizes[0] > sizes[1] > sizes[2]
 
 
 def test_steps_grow_within_bounds_and_those_of_all_outputs_stay_one(start: tuple[Program, Variant]) -> None:
