@@ -10,7 +10,6 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
-import torch
 from torch import Tensor
 
 from rightrank.models.factor.gradients import Gradients
@@ -40,11 +39,10 @@ class Quantising:
     """Quantises each layer at its grid (see `quantise.steps`), by weight; those that have none, or whose `gradients`
     are not known, to eight bits. It takes layers of one group, whose regression is not turned round (see `alone`). What
     it has made is `found`, by weight: factors by side, or the weight under "".
-    Scales are as `dtype` holds them; all outputs of a weight that is `alike` have one."""
+    All outputs of a weight that is `alike` have one scale."""
 
     grids: Mapping[str, float]
     gradients: Mapping[str, Gradients]
-    dtype: torch.dtype = torch.float32
     alike: Collection[str] = ()
     found: dict[str, dict[str, Scaled]] = field(default_factory=dict)
 
@@ -58,12 +56,10 @@ class Quantising:
         grid, gradients = self.grids.get(layer.weight), self.gradients.get(layer.weight)
         alike, (matrix,), (normal,) = layer.weight in self.alike, fitted.matrix, fitted.normal
         if fitted.factors is not None and gradients is not None:
-            several = layers.pair_of(
-                layer, matrix, fitted.factors, normal, gradients, grid or 0.0, dtype=self.dtype, alike=alike
-            )
+            several = layers.pair_of(layer, matrix, fitted.factors, normal, gradients, grid or 0.0, alike)
             self.found[layer.weight] = several
             return replace(fitted, factors={side: each.numbers() for side, each in several.items()})
         known = gradients if grid is not None else None
-        made = layers.whole_of(layer, matrix, normal, known, grid or 0.0, dtype=self.dtype, alike=alike)
+        made = layers.whole_of(layer, matrix, normal, known, grid or 0.0, alike)
         self.found[layer.weight] = {"": made}
         return replace(fitted, matrix=regression.matrix(made.numbers()))

@@ -28,16 +28,15 @@ def whole_of(
     normal: Tensor,
     gradients: Gradients | None,
     grid: float,
-    dtype: torch.dtype = torch.float32,
     alike: bool = False,
 ) -> Scaled:
     """The weight at a grid; where no `gradients` say what an error costs, in eight bits. With `alike` all outputs have
     one scale."""
     sharing = layer.outputs if alike else 1
     if gradients is None:
-        made = rounded_at(matrix, sharing=sharing, dtype=dtype)
+        made = rounded_at(matrix, sharing=sharing)
     else:
-        (made,) = whole_at(matrix, normal, _prices(gradients, matrix), [grid], sharing=sharing, dtype=dtype)
+        (made,) = whole_at(matrix, normal, _prices(gradients, matrix), [grid], sharing=sharing)
     scales = made.scales.reshape(-1, *(1,) * (len(layer.shape) - 1))
     return Scaled(made.levels.reshape(layer.shape).contiguous(), scales)
 
@@ -49,7 +48,6 @@ def pair_of(
     normal: Tensor,
     gradients: Gradients,
     grid: float,
-    dtype: torch.dtype = torch.float32,
     alike: bool = False,
 ) -> dict[str, Scaled]:
     """Factors of one rank at a grid, by side: `factors` say where `down` looks; `up` is solved anew, to come as near to
@@ -58,7 +56,7 @@ def pair_of(
     # How many numbers of each basis an output reads.
     width = layer.shape[3] if layer.form.name == "spatial" else 1
     sharing, outputs = layer.outputs if alike else 1, _prices(gradients, matrix)
-    return _in_call(layer, pair(matrix, down, up, normal, outputs, grid, width=width, sharing=sharing, dtype=dtype))
+    return _in_call(layer, pair(matrix, down, up, normal, outputs, grid, width=width, sharing=sharing))
 
 
 def _prices(gradients: Gradients, matrix: Tensor) -> Tensor:
